@@ -1,0 +1,1 @@
+"""Sequence-level one-forward-one-backward pipeline parallelism in JAX."""

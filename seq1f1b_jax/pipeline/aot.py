@@ -1,0 +1,66 @@
+"""Meshes of H100s that are not there: compile the GPU program on any Linux machine, run nothing.
+
+Needs the extra `aot` (the wheel `jax-cuda12-pjrt` of jax's own version) and `JAX_PLATFORMS=cpu` set
+before jax is imported; no GPU, driver or CUDA. There is no autotuning, so matmul scratch is not
+representative, and no cost analysis.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  device_address_bits: 64 pcie_bandwidth: 34359738368 name: "NVIDIA H100 80GB HBM3"
+  driver_version: "13.0.0" runtime_version: "12.9.0" compile_time_toolkit_version: "12.9.0"
+  dnn_version: "9.10.0" device_interconnect_info { active_links: 18 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+def has_aot() -> bool:
+    """Whether the extra `aot` is installed."""
+    return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
+
+
+def h100_mesh(shape: Sequence[int], axis_names: Sequence[str]) -> Mesh:
+    """A mesh of H100s on one NVLink domain, for `jit(f).lower(...).compile()` only.
+
+    Args:
+      shape: sizes of the mesh axes.
+      axis_names: their names.
+
+    Raises:
+      ValueError: the extra `aot` is not installed.
+
+    Example:
+      >>> mesh = h100_mesh((4,), ("pipe",))
+    """
+    if not has_aot():
+        raise ValueError(
+            "compiling for H100 needs the XLA:GPU compiler; install the extra: pip install '.[aot]'"
+        )
+    num_devices = 1
+    for size in shape:
+        num_devices *= size
+    devices = topologies.get_topology_desc(
+        "", platform="cuda", target_config=_H100, topology=f"1x1x{num_devices}"
+    ).devices
+    axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
+    return jax.make_mesh(tuple(shape), tuple(axis_names), axis_types=axis_types, devices=devices)

@@ -1,0 +1,102 @@
+"""The executor's carried state: every in-flight value has one place, assigned before tracing.
+
+Inside the `shard_map` body shapes are per device. Buffers are written in place by
+`dynamic_update_slice` and read by `dynamic_slice`, never selected or branched over.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout as MemoryLayout
+from jax.experimental.layout import with_layout_constraint
+from jaxtyping import Array, Float
+
+from seq1f1b_jax.pipeline.residuals import Entry
+from seq1f1b_jax.pipeline.stage import Tree
+
+
+class Gradients(NamedTuple):
+    """Accumulators in the accumulation dtype; `tables` as in `vocabulary.gather_tables`."""
+
+    layers: Tree
+    first: Tree
+    last: Tree
+    tables: dict[str, Float[Array, "vocab_size d"]]
+
+
+class State(NamedTuple):
+    """What a rank carries from tick to tick.
+
+    Attributes:
+      ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the tokens
+        `[arena_offset, arena_offset + chunk length)`; a leaf is stored as it lies in memory.
+      keys, values: the cache, `[slots, max_layers, B, seq_len, Hkv, D]`.
+      prefix_dk, prefix_dv: gradients of the key/value prefix, `[max_layers, B, prefix, Hkv, D]` in the
+        accumulation dtype; `prefix` is where the last chunk begins (0 for one chunk).
+      dy: gradient of the loss by the last layer's output, `[last_arena_tokens, B * d]`; only the last
+        rank writes it, every rank allocates it.
+      grads: accumulators of the parameters' gradients.
+      loss: sum of token losses, scalar.
+    """
+
+    ring: dict[str, Float[Array, "L A n"]]
+    keys: Float[Array, "S L B T Hkv D"]
+    values: Float[Array, "S L B T Hkv D"]
+    prefix_dk: Float[Array, "L B prefix Hkv D"]
+    prefix_dv: Float[Array, "L B prefix Hkv D"]
+    dy: Float[Array, "A n"]
+    grads: Gradients | None
+    loss: Float[Array, ""]
+
+
+def write(buffer: Array, update: Array, *starts: int | Array) -> Array:
+    """Write `update` at `starts`; missing leading dims of the update are of size one.
+
+    The update gets one fixed row-major layout: without it XLA:GPU's layout assignment transposed a
+    whole buffer twice per tick.
+    """
+    update = update.reshape((1,) * (buffer.ndim - update.ndim) + update.shape)
+    row_major = MemoryLayout(major_to_minor=tuple(range(update.ndim)))
+    update = with_layout_constraint(update.astype(buffer.dtype), row_major)
+    return lax.dynamic_update_slice(buffer, update, _indices(buffer, starts))
+
+
+def read(buffer: Array, shape: tuple[int, ...], *starts: int | Array) -> Array:
+    """Read a block of `shape` at `starts`; leading dims missing in `shape` are of size one, dropped."""
+    sizes = (1,) * (buffer.ndim - len(shape)) + tuple(shape)
+    return lax.dynamic_slice(buffer, _indices(buffer, starts), sizes).reshape(shape)
+
+
+def _indices(buffer: Array, starts) -> list[Array]:
+    starts = (*starts, *(0,) * (buffer.ndim - len(starts)))
+    return [jnp.asarray(start, jnp.int32) for start in starts]
+
+
+def write_residual(
+    ring: dict[str, Array], entry: Entry, value: Array, *, layer, arena_offset, tokens: int
+) -> dict[str, Array]:
+    block = value.reshape(tokens, entry.size // tokens)
+    return {**ring, entry.name: write(ring[entry.name], block, layer, arena_offset)}
+
+
+def read_residual(
+    ring: dict[str, Array], entry: Entry, *, layer, arena_offset, tokens: int
+) -> Array:
+    block = read(ring[entry.name], (tokens, entry.size // tokens), layer, arena_offset)
+    return block.reshape(entry.shape)
+
+
+def accumulate(total: Tree, update: Tree, index) -> Tree:
+    """Add one layer's gradients to the stacked accumulators, in place."""
+
+    def add(buffer: Array, delta: Array) -> Array:
+        old = read(buffer, delta.shape, index)
+        return write(buffer, old + delta.astype(buffer.dtype), index)
+
+    return jax.tree.map(add, total, update)
+
+
+def add_tree(total: Tree, update: Tree) -> Tree:
+    return jax.tree.map(lambda t, u: t + u.astype(t.dtype), total, update)

@@ -1,0 +1,198 @@
+"""Build a training step or an evaluation from a model, a plan and a mesh: the public entry."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as Spec
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from seq1f1b_jax.ops.attention import AttentionBackend, get_backend
+from seq1f1b_jax.pipeline import layout as layouts
+from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run_schedule
+from seq1f1b_jax.pipeline.layout import AXIS, Layout
+from seq1f1b_jax.pipeline.program import Program
+from seq1f1b_jax.pipeline.residuals import check_policy
+from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower, validate
+
+Tokens = Int[Array, "M B T"]
+
+
+def make_mesh(num_stages: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of one axis `pipe` over the first `num_stages` devices (default: all).
+
+    Raises:
+      ValueError: more stages than devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    num_stages = len(devices) if num_stages is None else num_stages
+    if not 1 <= num_stages <= len(devices):
+        raise ValueError(
+            f"{num_stages} pipeline stages need as many devices, and {len(devices)} are present; "
+            f"use 1 to {len(devices)} stages, or on CPU ask for more virtual devices"
+        )
+    return jax.make_mesh(
+        (num_stages,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,),
+        devices=devices[:num_stages],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineStep:
+    """Loss and gradients of one step of microbatches through a pipeline of sequence chunks.
+
+    Made by `build_step`. All methods are pure; call them inside `jax.jit`.
+    """
+
+    stage: Stage
+    plan: Plan
+    table: TickTable
+    mesh: Mesh
+    layout: Layout
+    attention: AttentionBackend
+    residuals: str
+    compute_dtype: DTypeLike
+    loss_block: int
+    fill: float = 0.0
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Fresh float32 parameters on the mesh, in the in-memory layout."""
+        return self.from_canonical(jax.jit(self.stage.init)(key))
+
+    def from_canonical(self, tree: Any) -> Any:
+        """Put a tree in the topology-free layout (`[num_layers, ...]`) on the mesh."""
+        return layouts.place(layouts.to_pipeline(tree, self.layout), self.mesh)
+
+    def to_canonical(self, tree: Any) -> Any:
+        """Bring a tree back to the host in the topology-free layout; the inverse."""
+        return layouts.from_pipeline(tree, self.layout)
+
+    def loss_and_grads(
+        self, params: Params, tokens: Tokens, targets: Tokens
+    ) -> tuple[Float[Array, ""], Params]:
+        """Mean loss over targets and its gradient by every parameter.
+
+        Args:
+          params: in-memory layout (`init`, `from_canonical`).
+          tokens: int32 `[num_microbatches, sequences, seq_len]`.
+          targets: likewise; a negative target carries no loss.
+
+        Returns:
+          Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`.
+        """
+        program = self.program(tokens.shape[1])
+        self._check(tokens)
+
+        def body(params: Params, tokens: Array, targets: Array):
+            inputs = prepare_inputs(program, params, tokens, targets)
+            state = run_schedule(program, inputs)
+            count = count_targets(targets).astype(state.loss.dtype)
+            grads = collect_gradients(program, state.grads)
+            return lax.psum(state.loss, AXIS) / count, jax.tree.map(lambda g: g / count, grads)
+
+        specs = self.layout.specs()
+        return self._shard(body, (Spec(), specs))(params, tokens, targets)
+
+    def loss(self, params: Params, tokens: Tokens, targets: Tokens) -> Float[Array, ""]:
+        """Mean loss in nats per target by the same pipeline, forward only (evaluation)."""
+        self._check(tokens)
+        plan = forward_plan(
+            num_stages=self.plan.num_stages, num_microbatches=tokens.shape[0],
+            num_chunks=self.plan.num_chunks,
+        )
+        table = lower(plan, self.table.chunk_lengths)
+        program = replace(self.program(tokens.shape[1]), table=table, train=False)
+
+        def body(params: Params, tokens: Array, targets: Array):
+            state = run_schedule(program, prepare_inputs(program, params, tokens, targets))
+            return lax.psum(state.loss, AXIS) / count_targets(targets).astype(state.loss.dtype)
+
+        return self._shard(body, Spec())(params, tokens, targets)
+
+    def program(self, num_sequences: int) -> Program:
+        """The static facts of the step for microbatches of `num_sequences`."""
+        return Program(
+            stage=self.stage, layout=self.layout, table=self.table, attention=self.attention,
+            policy=self.residuals, batch=num_sequences, compute_dtype=self.compute_dtype,
+            loss_block=self.loss_block, fill=self.fill,
+        )
+
+    def _shard(self, body: Callable, out_specs: Any) -> Callable:
+        return jax.shard_map(
+            body, mesh=self.mesh, in_specs=(self.layout.specs(), Spec(), Spec()),
+            out_specs=out_specs, check_vma=False,
+        )
+
+    def _check(self, tokens: Tokens) -> None:
+        seq_len = sum(self.table.chunk_lengths)
+        if tokens.ndim != 3 or tokens.shape[2] != seq_len:
+            raise ValueError(
+                f"tokens of shape {tokens.shape} must be [num_microbatches, sequences, {seq_len}]: "
+                f"the chunks {self.table.chunk_lengths} cover {seq_len} tokens"
+            )
+
+
+def count_targets(targets: Tokens) -> Int[Array, ""]:
+    """How many targets carry loss; at least 1, so that an empty batch has loss 0."""
+    return jnp.maximum(jnp.sum(targets >= 0), 1)
+
+
+def build_step(
+    stage: Stage,
+    plan: Plan,
+    mesh: Mesh,
+    *,
+    chunk_lengths: Sequence[int],
+    attention: str = "xla_blockwise",
+    residuals: str = "selective",
+    compute_dtype: DTypeLike = jnp.float32,
+    loss_block: int = 1024,
+    layers_per_stage: Sequence[int] | None = None,
+    fill: float = 0.0,
+) -> PipelineStep:
+    """Bring model, schedule and mesh together.
+
+    Args:
+      stage: the model (`pipeline.stage.Stage`); anything with those functions will do.
+      plan: the schedule (`schedule.make_plan`, or any plan that `schedule.validate` accepts).
+      mesh: one axis `pipe` with as many devices as the plan has stages (`make_mesh`).
+      chunk_lengths: tokens per chunk, one per chunk of the plan (`schedule.balanced_lengths`).
+      attention: backend name, see `ops.attention`.
+      residuals: what the backward keeps, `none`, `selective` or `full`.
+      compute_dtype: of weights' compute copy and activations; sums are kept in at least float32.
+      loss_block: tokens whose logits exist at one time.
+      layers_per_stage: layer counts; default as even as possible, earlier stages take the remainder.
+      fill: content of unwritten buffers and idle messages; only tests change it.
+
+    Raises:
+      ValueError: plan, mesh, chunk lengths and layers do not fit together.
+
+    Example:
+      >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=8, num_chunks=4)
+      >>> step = build_step(stage, plan, make_mesh(4), chunk_lengths=(256,) * 4)
+      >>> params = step.init(jax.random.key(0))
+      >>> loss, grads = jax.jit(step.loss_and_grads)(params, tokens, targets)
+
+    Source: Seq1F1B (arXiv 2406.03488), section 3.
+    """
+    validate(plan)
+    num_devices = dict(mesh.shape).get(AXIS)
+    if num_devices != plan.num_stages:
+        raise ValueError(
+            f"the plan has {plan.num_stages} stages and the mesh has axes {dict(mesh.shape)}; "
+            f"the mesh needs an axis {AXIS!r} of size {plan.num_stages} (pipeline.make_mesh)"
+        )
+    layout = layouts.make_layout(
+        stage.num_layers, plan.num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
+        layers_per_stage=layers_per_stage,
+    )
+    return PipelineStep(
+        stage=stage, plan=plan, table=lower(plan, tuple(chunk_lengths)), mesh=mesh, layout=layout,
+        attention=get_backend(attention), residuals=check_policy(residuals),
+        compute_dtype=compute_dtype, loss_block=loss_block, fill=fill,
+    )

@@ -1,0 +1,149 @@
+"""Parameters on the mesh: stacked by stage in memory, free of topology at rest.
+
+In memory a leaf of `Params.layers` is `[num_stages, max_layers, ...]`, sharded over `pipe` by its
+first dim; stages with fewer layers are padded with zeros that no action ever reads. The vocabulary
+tables are `[num_stages, rows, d]`, sharded likewise, with `rows = ceil(vocab_size / num_stages)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from seq1f1b_jax.pipeline.stage import Params, Tree
+
+AXIS = "pipe"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which layer lives where. `layers_per_stage` has one entry per stage and sums to the layers."""
+
+    layers_per_stage: tuple[int, ...]
+    vocab_size: int
+    tied: bool
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.layers_per_stage)
+
+    @property
+    def max_layers(self) -> int:
+        return max(self.layers_per_stage)
+
+    @property
+    def table_rows(self) -> int:
+        return -(-self.vocab_size // self.num_stages)
+
+    def specs(self) -> Params:
+        """Partition specs of the in-memory parameters, as a prefix tree."""
+        staged = Spec(AXIS)
+        return Params(staged, Spec(), Spec(), staged, None if self.tied else staged)
+
+    def positions(self) -> np.ndarray:
+        """Row of every layer in the flattened `[num_stages * max_layers]` stack."""
+        rows = [
+            stage * self.max_layers + layer
+            for stage, count in enumerate(self.layers_per_stage)
+            for layer in range(count)
+        ]
+        return np.asarray(rows)
+
+
+def make_layout(
+    num_layers: int, num_stages: int, *, vocab_size: int, tied: bool,
+    layers_per_stage: Sequence[int] | None = None,
+) -> Layout:
+    """Spread layers over stages; the earlier stages take the remainder.
+
+    Raises:
+      ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.
+    """
+    if layers_per_stage is None:
+        if num_layers < num_stages:
+            raise ValueError(
+                f"num_layers={num_layers} is fewer than the {num_stages} stages; "
+                f"each stage needs a layer: use at most {num_layers} stages or more layers"
+            )
+        share, rest = divmod(num_layers, num_stages)
+        layers_per_stage = [share + (stage < rest) for stage in range(num_stages)]
+    counts = tuple(int(count) for count in layers_per_stage)
+    if len(counts) != num_stages or sum(counts) != num_layers or min(counts) < 1:
+        raise ValueError(
+            f"layers_per_stage={list(counts)} must hold {num_stages} positive counts "
+            f"that add up to num_layers={num_layers} (they are {len(counts)} and sum to {sum(counts)})"
+        )
+    return Layout(counts, vocab_size, tied)
+
+
+def is_layer_path(path: tuple) -> bool:
+    """Whether a tree path lies in `Params.layers` (also inside an optimizer state)."""
+    return any(getattr(key, "name", None) == "layers" for key in path)
+
+
+def is_table_path(path: tuple) -> bool:
+    return any(getattr(key, "name", None) in ("embedding", "head") for key in path)
+
+
+def shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """Sharding of every leaf of in-memory parameters or of an optimizer state over them."""
+
+    def of(path, _):
+        staged = is_layer_path(path) or is_table_path(path)
+        return NamedSharding(mesh, Spec(AXIS) if staged else Spec())
+
+    return jax.tree.map_with_path(of, tree)
+
+
+def to_pipeline(tree: Tree, layout: Layout) -> Tree:
+    """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the in-memory stack (NumPy)."""
+
+    def convert(path, leaf):
+        if is_layer_path(path):
+            stack = np.zeros((layout.num_stages * layout.max_layers, *leaf.shape[1:]), leaf.dtype)
+            stack[layout.positions()] = np.asarray(leaf)
+            return stack.reshape(layout.num_stages, layout.max_layers, *leaf.shape[1:])
+        if is_table_path(path):
+            rows = np.zeros((layout.num_stages * layout.table_rows, leaf.shape[1]), leaf.dtype)
+            rows[: layout.vocab_size] = np.asarray(leaf)
+            return rows.reshape(layout.num_stages, layout.table_rows, -1)
+        return leaf
+
+    return jax.tree.map_with_path(convert, tree)
+
+
+def from_pipeline(tree: Tree, layout: Layout) -> Tree:
+    """The inverse of `to_pipeline`, on the host, one stage's shard at a time; padding is dropped."""
+
+    def convert(path, leaf):
+        if is_layer_path(path):
+            stages = _stages_on_host(leaf)
+            counts = layout.layers_per_stage
+            return np.concatenate([s[:n] for s, n in zip(stages, counts, strict=True)])
+        if is_table_path(path):
+            return np.concatenate(_stages_on_host(leaf))[: layout.vocab_size]
+        return np.asarray(leaf)
+
+    return jax.tree.map_with_path(convert, tree)
+
+
+def _stages_on_host(leaf) -> list[np.ndarray]:
+    if not isinstance(leaf, jax.Array):
+        return list(leaf)
+    by_stage = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+    if len(by_stage) == 1 and leaf.shape[0] > 1:
+        return list(np.asarray(leaf))
+    return [np.asarray(by_stage[stage])[0] for stage in sorted(by_stage)]
+
+
+def place(tree: Tree, mesh: Mesh) -> Tree:
+    """Put in-memory leaves on the mesh, one leaf and one stage's shard at a time."""
+
+    def put(leaf, sharding):
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, shardings(tree, mesh))

@@ -1,0 +1,149 @@
+"""The static facts of one pipelined program: what is known before the scan is traced."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import DTypeLike
+
+from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.pipeline.buffers import Gradients, State
+from seq1f1b_jax.pipeline.layout import AXIS, Layout
+from seq1f1b_jax.pipeline.residuals import Entry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+from seq1f1b_jax.schedule import TickTable
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Everything static about a step.
+
+    Attributes:
+      stage, layout, table, attention: the model, its place on the mesh, the lowered plan, the kernel.
+      policy: residual policy (`residuals.POLICIES`).
+      batch: sequences per microbatch on this device.
+      compute_dtype: dtype of activations and of the compute copy of the weights.
+      loss_block: tokens per block of the fused cross-entropy.
+      train: whether backward actions run; `False` is evaluation.
+      fill: what unwritten buffers, idle messages and padding hold (0; tests put NaN).
+    """
+
+    stage: Stage
+    layout: Layout
+    table: TickTable
+    attention: AttentionBackend
+    policy: str
+    batch: int
+    compute_dtype: DTypeLike
+    loss_block: int
+    train: bool = True
+    fill: float = 0.0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.table.chunk_lengths
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First token of each chunk."""
+        return tuple(accumulate(self.lengths, initial=0))[:-1]
+
+    @property
+    def seq_len(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def message_shape(self) -> tuple[int, int, int]:
+        return (self.batch, max(self.lengths), self.stage.model_dim)
+
+    @property
+    def accumulation_dtype(self) -> jnp.dtype:
+        return jnp.promote_types(jnp.float32, self.compute_dtype)
+
+    @cached_property
+    def layer_shapes(self) -> Tree:
+        """One layer's weights in the compute dtype, as shapes."""
+        params = jax.eval_shape(self.stage.init, jax.random.key(0))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], self.compute_dtype), params.layers
+        )
+
+    @cached_property
+    def residual_plans(self) -> tuple[ResidualPlan, ...]:
+        """One plan per chunk; a program that does not train stores nothing."""
+        if not self.train:
+            return tuple(ResidualPlan((), (), ()) for _ in self.lengths)
+
+        def plan(length: int) -> ResidualPlan:
+            x = jax.ShapeDtypeStruct(
+                (self.batch, length, self.stage.model_dim), self.compute_dtype
+            )
+            return plan_residuals(self.stage, self.layer_shapes, x, policy=self.policy)
+
+        by_length = {length: plan(length) for length in set(self.lengths)}
+        return tuple(by_length[length] for length in self.lengths)
+
+    def ring_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """`[max_layers, arena_tokens, values_per_token]` by residual name."""
+
+        def shape(entry: Entry, length: int) -> jax.ShapeDtypeStruct:
+            per_token = entry.size // length
+            return jax.ShapeDtypeStruct(
+                (self.layout.max_layers, self.table.arena_tokens, per_token), entry.dtype
+            )
+
+        plan, length = self.residual_plans[0], self.lengths[0]
+        return {entry.name: shape(entry, length) for entry in plan.entries}
+
+    def state_shapes(self, weights: Params, tables: dict) -> State:
+        """Shapes and dtypes of the carried state; `weights` are this rank's, stage dim dropped."""
+        stage, acc = self.stage, self.accumulation_dtype
+        layers, batch = self.layout.max_layers, self.batch
+        heads = (stage.num_kv_heads, stage.head_dim)
+        cache = jax.ShapeDtypeStruct(
+            (self.table.num_cache_slots, layers, batch, self.seq_len, *heads), self.compute_dtype
+        )
+        prefix = self.offsets[-1] if self.train else 0
+        prefix_shape = jax.ShapeDtypeStruct((layers, batch, prefix, *heads), acc)
+        dy_tokens = self.table.last_arena_tokens if self.train else 0
+        grads = None
+        if self.train:
+            grads = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, acc),
+                Gradients(weights.layers, weights.first, weights.last, tables),
+            )
+        return State(
+            ring=self.ring_shapes(),
+            keys=cache,
+            values=cache,
+            prefix_dk=prefix_shape,
+            prefix_dv=prefix_shape,
+            dy=jax.ShapeDtypeStruct((dy_tokens, batch * stage.model_dim), self.compute_dtype),
+            grads=grads,
+            loss=jax.ShapeDtypeStruct((), acc),
+        )
+
+    def initial_state(self, weights: Params, tables: dict) -> State:
+        """Zeros where sums begin, `fill` everywhere else."""
+        shapes = self.state_shapes(weights, tables)
+        filled = jax.tree.map(lambda s: jnp.full(s.shape, self.fill, s.dtype), shapes)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
+        return filled._replace(grads=zeros[0], loss=zeros[1])
+
+    def num_layers_here(self) -> int | jax.Array:
+        """Trip count of the layer loop: static where all stages are alike."""
+        counts = self.layout.layers_per_stage
+        if len(set(counts)) == 1:
+            return counts[0]
+        return jnp.asarray(counts, jnp.int32)[lax.axis_index(AXIS)]
+
+    def is_stage(self, stage: int) -> bool | jax.Array:
+        """Whether this rank is `stage`: a Python bool on a pipeline of one stage."""
+        return True if self.layout.num_stages == 1 else lax.axis_index(AXIS) == stage

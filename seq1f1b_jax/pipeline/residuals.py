@@ -1,0 +1,176 @@
+"""What a layer's backward needs from its forward, and where it comes from.
+
+A layer is `pre -> attention -> post`. `jax.vjp` of `pre` and of `post` returns a function that is a
+tree: its leaves are the residuals. A probe traces both once per chunk length and names the source of
+every leaf:
+
+- a leaf that does not depend on the unit (weights, reshaped weights, rotary tables) is made again;
+- a leaf that *is* the layer's input, the query, the attended values or this chunk's keys/values is
+  read where that value already lives;
+- every other leaf is an entry of the residual ring.
+
+The backward traces the same `jax.vjp` on the layer's stored input, puts the stored leaves in the place
+of the freshly traced ones and calls it. What was replaced has no reader left, so XLA removes the
+forward matmuls. Nothing depends on the order of two traces: both make the same calls.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from seq1f1b_jax.pipeline.stage import Stage, Tree
+
+POLICIES = ("none", "selective", "full")
+"""`none` stores all a vjp wants; `selective` matmul results and attention's out/lse; `full` inputs."""
+
+CACHED = ("k", "v")
+"""Sources that live in the key/value cache, not in the ring."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value per layer and unit in the residual ring; `shape` is per device, for one chunk."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ResidualPlan:
+    """Where each vjp leaf of a layer comes from: a name, or `None` for "made again"."""
+
+    pre: tuple[str | None, ...]
+    post: tuple[str | None, ...]
+    entries: tuple[Entry, ...]
+
+
+def check_policy(policy: str) -> str:
+    if policy not in POLICIES:
+        raise ValueError(f"residuals={policy!r} is unknown; use one of {', '.join(POLICIES)}")
+    return policy
+
+
+def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
+    """`pre` and `post` as the vjp sees them under a residual policy."""
+    if policy != "selective":
+        return stage.pre, stage.post
+    saveable = jax.checkpoint_policies.dots_saveable
+
+    def pre(layer, x, context):
+        return jax.checkpoint(
+            lambda layer, x: stage.pre(layer, x, context), policy=saveable, prevent_cse=False
+        )(layer, x)
+
+    return pre, jax.checkpoint(stage.post, policy=saveable, prevent_cse=False)
+
+
+def plan_residuals(
+    stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy: str
+) -> ResidualPlan:
+    """Probe one layer at one chunk length.
+
+    Args:
+      stage: the model's functions.
+      layer: shapes and dtypes of one layer's weights, in the compute dtype.
+      x: shape and dtype of the layer's input, `[B, T, d]`.
+      policy: one of `POLICIES`.
+
+    Raises:
+      ValueError: a residual does not grow with the number of tokens, so the stage is not token-wise.
+    """
+    tokens = x.shape[1]
+    context = jax.eval_shape(stage.context, jax.ShapeDtypeStruct((tokens,), jnp.int32))
+    qkv = jax.eval_shape(stage.pre, layer, x, context)
+    attended = qkv[0]
+    lse_dtype = jnp.promote_types(jnp.float32, x.dtype)
+    lse = jax.ShapeDtypeStruct(
+        (attended.shape[0], attended.shape[2], attended.shape[1]), lse_dtype
+    )
+    if policy == "full":
+        return ResidualPlan((), (), (Entry("x", x.shape, x.dtype),))
+
+    pre, post = layer_functions(stage, policy)
+    stored = {"x": x, "q": attended, "out": attended, "lse": lse}
+    pre_sources = _sources(
+        lambda layer, context, x: _with_leaves(lambda a, b: pre(a, b, context), layer, x),
+        (layer, context), (x,), inputs=("x",), outputs=("q", "k", "v"), prefix="pre", stored=stored,
+    )
+    post_sources = _sources(
+        lambda layer, x, out: _with_leaves(post, layer, x, out),
+        (layer,), (x, attended), inputs=("x", "out"), outputs=(), prefix="post", stored=stored,
+    )
+    entries = tuple(Entry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
+    for entry in entries:
+        if entry.size % tokens:
+            raise ValueError(
+                f"residual {entry.name} of shape {entry.shape} does not grow with the chunk's "
+                f"{tokens} tokens; pre and post must be token-wise (only attention looks back)"
+            )
+    return ResidualPlan(pre_sources, post_sources, entries)
+
+
+def _with_leaves(function, *primals):
+    outputs, vjp = jax.vjp(function, *primals)
+    return outputs, jax.tree.leaves(vjp)
+
+
+def _sources(function, constants, units, *, inputs, outputs, prefix, stored):
+    """Name the source of every vjp leaf of `function(*constants, *units)`; add ring entries."""
+    closed, (_, leaves) = jax.make_jaxpr(function, return_shape=True)(*constants, *units)
+    jaxpr = closed.jaxpr
+    num_constants = len(jaxpr.invars) - len(units)
+    depends = _reachable(jaxpr, jaxpr.invars[num_constants:])
+    known = dict(zip(jaxpr.invars[num_constants:], inputs, strict=True))
+    for var, name in zip(jaxpr.outvars, outputs, strict=False):
+        known.setdefault(var, name)
+    first_leaf = len(jaxpr.outvars) - len(leaves)
+    sources = []
+    for index, var in enumerate(jaxpr.outvars[first_leaf:]):
+        if isinstance(var, Literal) or var not in depends:
+            sources.append(None)
+            continue
+        if var not in known:
+            known[var] = f"{prefix}.{index}"
+            stored[known[var]] = leaves[index]
+        sources.append(known[var])
+    return tuple(sources)
+
+
+def _reachable(jaxpr, start) -> set:
+    reached = set(start)
+    for equation in jaxpr.eqns:
+        if any(not isinstance(v, Literal) and v in reached for v in equation.invars):
+            reached.update(equation.outvars)
+    return reached
+
+
+def pull(
+    sources: tuple[str | None, ...], values: Mapping[str, jax.Array], vjp: Callable
+) -> Callable:
+    """The vjp with its stored leaves in place of the freshly traced ones."""
+    leaves, treedef = jax.tree.flatten(vjp)
+    if not sources:  # policy `full`: every leaf is made again
+        return vjp
+    kept = [
+        leaf if source is None else values[source].reshape(leaf.shape)
+        for source, leaf in zip(sources, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, kept)
+
+
+def stored_leaves(sources: tuple[str | None, ...], vjp: Callable) -> dict[str, jax.Array]:
+    """The leaves of a fresh vjp by the name of their source; the first of equal leaves wins."""
+    named: dict[str, jax.Array] = {}
+    for source, leaf in zip(sources, jax.tree.leaves(vjp), strict=True):
+        if source is not None:
+            named.setdefault(source, leaf)
+    return named

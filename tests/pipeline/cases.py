@@ -1,0 +1,193 @@
+"""One table of cases: what is built, and the plain reference it is compared with."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree import leaves_with_path
+from jax.tree_util import keystr
+
+from models import build_stage
+from seq1f1b_jax.pipeline import build_step, make_mesh, reference_loss
+from seq1f1b_jax.schedule import make_plan
+from tests.pipeline.covering import covering_array
+
+VOCAB = 19  # odd, so that no stage count divides it: table padding is always exercised
+SIZES = dict(model_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, vocab_size=VOCAB)
+
+
+class Case(NamedTuple):
+    """One compiled program of the exactness suite."""
+
+    P: int = 2
+    M: int = 2
+    C: int = 2
+    lengths: str = "even"
+    family: str = "llama"
+    residuals: str = "selective"
+    tied: bool = False
+    layers: str = "equal"
+    schedule: str = "seq1f1b"
+    extra_warmup: int = 0
+    attention: str = "xla_blockwise"
+    batch: int = 1
+    x64: bool = True
+
+    @property
+    def id(self) -> str:
+        flags = ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
+        words = [f"P{self.P}M{self.M}C{self.C}", self.lengths, self.family, self.residuals]
+        words += [self.layers, self.schedule, self.attention[4:], f"B{self.batch}"]
+        return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
+
+    @property
+    def dtype(self):
+        return jnp.float64 if self.x64 else jnp.float32
+
+    @property
+    def chunk_lengths(self) -> tuple[int, ...]:
+        """Even; falling like balanced ones; or odd, rising and coprime."""
+        return {
+            "even": (8,) * self.C,
+            "balanced": tuple(4 * (self.C - c) + 4 for c in range(self.C)),
+            "odd": tuple(5 + 2 * c + (c == 2) for c in range(self.C)),
+        }[self.lengths]
+
+    @property
+    def layers_per_stage(self) -> tuple[int, ...]:
+        if self.layers == "equal":
+            return (2,) * self.P if self.P < 4 else (1,) * self.P
+        return tuple(1 + (stage % 3 == 1) for stage in range(self.P))
+
+
+FACTORS: dict[str, list[Any]] = dict(
+    P=[1, 2, 3, 4, 8],
+    M=[1, 2, 5],
+    C=[1, 2, 3, 4],
+    lengths=["even", "balanced", "odd"],
+    family=["gpt", "llama"],
+    residuals=["none", "selective", "full"],
+    tied=[False, True],
+    layers=["equal", "unequal"],
+    schedule=["seq1f1b", "gpipe"],
+    extra_warmup=[0, 2],
+    attention=["xla_blockwise", "xla_dense"],
+    batch=[1, 2],
+    x64=[True, False],
+)
+
+TRAPS = {
+    "one stage": Case(P=1, M=2, C=3, lengths="odd"),
+    "one stage, tied": Case(P=1, M=1, C=2, tied=True, family="gpt"),
+    "odd number of stages": Case(P=3, M=5, C=2, residuals="none"),
+    "fewer microbatches than stages": Case(P=8, M=2, C=2, lengths="balanced"),
+    "one unit in all": Case(P=4, M=1, C=1),
+    "unequal layers": Case(P=3, M=2, C=2, layers="unequal", residuals="none"),
+    "unequal layers, tied": Case(P=4, M=2, C=2, layers="unequal", tied=True),
+    "one chunk is 1F1B": Case(P=4, M=5, C=1, residuals="none"),
+    "recompute everything": Case(P=2, M=2, C=4, residuals="full", lengths="odd", batch=2),
+}
+
+
+def everyday_cases() -> list[Case]:
+    """The traps by name, then a pairwise cover of all factors: at most 60 compiled programs."""
+    return _cover(strength=2)
+
+
+def long_cases() -> list[Case]:
+    """A three-wise cover of the factors that meet in the executor, for `make test-all`."""
+    factors = dict(FACTORS)
+    for name in ("family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64"):
+        factors[name] = FACTORS[name][:1]
+    everyday = set(everyday_cases())
+    return [case for case in _cover(strength=3, factors=factors) if case not in everyday]
+
+
+def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None) -> list[Case]:
+    def valid(case) -> bool:
+        if case["C"] == 1 and case["lengths"] == "balanced":
+            return False
+        return not (case["schedule"] == "gpipe" and case["extra_warmup"])
+
+    rows = covering_array(
+        factors or FACTORS, strength=strength, valid=valid,
+        seeds=[trap._asdict() for trap in TRAPS.values()],
+    )
+    return [Case(**row) for row in rows]
+
+
+def build(case: Case, **overrides):
+    """The pipelined step of a case."""
+    stage = build_stage(
+        case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,
+        max_positions=sum(case.chunk_lengths), **SIZES,
+    )
+    plan = make_plan(
+        case.schedule, num_stages=case.P, num_microbatches=case.M, num_chunks=case.C,
+        extra_warmup=case.extra_warmup,
+    )
+    return build_step(
+        stage, plan, make_mesh(case.P), chunk_lengths=case.chunk_lengths, attention=case.attention,
+        residuals=case.residuals, compute_dtype=case.dtype, loss_block=7,
+        layers_per_stage=case.layers_per_stage, **overrides,
+    )
+
+
+def batch_of(case: Case) -> tuple[jax.Array, jax.Array]:
+    """Random tokens, and targets of which about a tenth carry no loss."""
+    rng = np.random.default_rng(7)
+    shape = (case.M, case.batch, sum(case.chunk_lengths))
+    targets = np.where(rng.random(shape) < 0.1, -1, rng.integers(VOCAB, size=shape))
+    return jnp.asarray(rng.integers(VOCAB, size=shape), jnp.int32), jnp.asarray(targets, jnp.int32)
+
+
+def parameters(stage, dtype):
+    """Parameters of order one in every leaf, so that no gradient is near zero by accident."""
+    params = stage.init(jax.random.key(3))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(5), len(leaves))
+    noisy = [
+        leaf.astype(dtype) + 0.2 * jax.random.normal(key, leaf.shape, dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+@functools.cache
+def _reference_function(stage, dtype):
+    loss = functools.partial(reference_loss, stage, compute_dtype=dtype)
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def reference(stage, params, tokens, targets, dtype):
+    """Loss and gradients by plain `jax.grad` on whole sequences."""
+    return _reference_function(stage, dtype)(params, tokens, targets)
+
+
+def relative_errors(actual, expected) -> dict[str, float]:
+    """max|difference| / max|reference| for every leaf, by its path.
+
+    One gradient is zero by mathematics, so its reference holds nothing but rounding: a bias of the keys
+    without rotary adds the same number to all scores of a query, which softmax ignores. That leaf is
+    measured against the gradient of the key kernel beside it.
+    """
+    expected_leaves = named_leaves(expected)
+    every_scale = dict(expected_leaves)
+    errors = {}
+    for path, leaf in leaves_with_path(actual):
+        name = keystr(path)
+        reference = expected_leaves.pop(name)
+        assert leaf.shape == reference.shape, name
+        scale = reference
+        if name.endswith("['key']['bias']"):
+            scale = every_scale[name.replace("bias", "kernel")]
+        difference = np.abs(np.asarray(leaf) - reference)
+        errors[name] = float(np.max(difference) / np.max(np.abs(scale)))
+    assert not expected_leaves, f"leaves without a gradient: {list(expected_leaves)}"
+    return errors
+
+
+def named_leaves(tree) -> dict[str, np.ndarray]:
+    return {keystr(path): np.asarray(leaf) for path, leaf in leaves_with_path(tree)}

@@ -1,0 +1,53 @@
+"""Exactness: pipelined loss and every gradient leaf equal plain `jax.grad` on whole sequences."""
+
+import contextlib
+
+import jax
+import pytest
+
+from tests.pipeline import cases
+from tests.pipeline.cases import Case
+
+TOLERANCE = {True: 1e-10, False: 1e-5}
+"""max|difference| / max|reference| per leaf, float64 and float32: rounding of reordered sums."""
+
+
+def check(case: Case) -> None:
+    with jax.enable_x64(True) if case.x64 else contextlib.nullcontext():
+        step = cases.build(case)
+        params = cases.parameters(step.stage, case.dtype)
+        tokens, targets = cases.batch_of(case)
+        placed = step.from_canonical(params)
+        loss, grads = jax.jit(step.loss_and_grads)(placed, tokens, targets)
+        expected_loss, expected = cases.reference(step.stage, params, tokens, targets, case.dtype)
+        errors = cases.relative_errors(step.to_canonical(grads), expected)
+        errors["loss"] = abs(float(loss) - float(expected_loss)) / abs(float(expected_loss))
+    bad = {path: error for path, error in errors.items() if not error <= TOLERANCE[case.x64]}
+    assert not bad, f"{len(bad)} of {len(errors)} differ: {bad}"
+
+
+@pytest.mark.parametrize("case", cases.TRAPS.values(), ids=cases.TRAPS.keys())
+def test_trap(case):
+    check(case)
+
+
+EVERYDAY = [case for case in cases.everyday_cases() if case not in cases.TRAPS.values()]
+
+
+@pytest.mark.parametrize("case", EVERYDAY, ids=lambda case: case.id)
+def test_pairwise(case):
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases.long_cases(), ids=lambda case: case.id)
+def test_three_wise(case):
+    check(case)
+
+
+def test_suite_sizes_and_cover():
+    everyday, long = cases.everyday_cases(), cases.long_cases()
+    assert len(everyday) <= 60 and len(everyday) + len(long) <= 300
+    for first, second in [("P", "C"), ("P", "M"), ("C", "residuals"), ("lengths", "family")]:
+        seen = {(getattr(case, first), getattr(case, second)) for case in everyday}
+        assert len(seen) == len(cases.FACTORS[first]) * len(cases.FACTORS[second])
