@@ -58,15 +58,18 @@ def write(buffer: Array, update: Array, *starts: int | Array) -> Array:
     whole buffer twice per tick.
     """
     update = update.reshape((1,) * (buffer.ndim - update.ndim) + update.shape)
-    row_major = MemoryLayout(major_to_minor=tuple(range(update.ndim)))
-    update = with_layout_constraint(update.astype(buffer.dtype), row_major)
+    update = _row_major(update.astype(buffer.dtype))
     return lax.dynamic_update_slice(buffer, update, _indices(buffer, starts))
 
 
 def read(buffer: Array, shape: tuple[int, ...], *starts: int | Array) -> Array:
     """Read a block of `shape` at `starts`; leading dims missing in `shape` are of size one, dropped."""
     sizes = (1,) * (buffer.ndim - len(shape)) + tuple(shape)
-    return lax.dynamic_slice(buffer, _indices(buffer, starts), sizes).reshape(shape)
+    return lax.dynamic_slice(_row_major(buffer), _indices(buffer, starts), sizes).reshape(shape)
+
+
+def _row_major(value: Array) -> Array:
+    return with_layout_constraint(value, MemoryLayout(major_to_minor=tuple(range(value.ndim))))
 
 
 def _indices(buffer: Array, starts) -> list[Array]:

@@ -64,6 +64,15 @@ class PipelineStep:
         """Fresh float32 parameters on the mesh, in the in-memory layout."""
         return self.from_canonical(jax.jit(self.stage.init)(key))
 
+    def abstract_params(self) -> Params:
+        """Shapes, dtypes and shardings of the in-memory parameters: what a compilation needs."""
+        shapes = jax.eval_shape(self.stage.init, jax.random.key(0))
+        staged = layouts.staged_shapes(shapes, self.layout)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            staged, layouts.shardings(staged, self.mesh),
+        )
+
     def from_canonical(self, tree: Any) -> Any:
         """Put a tree in the topology-free layout (`[num_layers, ...]`) on the mesh."""
         return layouts.place(layouts.to_pipeline(tree, self.layout), self.mesh)

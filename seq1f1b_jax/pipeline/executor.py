@@ -91,7 +91,7 @@ def run_schedule(program: Program, inputs: Inputs) -> State:
         return (state, message), None
 
     columns = jnp.asarray(tick_columns(program))[:, :, lax.axis_index(AXIS)]
-    state = program.initial_state(inputs.weights, inputs.tables)
+    state = program.initial_state()
     (state, _), _ = lax.scan(double_tick, (state, idle), columns)
     return state
 

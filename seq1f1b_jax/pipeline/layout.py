@@ -98,6 +98,20 @@ def shardings(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map_with_path(of, tree)
 
 
+def staged_shapes(tree: Tree, layout: Layout) -> Tree:
+    """Shapes of the in-memory stack of topology-free leaves."""
+
+    def convert(path, leaf):
+        shape = leaf.shape
+        if is_layer_path(path):
+            shape = (layout.num_stages, layout.max_layers, *leaf.shape[1:])
+        elif is_table_path(path):
+            shape = (layout.num_stages, layout.table_rows, leaf.shape[1])
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map_with_path(convert, tree)
+
+
 def to_pipeline(tree: Tree, layout: Layout) -> Tree:
     """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the in-memory stack (NumPy)."""
 

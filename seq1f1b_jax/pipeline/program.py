@@ -14,6 +14,7 @@ from seq1f1b_jax.pipeline.buffers import Gradients, State
 from seq1f1b_jax.pipeline.layout import AXIS, Layout
 from seq1f1b_jax.pipeline.residuals import Entry, ResidualPlan, plan_residuals
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+from seq1f1b_jax.pipeline.vocabulary import table_names
 from seq1f1b_jax.schedule import TickTable
 
 
@@ -68,11 +69,34 @@ class Program:
         return jnp.promote_types(jnp.float32, self.compute_dtype)
 
     @cached_property
-    def layer_shapes(self) -> Tree:
-        """One layer's weights in the compute dtype, as shapes."""
+    def weight_shapes(self) -> Params:
+        """This rank's weights in the compute dtype; layer leaves `[max_layers, ...]`, no tables."""
         params = jax.eval_shape(self.stage.init, jax.random.key(0))
+        layers = self.layout.max_layers
+
+        def cast(leaf, shape):
+            return jax.ShapeDtypeStruct(shape, self.compute_dtype)
+
+        return Params(
+            layers=jax.tree.map(lambda x: cast(x, (layers, *x.shape[1:])), params.layers),
+            first=jax.tree.map(lambda x: cast(x, x.shape), params.first),
+            last=jax.tree.map(lambda x: cast(x, x.shape), params.last),
+            embedding=None,
+            head=None,
+        )
+
+    @property
+    def table_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The whole vocabulary tables a rank holds during a step."""
+        shape = (self.stage.vocab_size, self.stage.model_dim)
+        names = table_names(self.layout)
+        return {name: jax.ShapeDtypeStruct(shape, self.compute_dtype) for name in names}
+
+    @property
+    def layer_shapes(self) -> Tree:
+        """One layer's weights in the compute dtype."""
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], self.compute_dtype), params.layers
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.weight_shapes.layers
         )
 
     @cached_property
@@ -102,8 +126,8 @@ class Program:
         plan, length = self.residual_plans[0], self.lengths[0]
         return {entry.name: shape(entry, length) for entry in plan.entries}
 
-    def state_shapes(self, weights: Params, tables: dict) -> State:
-        """Shapes and dtypes of the carried state; `weights` are this rank's, stage dim dropped."""
+    def state_shapes(self) -> State:
+        """Shapes and dtypes of the carried state."""
         stage, acc = self.stage, self.accumulation_dtype
         layers, batch = self.layout.max_layers, self.batch
         heads = (stage.num_kv_heads, stage.head_dim)
@@ -115,10 +139,9 @@ class Program:
         dy_tokens = self.table.last_arena_tokens if self.train else 0
         grads = None
         if self.train:
-            grads = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, acc),
-                Gradients(weights.layers, weights.first, weights.last, tables),
-            )
+            weights = self.weight_shapes
+            like = Gradients(weights.layers, weights.first, weights.last, self.table_shapes)
+            grads = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, acc), like)
         return State(
             ring=self.ring_shapes(),
             keys=cache,
@@ -130,9 +153,9 @@ class Program:
             loss=jax.ShapeDtypeStruct((), acc),
         )
 
-    def initial_state(self, weights: Params, tables: dict) -> State:
+    def initial_state(self) -> State:
         """Zeros where sums begin, `fill` everywhere else."""
-        shapes = self.state_shapes(weights, tables)
+        shapes = self.state_shapes()
         filled = jax.tree.map(lambda s: jnp.full(s.shape, self.fill, s.dtype), shapes)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
         return filled._replace(grads=zeros[0], loss=zeros[1])

@@ -179,26 +179,26 @@ class Chunk:
     def _prefix_gradients(self, layer, state: State, dk, dv):
         """Add this chunk's share to the prefix; return the complete gradient of its own keys/values.
 
-        Chunks run descending, so the last one sets what the others add to, and once a chunk has added
-        its own part nothing later touches it: its tokens need no place in the buffer.
+        Chunks run descending, so the last one sets what the others add to; its own tokens are complete
+        at once and need no place in the buffer. The others write first and read back what they wrote:
+        so no older version of the buffer stays alive.
         """
-        own_dk, own_dv = dk[:, self.offset :], dv[:, self.offset :]
-        if not self.is_last:
-            shape = own_dk.shape
-            own_dk += buffers.read(state.prefix_dk, shape, layer, 0, self.offset)
-            own_dv += buffers.read(state.prefix_dv, shape, layer, 0, self.offset)
-        if self.offset == 0:
-            return state, own_dk, own_dv
+        if self.is_last:
+            if self.offset:
+                prefix_dk = buffers.write(state.prefix_dk, dk[:, : self.offset], layer)
+                prefix_dv = buffers.write(state.prefix_dv, dv[:, : self.offset], layer)
+                state = state._replace(prefix_dk=prefix_dk, prefix_dv=prefix_dv)
+            return state, dk[:, self.offset :], dv[:, self.offset :]
 
-        def update(buffer, delta):
-            delta = delta[:, : self.offset]
-            if not self.is_last:
-                delta += buffers.read(buffer, delta.shape, layer)
-            return buffers.write(buffer, delta, layer)
+        def add(buffer, delta):
+            return buffers.write(buffer, delta + buffers.read(buffer, delta.shape, layer), layer)
 
         state = state._replace(
-            prefix_dk=update(state.prefix_dk, dk), prefix_dv=update(state.prefix_dv, dv)
+            prefix_dk=add(state.prefix_dk, dk), prefix_dv=add(state.prefix_dv, dv)
         )
+        own = (dk.shape[0], self.length, *dk.shape[2:])
+        own_dk = buffers.read(state.prefix_dk, own, layer, 0, self.offset)
+        own_dv = buffers.read(state.prefix_dv, own, layer, 0, self.offset)
         return state, own_dk, own_dv
 
     def _embed_backward(self, unit: Unit, state: State, dx: Float[Array, "B T d"]) -> State:

@@ -1,0 +1,110 @@
+"""The compiled program, read on CPU and for four H100s that are not there (extra `aot`).
+
+Nothing of a carried buffer's shape is copied or transposed inside the tick loop, there is one
+collective-permute per tick, and the actions are loops.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from models import build_stage
+from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline.aot import h100_mesh, has_aot
+from seq1f1b_jax.schedule import make_plan
+from tests.pipeline.hlo import Module, buffer_copies
+
+STAGES, MICROBATCHES, CHUNKS, LENGTH = 4, 5, 3, 128
+needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
+
+PROGRAMS = {
+    "gpt, stores all, equal stages": ("gpt", "none", (3, 3, 3, 3)),
+    "llama, selective, unequal stages": ("llama", "selective", (3, 2, 3, 1)),
+    "llama, full": ("llama", "full", (3, 3, 3, 3)),
+}
+
+
+def build(name: str, mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
+    """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
+    family, residuals, layers = PROGRAMS[name]
+    stage = build_stage(
+        family, num_layers=sum(layers), model_dim=64, num_heads=4,
+        num_kv_heads=4 if family == "gpt" else 2, vocab_size=251, max_positions=CHUNKS * LENGTH,
+    )
+    plan = make_plan(
+        "seq1f1b", num_stages=STAGES, num_microbatches=MICROBATCHES, num_chunks=CHUNKS
+    )
+    return build_step(
+        stage, plan, mesh, chunk_lengths=(LENGTH,) * CHUNKS, residuals=residuals,
+        attention=attention, compute_dtype=dtype, layers_per_stage=layers,
+    )
+
+
+def compile_step(step):
+    replicated = NamedSharding(step.mesh, PartitionSpec())
+    shape = (MICROBATCHES, 1, CHUNKS * LENGTH)
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=replicated)
+    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), tokens, tokens).compile()
+
+
+def buffer_shapes(step) -> list[tuple[int, ...]]:
+    """Shapes of the carried buffers; the head's table, to which a dense product is added, is not."""
+    state = step.program(1).state_shapes()
+    carried = state._replace(grads=state.grads.layers, loss=None)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(carried)]
+    return [shape for shape in shapes if len(shape) > 2 and math.prod(shape) > 0]
+
+
+def check_program(text: str, step) -> None:
+    module = Module(text)
+    body = module.scan_body()
+    assert buffer_copies(module, buffer_shapes(step)) == []
+    assert module.permutes(body) == 2  # two ticks
+    assert len(module.whiles(body)) == 2 * 2 * CHUNKS  # F and B of every chunk in both ticks
+    collectives = [name for name in module.reachable(body) - {body} if module.permutes(name)]
+    assert collectives == []
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS)[:2])
+def test_cpu_program(name):
+    step = build(name, make_mesh(STAGES))
+    check_program(compile_step(step).as_text(), step)
+
+
+@needs_aot
+@pytest.mark.parametrize("name", list(PROGRAMS)[:2])
+def test_h100_program(name):
+    step = build(name, h100_mesh((STAGES,), ("pipe",)), dtype=jnp.bfloat16)
+    check_program(compile_step(step).as_text(), step)
+
+
+@needs_aot
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["xla_dense", "xla_blockwise"])
+def test_h100_program_that_recomputes(attention):
+    step = build("llama, full", h100_mesh((STAGES,), ("pipe",)), dtype=jnp.bfloat16, attention=attention)
+    check_program(compile_step(step).as_text(), step)
+
+
+def test_the_reader_sees_a_planted_copy():
+    step = build("gpt, stores all, equal stages", make_mesh(STAGES))
+    shape = step.program(1).state_shapes().keys.shape
+    dims = ",".join(map(str, shape))
+    text = f"""
+%body (p: (f32[{dims}])) -> (f32[{dims}]) {{
+  %p = (f32[{dims}]) parameter(0)
+  %old = f32[{dims}]{{5,4,3,2,1,0}} get-tuple-element(%p), index=0
+  %planted = f32[{dims}]{{4,5,3,2,1,0}} copy(%old)
+  %sent = f32[1] collective-permute(%x), source_target_pairs={{{{0,1}}}}
+  ROOT %t = (f32[{dims}]) tuple(%planted)
+}}
+
+ENTRY %main (a: f32[1]) -> f32[1] {{
+  %w = (f32[{dims}]) while(%a), condition=%cond, body=%body
+}}
+"""
+    found = buffer_copies(Module(text), [shape])
+    assert len(found) == 1 and "planted" in found[0]
