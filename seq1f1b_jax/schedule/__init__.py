@@ -1,0 +1,67 @@
+"""Schedules as data: plans, their checks, the tick table, simulation and the cut of the sequence.
+
+The way of a schedule, each step a pure function:
+
+    make_plan -> validate -> lower -> (replay) -> the executor
+
+Nothing here imports JAX.
+"""
+
+from seq1f1b_jax.schedule.actions import Action, Op
+from seq1f1b_jax.schedule.cost import StageCost
+from seq1f1b_jax.schedule.formulas import (
+    bubble_formula,
+    bubble_fraction_formula,
+    peak_units_formula,
+)
+from seq1f1b_jax.schedule.forward import forward_plan
+from seq1f1b_jax.schedule.grid import draw_plan, parse_grid
+from seq1f1b_jax.schedule.lower import lower
+from seq1f1b_jax.schedule.partition import (
+    ChunkCost,
+    aligned_block,
+    balanced_lengths,
+    even_lengths,
+    explicit_lengths,
+)
+from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
+from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan
+from seq1f1b_jax.schedule.replay import ReplayError, replay
+from seq1f1b_jax.schedule.simulate import Simulation, draw_simulation, simulate, simulate_table
+from seq1f1b_jax.schedule.table import BACKWARD, FORWARD, IDLE, TickTable, draw_table
+from seq1f1b_jax.schedule.validate import validate
+
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "IDLE",
+    "SCHEDULES",
+    "Action",
+    "ChunkCost",
+    "Op",
+    "Plan",
+    "PlanError",
+    "ReplayError",
+    "Simulation",
+    "StageCost",
+    "TickTable",
+    "aligned_block",
+    "balanced_lengths",
+    "bubble_formula",
+    "bubble_fraction_formula",
+    "draw_plan",
+    "draw_simulation",
+    "draw_table",
+    "even_lengths",
+    "explicit_lengths",
+    "forward_plan",
+    "lower",
+    "make_plan",
+    "parse_grid",
+    "peak_units",
+    "peak_units_formula",
+    "replay",
+    "simulate",
+    "simulate_table",
+    "validate",
+]

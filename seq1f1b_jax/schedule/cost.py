@@ -1,0 +1,147 @@
+"""What a chunk of a sequence costs to compute, in floating-point operations.
+
+A token costs the same wherever it stands, except in attention: the query at position i meets i+1
+keys. So later chunks cost more, and chunks of equal cost get shorter along the sequence.
+
+    matmul, per token       2*in*out forward, twice that backward (input and weight gradients)
+    attention, per pair     4*D per query head forward (2 matmuls), 10*D backward (5 matmuls)
+    head, per token         3 * 2*d*V, all at forward time: loss, its gradient and the weight's
+    embedding               a lookup, not counted
+
+Elementwise work, norms and communication are left out: they grow with the tokens as the matmuls do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESIDUAL_POLICIES = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Sizes of a model, and from them the cost of a chunk on each stage. All are plain integers.
+
+    Calling it gives the cost that `balanced_lengths` balances: forward plus backward on the stage
+    that holds the chunk longest, since that stage sets the pace of the pipeline.
+
+    Attributes:
+      model_dim: width d of the residual stream.
+      num_heads: query heads.
+      num_kv_heads: key/value heads; fewer than `num_heads` for grouped queries.
+      head_dim: width D of a head.
+      mlp_dim: hidden width of the MLP.
+      gated: whether the MLP has a gate, three matmuls instead of two.
+      vocab_size: rows V of the head.
+      layers_per_stage: layers of each stage.
+      num_sequences: sequences in a microbatch; all costs are proportional to it.
+      residuals: `none` or `selective`, which recompute no matmul, or `full`, which runs the
+        forward of the layers again in the backward.
+
+    Raises:
+      ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
+
+    Example:
+      >>> cost = StageCost(model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, mlp_dim=1024,
+      ...                  gated=False, vocab_size=256, layers_per_stage=(2, 2))
+      >>> cost(start=512, length=512) > cost(start=0, length=512)
+      True
+    """
+
+    model_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    gated: bool
+    vocab_size: int
+    layers_per_stage: tuple[int, ...]
+    num_sequences: int = 1
+    residuals: str = "selective"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have."""
+        sizes = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
+        for name in (*sizes, "num_sequences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.layers_per_stage or min(self.layers_per_stage) < 1:
+            raise ValueError(
+                f"layers_per_stage={self.layers_per_stage} must give every stage at least 1 layer"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
+            )
+        if self.residuals not in RESIDUAL_POLICIES:
+            raise ValueError(
+                f"residuals={self.residuals!r} must be one of {', '.join(RESIDUAL_POLICIES)}"
+            )
+
+    @property
+    def num_stages(self) -> int:
+        """Ranks of the pipeline."""
+        return len(self.layers_per_stage)
+
+    def __call__(self, start: int, length: int) -> int:
+        """Cost of a chunk: the most, over stages, of its forward and backward together.
+
+        Args:
+          start: first token of the chunk.
+          length: tokens of the chunk.
+
+        Returns:
+          Floating-point operations.
+        """
+        layer = sum(self._layer(start, length))
+        *others, last = self.layers_per_stage
+        return max(layer * max(others, default=0), layer * last + self._head(length))
+
+    def forward(self, stage: int, *, start: int, length: int) -> int:
+        """Cost of the forward of a chunk on one stage, the head included on the last."""
+        head = self._head(length) if stage == self.num_stages - 1 else 0
+        return self.layers_per_stage[stage] * self._layer(start, length)[0] + head
+
+    def backward(self, stage: int, *, start: int, length: int) -> int:
+        """Cost of the backward of a chunk on one stage, what it recomputes included."""
+        return self.layers_per_stage[stage] * self._layer(start, length)[1]
+
+    def forward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
+        """Cost of every forward, `[num_stages, num_chunks]`, as `simulate` takes it."""
+        return self._costs(self.forward, chunk_lengths)
+
+    def backward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
+        """Cost of every backward, `[num_stages, num_chunks]`, as `simulate` takes it."""
+        return self._costs(self.backward, chunk_lengths)
+
+    def _costs(self, cost: Callable[..., int], chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
+        starts = np.cumsum([0, *chunk_lengths[:-1]]).tolist()
+        return np.array(
+            [
+                [cost(stage, start=s, length=n) for s, n in zip(starts, chunk_lengths, strict=True)]
+                for stage in range(self.num_stages)
+            ],
+            np.int64,
+        )
+
+    def _layer(self, start: int, length: int) -> tuple[int, int]:
+        """Forward and backward of one layer."""
+        tokens = self.num_sequences * length
+        # Query i of the chunk meets start+i+1 keys. length=2, start=3: 4 + 5 pairs.
+        pairs = self.num_sequences * (length * start + length * (length + 1) // 2)
+        matmuls = 2 * tokens * self._layer_weights()
+        pair_dim = pairs * self.num_heads * self.head_dim
+        forward = matmuls + 4 * pair_dim
+        backward = 2 * matmuls + 10 * pair_dim
+        return forward, backward + (forward if self.residuals == "full" else 0)
+
+    def _layer_weights(self) -> int:
+        """Matmul weights of one layer: query and output, key and value, MLP."""
+        projections = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
+        return self.model_dim * (projections + (3 if self.gated else 2) * self.mlp_dim)
+
+    def _head(self, length: int) -> int:
+        """Logits, their gradient to the input and to the table, all on the forward."""
+        return 3 * 2 * self.num_sequences * length * self.model_dim * self.vocab_size

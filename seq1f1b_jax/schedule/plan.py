@@ -1,0 +1,118 @@
+"""A schedule as data: for every rank the ordered list of its actions."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from seq1f1b_jax.schedule.actions import Action, Op
+
+_HEADER = re.compile(r"(\S+) stages=(\d+) microbatches=(\d+) chunks=(\d+)")
+
+
+class PlanError(ValueError):
+    """A plan that cannot run; the message says why and draws the grid with the bad cell marked."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of work of every rank. Nothing here is a time: ranks wait for their messages.
+
+    A plan may be wrong; `validate` decides.
+
+    Attributes:
+      name: of the generator, without spaces.
+      num_stages: ranks of the pipeline, one stage each.
+      num_microbatches: sequence batches per step.
+      num_chunks: slices of each sequence.
+      ranks: `ranks[p]` holds the actions of rank p in the order in which it runs them.
+
+    Raises:
+      ValueError: a size is below 1, or the rows are not one per stage.
+    """
+
+    name: str
+    num_stages: int
+    num_microbatches: int
+    num_chunks: int
+    ranks: tuple[tuple[Action, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no plan can have."""
+        for size in ("num_stages", "num_microbatches", "num_chunks"):
+            if getattr(self, size) < 1:
+                raise ValueError(f"{size}={getattr(self, size)} must be at least 1")
+        if len(self.ranks) != self.num_stages:
+            raise ValueError(
+                f"a plan of num_stages={self.num_stages} has {len(self.ranks)} rows;"
+                " write one row per stage"
+            )
+
+    @property
+    def num_units(self) -> int:
+        """Units of one step: microbatches times chunks."""
+        return self.num_microbatches * self.num_chunks
+
+    @property
+    def forward_only(self) -> bool:
+        """True for an evaluation plan, one that holds no backward at all."""
+        return all(action.op is Op.F for rank in self.ranks for action in rank)
+
+    def text(self) -> str:
+        """Write the plan: a header with the sizes, then one line of actions per rank.
+
+        A rank without actions is written as `-`.
+
+        Example:
+          >>> print(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1).text())
+          1f1b stages=2 microbatches=2 chunks=1
+          F0.0 F1.0 B0.0 B1.0
+          F0.0 B0.0 F1.0 B1.0
+        """
+        header = (
+            f"{self.name} stages={self.num_stages} microbatches={self.num_microbatches}"
+            f" chunks={self.num_chunks}"
+        )
+        rows = (" ".join(a.text(rank) for a in row) or "-" for rank, row in enumerate(self.ranks))
+        return "\n".join((header, *rows))
+
+    @classmethod
+    def parse(cls, text: str) -> "Plan":
+        """Read what `text` wrote.
+
+        Raises:
+          ValueError: the header or an action cannot be read, or the sizes do not fit the rows.
+        """
+        header, *rows = text.strip("\n").split("\n")
+        match = _HEADER.fullmatch(header)
+        if match is None:
+            raise ValueError(
+                f"plan header {header!r} must read like 'seq1f1b stages=2 microbatches=2 chunks=1'"
+            )
+        name, *sizes = match.groups()
+        num_stages, num_microbatches, num_chunks = map(int, sizes)
+        ranks = tuple(
+            tuple(Action.parse(word, rank) for word in row.split() if word != "-")
+            for rank, row in enumerate(rows)
+        )
+        return cls(name, num_stages, num_microbatches, num_chunks, ranks)
+
+
+def peak_units(plan: Plan) -> tuple[int, ...]:
+    """Count the units whose residuals each rank holds at its fullest moment.
+
+    Order alone decides it: a unit lives from its forward to its backward.
+
+    Returns:
+      One count per rank; 0 where the plan has no backward, since nothing is kept then.
+    """
+    if plan.forward_only:
+        return (0,) * plan.num_stages
+    return tuple(_peak(row) for row in plan.ranks)
+
+
+def _peak(row: Iterable[Action]) -> int:
+    live = peak = 0
+    for action in row:
+        live += 1 if action.op is Op.F else -1
+        peak = max(peak, live)
+    return peak
