@@ -1,0 +1,1 @@
+"""Recipes: YAML files that `--config NAME` finds by name. Data only."""

@@ -1,0 +1,136 @@
+"""A decoder-only transformer as a `Stage`: what both families share.
+
+NNX modules are defined per layer and split once into a graph (static) and arrays. The arrays,
+stacked over layers, are the parameters; `pre` and `post` merge one layer's arrays into the graph
+and call the module. A stage is a frozen dataclass of sizes: hashable, a static argument of `jit`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from models.blocks import INIT_STD
+from seq1f1b_jax.pipeline.stage import Params, Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder(ABC):
+    """Sizes of a decoder and its pure functions; see `seq1f1b_jax.pipeline.stage.Stage`.
+
+    Attributes:
+      num_layers, model_dim, num_heads, num_kv_heads, head_dim, mlp_dim, vocab_size: sizes.
+      tied: whether the head is the embedding.
+      norm_eps: added to a norm's variance.
+    """
+
+    family: ClassVar[str]
+
+    num_layers: int
+    model_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    vocab_size: int
+    tied: bool
+    norm_eps: float
+
+    @abstractmethod
+    def make_layer(self, rngs: nnx.Rngs) -> nnx.Module:
+        """One layer: a module with `pre(x, context)` and `post(x, attended)`."""
+
+    @abstractmethod
+    def make_first(self, rngs: nnx.Rngs) -> nnx.Module | None:
+        """What is added to the embedding, `(positions) -> [T, d]`; `None` for nothing."""
+
+    @abstractmethod
+    def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The norm before the head."""
+
+    @abstractmethod
+    def context(self, positions: Int[Array, "T"]) -> Tree:
+        """Constants of a chunk that depend on positions only."""
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Float32 parameters of a fresh model; layer `i` depends on `(key, i)` only."""
+        layers, first, last, embedding, head = (jax.random.fold_in(key, i) for i in range(5))
+
+        def layer(index):
+            return _arrays(self.make_layer(_rngs(jax.random.fold_in(layers, index))))
+
+        return Params(
+            layers=jax.vmap(layer)(jnp.arange(self.num_layers)),
+            first=_arrays(self.make_first(_rngs(first))),
+            last=_arrays(self.make_last(_rngs(last))),
+            embedding=self._table(embedding),
+            head=None if self.tied else self._table(head),
+        )
+
+    def embed(
+        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "T"]
+    ) -> Float[Array, "B T d"]:
+        """Looked-up embedding rows plus learned positions, where the family has them."""
+        if self._first_graph is None:
+            return x
+        return x + nnx.merge(self._first_graph, first)(positions)
+
+    def pre(
+        self, layer: Tree, x: Float[Array, "B T d"], context: Tree
+    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
+        """One layer before attention."""
+        return nnx.merge(self._layer_graph, layer).pre(x, context)
+
+    def post(
+        self, layer: Tree, x: Float[Array, "B T d"], attended: Float[Array, "B T Hq D"]
+    ) -> Float[Array, "B T d"]:
+        """One layer after attention."""
+        return nnx.merge(self._layer_graph, layer).post(x, attended)
+
+    def final(self, last: Tree, y: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
+        """The final norm."""
+        return nnx.merge(self._last_graph, last)(y)
+
+    @cached_property
+    def _layer_graph(self):
+        return _graph(self.make_layer)
+
+    @cached_property
+    def _first_graph(self):
+        return _graph(self.make_first)
+
+    @cached_property
+    def _last_graph(self):
+        return _graph(self.make_last)
+
+    def _table(self, key):
+        return INIT_STD * jax.random.normal(key, (self.vocab_size, self.model_dim), jnp.float32)
+
+
+def num_params(stage) -> int:
+    """How many numbers a stage's parameters hold; nothing is allocated.
+
+    Example:
+      >>> from models import build_stage
+      >>> num_params(build_stage("llama", preset="7b"))
+      6888361984
+    """
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(stage.init, jax.random.key(0))))
+
+
+def _rngs(key):
+    return nnx.Rngs(params=key)
+
+
+def _arrays(module):
+    return {} if module is None else nnx.to_pure_dict(nnx.split(module)[1])
+
+
+def _graph(make):
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
+    return None if module is None else nnx.split(module)[0]

@@ -1,0 +1,116 @@
+"""Which devices a run uses, decided before JAX is imported; the caller sets the environment."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from seq1f1b_jax.config import MeshConfig, UserError
+from seq1f1b_jax.config_checks import num_virtual_devices
+
+CUDA13_DRIVER = 580
+COUNT_FLAG = "--xla_force_host_platform_device_count"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine offers.
+
+    Attributes:
+      num_gpus: NVIDIA GPUs that the driver lists.
+      driver: major version of the NVIDIA driver, 0 without one.
+      has_plugin: whether JAX's CUDA plugin is installed.
+    """
+
+    num_gpus: int
+    driver: int
+    has_plugin: bool
+
+
+def probe_machine() -> Machine:
+    """Ask the NVIDIA driver and the installed packages; imports no JAX."""
+    has_plugin = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    if shutil.which("nvidia-smi") is None:
+        return Machine(num_gpus=0, driver=0, has_plugin=has_plugin)
+    gpus = re.findall(r"^GPU \d+:", _nvidia_smi("-L"), re.MULTILINE)
+    driver = re.match(r"\d+", _nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader"))
+    return Machine(len(gpus), int(driver[0]) if driver else 0, has_plugin)
+
+
+def choose_platform(mesh: MeshConfig, *, machine: Machine, environment: Mapping[str, str]) -> str:
+    """`cpu`, `gpu`, or another platform that `JAX_PLATFORMS` asks for.
+
+    Args:
+      mesh: `mesh.platform` decides where it is set.
+      machine: what there is to choose from.
+      environment: `JAX_PLATFORMS` comes second, GPUs that are not hidden third.
+
+    Raises:
+      UserError: a GPU is asked for or present, and JAX cannot use it.
+    """
+    asked = environment.get("JAX_PLATFORMS", "").split(",")[0]
+    if mesh.platform is None and asked:
+        return {"cuda": "gpu"}.get(asked, asked)
+    visible = machine.num_gpus
+    if environment.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        visible = 0
+    if mesh.platform == "cpu" or (mesh.platform is None and not visible):
+        return "cpu"
+    if not visible:
+        raise UserError(
+            "mesh.platform=gpu: the driver lists no NVIDIA GPU (nvidia-smi -L); "
+            "use --mesh.platform cpu"
+        )
+    if not machine.has_plugin:
+        raise UserError(f"{visible} NVIDIA GPUs, but JAX cannot use them: {mend_command(machine)}")
+    return "gpu"
+
+
+def mend_command(machine: Machine) -> str:
+    """The command after which JAX can use the machine's GPUs."""
+    cuda = "cuda13" if machine.driver >= CUDA13_DRIVER else "cuda12"
+    return (
+        f"run make train ACCELERATOR={cuda} (without make: pip install 'seq1f1b-jax[{cuda}]'), "
+        "or train on the CPU with --mesh.platform cpu"
+    )
+
+
+def jax_environment(
+    mesh: MeshConfig, platform: str, *, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Variables to set before JAX is imported.
+
+    Args:
+      mesh: how many virtual CPU devices are wanted.
+      platform: from `choose_platform`.
+      environment: present variables; other XLA flags are kept.
+
+    Example:
+      >>> jax_environment(MeshConfig(pipe=2), "cpu", environment={})["XLA_FLAGS"]
+      '--xla_force_host_platform_device_count=2'
+    """
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "1")}
+    if platform == "gpu":
+        return {**quiet, "JAX_PLATFORMS": "cuda,cpu"}
+    if platform != "cpu":
+        return quiet
+    flags = environment.get("XLA_FLAGS", "").split()
+    given = any(flag.startswith(COUNT_FLAG) for flag in flags)
+    if not given or mesh.virtual_devices or mesh.pipe:
+        flags = [flag for flag in flags if not flag.startswith(COUNT_FLAG)]
+        flags.append(f"{COUNT_FLAG}={num_virtual_devices(mesh)}")
+    return {**quiet, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,75 @@
+"""The settings by dotted name: which exist, what type each has, and which one a typo meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from seq1f1b_jax.config import Config
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def setting_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
+    """Type of every setting, by dotted name.
+
+    Example:
+      >>> setting_types()["model.num_layers"]
+      int | None
+    """
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            types |= setting_types(hint, f"{prefix}{name}.")
+        else:
+            types[prefix + name] = hint
+    return types
+
+
+def sections() -> dict[str, Any]:
+    """Name and class of every group of settings."""
+    return {name: cls for name, cls in get_type_hints(Config).items() if is_dataclass(cls)}
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known dotted name that `name` most likely meant, or None.
+
+    Example:
+      >>> nearest("num_layer", ["model.num_layers", "train.num_steps"])
+      'model.num_layers'
+    """
+    known = list(known)
+    leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+    whole = get_close_matches(name, known, n=1, cutoff=0.75)
+    leaf = get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.7)
+    loose = get_close_matches(name, known, n=1, cutoff=0.5)
+    return (whole or [leaves[key] for key in leaf] or loose or [None])[0]
+
+
+def describe(hint: Any) -> str:
+    """A type in words, for an error message.
+
+    Example:
+      >>> describe(int | None)
+      'a whole number or null'
+    """
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of whole numbers such as [512,512]"
+    if hint in WORDS:
+        return WORDS[hint]
+    members = [describe(member) for member in get_args(hint) if member is not NoneType]
+    return " or ".join([*members, "null"] if NoneType in get_args(hint) else members)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every leaf of a YAML tree."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

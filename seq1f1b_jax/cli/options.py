@@ -1,0 +1,64 @@
+"""What each command takes beside the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train, or continue the run that output_dir holds. This is what runs without a command."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Loss of the newest checkpoint on held-out text.
+
+    Attributes:
+      num_batches: held-out steps' worth of sequences; null: train.eval_batches.
+    """
+
+    num_batches: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """Text sampled from the newest checkpoint.
+
+    Attributes:
+      prompt: what the text begins with.
+      num_tokens: tokens to sample.
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_p: sample from the likeliest tokens that together have this probability.
+      seed: seed of the sample.
+    """
+
+    prompt: str = "def "
+    num_tokens: int = 200
+    temperature: float = 0.8
+    top_p: float = 0.95
+    seed: int = 0
+
+
+Options = TrainOptions | EvaluateOptions | GenerateOptions
+
+COMMANDS: Mapping[str, type[Options]] = MappingProxyType(
+    {"train": TrainOptions, "evaluate": EvaluateOptions, "generate": GenerateOptions}
+)
+
+
+def option_problem(options: Options) -> str | None:
+    """What is wrong with the values of `options`, or None."""
+    if isinstance(options, EvaluateOptions) and options.num_batches is not None:
+        if options.num_batches < 1:
+            return f"--num_batches {options.num_batches}: must be above 0; use 1 or more"
+    if isinstance(options, GenerateOptions):
+        if options.num_tokens < 1:
+            return f"--num_tokens {options.num_tokens}: must be above 0; use 1 or more"
+        if not options.temperature >= 0:
+            return f"--temperature {options.temperature}: must not be negative; use 0 or more"
+        if not 0 < options.top_p <= 1:
+            return f"--top_p {options.top_p}: must be above 0 and at most 1; use 1 for all tokens"
+    return None

@@ -1,0 +1,178 @@
+"""The command line: `[COMMAND] [--config RECIPE] [--SECTION.NAME VALUE ...]`."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from seq1f1b_jax.cli.keys import describe, sections, setting_types
+from seq1f1b_jax.cli.options import COMMANDS, Options, option_problem
+from seq1f1b_jax.cli.recipes import check_recipe, find_recipe, suggestion
+from seq1f1b_jax.config import Config, UserError
+
+DEFAULT_RECIPE = "default"
+BARE_FLAGS = ("-h", "--help", "--print_config")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What the user asked for.
+
+    Attributes:
+      command: `train`, `evaluate` or `generate`.
+      config: the settings, as given: preset and devices are not looked up yet.
+      options: what the command takes beside the configuration.
+      print_config: whether to print the configuration instead of running.
+    """
+
+    command: str
+    config: Config
+    options: Options
+    print_config: bool
+
+
+def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
+    """Read a command line; settings on it win over recipes, wherever they stand.
+
+    Args:
+      arguments: the command line without the program's name.
+      recipes: folder of the packaged recipes; without `--config` its `default.yaml` is used.
+
+    Returns:
+      The invocation; its values have the right types, their combination is not checked yet.
+
+    Raises:
+      UserError: bad input, in one line.
+      SystemExit: `--help` was asked for and printed.
+
+    Example:
+      >>> parse(["--model.num_layers", "12"], recipes=Path("mesh_configs")).config.model.num_layers
+      12
+    """
+    command, arguments = _split_command(arguments)
+    names, settings = _split_config(arguments)
+    types = setting_types() | get_type_hints(COMMANDS[command])
+    _check_names(settings, types)
+    paths = [find_recipe(name, recipes) for name in names or [DEFAULT_RECIPE]]
+    for path in paths:
+        check_recipe(path)
+    parser = _parser(command)
+    ordered = [token for path in paths for token in ("--config", str(path))] + settings
+    try:
+        values = parser.instantiate(parser.parse_args(ordered))
+    except ArgumentError as error:
+        raise UserError(_one_line(error, types)) from None
+    options = COMMANDS[command](**{key: values[key] for key in get_type_hints(COMMANDS[command])})
+    if problem := option_problem(options):
+        raise UserError(problem)
+    config = Config(**{name: values[name] for name in sections()})
+    return Invocation(command, config, options, values["print_config"])
+
+
+def to_yaml(config: Config) -> str:
+    """The whole tree as YAML that `--config` reads back to an equal configuration."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def _parser(command: str) -> ArgumentParser:
+    others = [f"{name}: {_effect(cls)}" for name, cls in COMMANDS.items()]
+    parser = ArgumentParser(
+        prog="train.py",
+        usage=f"train.py [{' | '.join(COMMANDS)}] [--config RECIPE] [--SECTION.NAME VALUE ...]",
+        description=f"{command}: {_effect(COMMANDS[command])}",
+        epilog="Commands: " + " ".join(others) + " COMMAND --help lists its own options first.",
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_env=False,
+        print_config=None,
+    )
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file or name of a packaged recipe; may be repeated, later ones win; "
+        f"without it: {DEFAULT_RECIPE}",
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the whole configuration and stop"
+    )
+    parser.add_class_arguments(COMMANDS[command], None)
+    for name, cls in sections().items():
+        parser.add_class_arguments(cls, name)
+    return parser
+
+
+def _effect(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command and the rest; a word after an option is that option's value."""
+    for index, token in enumerate(arguments):
+        before = arguments[index - 1] if index else "--x=y"
+        is_value = before.startswith("-") and "=" not in before and before not in BARE_FLAGS
+        if token in COMMANDS and not is_value:
+            return token, [*arguments[:index], *arguments[index + 1 :]]
+    return "train", list(arguments)
+
+
+def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Values of `--config`, and all other tokens."""
+    names: list[str] = []
+    rest: list[str] = []
+    tokens = iter(arguments)
+    for token in tokens:
+        if token == "--config":
+            name = next(tokens, None)
+            if name is None or name.startswith("--"):
+                raise UserError("--config needs a value: a YAML file or the name of a recipe")
+            names.append(name)
+        elif token.startswith("--config="):
+            names.append(token.removeprefix("--config="))
+        else:
+            rest.append(token)
+    return names, rest
+
+
+def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
+    for token in settings:
+        name = token.partition("=")[0]
+        if not name.startswith("--") or name in BARE_FLAGS:
+            continue
+        key = name.removeprefix("--")
+        if key in types or key in sections():
+            continue
+        owners = [command for command, cls in COMMANDS.items() if key in get_type_hints(cls)]
+        if owners:
+            raise UserError(f"{name} belongs to a command; use train.py {owners[0]} {name} ...")
+        raise UserError(f"unknown setting {name!r}{suggestion(key, types, dashes='--')}")
+
+
+def _one_line(error: ArgumentError, types: Mapping[str, Any]) -> str:
+    """An error of the parser as setting, value and what would be right."""
+    message = str(error)
+    found = re.search(r'Parser key "([^"]+)"', message)
+    key = found[1] if found else ""
+    value = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
+    given = f"={value[1]!r}" if value else ""
+    if key in types:
+        return f"{key if '.' in key else '--' + key}{given} must be {describe(types[key])}"
+    if key in sections():
+        return f"--{key} is a group of settings; set one of them: --{key}.NAME VALUE"
+    words = re.search(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
+    if words:
+        commands = ", ".join(COMMANDS)
+        return f"{words[1]!r} is neither a command ({commands}) nor a setting; see --help"
+    return " ".join(message.split())
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _plain(value) for name, value in tree.items()}
+    return list(tree) if isinstance(tree, tuple) else tree

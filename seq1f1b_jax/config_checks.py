@@ -1,0 +1,171 @@
+"""Cross-field checks of a configuration: all that need neither JAX nor data, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from seq1f1b_jax.config import Config, MeshConfig, UserError
+
+POSITIVE = (
+    "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
+    "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
+    "model.rope_theta", "mesh.pipe", "mesh.virtual_devices", "schedule.num_microbatches",
+    "schedule.num_chunks", "schedule.block", "executor.loss_block", "data.seq_len",
+    "data.microbatch_size", "optimizer.learning_rate", "optimizer.eps", "optimizer.clip_norm",
+    "train.num_steps", "train.eval_batches", "checkpoint.every", "checkpoint.keep",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",
+    "train.sample_tokens", "train.seed", "data.seed",
+)  # fmt: skip
+
+
+def validate(config: Config) -> None:
+    """Refuse a configuration that cannot run; fields that are still None are not looked at.
+
+    Raises:
+      UserError: the first problem, as what was given, the rule and the cure.
+
+    Example:
+      >>> validate(Config())
+    """
+    for problem in problems(config):
+        raise UserError(problem)
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Every problem of `config`, one line each, the most elementary first."""
+    yield from _ranges(config)
+    yield from _model(config)
+    yield from _mesh(config)
+    yield from _schedule(config)
+    yield from _run(config)
+
+
+def num_virtual_devices(mesh: MeshConfig) -> int:
+    """CPU devices to simulate: as asked, else one per stage, else four."""
+    return mesh.virtual_devices or mesh.pipe or 4
+
+
+def _ranges(config: Config) -> Iterator[str]:
+    for key in POSITIVE:
+        value = _get(config, key)
+        if value is not None and not (0 < value < math.inf):
+            yield f"{key}={value}: must be above 0; use {'1' if isinstance(value, int) else '1e-3'}"
+    for key in NOT_NEGATIVE:
+        value = _get(config, key)
+        if not (0 <= value < math.inf):
+            yield f"{key}={value}: must not be negative; use 0 or more"
+    fraction = config.data.eval_fraction
+    if not 0 < fraction < 1:
+        yield f"data.eval_fraction={fraction}: must lie above 0 and below 1; use 0.05"
+    for key in ("optimizer.b1", "optimizer.b2"):
+        if not 0 <= _get(config, key) < 1:
+            yield f"{key}={_get(config, key)}: must be at least 0 and below 1; use 0.9"
+    ratio = config.optimizer.min_learning_rate_ratio
+    if not 0 <= ratio <= 1:
+        yield f"optimizer.min_learning_rate_ratio={ratio}: must lie between 0 and 1; use 0.1"
+
+
+def _model(config: Config) -> Iterator[str]:
+    model, data = config.model, config.data
+    if model.dropout != 0:
+        yield (
+            f"model.dropout={model.dropout}: a chunk's backward is rebuilt from what its forward "
+            "stored, and dropout masks are not stored; use model.dropout=0"
+        )
+    heads, kv_heads = model.num_heads, model.num_kv_heads
+    if heads and kv_heads and heads % kv_heads:
+        divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+        yield (
+            f"model.num_kv_heads={kv_heads} does not divide model.num_heads={heads}; "
+            f"use one of {divisors}"
+        )
+    if model.model_dim and heads and model.head_dim is None and model.model_dim % heads:
+        yield (
+            f"model.model_dim={model.model_dim} is not a multiple of model.num_heads={heads}; "
+            f"use model.model_dim={-(-model.model_dim // heads) * heads} or set model.head_dim"
+        )
+    if model.family == "gpt" and model.max_positions and model.max_positions < data.seq_len:
+        yield (
+            f"data.seq_len={data.seq_len} is longer than the model.max_positions="
+            f"{model.max_positions} it can learn; use --model.max_positions {data.seq_len}"
+        )
+    if data.source.endswith(".bin") and model.vocab_size is None and model.preset is None:
+        yield (
+            f"data.source={data.source!r} holds token ids, whose number it does not tell; "
+            "set model.vocab_size"
+        )
+
+
+def _mesh(config: Config) -> Iterator[str]:
+    mesh, layers = config.mesh, config.model.num_layers
+    if mesh.platform == "cpu" and mesh.pipe and mesh.pipe > num_virtual_devices(mesh):
+        yield (
+            f"mesh.pipe={mesh.pipe} stages need as many devices, mesh.virtual_devices="
+            f"{mesh.virtual_devices} gives fewer; use --mesh.virtual_devices {mesh.pipe}"
+        )
+    if layers and mesh.pipe and layers < mesh.pipe:
+        yield (
+            f"model.num_layers={layers} is fewer than mesh.pipe={mesh.pipe} stages, each of which "
+            f"needs a layer; use --mesh.pipe {layers} or --model.num_layers {mesh.pipe}"
+        )
+    per_stage = mesh.layers_per_stage
+    if per_stage is None:
+        return
+    if not per_stage or min(per_stage) < 1:
+        yield f"mesh.layers_per_stage={list(per_stage)}: every stage needs a layer; use 1 or more"
+    if mesh.pipe and len(per_stage) != mesh.pipe:
+        yield (
+            f"mesh.layers_per_stage={list(per_stage)} names {len(per_stage)} stages, the mesh has "
+            f"{mesh.pipe}; give {mesh.pipe} numbers or use --mesh.pipe {len(per_stage)}"
+        )
+    if layers and sum(per_stage) != layers:
+        yield (
+            f"mesh.layers_per_stage={list(per_stage)} adds up to {sum(per_stage)}, the model has "
+            f"{layers} layers; change a number or use --model.num_layers {sum(per_stage)}"
+        )
+
+
+def _schedule(config: Config) -> Iterator[str]:
+    schedule, seq_len = config.schedule, config.data.seq_len
+    if schedule.num_chunks > seq_len:
+        yield (
+            f"schedule.num_chunks={schedule.num_chunks} is more than data.seq_len={seq_len}, "
+            f"and a chunk needs a token; use at most {seq_len}"
+        )
+    lengths = schedule.chunk_lengths
+    if lengths is None:
+        return
+    if not lengths or min(lengths) < 1:
+        yield f"schedule.chunk_lengths={list(lengths)}: every chunk needs a token; use 1 or more"
+    if len(lengths) != schedule.num_chunks:
+        yield (
+            f"schedule.chunk_lengths={list(lengths)} names {len(lengths)} chunks, "
+            f"schedule.num_chunks={schedule.num_chunks}; use --schedule.num_chunks {len(lengths)}"
+        )
+    if sum(lengths) != seq_len:
+        yield (
+            f"schedule.chunk_lengths={list(lengths)} adds up to {sum(lengths)}, "
+            f"data.seq_len={seq_len}; use --data.seq_len {sum(lengths)} or change a length"
+        )
+
+
+def _run(config: Config) -> Iterator[str]:
+    warmup, steps = config.optimizer.warmup_steps, config.train.num_steps
+    if warmup > steps:
+        yield (
+            f"optimizer.warmup_steps={warmup} is more than train.num_steps={steps}; "
+            f"use at most {steps}"
+        )
+    if not config.train.output_dir.strip():
+        yield "train.output_dir is empty; name a folder such as runs/default"
+    if not config.data.source.strip():
+        yield "data.source is empty; use stdlib, or the path of a text file, folder or .bin file"
+
+
+def _get(config: Config, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)

@@ -1,0 +1,1 @@
+"""Arithmetic with hand-written gradients: attention over a key/value prefix, and the fused loss."""

@@ -1,0 +1,67 @@
+"""Causal attention of a chunk over its key/value prefix, behind one contract.
+
+A backend is two explicit functions; nothing differentiates through them:
+
+    forward(q, k, v, offset)                      -> (out, lse)
+    backward(q, k, v, offset, out, lse, dout)     -> (dq, dk, dv)
+
+q `[B, Tq, Hq, D]` are the queries of positions `offset ... offset+Tq-1`, k and v
+`[B, offset+Tq, Hkv, D]` the keys and values of all positions so far; `offset` is a Python int.
+Query i sees keys `0 ... offset+i`; scores are scaled by `1/sqrt(D)`. Query head h reads key/value
+head `h // (Hq/Hkv)`. lse `[B, Hq, Tq]` is the natural logarithm of the softmax denominator. out and
+dq have q's dtype; lse, dk, dv have the accumulation dtype promote(float32, q's dtype), because the
+gradients of a prefix are summed over chunks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from seq1f1b_jax.ops.attention import blockwise, dense
+
+
+@dataclass(frozen=True)
+class AttentionBackend:
+    """One implementation of the contract above.
+
+    Attributes:
+      name: registry key, as in a configuration file.
+      forward: `(q, k, v, offset) -> (out, lse)`.
+      backward: `(q, k, v, offset, out, lse, dout) -> (dq, dk, dv)`.
+    """
+
+    name: str
+    forward: Callable
+    backward: Callable
+
+
+BACKENDS = MappingProxyType(
+    {
+        backend.name: backend
+        for backend in (
+            AttentionBackend("xla_dense", dense.forward, dense.backward),
+            AttentionBackend("xla_blockwise", blockwise.forward, blockwise.backward),
+        )
+    }
+)
+
+
+def get_backend(name: str) -> AttentionBackend:
+    """The attention backend of that name.
+
+    Args:
+      name: a key of `BACKENDS`.
+
+    Returns:
+      The backend.
+
+    Raises:
+      ValueError: no such backend; the message lists the names.
+
+    Example:
+      >>> get_backend("xla_blockwise").name
+      'xla_blockwise'
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -1,0 +1,201 @@
+"""`xla_blockwise`: attention block by block, never O(Tq * S) memory.
+
+Runs the loops of `pairs.py`. A block is sliced token-major out of the arrays and brought head-major
+on its own; results are updated in place. The online softmax keeps (out, lse) normalised, so merging
+one more block needs no other state; the backward recomputes p from lse (FlashAttention-2,
+arXiv 2307.08691, algorithms 1 and 2).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from seq1f1b_jax.ops.attention import heads
+from seq1f1b_jax.ops.attention.pairs import Pairs, causal_pairs
+from seq1f1b_jax.ops.precision import accumulation_dtype
+
+BLOCK = 512
+
+Carry = TypeVar("Carry")
+
+
+class Attended(NamedTuple):
+    """Softmax over the keys merged so far, in the accumulation dtype."""
+
+    out: Float[Array, "B Tq Hq D"]
+    lse: Float[Array, "B Hq Tq"]
+
+
+class Gradients(NamedTuple):
+    """Sums over the pairs done so far, in the accumulation dtype."""
+
+    dq: Float[Array, "B Tq Hq D"]
+    dk: Float[Array, "B S Hkv D"]
+    dv: Float[Array, "B S Hkv D"]
+
+
+def forward(
+    q: Float[Array, "B Tq Hq D"],
+    k: Float[Array, "B S Hkv D"],
+    v: Float[Array, "B S Hkv D"],
+    offset: int,
+    *,
+    block: int = BLOCK,
+) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
+    """Attention of a chunk over its prefix and itself; the contract is in the package's docstring.
+
+    Args:
+      q: queries of positions `offset ... offset + Tq - 1`.
+      k: keys of positions `0 ... offset + Tq - 1`.
+      v: values, like `k`.
+      offset: tokens before the chunk.
+      block: longest block, tokens; the workspace is a few `[B, Hq, block, block]`.
+
+    Returns:
+      out in q's dtype, lse in the accumulation dtype.
+
+    Raises:
+      ValueError: `offset` negative or `block` below 1.
+
+    Example:
+      >>> out, lse = forward(jnp.ones((1, 2, 4, 8)), *[jnp.ones((1, 5, 2, 8))] * 2, 3)
+      >>> out.shape, lse.shape
+      ((1, 2, 4, 8), (1, 4, 2))
+    """
+    batch, num_tokens, num_heads, _ = q.shape
+    dtype = accumulation_dtype(q.dtype)
+    state = Attended(
+        jnp.zeros(q.shape, dtype), jnp.full((batch, num_heads, num_tokens), -jnp.inf, dtype)
+    )
+    for pairs in causal_pairs(num_tokens, offset, block=block):
+        state = _loop(pairs, lambda s, *start, p=pairs: _merge(s, q, k, v, p, *start), state)
+    return state.out.astype(q.dtype), state.lse
+
+
+def backward(
+    q: Float[Array, "B Tq Hq D"],
+    k: Float[Array, "B S Hkv D"],
+    v: Float[Array, "B S Hkv D"],
+    offset: int,
+    out: Float[Array, "B Tq Hq D"],
+    lse: Float[Array, "B Hq Tq"],
+    dout: Float[Array, "B Tq Hq D"],
+    *,
+    block: int = BLOCK,
+) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
+    """Gradients of `forward`'s out, given its results and `dout`.
+
+    Args:
+      q: as for `forward`, and so k, v, offset and block.
+      k: see `forward`.
+      v: see `forward`.
+      offset: see `forward`.
+      out: from `forward`.
+      lse: from `forward`.
+      dout: gradient of out, q's dtype.
+      block: see `forward`; need not be the forward's.
+
+    Returns:
+      dq in q's dtype, dk and dv in the accumulation dtype.
+
+    Raises:
+      ValueError: `offset` negative or `block` below 1.
+
+    Example:
+      >>> q, k = jnp.ones((1, 2, 4, 8)), jnp.ones((1, 5, 2, 8))
+      >>> dq, dk, dv = backward(q, k, k, 3, *forward(q, k, k, 3), q)
+      >>> dq.shape, dk.shape, dv.shape
+      ((1, 2, 4, 8), (1, 5, 2, 8), (1, 5, 2, 8))
+    """
+    dtype = accumulation_dtype(q.dtype)
+    delta = jnp.einsum("bthd,bthd->bht", out, dout, preferred_element_type=dtype)
+    grads = Gradients(*(jnp.zeros(x.shape, dtype) for x in (q, k, v)))
+    inputs = (q, k, v, dout, lse, delta)
+    for pairs in causal_pairs(q.shape[1], offset, block=block):
+        grads = _loop(pairs, lambda g, *start, p=pairs: _add_pair(g, inputs, p, *start), grads)
+    return grads.dq.astype(q.dtype), grads.dk, grads.dv
+
+
+def _loop(pairs: Pairs, body: Callable[..., Carry], carry: Carry) -> Carry:
+    """`body(carry, query, key)` for all starts; a single pair is sliced statically."""
+    if len(pairs.starts) == 1:
+        query, key = pairs.starts[0].tolist()
+        return body(carry, query, key)
+    return lax.scan(lambda carry, start: (body(carry, *start), None), carry, pairs.starts)[0]
+
+
+def _merge(state: Attended, q, k, v, pairs: Pairs, query, key) -> Attended:
+    """Merge one block of keys into the softmax of one block of queries."""
+    kv_heads, dtype, scale = k.shape[2], state.out.dtype, 1 / math.sqrt(q.shape[-1])
+    k, v = (heads.head_major(_take(x, key, pairs.cols)) for x in (k, v))
+    out = heads.to_rows(_take(state.out, query, pairs.rows), kv_heads)
+    lse = heads.row_values(_take(state.lse, query, pairs.rows, dim=2), kv_heads)[..., None]
+    q = heads.to_rows(_take(q, query, pairs.rows), kv_heads)
+    scores = jnp.einsum("bhrd,bhkd->bhrk", q, k, preferred_element_type=dtype)
+    if pairs.causal:
+        scores = jnp.where(_visible(pairs, scores.shape[2]), scores, -jnp.inf)
+    highest = jnp.maximum(lse, scale * scores.max(-1, keepdims=True))
+    weights = jnp.exp(scale * scores - highest)
+    kept = jnp.exp(lse - highest)
+    total = kept + weights.sum(-1, keepdims=True)
+    added = jnp.einsum(
+        "bhrk,bhkd->bhrd", weights.astype(v.dtype), v, preferred_element_type=dtype
+    )
+    out = heads.from_rows((kept * out + added) / total, pairs.rows)
+    lse = heads.query_values((highest + jnp.log(total))[..., 0], pairs.rows)
+    return Attended(_put(state.out, out, query), _put(state.lse, lse, query, dim=2))
+
+
+def _add_pair(grads: Gradients, inputs, pairs: Pairs, query, key) -> Gradients:
+    """Add what one pair of blocks contributes to dq, dk and dv.
+
+    Scores are transposed, `[keys, rows]`, and dq is made feature by row: then no matmul reduces over
+    the first dim of its left operand, which costs a factor of three on CPU.
+    """
+    q, k, v, dout, lse, delta = inputs
+    kv_heads, dtype, scale = k.shape[2], grads.dq.dtype, 1 / math.sqrt(q.shape[-1])
+    q, dout = (heads.to_rows(_take(x, query, pairs.rows), kv_heads) for x in (q, dout))
+    k, v = (_take(x, key, pairs.cols) for x in (k, v))
+    lse, delta = (
+        heads.row_values(_take(x, query, pairs.rows, dim=2), kv_heads)[:, :, None]
+        for x in (lse, delta)
+    )
+    scores = _matmul("bhkd,bhrd->bhkr", heads.head_major(k), q)
+    weights = jnp.exp(scale * scores - lse)
+    if pairs.causal:
+        weights = jnp.where(_visible(pairs, scores.shape[3]).T, weights, 0)
+    dweights = _matmul("bhkd,bhrd->bhkr", heads.head_major(v), dout)
+    dscores = (weights * (dweights - delta) * scale).astype(q.dtype)
+    dv = _matmul("bhkr,bhrd->bhkd", weights.astype(q.dtype), dout)
+    dk = _matmul("bhkr,bhrd->bhkd", dscores, q)
+    dq = _matmul("bhdk,bhkr->bhdr", heads.feature_major(k), dscores)
+    return Gradients(
+        _add(grads.dq, heads.from_columns(dq, pairs.rows), query),
+        _add(grads.dk, heads.token_major(dk), key),
+        _add(grads.dv, heads.token_major(dv), key),
+    )
+
+
+def _matmul(pattern: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(pattern, a, b, preferred_element_type=accumulation_dtype(a.dtype))
+
+
+def _visible(pairs: Pairs, num_rows: int) -> Bool[Array, "GR K"]:
+    """Mask of a diagonal block: row (g, i) sees keys 0 ... i."""
+    return jnp.arange(pairs.cols) <= jnp.arange(num_rows)[:, None] % pairs.rows
+
+
+def _take(x: Array, start, size: int, *, dim: int = 1) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, size, axis=dim)
+
+
+def _put(x: Array, update: Array, start, *, dim: int = 1) -> Array:
+    return lax.dynamic_update_slice_in_dim(x, update, start, axis=dim)
+
+
+def _add(x: Array, delta: Array, start, *, dim: int = 1) -> Array:
+    return _put(x, _take(x, start, delta.shape[dim], dim=dim) + delta, start, dim=dim)

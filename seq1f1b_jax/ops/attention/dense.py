@@ -1,0 +1,117 @@
+"""`xla_dense`: attention with the whole score matrix, the oracle the other backends are held to.
+
+Memory O(Tq * S). Mathematics as in any textbook: with s = q k^T / sqrt(D) under the causal mask,
+
+    lse = log sum exp s,   p = exp(s - lse),   out = p v
+    dv = p^T dout,   ds = p * (dout v^T - delta),   delta = rowsum(out * dout)
+    dq = ds k / sqrt(D),   dk = ds^T q / sqrt(D)
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from seq1f1b_jax.ops.attention import heads
+from seq1f1b_jax.ops.precision import accumulation_dtype
+
+
+def forward(
+    q: Float[Array, "B Tq Hq D"],
+    k: Float[Array, "B S Hkv D"],
+    v: Float[Array, "B S Hkv D"],
+    offset: int,
+) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
+    """Attention of a chunk over its prefix and itself; the contract is in the package's docstring.
+
+    Args:
+      q: queries of positions `offset ... offset + Tq - 1`.
+      k: keys of positions `0 ... offset + Tq - 1`.
+      v: values, like `k`.
+      offset: tokens before the chunk.
+
+    Returns:
+      out in q's dtype, lse in the accumulation dtype.
+
+    Example:
+      >>> out, lse = forward(jnp.ones((1, 2, 4, 8)), *[jnp.ones((1, 5, 2, 8))] * 2, 3)
+      >>> out.shape, lse.shape
+      ((1, 2, 4, 8), (1, 4, 2))
+    """
+    num_tokens, num_kv_heads = q.shape[1], k.shape[2]
+    dtype = accumulation_dtype(q.dtype)
+    scores = _scores(heads.to_rows(q, num_kv_heads), heads.head_major(k), num_tokens, offset)
+    highest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - highest)
+    total = weights.sum(-1, keepdims=True)
+    out = jnp.einsum(
+        "bhrk,bhkd->bhrd", weights.astype(v.dtype), heads.head_major(v),
+        preferred_element_type=dtype,
+    ) / total
+    lse = (highest + jnp.log(total))[..., 0]
+    return heads.from_rows(out.astype(q.dtype), num_tokens), heads.query_values(lse, num_tokens)
+
+
+def backward(
+    q: Float[Array, "B Tq Hq D"],
+    k: Float[Array, "B S Hkv D"],
+    v: Float[Array, "B S Hkv D"],
+    offset: int,
+    out: Float[Array, "B Tq Hq D"],
+    lse: Float[Array, "B Hq Tq"],
+    dout: Float[Array, "B Tq Hq D"],
+) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
+    """Gradients of `forward`'s out, given its results and `dout`.
+
+    Args:
+      q: as for `forward`, and so k, v and offset.
+      k: see `forward`.
+      v: see `forward`.
+      offset: see `forward`.
+      out: from `forward`.
+      lse: from `forward`.
+      dout: gradient of out, q's dtype.
+
+    Returns:
+      dq in q's dtype, dk and dv in the accumulation dtype.
+
+    Example:
+      >>> q, k = jnp.ones((1, 2, 4, 8)), jnp.ones((1, 5, 2, 8))
+      >>> dq, dk, dv = backward(q, k, k, 3, *forward(q, k, k, 3), q)
+      >>> dq.shape, dk.shape, dv.shape
+      ((1, 2, 4, 8), (1, 5, 2, 8), (1, 5, 2, 8))
+    """
+    num_tokens, num_kv_heads = q.shape[1], k.shape[2]
+    dtype, scale = accumulation_dtype(q.dtype), 1 / math.sqrt(q.shape[-1])
+    delta = heads.to_rows(out.astype(dtype) * dout, num_kv_heads).sum(-1, keepdims=True)
+    q, dout = heads.to_rows(q, num_kv_heads), heads.to_rows(dout, num_kv_heads)
+    k, v = heads.head_major(k), heads.head_major(v)
+    lse = heads.row_values(lse, num_kv_heads)[..., None]
+    weights = jnp.exp(_scores(q, k, num_tokens, offset) - lse)
+    dweights = jnp.einsum("bhrd,bhkd->bhrk", dout, v, preferred_element_type=dtype)
+    dscores = (weights * (dweights - delta) * scale).astype(q.dtype)
+    dv = jnp.einsum(
+        "bhrk,bhrd->bhkd", weights.astype(q.dtype), dout, preferred_element_type=dtype
+    )
+    dq = jnp.einsum("bhrk,bhkd->bhrd", dscores, k, preferred_element_type=dtype)
+    dk = jnp.einsum("bhrk,bhrd->bhkd", dscores, q, preferred_element_type=dtype)
+    dq = heads.from_rows(dq.astype(q.dtype), num_tokens)
+    return dq, heads.token_major(dk), heads.token_major(dv)
+
+
+def _scores(
+    q: Float[Array, "B Hkv GT D"], k: Float[Array, "B Hkv S D"], num_tokens: int, offset: int
+) -> Float[Array, "B Hkv GT S"]:
+    """Scaled scores, -inf where the mask hides the key."""
+    dtype = accumulation_dtype(q.dtype)
+    scores = jnp.einsum("bhrd,bhkd->bhrk", q, k, preferred_element_type=dtype)
+    scores = scores * (1 / math.sqrt(q.shape[-1]))
+    return jnp.where(_visible(scores, num_tokens, offset), scores, -jnp.inf)
+
+
+def _visible(
+    scores: Float[Array, "B Hkv GT S"], num_tokens: int, offset: int
+) -> Bool[Array, "GT S"]:
+    """Row (g, i) sees key j when j <= offset + i; `num_tokens=2, offset=1` gives 110, 111 per g."""
+    query = jnp.arange(scores.shape[2])[:, None] % num_tokens
+    return jnp.arange(scores.shape[3])[None, :] <= offset + query

@@ -1,0 +1,80 @@
+"""Which (query block, key block) pairs a chunk needs: blockwise causal attention as data.
+
+For four query blocks of a chunk at `offset`:
+
+    keys    [ rest | prefix blocks ... | own blocks ]
+    query 0   R      p p p p p p p p p   D
+    query 1   R      p p p p p p p p p   p D
+    query 2   R      p p p p p p p p p   p p D
+    query 3   R      p p p p p p p p p   p p p D
+
+Key blocks are counted backwards from the diagonal, so every diagonal block D is the same square
+triangle (nothing else is masked) and what `offset` leaves over is one narrow block R at the front.
+Pairs above the diagonal do not exist. All pairs of one kind are one loop of known trip count; a
+shorter last query block has loops of its own, since its shapes differ.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from seq1f1b_jax.ops.blocks import cut
+
+
+class Pairs(NamedTuple):
+    """Pairs of one shape, `rows` queries by `cols` keys.
+
+    Attributes:
+      rows: queries in a block.
+      cols: keys in a block.
+      causal: the block lies on the diagonal: query i of it sees keys 0 ... i of it.
+      starts: int32 `[num_pairs, 2]`, first query (in the chunk) and first key (in the sequence).
+    """
+
+    rows: int
+    cols: int
+    causal: bool
+    starts: np.ndarray
+
+
+def causal_pairs(num_tokens: int, offset: int, *, block: int) -> tuple[Pairs, ...]:
+    """All pairs of a chunk, diagonal blocks before the others of the same query block.
+
+    Args:
+      num_tokens: queries in the chunk.
+      offset: tokens before the chunk.
+      block: longest block, tokens.
+
+    Returns:
+      One to six loops; together they hold every visible (query, key) exactly once.
+
+    Raises:
+      ValueError: `offset` negative, or `num_tokens` or `block` below 1.
+
+    Example:
+      >>> [(p.rows, p.cols, p.causal, p.starts.tolist()) for p in causal_pairs(4, 3, block=2)]
+      [(2, 2, True, [[0, 3], [2, 5]]), (2, 1, False, [[0, 0], [2, 0]]), \
+(2, 2, False, [[0, 1], [2, 1], [2, 3]])]
+    """
+    if offset < 0:
+        raise ValueError(f"offset={offset} counts the tokens before the chunk; it must be >= 0")
+    size, count, tail = cut(num_tokens, block)
+    cols = size if num_tokens > size else block  # own key blocks are squares, where there are any
+    rest = offset % cols
+    found = []
+    for rows, queries in ((size, range(0, count * size, size)), (tail, [count * size])):
+        if not rows:
+            continue
+        diagonal = [(i, offset + i) for i in queries]
+        narrow = [(i, 0) for i in queries if rest]
+        full = [(i, j) for i in queries for j in range(rest, offset + i, cols)]
+        found += [
+            Pairs(rows, rows, True, _starts(diagonal)),
+            Pairs(rows, rest, False, _starts(narrow)),
+            Pairs(rows, cols, False, _starts(full)),
+        ]
+    return tuple(pairs for pairs in found if len(pairs.starts))
+
+
+def _starts(pairs: list[tuple[int, int]]) -> np.ndarray:
+    return np.asarray(pairs, np.int32).reshape(-1, 2)

@@ -1,0 +1,210 @@
+"""Softmax cross-entropy on the last stage, fused over blocks of tokens.
+
+Loss, dY and the head's gradient come out of one pass at forward time, so no logits wait for the
+backward and none are larger than one block. For a block of n tokens with h = final(last, y):
+
+    logits = h table^T        loss = sum over targets (logsumexp(logits) - logits[target])
+    dlogits = softmax(logits) - onehot(target)           (0 where the target is ignored)
+    dh = dlogits table        dtable += dlogits^T h      (dlast, dy) = vjp of final at dh
+
+Blocks run over the flattened `B*T` tokens, so "one block" means `block_tokens * vocab_size` logits
+whatever B is. Losses are sums: divide by `num_targets` of the whole step. A target below zero is
+ignored.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from seq1f1b_jax.ops.blocks import cut
+from seq1f1b_jax.ops.precision import accumulation_dtype
+
+Tree = Any
+Final = Callable[[Tree, Array], Array]
+
+
+def num_targets(targets: Int[Array, "..."]) -> Int[Array, ""]:
+    """How many targets count, int32.
+
+    Example:
+      >>> int(num_targets(jnp.array([3, -1, 0])))
+      2
+    """
+    return jnp.sum(targets >= 0, dtype=jnp.int32)
+
+
+def cross_entropy_and_grads(
+    final: Final,
+    last: Tree,
+    table: Float[Array, "V d"],
+    y: Float[Array, "B T d"],
+    targets: Int[Array, "B T"],
+    grads: tuple[Tree, Float[Array, "V d"]],
+    *,
+    block_tokens: int,
+) -> tuple[Float[Array, ""], Float[Array, "B T d"], tuple[Tree, Float[Array, "V d"]]]:
+    """Sum of token losses, its gradient in y, and its gradients in the weights added to `grads`.
+
+    Args:
+      final: token-wise function `(last, y) -> h`, for example the final norm.
+      last: weights of `final`, compute dtype.
+      table: head, one row per vocabulary entry, compute dtype.
+      y: output of the last layer, compute dtype.
+      targets: next tokens; below zero is ignored.
+      grads: accumulators like `(last, table)` in the accumulation dtype, updated in place.
+      block_tokens: tokens of `B*T` whose logits exist at one time.
+
+    Returns:
+      The loss in the accumulation dtype, dy in y's dtype, and `grads` with this call's share added.
+
+    Raises:
+      ValueError: `block_tokens` below 1.
+
+    Example:
+      >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
+      >>> loss, dy, _ = cross_entropy_and_grads(
+      ...     lambda _, y: y, {}, table, y, targets, ({}, jnp.zeros((3, 2))), block_tokens=2
+      ... )
+      >>> round(float(loss), 4), dy.shape
+      (3.586, (1, 4, 2))
+    """
+    dtype = accumulation_dtype(y.dtype)
+    rows, wanted = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
+
+    def block(carry, start, size):
+        loss, dy, grads = carry
+        block_loss, block_dy, *block_grads = _block_gradients(
+            final, last, table, _take(rows, start, size), _take(wanted, start, size)
+        )
+        dy = lax.dynamic_update_slice_in_dim(dy, block_dy, start, axis=0)
+        grads = jax.tree.map(lambda a, g: a + g.astype(a.dtype), grads, tuple(block_grads))
+        return loss + block_loss, dy, grads
+
+    carry = (jnp.zeros((), dtype), jnp.zeros_like(rows), grads)
+    loss, dy, grads = _over_blocks(block, carry, rows.shape[0], block_tokens)
+    return loss, dy.reshape(y.shape), grads
+
+
+def cross_entropy(
+    final: Final,
+    last: Tree,
+    table: Float[Array, "V d"],
+    y: Float[Array, "B T d"],
+    targets: Int[Array, "B T"],
+    *,
+    block_tokens: int,
+) -> Float[Array, ""]:
+    """Sum of token losses without gradients, for evaluation; the blocks of the function above.
+
+    Args:
+      final: as for `cross_entropy_and_grads`, and so all others.
+      last: see there.
+      table: see there.
+      y: see there.
+      targets: see there.
+      block_tokens: see there.
+
+    Returns:
+      The loss in the accumulation dtype.
+
+    Raises:
+      ValueError: `block_tokens` below 1.
+
+    Example:
+      >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
+      >>> loss = cross_entropy(lambda _, y: y, {}, table, y, targets, block_tokens=2)
+      >>> round(float(loss), 4)
+      3.586
+    """
+    rows, wanted = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
+
+    def block(loss, start, size):
+        h = _final_rows(final, last, _take(rows, start, size))
+        return loss + _softmax_loss(_logits(h, table), _take(wanted, start, size))[0]
+
+    zero = jnp.zeros((), accumulation_dtype(y.dtype))
+    return _over_blocks(block, zero, rows.shape[0], block_tokens)
+
+
+def cross_entropy_reference(
+    final: Final,
+    last: Tree,
+    table: Float[Array, "V d"],
+    y: Float[Array, "B T d"],
+    targets: Int[Array, "B T"],
+) -> Float[Array, ""]:
+    """The slow obvious twin: whole logits, differentiable by `jax.grad`.
+
+    Args:
+      final: as for `cross_entropy_and_grads`, and so all others.
+      last: see there.
+      table: see there.
+      y: see there.
+      targets: see there.
+
+    Returns:
+      Sum of token losses in the accumulation dtype.
+
+    Example:
+      >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
+      >>> round(float(cross_entropy_reference(lambda _, y: y, {}, table, y, targets)), 4)
+      3.586
+    """
+    logits = _logits(final(last, y), table)
+    log_probability = jax.nn.log_softmax(logits, axis=-1)
+    chosen = jnp.take_along_axis(log_probability, jnp.maximum(targets, 0)[..., None], axis=-1)
+    return -jnp.sum(jnp.where(targets >= 0, chosen[..., 0], 0))
+
+
+def _over_blocks(block: Callable, carry: Tree, num_tokens: int, block_tokens: int) -> Tree:
+    """`carry = block(carry, start, size)` over all blocks, the tail last."""
+    size, count, tail = cut(num_tokens, block_tokens)
+    if count == 1:
+        carry = block(carry, 0, size)
+    else:
+        carry = lax.fori_loop(0, count, lambda i, carry: block(carry, i * size, size), carry)
+    return block(carry, count * size, tail) if tail else carry
+
+
+def _block_gradients(final: Final, last: Tree, table, y, targets):
+    """Loss of n tokens and its gradients: (loss, dy, dlast, dtable)."""
+    dtype = accumulation_dtype(y.dtype)
+    h, pull = jax.vjp(lambda last, y: _final_rows(final, last, y), last, y)
+    loss, dlogits = _softmax_loss(_logits(h, table), targets)
+    dlogits = dlogits.astype(table.dtype)
+    dh = jnp.einsum("nv,vd->nd", dlogits, table, preferred_element_type=dtype)
+    dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
+    dlast, dy = pull(dh.astype(h.dtype))
+    return loss, dy, dlast, dtable
+
+
+def _final_rows(final: Final, last: Tree, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """`final` expects `[B, T, d]`."""
+    return final(last, y[None])[0]
+
+
+def _logits(h: Float[Array, "... d"], table: Float[Array, "V d"]) -> Float[Array, "... V"]:
+    dtype = accumulation_dtype(h.dtype)
+    return jnp.einsum("...d,vd->...v", h, table, preferred_element_type=dtype)
+
+
+def _softmax_loss(
+    logits: Float[Array, "n V"], targets: Int[Array, "n"]
+) -> tuple[Float[Array, ""], Float[Array, "n V"]]:
+    """Sum of token losses and its gradient in the logits; one exponential per logit for both."""
+    counts = (targets >= 0)[:, None]
+    highest = logits.max(-1, keepdims=True)
+    weights = jnp.exp(logits - highest)
+    total = weights.sum(-1, keepdims=True)
+    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, None], axis=-1)
+    loss = jnp.sum(jnp.where(counts, highest + jnp.log(total) - chosen, 0))
+    hit = jnp.arange(logits.shape[1]) == targets[:, None]
+    return loss, jnp.where(counts, weights / total - hit, 0)
+
+
+def _take(x: Array, start, size: int) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, size, axis=0)

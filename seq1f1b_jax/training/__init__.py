@@ -1,0 +1,1 @@
+"""Training around the pipeline: data, optimizer, step, checkpoints, metrics, the run itself."""

@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM as a request to stop after the step, not as a stack trace in the middle."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from seq1f1b_jax.config import UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether a signal asked the run to stop.
+
+    Attributes:
+      signal: the signal that asked, None as long as none did.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        """True once Ctrl-C or SIGTERM has arrived."""
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into `stop.requested`; a Ctrl-C after that ends the process.
+
+    The second Ctrl-C is left to the operating system: it works in the middle of a compilation too,
+    and a process killed at any moment leaves a run that resumes. Further SIGTERMs change nothing.
+    The handlers that were there before come back at the end.
+
+    Raises:
+      UserError: called outside the main thread, where Python allows no handlers.
+
+    Example:
+      >>> with stop_on_signals() as stop:
+      ...     while step < num_steps and not stop.requested:
+      ...         step = train_one(step)
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise UserError(
+            f"stop_on_signals was entered in thread {threading.current_thread().name}; signal "
+            "handlers exist in the main thread only: train there"
+        )
+    stop = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not stop.requested:
+            _tell("\nstopping after this step and saving; Ctrl-C again ends the process at once\n")
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stop.signal = stop.signal or signal.Signals(number)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(text: str) -> None:
+    """Write to standard error below Python's buffers, which the interrupted code may be using."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())

@@ -1,0 +1,99 @@
+"""From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import DTypeLike
+
+from seq1f1b_jax.config import Config
+from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
+from seq1f1b_jax.schedule import (
+    StageCost,
+    balanced_lengths,
+    even_lengths,
+    explicit_lengths,
+    make_plan,
+)
+from seq1f1b_jax.training.optimizer import make_optimizer
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """The parts that a configuration and a model decide.
+
+    Attributes:
+      cost: computation of a chunk by stage, what `balanced` balances and the bubble is predicted from.
+      notes: decisions a user should hear about (a device without bfloat16).
+    """
+
+    config: Config
+    stage: Stage
+    mesh: Mesh
+    cost: StageCost
+    pipeline: PipelineStep
+    optimizer: optax.GradientTransformation
+    notes: tuple[str, ...]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of one step, all microbatches together."""
+        return self.config.schedule.num_microbatches * self.config.data.microbatch_size
+
+
+def make_setup(config: Config, stage: Stage) -> Setup:
+    """Build everything but data and parameters; nothing is compiled yet.
+
+    Raises:
+      ValueError: devices, layers, chunk lengths or names that do not fit together.
+    """
+    mesh = make_mesh(config.mesh.pipe)
+    num_stages = mesh.size
+    layout = make_layout(
+        stage.num_layers, num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
+        layers_per_stage=config.mesh.layers_per_stage,
+    )
+    cost = stage_cost(config, stage, layout.layers_per_stage)
+    lengths = chunk_lengths(config, cost)
+    schedule = config.schedule
+    plan = make_plan(
+        schedule.name, num_stages=num_stages, num_microbatches=schedule.num_microbatches,
+        num_chunks=len(lengths), extra_warmup=schedule.extra_warmup,
+    )
+    dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
+    pipeline = build_step(
+        stage, plan, mesh, chunk_lengths=lengths, attention=config.executor.attention,
+        residuals=config.executor.residuals, compute_dtype=dtype,
+        loss_block=config.executor.loss_block, layers_per_stage=layout.layers_per_stage,
+    )
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    return Setup(config, stage, mesh, cost, pipeline, optimizer, notes)
+
+
+def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[str, ...]]:
+    """The dtype of activations on this device, and what to tell the user about it.
+
+    `auto` is bfloat16 on GPUs that have it (compute capability 8.0 and up) and float32 elsewhere: a
+    CPU emulates bfloat16 slowly. Asked for bfloat16, a GPU without it computes in float32 and says so.
+    """
+    is_gpu = device.platform == "gpu"
+    capability = str(getattr(device, "compute_capability", "0.0")) if is_gpu else "0.0"
+    has_bfloat16 = is_gpu and float(capability) >= 8.0
+    if setting == "bfloat16" and is_gpu and not has_bfloat16:
+        note = f"{device.device_kind} (compute capability {capability}) has no bfloat16"
+        return jnp.float32, (f"{note}: computing in float32",)
+    if setting == "auto":
+        return (jnp.bfloat16 if has_bfloat16 else jnp.float32), ()
+    return jnp.dtype(setting).type, ()
+
+
+def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
+    """Tokens of each chunk, by the setting of `schedule.partition` or as listed."""
+    schedule, seq_len = config.schedule, config.data.seq_len
+    if schedule.chunk_lengths is not None:
+        return explicit_lengths(seq_len, schedule.chunk_lengths)
+    if schedule.partition == "even":
+        return even_lengths(seq_len, schedule.num_chunks, block=schedule.block)
+    return balanced_lengths(seq_len, schedule.num_chunks, cost, block=schedule.block)

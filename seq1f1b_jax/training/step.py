@@ -1,0 +1,58 @@
+"""One optimizer step: pipelined loss and gradients, then the update on global arrays."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from seq1f1b_jax.pipeline import PipelineStep
+from seq1f1b_jax.pipeline.layout import shardings
+from seq1f1b_jax.pipeline.stage import Params
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds: float32 parameters, optimizer state, number of finished steps."""
+
+    params: Params
+    optimizer: optax.OptState
+    step: Int[Array, ""]
+
+
+class StepMetrics(NamedTuple):
+    """Loss in nats per target, and the global gradient norm before the clip."""
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+
+
+def init_state(
+    pipeline: PipelineStep, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+) -> TrainState:
+    """A fresh state on the mesh, in the in-memory layout."""
+    params = pipeline.init(key)
+    shapes = jax.eval_shape(optimizer.init, params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings(shapes, pipeline.mesh))(params)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(params, opt_state, jax.device_put(step, shardings(step, pipeline.mesh)))
+
+
+def make_train_step(
+    pipeline: PipelineStep, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, StepMetrics]]:
+    """The jitted step `(state, tokens, targets) -> (state, metrics)`; the old state is donated.
+
+    tokens, targets: int32 `[num_microbatches, sequences, seq_len]`.
+    """
+
+    def train_step(state: TrainState, tokens: Array, targets: Array):
+        loss, grads = pipeline.loss_and_grads(state.params, tokens, targets)
+        updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(params, opt_state, state.step + 1)
+        new = jax.lax.with_sharding_constraint(new, shardings(new, pipeline.mesh))
+        return new, StepMetrics(loss, optax.global_norm(grads))
+
+    return jax.jit(train_step, donate_argnums=0)

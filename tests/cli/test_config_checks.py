@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.config_checks import num_virtual_devices, problems, validate
+
+
+def change(**sections):
+    config = Config()
+    changed = {name: replace(getattr(config, name), **new) for name, new in sections.items()}
+    return replace(config, **changed)
+
+
+CASES = {
+    "zero": (change(train={"num_steps": 0}), "train.num_steps=0", "use 1"),
+    "negative": (change(schedule={"extra_warmup": -1}), "extra_warmup=-1", "0 or more"),
+    "nan": (change(optimizer={"learning_rate": float("nan")}), "learning_rate=nan", "above 0"),
+    "infinite": (change(optimizer={"clip_norm": float("inf")}), "clip_norm=inf", "above 0"),
+    "fraction": (change(data={"eval_fraction": 1.0}), "eval_fraction=1.0", "0.05"),
+    "moment": (change(optimizer={"b2": 1.0}), "optimizer.b2=1.0", "below 1"),
+    "ratio": (change(optimizer={"min_learning_rate_ratio": 2.0}), "ratio=2.0", "0.1"),
+    "dropout": (change(model={"dropout": 0.1}), "dropout=0.1", "dropout=0"),
+    "heads": (change(model={"num_heads": 6, "num_kv_heads": 4}), "num_kv_heads=4", "[1, 2, 3, 6]"),
+    "head_dim": (change(model={"model_dim": 100, "num_heads": 6}), "=100", "model_dim=102"),
+    "positions": (
+        change(model={"family": "gpt", "max_positions": 512}),
+        "max_positions=512",
+        "--model.max_positions 1024",
+    ),
+    "ids": (change(data={"source": "x.bin"}), "'x.bin'", "model.vocab_size"),
+    "devices": (
+        change(mesh={"platform": "cpu", "pipe": 8, "virtual_devices": 4}),
+        "mesh.pipe=8",
+        "--mesh.virtual_devices 8",
+    ),
+    "fewer layers": (
+        change(model={"num_layers": 3}, mesh={"pipe": 4}),
+        "num_layers=3 is fewer than mesh.pipe=4",
+        "--mesh.pipe 3",
+    ),
+    "layer sum": (
+        change(model={"num_layers": 8}, mesh={"layers_per_stage": (3, 4)}),
+        "adds up to 7",
+        "--model.num_layers 7",
+    ),
+    "layer count": (
+        change(mesh={"pipe": 3, "layers_per_stage": (3, 5)}),
+        "names 2 stages",
+        "--mesh.pipe 2",
+    ),
+    "empty stage": (change(mesh={"layers_per_stage": (8, 0)}), "[8, 0]", "1 or more"),
+    "chunks": (
+        change(data={"seq_len": 3}, schedule={"num_chunks": 4}),
+        "num_chunks=4 is more than data.seq_len=3",
+        "at most 3",
+    ),
+    "chunk sum": (
+        change(schedule={"num_chunks": 2, "chunk_lengths": (512, 500)}),
+        "adds up to 1012",
+        "--data.seq_len 1012",
+    ),
+    "chunk count": (
+        change(schedule={"chunk_lengths": (512, 512)}),
+        "names 2 chunks",
+        "--schedule.num_chunks 2",
+    ),
+    "empty chunk": (change(schedule={"chunk_lengths": (1024, 0)}), "[1024, 0]", "1 or more"),
+    "warm-up": (change(train={"num_steps": 5}), "warmup_steps=20", "at most 5"),
+    "no folder": (change(train={"output_dir": " "}), "output_dir is empty", "runs/default"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_combination_is_refused_with_what_was_given_and_the_cure(case):
+    config, given, cure = CASES[case]
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    told = str(caught.value)
+    assert given in told
+    assert cure in told
+    assert "\n" not in told
+
+
+def test_a_good_configuration_has_no_problem():
+    assert list(problems(Config())) == []
+    assert list(problems(change(mesh={"pipe": 3}, model={"num_layers": 8}))) == []
+    good = change(
+        mesh={"pipe": 2, "layers_per_stage": (3, 5)},
+        model={"num_layers": 8},
+        schedule={"num_chunks": 3, "chunk_lengths": (500, 300, 224)},
+    )
+    assert list(problems(good)) == []
+
+
+def test_virtual_devices_follow_the_stages():
+    assert num_virtual_devices(Config().mesh) == 4
+    assert num_virtual_devices(change(mesh={"pipe": 3}).mesh) == 3
+    assert num_virtual_devices(change(mesh={"pipe": 2, "virtual_devices": 8}).mesh) == 8

@@ -1,0 +1,160 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import mesh_configs
+from seq1f1b_jax.cli import EvaluateOptions, GenerateOptions, TrainOptions, parse, to_yaml
+from seq1f1b_jax.config import Config, ModelConfig, UserError, resolve_model
+
+RECIPES = Path(mesh_configs.__file__).parent
+
+
+def read(*arguments):
+    return parse(arguments, recipes=RECIPES)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def message(*arguments):
+    with pytest.raises(UserError) as caught:
+        read(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_bare_command_trains_the_default_recipe():
+    invocation = read()
+    assert (invocation.command, invocation.options) == ("train", TrainOptions())
+    assert invocation.config == read("--config", "default").config
+    assert invocation.config.train.output_dir == "runs/default"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "options"),
+    [
+        (["evaluate", "--num_batches", "3"], "evaluate", EvaluateOptions(num_batches=3)),
+        (["--config", "default", "evaluate"], "evaluate", EvaluateOptions()),
+        (["generate", "--prompt", "evaluate"], "generate", GenerateOptions(prompt="evaluate")),
+        (["--prompt=x", "generate", "--top_p=1"], "generate", GenerateOptions("x", top_p=1.0)),
+        (["generate", "--prompt", "12"], "generate", GenerateOptions(prompt="12")),
+        (["--train.output_dir", "evaluate"], "train", TrainOptions()),
+        (["--print_config", "evaluate"], "evaluate", EvaluateOptions()),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_commands(arguments, command, options):
+    invocation = read(*arguments)
+    assert (invocation.command, invocation.options) == (command, options)
+
+
+def test_settings_win_over_recipes_wherever_they_stand(tmp_path):
+    first = write(tmp_path, "model:\n  num_layers: 3\ntrain:\n  num_steps: 5\n")
+    config = read("--model.num_layers", "12", "--config", first).config
+    assert (config.model.num_layers, config.train.num_steps) == (12, 5)
+    assert read("--config", first, "--model.num_layers=9").config.model.num_layers == 9
+
+
+def test_values_get_the_types_of_their_fields(tmp_path):
+    recipe = write(
+        tmp_path,
+        "optimizer: {learning_rate: 1e-3}\nschedule: {chunk_lengths: [3, 2]}\nmodel: {tied: true}",
+    )
+    config = read("--config", recipe, "--mesh.layers_per_stage", "[4,1]").config
+    assert config.optimizer.learning_rate == 1e-3
+    assert config.schedule.chunk_lengths == (3, 2)
+    assert config.mesh.layers_per_stage == (4, 1)
+    assert config.model.tied is True
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_recipes_parse_and_open_with_command_hardware_time_result(recipe):
+    assert read("--config", recipe).config == read("--config", f"mesh_configs/{recipe}.yaml").config
+    lines = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").splitlines()
+    words = [line.removeprefix("# ").partition(":")[0] for line in lines[:4]]
+    assert words == ["command", "hardware", "time", "result"]
+
+
+@pytest.mark.parametrize("recipe", [None, *sorted(path.stem for path in RECIPES.glob("*.yaml"))])
+def test_printed_configuration_reads_back_equal(recipe, tmp_path):
+    config = Config() if recipe is None else read("--config", recipe).config
+    schedule = replace(config.schedule, chunk_lengths=(3, 2, 1))
+    config = replace(config, schedule=schedule, mesh=replace(config.mesh, layers_per_stage=(2, 1)))
+    assert read("--config", write(tmp_path, to_yaml(config))).config == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "cure"),
+    [
+        (["--model.num_layer", "12"], "'--model.num_layer'", "'--model.num_layers'"),
+        (["--model.num-layers=12"], "'--model.num-layers'", "'--model.num_layers'"),
+        (["--modle.num_layers", "12"], "'--modle.num_layers'", "'--model.num_layers'"),
+        (["--num_layers", "12"], "'--num_layers'", "'--model.num_layers'"),
+        (["--zzz", "1"], "'--zzz'", "--help"),
+        (["--prompt", "x"], "--prompt", "generate --prompt"),
+        (["trian"], "'trian'", "train, evaluate, generate"),
+        (["--model.num_layers", "abc"], "model.num_layers='abc'", "whole number"),
+        (["--model.num_layers", "12.5"], "model.num_layers='12.5'", "whole number"),
+        (["--model.num_layers"], "--model.num_layers", "expected one argument"),
+        (["--train.num_steps", "null"], "train.num_steps='None'", "whole number"),
+        (["--logging.wandb", "maybe"], "logging.wandb='maybe'", "true or false"),
+        (["--schedule.partition", "evn"], "schedule.partition='evn'", "balanced, even"),
+        (["--schedule.chunk_lengths", "1,2"], "chunk_lengths='1,2'", "[512,512]"),
+        (["--schedule.chunk_lengths", "[1,2.5]"], "chunk_lengths='[1, 2.5]'", "[512,512]"),
+        (["--model", "3"], "--model ", "--model.NAME"),
+        (["--config"], "--config", "YAML file"),
+        (["--config", "defualt"], "defualt", "did you mean default?"),
+        (["--config", "nowhere/x.yaml"], "nowhere/x.yaml does not exist", "single_device"),
+        (["--config", "tests"], "tests", "a folder"),
+        (["evaluate", "--num_batches", "0"], "--num_batches 0", "1 or more"),
+        (["generate", "--num_tokens", "-1"], "--num_tokens -1", "1 or more"),
+        (["generate", "--temperature", "-0.5"], "--temperature -0.5", "0 or more"),
+        (["generate", "--top_p", "1.5"], "--top_p 1.5", "use 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_command_lines_name_what_was_given_and_the_cure(arguments, given, cure):
+    text = message(*arguments)
+    assert given in text
+    assert cure in text
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "cure"),
+    [
+        ("model:\n  num_layer: 3", "'model.num_layer'", "'model.num_layers'"),
+        ("modl:\n  num_layers: 3", "'modl.num_layers'", "'model.num_layers'"),
+        ("num_layers: 3", "'num_layers'", "'model.num_layers'"),
+        ("model:\n  num_layers: x", "model.num_layers='x'", "whole number"),
+        ("data:\n  source: 5", "data.source='5'", "text"),
+        ("train:\n  num_steps: null", "train.num_steps=null", "whole number"),
+        ("model: 3", "model=3", "section"),
+        ("model:", "'model'", "is empty"),
+        ("", "is empty", "model: {num_layers: 8}"),
+        ("- 1", "holds a list", "model: {num_layers: 8}"),
+        ("model: [1,", "not valid YAML", "line 1"),
+    ],
+)
+def test_bad_recipes_name_what_was_given_and_the_cure(text, given, cure, tmp_path):
+    told = message("--config", write(tmp_path, text))
+    assert given in told
+    assert cure in told
+
+
+def test_a_recipe_that_is_no_text_is_refused_by_name(tmp_path):
+    path = tmp_path / "noise.yaml"
+    path.write_bytes(bytes(range(256)))
+    assert "noise.yaml is not text" in message("--config", str(path))
+
+
+def test_fields_win_over_the_preset_and_the_preset_over_the_defaults():
+    preset = {"num_layers": 32, "model_dim": 2560, "num_heads": 32, "num_kv_heads": 8}
+    model = resolve_model(ModelConfig(num_layers=12, tied=False), preset | {"tied": True})
+    assert (model.num_layers, model.model_dim, model.num_kv_heads) == (12, 2560, 8)
+    assert model.tied is False
+    assert model.rope_theta == 10000.0
+    assert resolve_model(ModelConfig(num_heads=6)).num_kv_heads == 6

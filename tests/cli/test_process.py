@@ -1,0 +1,89 @@
+"""`train.py` as a process: what it prints where, its exit status, and what it imports."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["", "evaluate", "generate"])
+def test_help_and_errors_do_without_jax(command):
+    code = (
+        "import sys, train\n"
+        "try: train.main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert train.main(['--model.num_layer', '3']) == 2\n"
+        "print('JAX', 'jax' in sys.modules, 'numpy' in sys.modules)\n"
+    )
+    arguments = [*filter(None, [command]), "--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "--model.num_layers" in done.stdout
+    assert done.stdout.splitlines()[-1] == "JAX False False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model.num_layer", "12"], "did you mean '--model.num_layers'?"),
+        (["--config", "nofile.yaml"], "nofile.yaml does not exist"),
+        (["--model.num_layers", "abc"], "model.num_layers='abc' must be a whole number"),
+        (["--model.num_layers", "3", "--mesh.pipe", "5"], "num_layers=3 is fewer than mesh.pipe=5"),
+        (["--model.preset", "2.8b"], "2.8b"),
+        (["--mesh.pipe", "4", "--mesh.virtual_devices", "2"], "2 are present"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_on_stderr_and_status_2(arguments, told):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr
+
+
+def test_printed_configuration_is_whole_and_reads_back(tmp_path):
+    printed = run("--model.preset", "2.7b", "--model.num_layers", "12", "--print_config")
+    assert printed.returncode == 0
+    tree = yaml.safe_load(printed.stdout)
+    assert (tree["model"]["num_layers"], tree["model"]["model_dim"]) == (12, 2560)
+    assert len(tree) == 9
+    path = tmp_path / "printed.yaml"
+    path.write_text(printed.stdout, encoding="utf-8")
+    again = run("--config", str(path), "--print_config", cwd=tmp_path)
+    assert again.stdout == printed.stdout
+
+
+def test_a_foreign_package_called_models_is_refused_with_its_path(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("", encoding="utf-8")
+    code = "import sys, train; sys.exit(train.main(['--print_config']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert str(tmp_path / "models") in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,19 @@
+"""Eight virtual CPU devices for every test, set before anything imports JAX; float64 on request."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Run one test with 64-bit types enabled; the setting is undone afterwards."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,117 @@
+"""Names, sizes and the messages about them."""
+
+import dataclasses
+import doctest
+import importlib
+
+import jax
+import pytest
+
+import models
+from models import FAMILIES, PRESETS, build_stage, num_params, preset_fields
+
+SIZES = {"num_layers": 2, "model_dim": 24, "num_heads": 4, "vocab_size": 10, "max_positions": 16}
+CASES = [(family, name) for family in PRESETS for name in PRESETS[family]]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_preset_builds_with_its_fields(family, name):
+    stage = build_stage(family, preset=name)
+    for field, value in preset_fields(family, name).items():
+        assert getattr(stage, field) == value
+    assert stage.num_heads * stage.head_dim == stage.model_dim
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [case for case in CASES if case[1][-1] in "bm" and case[1][0].isdigit()]
+)
+def test_preset_has_the_parameters_of_its_name(family, name):
+    stage = build_stage(family, preset=name)
+    named = float(name[:-1]) * {"b": 1e9, "m": 1e6}[name[-1]]
+    positions = getattr(stage, "max_positions", 0) * stage.model_dim
+    assert num_params(stage) - positions == pytest.approx(named, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_layers", "model_dim", "num_heads"),
+    [("2.7b", 32, 2560, 32), ("7b", 32, 4096, 32), ("13b", 40, 5120, 40), ("30b", 64, 6144, 64)],
+)
+def test_presets_have_the_published_shapes(name, num_layers, model_dim, num_heads):
+    for family in FAMILIES:
+        stage = build_stage(family, preset=name)
+        shape = (stage.num_layers, stage.model_dim, stage.num_heads, stage.num_kv_heads)
+        assert shape == (num_layers, model_dim, num_heads, num_heads)
+        assert not stage.tied
+
+
+def test_num_params_is_the_sum_of_the_leaves():
+    for family in FAMILIES:
+        stage = build_stage(family, preset="tiny")
+        params = jax.eval_shape(stage.init, jax.random.key(0))
+        assert num_params(stage) == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_llama_7b_counts_by_hand():
+    d, f, v, layers = 4096, 11008, 50304, 32
+    by_hand = layers * (4 * d * d + 3 * d * f + 2 * d) + d + 2 * v * d
+    assert num_params(build_stage("llama", preset="7b")) == by_hand
+
+
+def test_a_field_wins_over_the_preset():
+    stage = build_stage("gpt", preset="125m", num_layers=3, tied=False, norm_eps=None)
+    assert (stage.num_layers, stage.tied, stage.norm_eps) == (3, False, 1e-5)
+
+
+def test_defaults_without_a_preset():
+    gpt, llama = build_stage("gpt", **SIZES), build_stage("llama", **SIZES)
+    assert (gpt.num_kv_heads, gpt.head_dim, gpt.mlp_dim, gpt.tied) == (4, 6, 96, False)
+    assert (llama.mlp_dim, llama.rope_theta) == (64, 10_000.0)
+
+
+def test_a_stage_is_a_value():
+    one, other = build_stage("gpt", **SIZES), build_stage("gpt", **SIZES)
+    assert one == other and hash(one) == hash(other)
+    assert one != build_stage("gpt", **{**SIZES, "num_layers": 3})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.num_layers = 5
+
+
+ERRORS = {
+    "heads do not divide the width": (
+        "gpt", {"model_dim": 26}, "model_dim=26 .* multiple of num_heads=4; use model_dim=28"),
+    "kv heads do not divide the heads": (
+        "llama", {"num_kv_heads": 3}, r"num_heads=4 .* num_kv_heads=3; .* from \[1, 2, 4\]"),
+    "odd head under rotary": ("llama", {"model_dim": 20}, "head_dim=5 is odd; .* head_dim=6"),
+    "dropout": ("gpt", {"dropout": 0.1}, "dropout=0.1 .* residuals.* set dropout=0"),
+    "family": ("lama", {}, "unknown family 'lama'; did you mean 'llama'"),
+    "preset": ("llama", {"preset": "7"}, "unknown llama preset '7'; did you mean '7b'"),
+    "preset of no near name": ("gpt", {"preset": "x"}, "unknown gpt preset 'x'; use one of tiny"),
+    "missing": ("gpt", {"max_positions": None}, "max_positions not given for family 'gpt'"),
+    "zero layers": ("gpt", {"num_layers": 0}, "num_layers=0 is not positive"),
+    "negative kv heads": ("gpt", {"num_kv_heads": -1}, "num_kv_heads=-1 is not positive"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error_names_the_number_and_the_cure(case):
+    family, changes, message = ERRORS[case]
+    with pytest.raises(ValueError, match=message):
+        build_stage(family, **{**SIZES, **changes})
+
+
+def test_odd_heads_are_fine_without_rotary():
+    assert build_stage("gpt", **{**SIZES, "model_dim": 20}).head_dim == 5
+
+
+def test_the_package_can_be_told_from_others_of_its_name():
+    assert models.__seq1f1b__ is True
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".decoder", ".forward", ".generate", ".presets", ".registry"]
+)
+def test_examples_run(module):
+    result = doctest.testmod(
+        importlib.import_module(f"models{module}"), extraglobs={"build_stage": build_stage}
+    )
+    assert result.attempted > 0 and result.failed == 0
