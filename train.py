@@ -59,8 +59,10 @@ def _run(invocation: Invocation) -> int:
     stage = _stage(config)
     from seq1f1b_jax.training import main as training
 
+    from models.generate import stream
+
     command = getattr(training, invocation.command)
-    return command(config, stage, **asdict(invocation.options))
+    return command(config, stage, stream=stream, **asdict(invocation.options))
 
 
 def _set_environment(mesh: MeshConfig) -> None:

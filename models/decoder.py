@@ -30,6 +30,7 @@ class Decoder(ABC):
     """
 
     family: ClassVar[str]
+    gated: ClassVar[bool]
 
     num_layers: int
     model_dim: int

@@ -20,6 +20,7 @@ class Gpt(Decoder):
     """A GPT-2-shaped decoder; `max_positions` is the length of its table of learned positions."""
 
     family: ClassVar[str] = "gpt"
+    gated: ClassVar[bool] = False
 
     max_positions: int
 

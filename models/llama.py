@@ -20,6 +20,7 @@ class Llama(Decoder):
     """A Llama-shaped decoder; `rope_theta` is the base of its rotary frequencies."""
 
     family: ClassVar[str] = "llama"
+    gated: ClassVar[bool] = True
 
     rope_theta: float
 

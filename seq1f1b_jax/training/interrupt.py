@@ -53,10 +53,13 @@ def stop_on_signals() -> Iterator[StopRequest]:
     stop = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not stop.requested:
-            _tell("\nstopping after this step and saving; Ctrl-C again ends the process at once\n")
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        again = stop.requested
         stop.signal = stop.signal or signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not again:
+            _tell("\nstopping after this step and saving; Ctrl-C again ends the process at once\n")
+        elif number == signal.SIGINT:  # it came before the line above took effect
+            signal.raise_signal(number)
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

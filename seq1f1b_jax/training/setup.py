@@ -97,3 +97,13 @@ def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
     if schedule.partition == "even":
         return even_lengths(seq_len, schedule.num_chunks, block=schedule.block)
     return balanced_lengths(seq_len, schedule.num_chunks, cost, block=schedule.block)
+
+
+def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:
+    """The model's sizes as the partition and the prediction of the bubble count them."""
+    return StageCost(
+        model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
+        head_dim=stage.head_dim, mlp_dim=stage.mlp_dim, gated=stage.gated,
+        vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
+        num_sequences=config.data.microbatch_size, residuals=config.executor.residuals,
+    )

@@ -93,7 +93,7 @@ def test_sinks_get_every_number(tmp_path, monkeypatch):
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"logging\.tensorboard=true needs tensorboardX.*\[logging\]"):
+    with pytest.raises(ValueError, match=r"tensorboard=true needs tensorboardX.*\[logging\]"):
         tensorboard_sink(tmp_path, start_step=0)
     with pytest.raises(ValueError, match=r"logging\.wandb=true needs wandb.*\[logging\]"):
         wandb_sink(tmp_path, project="p", config={})

@@ -1,0 +1,124 @@
+"""The loop over steps: batch, step, host reads, metrics, evaluation, checkpoint, stop."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.data import Batch, SequenceData
+from seq1f1b_jax.training.flops import step_flops
+from seq1f1b_jax.training.interrupt import stop_on_signals
+from seq1f1b_jax.training.metrics import MetricsWriter
+from seq1f1b_jax.training.optimizer import learning_rate_schedule
+from seq1f1b_jax.training.progress import ProgressReport
+from seq1f1b_jax.training.setup import Setup
+from seq1f1b_jax.training.step import StepMetrics, TrainState
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """A run from some step to the last.
+
+    Attributes:
+      step: the compiled `(state, tokens, targets) -> (state, metrics)`.
+      evaluate: `(params, batches) -> nats per token`.
+      held_out: the batches it is given; `bigram` is the bigram model's loss on the same.
+      num_layer_params: parameters of all layers, for the FLOP count.
+      meta: what every checkpoint records.
+    """
+
+    setup: Setup
+    data: SequenceData
+    step: Callable[..., tuple[TrainState, StepMetrics]]
+    checkpointer: Checkpointer
+    metrics: MetricsWriter
+    evaluate: Callable[[Params, Sequence[Batch]], float]
+    held_out: Sequence[Batch]
+    bigram: float
+    num_layer_params: int
+    meta: Mapping[str, Any]
+
+    def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
+        """Steps `start ... num_steps - 1`; also whether the last one was reached.
+
+        Ctrl-C and SIGTERM finish the step, save and return.
+
+        Raises:
+          UserError: a loss or gradient that is not finite; nothing of that step is saved.
+        """
+        config = self.setup.config
+        num_steps = config.train.num_steps
+        learning_rate = learning_rate_schedule(config.optimizer, num_steps)
+        bar = None if config.logging.progress else False
+        saved = start
+        with (
+            stop_on_signals() as stop,
+            ProgressReport(num_steps, start_step=start, bar=bar) as progress,
+        ):
+            for index in range(start, num_steps):
+                state, values = self._one_step(state, index)
+                self.metrics.write(index, learning_rate=float(learning_rate(index)), **values)
+                progress.update(
+                    index + 1, loss=values["loss"], step_seconds=values["step_seconds"],
+                    tokens_per_second=values["tokens_per_second"],
+                )
+                finished = index + 1 == num_steps
+                if finished or stop.requested or (index + 1) % config.checkpoint.every == 0:
+                    self._save(state, index + 1)
+                    saved = index + 1
+                every = config.train.eval_every
+                if finished or (every and (index + 1) % every == 0 and not stop.requested):
+                    progress.message(self._evaluate(state, index))
+                if stop.requested and not finished:
+                    return state, False
+        assert saved == num_steps
+        return state, True
+
+    def _one_step(self, state: TrainState, index: int) -> tuple[TrainState, dict[str, float]]:
+        config = self.setup.config
+        began = time.perf_counter()
+        batch = self.data.batch(
+            index, num_microbatches=config.schedule.num_microbatches,
+            microbatch_size=config.data.microbatch_size,
+        )
+        state, metrics = self.step(state, *batch)
+        loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
+        seconds = time.perf_counter() - began
+        self._check_finite(index, loss, grad_norm)
+        flops = step_flops(
+            self.setup.stage, num_layer_params=self.num_layer_params,
+            num_sequences=self.setup.num_sequences, seq_len=config.data.seq_len,
+        )
+        return state, {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "step_seconds": seconds,
+            "tokens_per_second": batch.tokens.size / seconds,
+            "model_flops_per_second": flops / seconds,
+        }
+
+    def _check_finite(self, index: int, loss: float, grad_norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return
+        self.checkpointer.wait()
+        steps = self.checkpointer.steps()
+        kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "nothing was saved yet"
+        raise UserError(
+            f"step {index}: loss {loss}, gradient norm {grad_norm}; a number that is not finite "
+            f"stops the run, and {kept}; lower --optimizer.learning_rate or look at the data"
+        )
+
+    def _save(self, state: TrainState, step: int) -> None:
+        self.checkpointer.save(step, self.setup.pipeline.to_canonical(state), meta=self.meta)
+
+    def _evaluate(self, state: TrainState, index: int) -> str:
+        loss = self.evaluate(state.params, self.held_out)
+        self.metrics.write(index, held_out_loss=loss, bigram_loss=self.bigram)
+        return (
+            f"step {index + 1}: held-out loss {loss:.4f} nats per token, "
+            f"bigram model {self.bigram:.4f}"
+        )

@@ -1,0 +1,188 @@
+"""The three commands: train, evaluate, generate. Each returns an exit status."""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+
+from seq1f1b_jax.cli import to_yaml
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.pipeline.stage import Stage
+from seq1f1b_jax.training.bigram import bigram_loss
+from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.data import SequenceData, load_corpus, make_data
+from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
+from seq1f1b_jax.training.loop import Loop
+from seq1f1b_jax.training.metrics import MetricsWriter, Sink, tensorboard_sink, wandb_sink
+from seq1f1b_jax.training.report import describe, megabytes
+from seq1f1b_jax.training.sampling import Stream, sample_text
+from seq1f1b_jax.training.setup import Setup, make_setup
+from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
+from seq1f1b_jax.training.storage import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    load_newest,
+    make_meta,
+    restore_run,
+    set_aside,
+)
+
+SAMPLE_PROMPT = "def "
+SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
+
+
+def train(config: Config, stage: Stage, *, stream: Stream) -> int:
+    """Train, or continue the run in `train.output_dir`; then evaluate and sample.
+
+    Args:
+      config: fully resolved configuration.
+      stage: the model.
+      stream: the model's sampler.
+    """
+    setup, data = make_setup(config, stage), load_data(config)
+    batches = held_out_batches(setup, data, config.train.eval_batches)
+    folder = Path(config.train.output_dir)
+    num_params = count_params(stage)
+    print(describe(setup, data, num_params), flush=True)
+    if config.train.resume == "never" and (moved := set_aside(folder)):
+        print(f"starting over; the earlier run is kept in {moved}")
+    with Checkpointer(folder / CHECKPOINTS, keep=config.checkpoint.keep) as checkpointer:
+        state = restore_run(checkpointer, setup, data, print)
+        start = 0 if state is None else int(state.step)
+        if start:
+            print(f"continuing {folder} after step {start}")
+        if start >= config.train.num_steps:
+            print(
+                f"the run is complete; add steps with --train.num_steps {2 * start}, "
+                "or start over with --train.resume never"
+            )
+            return 0
+        (folder / CONFIG).write_text(to_yaml(config))
+        if state is None:
+            state = init_state(setup.pipeline, setup.optimizer, jax.random.key(config.train.seed))
+        batch = data.batch(start, **batch_shape(config))
+        step = compile_step(setup, state, batch)
+        with MetricsWriter(
+            folder / METRICS, start_step=start, sinks=make_sinks(config, folder, start)
+        ) as metrics:
+            loop = Loop(
+                setup, data, step, checkpointer, metrics, evaluate=make_evaluation(setup),
+                held_out=batches, bigram=bigram_loss(data, batches),
+                num_layer_params=num_params - 2 * stage.vocab_size * stage.model_dim,
+                meta=make_meta(config, data),
+            )
+            state, finished = loop.run(state, start)
+    if not finished:
+        print(f"stopped after step {int(state.step)}; the same command continues")
+        return 0
+    print(f"checkpoints and metrics are in {folder}")
+    if config.train.sample_tokens:
+        params = setup.pipeline.to_canonical(state.params)
+        sample(config, stage, params, stream=stream)
+    return 0
+
+
+def evaluate(
+    config: Config, stage: Stage, *, stream: Stream, num_batches: int | None = None
+) -> int:
+    """Held-out loss of the newest checkpoint, through the pipeline."""
+    setup, data = make_setup(config, stage), load_data(config)
+    step, state = load_newest(setup, print)
+    batches = held_out_batches(setup, data, num_batches or config.train.eval_batches)
+    params = setup.pipeline.from_canonical(state.params)
+    loss = make_evaluation(setup)(params, batches)
+    tokens = sum(batch.targets.size for batch in batches)
+    print(f"step {step}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
+    print(f"perplexity {math.exp(loss):.3f}, bits per token {loss / math.log(2):.4f}")
+    print(f"bigram model on the same text: {bigram_loss(data, batches):.4f} nats per token")
+    return 0
+
+
+def generate(
+    config: Config, stage: Stage, *, stream: Stream, prompt: str, num_tokens: int,
+    temperature: float, top_p: float, seed: int,
+) -> int:
+    """Text sampled from the newest checkpoint, written as it comes."""
+    _, state = load_newest(make_setup(config, stage), print)
+    sample_text(
+        stage, state.params, prompt, stream=stream, num_tokens=num_tokens, seed=seed,
+        temperature=temperature, top_p=top_p, write=write_now,
+    )
+    return 0
+
+
+def load_data(config: Config) -> SequenceData:
+    """The corpus and its sequences."""
+    corpus = load_corpus(
+        config.data.source, token_dtype=config.data.token_dtype,
+        vocab_size=config.model.vocab_size,
+    )
+    return make_data(
+        corpus, seq_len=config.data.seq_len, eval_fraction=config.data.eval_fraction,
+        seed=config.data.seed,
+    )
+
+
+def batch_shape(config: Config) -> dict[str, int]:
+    """How a step's sequences are grouped."""
+    return {
+        "num_microbatches": config.schedule.num_microbatches,
+        "microbatch_size": config.data.microbatch_size,
+    }
+
+
+def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
+    """Compile the train step ahead, and tell how long it took and what it allocates."""
+    began = time.perf_counter()
+    step = make_train_step(setup.pipeline, setup.optimizer).lower(state, *batch).compile()
+    seconds = time.perf_counter() - began
+    memory = step.memory_analysis()
+    compiled = f"compiled in {seconds:.1f} s"
+    if memory is not None:
+        temporary = megabytes(memory.temp_size_in_bytes)
+        kept = megabytes(memory.argument_size_in_bytes)
+        compiled += f"; per device {temporary} of temporaries, {kept} of parameters and optimizer"
+    print(compiled, flush=True)
+    return step
+
+
+def count_params(stage: Stage) -> int:
+    """Parameters of the whole model."""
+    params = jax.eval_shape(stage.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def make_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
+    """TensorBoard and W&B, where they are asked for."""
+    sinks: list[Sink] = []
+    if config.logging.tensorboard:
+        sinks.append(tensorboard_sink(folder / "tensorboard", start_step=start))
+    if config.logging.wandb:
+        project = config.logging.wandb_project
+        sinks.append(wandb_sink(folder, project=project, config=asdict(config)))
+    return tuple(sinks)
+
+
+def sample(config: Config, stage: Stage, params, *, stream: Stream) -> None:
+    """A few lines from the trained model."""
+    prompt = SAMPLE_PROMPT if stage.vocab_size == 256 else "0"
+    print("\nsampled from the trained model:")
+    try:
+        sample_text(
+            stage, params, prompt, stream=stream, num_tokens=config.train.sample_tokens,
+            seed=config.train.seed, temperature=SAMPLE_TEMPERATURE, top_p=SAMPLE_TOP_P,
+            write=write_now,
+        )
+    except ValueError as error:  # longer than learned positions reach: the run itself is complete
+        raise UserError(f"the run is complete, but no sample was drawn: {error}") from error
+
+
+def write_now(text: str) -> None:
+    """Print a piece of a line at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,69 @@
+"""Text from a trained model, outside the pipeline."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.pipeline.stage import Params, Stage
+
+BYTE_VOCABULARY = 256
+
+
+class Stream(Protocol):
+    """A model's sampler: sampled tokens one position at a time (`models.generate.stream`)."""
+
+    def __call__(
+        self, stage: Stage, params: Params, prompt_tokens: Int[Array, "B T"], *, num_tokens: int,
+        key: PRNGKeyArray, temperature: float, top_p: float,
+    ) -> Iterator[Int[Array, "B"]]: ...
+
+
+def encode(prompt: str, vocab_size: int) -> np.ndarray:
+    """Prompt to tokens `[1, T]`: UTF-8 bytes, or numbers for a vocabulary that is not bytes.
+
+    Raises:
+      UserError: an empty prompt, or words that are not token ids.
+    """
+    if not prompt:
+        raise UserError("the prompt is empty; give at least one character with --prompt")
+    if vocab_size == BYTE_VOCABULARY:
+        return np.frombuffer(prompt.encode(), np.uint8).astype(np.int32)[None]
+    words = prompt.split()
+    if not all(word.isdigit() for word in words):
+        raise UserError(
+            f"prompt {prompt!r}: this model reads token ids, not text; give numbers below "
+            f"{vocab_size} separated by spaces"
+        )
+    return np.asarray([[int(word) for word in words]], np.int32)
+
+
+def pieces(tokens: Iterator[int], vocab_size: int) -> Iterator[str]:
+    """Tokens to printable text, as they come: bytes are decoded as UTF-8."""
+    if vocab_size != BYTE_VOCABULARY:
+        yield from (f"{token} " for token in tokens)
+        return
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for token in tokens:
+        yield decoder.decode(bytes([token]))
+
+
+def sample_text(
+    stage: Stage, params: Params, prompt: str, *, stream: Stream, num_tokens: int, seed: int,
+    temperature: float, top_p: float, write: Callable[[str], None],
+) -> None:
+    """Write the prompt and its continuation, piece by piece; `params` are topology-free."""
+    tokens = stream(
+        stage, jax.tree.map(jnp.asarray, params), encode(prompt, stage.vocab_size),
+        num_tokens=num_tokens, key=jax.random.key(seed), temperature=temperature, top_p=top_p,
+    )
+    write(prompt)
+    for piece in pieces((int(token[0]) for token in tokens), stage.vocab_size):
+        write(piece)
+    write("\n")

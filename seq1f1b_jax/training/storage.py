@@ -1,0 +1,100 @@
+"""A run's folder: what is saved of a run, and how it is found again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.training.checkpoint import Checkpointer, differences, find_checkpoint, load_state
+from seq1f1b_jax.training.data import SequenceData
+from seq1f1b_jax.training.setup import Setup
+from seq1f1b_jax.training.step import TrainState
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+CONFIG = "config.yaml"
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename an earlier run's folder to the first free `<folder>.N`; nothing saved is ever lost."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    number = 1
+    while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return folder.rename(moved)
+
+
+def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
+    """What a checkpoint records beside the state."""
+    return {"config": asdict(config), "data": data.identity}
+
+
+def abstract_state(setup: Setup) -> TrainState:
+    """Shapes of a state in the layout that is free of topology."""
+
+    def init(key: jax.Array) -> TrainState:
+        params = setup.stage.init(key)
+        step = jax.numpy.zeros((), jax.numpy.int32)
+        return TrainState(params, setup.optimizer.init(params), step)
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) -> None:
+    """Refuse a checkpoint of another model or of other data.
+
+    Everything else may change: stages, microbatches, chunks, schedule, optimizer, steps.
+
+    Raises:
+      UserError: the fields that differ.
+    """
+    check_same_model(meta, setup)
+    changed = differences(meta["data"], data.identity)
+    if changed:
+        raise UserError(
+            f"the run in {setup.config.train.output_dir} was trained on other data "
+            f"({'; '.join(changed)}); give it the same data, or set another --train.output_dir"
+        )
+
+
+def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
+    """Refuse a checkpoint whose model section differs.
+
+    Raises:
+      UserError: the fields that differ.
+    """
+    free = ("preset", "max_positions") if setup.config.model.family == "llama" else ("preset",)
+    saved, current = (
+        {name: value for name, value in model.items() if name not in free}
+        for model in (meta["config"]["model"], asdict(setup.config)["model"])
+    )
+    changed = differences(saved, current)
+    if changed:
+        raise UserError(
+            f"the checkpoint in {setup.config.train.output_dir} is of another model "
+            f"({'; '.join(changed)}); use its settings, or set another --train.output_dir"
+        )
+
+
+def restore_run(
+    checkpointer: Checkpointer, setup: Setup, data: SequenceData, report: Callable[[str], None]
+) -> TrainState | None:
+    """The newest good state of this run on the mesh, or None for a fresh folder."""
+    if not checkpointer.steps():
+        return None
+    folder = Path(setup.config.train.output_dir) / CHECKPOINTS
+    check_same_run(find_checkpoint(folder, report=lambda _: None).meta, setup, data)
+    restored = checkpointer.restore(like=abstract_state(setup), report=report)
+    return setup.pipeline.from_canonical(restored.state)
+
+
+def load_newest(setup: Setup, report: Callable[[str], None]) -> tuple[int, TrainState]:
+    """Step and topology-free state (NumPy) of the newest good checkpoint; writes nothing."""
+    folder = Path(setup.config.train.output_dir) / CHECKPOINTS
+    checkpoint = find_checkpoint(folder, report=report)
+    check_same_model(checkpoint.meta, setup)
+    return checkpoint.step, load_state(checkpoint, abstract_state(setup))
