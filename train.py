@@ -34,7 +34,12 @@ BYTE_VOCABULARY = 256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status (2: bad input, told in one line on stderr)."""
+    """Run a command line.
+
+    Returns:
+      The exit status: 2 after bad input or bad luck, told in one line on stderr; 130 after a Ctrl-C
+      outside the steps (in a step it finishes the step, saves and ends with 0).
+    """
     try:
         invocation = parse(
             sys.argv[1:] if arguments is None else arguments, recipes=_recipes_folder()
@@ -48,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was saved before is kept", file=sys.stderr)
+        return 130
 
 
 def _run(invocation: Invocation) -> int:
@@ -57,12 +65,11 @@ def _run(invocation: Invocation) -> int:
     config = _with_devices(_with_model(config))
     validate(config)
     stage = _stage(config)
+    from models.generate import stream
     from seq1f1b_jax.training import main as training
 
-    from models.generate import stream
-
-    command = getattr(training, invocation.command)
-    return command(config, stage, stream=stream, **asdict(invocation.options))
+    job = training.Job(config, to_yaml(config), stage, stream)
+    return getattr(training, invocation.command)(job, **asdict(invocation.options))
 
 
 def _set_environment(mesh: MeshConfig) -> None:

@@ -30,13 +30,13 @@ class State(NamedTuple):
     """What a rank carries from tick to tick.
 
     Attributes:
-      ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the tokens
-        `[arena_offset, arena_offset + chunk length)`; a leaf is stored as it lies in memory.
+      ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the
+        tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored as it lies in memory.
       keys, values: the cache, `[slots, max_layers, B, seq_len, Hkv, D]`.
-      prefix_dk, prefix_dv: gradients of the key/value prefix, `[max_layers, B, prefix, Hkv, D]` in the
-        accumulation dtype; `prefix` is where the last chunk begins (0 for one chunk).
-      dy: gradient of the loss by the last layer's output, `[last_arena_tokens, B * d]`; only the last
-        rank writes it, every rank allocates it.
+      prefix_dk, prefix_dv: gradients of the key/value prefix, `[max_layers, B, prefix, Hkv, D]` in
+        the accumulation dtype; `prefix` is where the last chunk begins (0 for one chunk).
+      dy: gradient of the loss by the last layer's output, `[last_arena_tokens, B * d]`; only the
+        last rank writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
       loss: sum of token losses, scalar.
     """
@@ -63,7 +63,11 @@ def write(buffer: Array, update: Array, *starts: int | Array) -> Array:
 
 
 def read(buffer: Array, shape: tuple[int, ...], *starts: int | Array) -> Array:
-    """Read a block of `shape` at `starts`; leading dims missing in `shape` are of size one, dropped."""
+    """Read a block of `shape` at `starts`; leading dims missing in `shape` are dropped.
+
+    The whole buffer is held to the same layout: a loop that only reads it would take its reader's,
+    and XLA:GPU transposed ring and cache in front of every such loop.
+    """
     sizes = (1,) * (buffer.ndim - len(shape)) + tuple(shape)
     return lax.dynamic_slice(_row_major(buffer), _indices(buffer, starts), sizes).reshape(shape)
 
@@ -80,6 +84,7 @@ def _indices(buffer: Array, starts) -> list[Array]:
 def write_residual(
     ring: dict[str, Array], entry: Entry, value: Array, *, layer, arena_offset, tokens: int
 ) -> dict[str, Array]:
+    """Put one residual of one layer at its unit's tokens of the ring."""
     block = value.reshape(tokens, entry.size // tokens)
     return {**ring, entry.name: write(ring[entry.name], block, layer, arena_offset)}
 
@@ -87,6 +92,7 @@ def write_residual(
 def read_residual(
     ring: dict[str, Array], entry: Entry, *, layer, arena_offset, tokens: int
 ) -> Array:
+    """The residual that `write_residual` put there, in its own shape."""
     block = read(ring[entry.name], (tokens, entry.size // tokens), layer, arena_offset)
     return block.reshape(entry.shape)
 
@@ -102,4 +108,5 @@ def accumulate(total: Tree, update: Tree, index) -> Tree:
 
 
 def add_tree(total: Tree, update: Tree) -> Tree:
+    """Sum in the dtype of `total`."""
     return jax.tree.map(lambda t, u: t + u.astype(t.dtype), total, update)

@@ -37,7 +37,9 @@ def make_mesh(num_stages: int | None = None, devices: Sequence[Any] | None = Non
             f"use 1 to {len(devices)} stages, or on CPU ask for more virtual devices"
         )
     return jax.make_mesh(
-        (num_stages,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,),
+        (num_stages,),
+        (AXIS,),
+        axis_types=(jax.sharding.AxisType.Auto,),
         devices=devices[:num_stages],
     )
 
@@ -70,7 +72,8 @@ class PipelineStep:
         staged = layouts.staged_shapes(shapes, self.layout)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            staged, layouts.shardings(staged, self.mesh),
+            staged,
+            layouts.shardings(staged, self.mesh),
         )
 
     def from_canonical(self, tree: Any) -> Any:
@@ -94,8 +97,14 @@ class PipelineStep:
         Returns:
           Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`.
         """
-        program = self.program(tokens.shape[1])
         self._check(tokens)
+        if tokens.shape[0] != self.plan.num_microbatches:
+            raise ValueError(
+                f"tokens hold {tokens.shape[0]} microbatches and the plan runs "
+                f"{self.plan.num_microbatches}; build the step with num_microbatches="
+                f"{tokens.shape[0]}, or reshape the batch"
+            )
+        program = self.program(tokens.shape[1])
 
         def body(params: Params, tokens: Array, targets: Array):
             inputs = prepare_inputs(program, params, tokens, targets)
@@ -111,7 +120,8 @@ class PipelineStep:
         """Mean loss in nats per target by the same pipeline, forward only (evaluation)."""
         self._check(tokens)
         plan = forward_plan(
-            num_stages=self.plan.num_stages, num_microbatches=tokens.shape[0],
+            num_stages=self.plan.num_stages,
+            num_microbatches=tokens.shape[0],
             num_chunks=self.plan.num_chunks,
         )
         table = lower(plan, self.table.chunk_lengths)
@@ -126,15 +136,24 @@ class PipelineStep:
     def program(self, num_sequences: int) -> Program:
         """The static facts of the step for microbatches of `num_sequences`."""
         return Program(
-            stage=self.stage, layout=self.layout, table=self.table, attention=self.attention,
-            policy=self.residuals, batch=num_sequences, compute_dtype=self.compute_dtype,
-            loss_block=self.loss_block, fill=self.fill,
+            stage=self.stage,
+            layout=self.layout,
+            table=self.table,
+            attention=self.attention,
+            policy=self.residuals,
+            batch=num_sequences,
+            compute_dtype=self.compute_dtype,
+            loss_block=self.loss_block,
+            fill=self.fill,
         )
 
     def _shard(self, body: Callable, out_specs: Any) -> Callable:
         return jax.shard_map(
-            body, mesh=self.mesh, in_specs=(self.layout.specs(), Spec(), Spec()),
-            out_specs=out_specs, check_vma=False,
+            body,
+            mesh=self.mesh,
+            in_specs=(self.layout.specs(), Spec(), Spec()),
+            out_specs=out_specs,
+            check_vma=False,
         )
 
     def _check(self, tokens: Tokens) -> None:
@@ -175,7 +194,8 @@ def build_step(
       residuals: what the backward keeps, `none`, `selective` or `full`.
       compute_dtype: of weights' compute copy and activations; sums are kept in at least float32.
       loss_block: tokens whose logits exist at one time.
-      layers_per_stage: layer counts; default as even as possible, earlier stages take the remainder.
+      layers_per_stage: layer counts; default as even as possible, earlier stages take the
+      remainder.
       fill: content of unwritten buffers and idle messages; only tests change it.
 
     Raises:
@@ -197,11 +217,21 @@ def build_step(
             f"the mesh needs an axis {AXIS!r} of size {plan.num_stages} (pipeline.make_mesh)"
         )
     layout = layouts.make_layout(
-        stage.num_layers, plan.num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
+        stage.num_layers,
+        plan.num_stages,
+        vocab_size=stage.vocab_size,
+        tied=stage.tied,
         layers_per_stage=layers_per_stage,
     )
     return PipelineStep(
-        stage=stage, plan=plan, table=lower(plan, tuple(chunk_lengths)), mesh=mesh, layout=layout,
-        attention=get_backend(attention), residuals=check_policy(residuals),
-        compute_dtype=compute_dtype, loss_block=loss_block, fill=fill,
+        stage=stage,
+        plan=plan,
+        table=lower(plan, tuple(chunk_lengths)),
+        mesh=mesh,
+        layout=layout,
+        attention=get_backend(attention),
+        residuals=check_policy(residuals),
+        compute_dtype=compute_dtype,
+        loss_block=loss_block,
+        fill=fill,
     )

@@ -1,16 +1,16 @@
 """The scan that interleaves forward and backward: one action per tick, one exchange per tick.
 
-In tick h only the pairs (a, a+1) with a = h (mod 2) exchange, both ways in one `ppermute`. Rank p runs
-F in ticks = p (mod 2) and B in the others, so of a pair the upper rank has just run F and sends an
-activation down, the lower one has just run B and sends a gradient up. A permute couples its pairs
-only; ranks elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
+In tick h only the pairs (a, a+1) with a = h (mod 2) exchange, both ways in one `ppermute`. Rank p
+runs F in ticks = p (mod 2) and B in the others, so of a pair the upper rank has just run F and
+sends an activation down, the lower one has just run B and sends a gradient up. A permute couples
+its pairs only; ranks elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
 
     tick      0    1    2    3    4    5    6    7
     rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
     rank 1    .    F0   .    F1   B0   F2   B1   F3      ranks 1-2 in odd ticks
 
-An action is a loop of zero or one trips that carries the state (see `control.run_if`). No collective
-over `pipe` stands inside an action: ranks disagree on which actions run.
+An action is a loop of zero or one trips that carries the state (see `control.run_if`). No
+collective over `pipe` stands inside an action: ranks disagree on which actions run.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ IDLE = -1
 
 
 class Tick(NamedTuple):
-    """One rank's cell of the tick table; `action` is `IDLE`, `chunk` for F, `num_chunks + chunk` for B."""
+    """One rank's cell: `action` is `IDLE`, the chunk for F, `num_chunks` plus the chunk for B."""
 
     action: Int[Array, ""]
     unit: Unit
@@ -59,7 +59,7 @@ def exchange_pairs(parity: int, num_stages: int) -> list[tuple[int, int]]:
 
 
 def exchange(message: Float[Array, "B T d"], parity: int, num_stages: int) -> Array:
-    """Swap messages with this tick's neighbour; ranks without one keep theirs, which nobody reads."""
+    """Swap messages with this tick's neighbour; what ranks without one hold, nobody reads."""
     pairs = exchange_pairs(parity, num_stages)
     return lax.ppermute(message, AXIS, pairs) if pairs else message
 
@@ -109,7 +109,7 @@ def prepare_inputs(
 
 
 def collect_gradients(program: Program, grads: Gradients) -> Params:
-    """This rank's gradients in the layout of the parameters; small trees are summed over stages."""
+    """Gradients in the layout of the parameters; small trees are summed over stages."""
     embedding, head = scatter_gradients(grads.tables, program.layout)
     return Params(
         layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),

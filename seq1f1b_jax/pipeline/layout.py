@@ -20,7 +20,7 @@ AXIS = "pipe"
 
 @dataclass(frozen=True)
 class Layout:
-    """Which layer lives where. `layers_per_stage` has one entry per stage and sums to the layers."""
+    """Which layer lives where; `layers_per_stage` has one entry per stage."""
 
     layers_per_stage: tuple[int, ...]
     vocab_size: int
@@ -54,7 +54,11 @@ class Layout:
 
 
 def make_layout(
-    num_layers: int, num_stages: int, *, vocab_size: int, tied: bool,
+    num_layers: int,
+    num_stages: int,
+    *,
+    vocab_size: int,
+    tied: bool,
     layers_per_stage: Sequence[int] | None = None,
 ) -> Layout:
     """Spread layers over stages; the earlier stages take the remainder.
@@ -74,7 +78,8 @@ def make_layout(
     if len(counts) != num_stages or sum(counts) != num_layers or min(counts) < 1:
         raise ValueError(
             f"layers_per_stage={list(counts)} must hold {num_stages} positive counts "
-            f"that add up to num_layers={num_layers} (they are {len(counts)} and sum to {sum(counts)})"
+            f"that add up to num_layers={num_layers}; they are {len(counts)} and sum to "
+            f"{sum(counts)}"
         )
     return Layout(counts, vocab_size, tied)
 
@@ -85,6 +90,7 @@ def is_layer_path(path: tuple) -> bool:
 
 
 def is_table_path(path: tuple) -> bool:
+    """Whether a tree path is one of the vocabulary tables."""
     return any(getattr(key, "name", None) in ("embedding", "head") for key in path)
 
 
@@ -113,7 +119,7 @@ def staged_shapes(tree: Tree, layout: Layout) -> Tree:
 
 
 def to_pipeline(tree: Tree, layout: Layout) -> Tree:
-    """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the in-memory stack (NumPy)."""
+    """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the stack, in NumPy."""
 
     def convert(path, leaf):
         if is_layer_path(path):
@@ -130,7 +136,7 @@ def to_pipeline(tree: Tree, layout: Layout) -> Tree:
 
 
 def from_pipeline(tree: Tree, layout: Layout) -> Tree:
-    """The inverse of `to_pipeline`, on the host, one stage's shard at a time; padding is dropped."""
+    """The inverse of `to_pipeline`, on the host, one stage at a time; padding is dropped."""
 
     def convert(path, leaf):
         if is_layer_path(path):

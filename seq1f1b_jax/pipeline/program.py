@@ -23,7 +23,8 @@ class Program:
     """Everything static about a step.
 
     Attributes:
-      stage, layout, table, attention: the model, its place on the mesh, the lowered plan, the kernel.
+      stage, layout, table, attention: the model, its place on the mesh, the lowered plan, the
+      kernel.
       policy: residual policy (`residuals.POLICIES`).
       batch: sequences per microbatch on this device.
       compute_dtype: dtype of activations and of the compute copy of the weights.
@@ -70,7 +71,7 @@ class Program:
 
     @cached_property
     def weight_shapes(self) -> Params:
-        """This rank's weights in the compute dtype; layer leaves `[max_layers, ...]`, no tables."""
+        """Weights of one rank in the compute dtype; layer leaves `[max_layers, ...]`, no tables."""
         params = jax.eval_shape(self.stage.init, jax.random.key(0))
         layers = self.layout.max_layers
 
@@ -106,9 +107,7 @@ class Program:
             return tuple(ResidualPlan((), (), ()) for _ in self.lengths)
 
         def plan(length: int) -> ResidualPlan:
-            x = jax.ShapeDtypeStruct(
-                (self.batch, length, self.stage.model_dim), self.compute_dtype
-            )
+            x = jax.ShapeDtypeStruct((self.batch, length, self.stage.model_dim), self.compute_dtype)
             return plan_residuals(self.stage, self.layer_shapes, x, policy=self.policy)
 
         by_length = {length: plan(length) for length in set(self.lengths)}

@@ -13,7 +13,7 @@ from seq1f1b_jax.pipeline.stage import Params, Stage
 def naive_attention(
     q: Float[Array, "B T Hq D"], k: Float[Array, "B T Hkv D"], v: Float[Array, "B T Hkv D"]
 ) -> Float[Array, "B T Hq D"]:
-    """Causal softmax attention as in the textbook; keys and values are repeated over query groups."""
+    """Textbook causal attention; keys and values are repeated over the groups of queries."""
     groups = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
@@ -37,8 +37,13 @@ def hidden(
 
 
 def reference_loss(
-    stage: Stage, params: Params, tokens: Int[Array, "M B T"], targets: Int[Array, "M B T"],
-    *, compute_dtype: DTypeLike = jnp.float32, attention=naive_attention,
+    stage: Stage,
+    params: Params,
+    tokens: Int[Array, "M B T"],
+    targets: Int[Array, "M B T"],
+    *,
+    compute_dtype: DTypeLike = jnp.float32,
+    attention=naive_attention,
 ) -> Float[Array, ""]:
     """Mean loss over targets of all microbatches; differentiate it with `jax.grad`."""
     params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)

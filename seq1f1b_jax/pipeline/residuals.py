@@ -1,17 +1,17 @@
 """What a layer's backward needs from its forward, and where it comes from.
 
 A layer is `pre -> attention -> post`. `jax.vjp` of `pre` and of `post` returns a function that is a
-tree: its leaves are the residuals. A probe traces both once per chunk length and names the source of
-every leaf:
+tree: its leaves are the residuals. A probe traces both once per chunk length and names the source
+of every leaf:
 
 - a leaf that does not depend on the unit (weights, reshaped weights, rotary tables) is made again;
 - a leaf that *is* the layer's input, the query, the attended values or this chunk's keys/values is
   read where that value already lives;
 - every other leaf is an entry of the residual ring.
 
-The backward traces the same `jax.vjp` on the layer's stored input, puts the stored leaves in the place
-of the freshly traced ones and calls it. What was replaced has no reader left, so XLA removes the
-forward matmuls. Nothing depends on the order of two traces: both make the same calls.
+The backward traces the same `jax.vjp` on the layer's stored input, puts the stored leaves in the
+place of the freshly traced ones and calls it. What was replaced has no reader left, so XLA removes
+the forward matmuls. Nothing depends on the order of two traces: both make the same calls.
 """
 
 import math
@@ -25,7 +25,7 @@ from jax.extend.core import Literal
 from seq1f1b_jax.pipeline.stage import Stage, Tree
 
 POLICIES = ("none", "selective", "full")
-"""`none` stores all a vjp wants; `selective` matmul results and attention's out/lse; `full` inputs."""
+"""What is stored: all a vjp wants; matmul results and attention's out and lse; layer inputs."""
 
 CACHED = ("k", "v")
 """Sources that live in the key/value cache, not in the ring."""
@@ -54,6 +54,7 @@ class ResidualPlan:
 
 
 def check_policy(policy: str) -> str:
+    """`policy`, or a ValueError that names the policies."""
     if policy not in POLICIES:
         raise ValueError(f"residuals={policy!r} is unknown; use one of {', '.join(POLICIES)}")
     return policy
@@ -85,36 +86,52 @@ def plan_residuals(
       policy: one of `POLICIES`.
 
     Raises:
-      ValueError: a residual does not grow with the number of tokens, so the stage is not token-wise.
+      ValueError: a residual does not grow with the number of tokens, so the stage is not
+      token-wise.
     """
-    tokens = x.shape[1]
-    context = jax.eval_shape(stage.context, jax.ShapeDtypeStruct((tokens,), jnp.int32))
-    qkv = jax.eval_shape(stage.pre, layer, x, context)
-    attended = qkv[0]
-    lse_dtype = jnp.promote_types(jnp.float32, x.dtype)
-    lse = jax.ShapeDtypeStruct(
-        (attended.shape[0], attended.shape[2], attended.shape[1]), lse_dtype
+    plan = _probe(stage, layer, x, policy=policy)
+    batch, tokens, dim = x.shape
+    longer = _probe(
+        stage, layer, jax.ShapeDtypeStruct((batch, 2 * tokens, dim), x.dtype), policy=policy
     )
+    for entry, twice in zip(plan.entries, longer.entries, strict=True):
+        if twice.size != 2 * entry.size:
+            raise ValueError(
+                f"residual {entry.name} is {entry.shape} for {tokens} tokens and {twice.shape} for "
+                f"{2 * tokens}; pre and post must be token-wise: only attention looks back"
+            )
+    return plan
+
+
+def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy: str) -> ResidualPlan:
+    context = jax.eval_shape(stage.context, jax.ShapeDtypeStruct(x.shape[1:2], jnp.int32))
+    attended = jax.eval_shape(stage.pre, layer, x, context)[0]
     if policy == "full":
         return ResidualPlan((), (), (Entry("x", x.shape, x.dtype),))
 
-    pre, post = layer_functions(stage, policy)
+    batch, tokens, heads, _ = attended.shape
+    lse = jax.ShapeDtypeStruct((batch, heads, tokens), jnp.promote_types(jnp.float32, x.dtype))
     stored = {"x": x, "q": attended, "out": attended, "lse": lse}
+    pre, post = layer_functions(stage, policy)
     pre_sources = _sources(
         lambda layer, context, x: _with_leaves(lambda a, b: pre(a, b, context), layer, x),
-        (layer, context), (x,), inputs=("x",), outputs=("q", "k", "v"), prefix="pre", stored=stored,
+        (layer, context),
+        (x,),
+        inputs=("x",),
+        outputs=("q", "k", "v"),
+        prefix="pre",
+        stored=stored,
     )
     post_sources = _sources(
         lambda layer, x, out: _with_leaves(post, layer, x, out),
-        (layer,), (x, attended), inputs=("x", "out"), outputs=(), prefix="post", stored=stored,
+        (layer,),
+        (x, attended),
+        inputs=("x", "out"),
+        outputs=(),
+        prefix="post",
+        stored=stored,
     )
     entries = tuple(Entry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
-    for entry in entries:
-        if entry.size % tokens:
-            raise ValueError(
-                f"residual {entry.name} of shape {entry.shape} does not grow with the chunk's "
-                f"{tokens} tokens; pre and post must be token-wise (only attention looks back)"
-            )
     return ResidualPlan(pre_sources, post_sources, entries)
 
 

@@ -1,9 +1,9 @@
 """What a model gives the executor: one small file of types where the two meet.
 
 The executor knows no model, and a model knows no schedule. A model is split where a pipeline of
-sequence chunks has to split it: the key/value prefix belongs to the executor, so attention is called
-by the executor between `pre` and `post`; the two vocabulary tables belong to the executor because the
-first and the last rank share one buffer for them.
+sequence chunks has to split it: the key/value prefix belongs to the executor, so attention is
+called by the executor between `pre` and `post`; the two vocabulary tables belong to the executor
+because the first and the last rank share one buffer for them.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,7 +18,8 @@ class Params(NamedTuple):
 
     Attributes:
       layers: tree whose leaves are `[num_layers, ...]`.
-      first: small tree used beside the embedding by the first stage (learned positions; may be `{}`).
+      first: small tree used beside the embedding by the first stage (learned positions; may be
+      `{}`).
       last: small tree used before the head by the last stage (the final norm; may be `{}`).
       embedding: `[vocab_size, model_dim]`.
       head: `[vocab_size, model_dim]`, or `None` when the head is tied to the embedding.
@@ -33,34 +34,47 @@ class Params(NamedTuple):
 
 @runtime_checkable
 class Stage(Protocol):
-    """A decoder-only transformer as pure functions; every input that changes a result is an argument.
+    """A decoder-only transformer as pure functions: what changes a result is an argument.
 
-    Inside the pipeline shapes are per device: `B` sequences of one microbatch, `T` tokens of one chunk.
-    All functions compute in the dtype of the parameters they are given and return it.
+    Inside the pipeline shapes are per device: `B` sequences of one microbatch, `T` tokens of one
+    chunk. All functions compute in the dtype of the parameters they are given and return it.
     They must be token-wise: no function may look at another position of its input (only attention,
-    which the executor calls, looks back).
+    which the executor calls, looks back). Properties may be fields of a frozen dataclass.
     """
 
-    num_layers: int
-    vocab_size: int
-    model_dim: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    tied: bool
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def model_dim(self) -> int: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def tied(self) -> bool: ...
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Float32 parameters of a fresh model."""
         ...
 
     def context(self, positions: Int[Array, "T"]) -> Tree:
-        """Constants of a chunk that depend on positions only (rotary tables); `()` where there are none."""
+        """Constants of a chunk that depend on positions only: rotary tables, or `()`."""
         ...
 
     def embed(
         self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "T"]
     ) -> Float[Array, "B T d"]:
-        """Finish the embedding from looked-up rows `x = embedding[tokens]` (add positions, scale)."""
+        """Finish the embedding from its rows `x = embedding[tokens]`: add positions, scale."""
         ...
 
     def pre(

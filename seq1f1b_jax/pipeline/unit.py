@@ -99,7 +99,11 @@ class Chunk:
         ring = state.ring
         for name, entry in self.entries.items():
             ring = buffers.write_residual(
-                ring, entry, named[name], layer=layer, arena_offset=unit.arena_offset,
+                ring,
+                entry,
+                named[name],
+                layer=layer,
+                arena_offset=unit.arena_offset,
                 tokens=self.length,
             )
         return y, state._replace(ring=ring)
@@ -114,8 +118,13 @@ class Chunk:
             return state._replace(loss=state.loss + loss)
         grads = state.grads
         loss, dy, (last, table) = cross_entropy_and_grads(
-            final, weights.last, head, y, targets,
-            (grads.last, grads.tables[self.head]), block_tokens=block,
+            final,
+            weights.last,
+            head,
+            y,
+            targets,
+            (grads.last, grads.tables[self.head]),
+            block_tokens=block,
         )
         grads = grads._replace(last=last, tables={**grads.tables, self.head: table})
         dy = buffers.write(state.dy, dy.reshape(self.length, -1), unit.arena_offset)
@@ -165,9 +174,7 @@ class Chunk:
             out, lse = self.program.attention.forward(q, keys, values, self.offset)
         _, post_vjp = jax.vjp(post, weights, x, out)
         d_post, dx_residual, dout = residuals.pull(self.plan.post, saved, post_vjp)(dy)
-        dq, dk, dv = self.program.attention.backward(
-            q, keys, values, self.offset, out, lse, dout
-        )
+        dq, dk, dv = self.program.attention.backward(q, keys, values, self.offset, out, lse, dout)
         state, dk, dv = self._prefix_gradients(layer, state, dk, dv)
         cotangents = (dq, dk.astype(q.dtype), dv.astype(q.dtype))
         d_pre, dx = residuals.pull(self.plan.pre, saved, pre_vjp)(cotangents)
@@ -177,11 +184,11 @@ class Chunk:
         return dx + dx_residual, state._replace(grads=grads)
 
     def _prefix_gradients(self, layer, state: State, dk, dv):
-        """Add this chunk's share to the prefix; return the complete gradient of its own keys/values.
+        """Add a chunk's share to the prefix; return the complete gradient of its own keys/values.
 
-        Chunks run descending, so the last one sets what the others add to; its own tokens are complete
-        at once and need no place in the buffer. The others write first and read back what they wrote:
-        so no older version of the buffer stays alive.
+        Chunks run descending, so the last one sets what the others add to; its own tokens are
+        complete at once and need no place in the buffer. The others write first and read back what
+        they wrote: so no older version of the buffer stays alive.
         """
         if self.is_last:
             if self.offset:

@@ -1,9 +1,9 @@
 """The two vocabulary tables: sharded over `pipe` at rest, whole where they are used.
 
-Only the first rank looks tokens up and only the last one multiplies by the head. Every rank allocates
-what the worst rank needs, so for more than one stage one buffer serves as the embedding on rank 0 and
-as the head on the last rank, with one gradient accumulator. Moving the shards there, and the
-gradients back, is one all-to-all each way, once per step.
+Only the first rank looks tokens up and only the last one multiplies by the head. Every rank
+allocates what the worst rank needs, so for more than one stage one buffer serves as the embedding
+on rank 0 and as the head on the last rank, with one gradient accumulator. Moving the shards there,
+and the gradients back, is one all-to-all each way, once per step.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def table_names(layout: Layout) -> tuple[str, str]:
 def gather_tables(
     embedding: Float[Array, "1 rows d"], head: Float[Array, "1 rows d"] | None, layout: Layout
 ) -> Tables:
-    """Whole tables from this rank's shards: `shared` is the embedding on rank 0, the head on the last.
+    """Whole tables from shards: `shared` is the embedding on rank 0, the head on the last rank.
 
     On ranks between them it is zero.
     """

@@ -12,7 +12,7 @@
 A checkpoint is written as `.saving`, hashed, flushed to the disk and then renamed, so a process
 killed at any moment leaves either the whole of it or none. Orbax notices truncated files and
 damaged indices by itself, but not a flipped bit in the values of an array (tried on every file of
-a small checkpoint: 95 % of the flips in value files loaded without a word), hence files.json.
+a small checkpoint: 102 of 120 flips in value files loaded without a word), hence files.json.
 """
 
 import json

@@ -45,16 +45,19 @@ class Loop:
     def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
 
-        Ctrl-C and SIGTERM finish the step, save and return.
+        Ctrl-C and SIGTERM finish the step, save and return without a further evaluation. What
+        `metrics.jsonl` tells of a step is written before the step is saved, so that no line is
+        missing where a killed run continues.
 
         Raises:
           UserError: a loss or gradient that is not finite; nothing of that step is saved.
         """
         config = self.setup.config
-        num_steps = config.train.num_steps
+        num_steps, save_every = config.train.num_steps, config.checkpoint.every
+        eval_every = config.train.eval_every or num_steps
         learning_rate = learning_rate_schedule(config.optimizer, num_steps)
         bar = None if config.logging.progress else False
-        saved = start
+        finished = False
         with (
             stop_on_signals() as stop,
             ProgressReport(num_steps, start_step=start, bar=bar) as progress,
@@ -67,16 +70,15 @@ class Loop:
                     tokens_per_second=values["tokens_per_second"],
                 )
                 finished = index + 1 == num_steps
-                if finished or stop.requested or (index + 1) % config.checkpoint.every == 0:
-                    self._save(state, index + 1)
-                    saved = index + 1
-                every = config.train.eval_every
-                if finished or (every and (index + 1) % every == 0 and not stop.requested):
+                if finished or ((index + 1) % eval_every == 0 and not stop.requested):
                     progress.message(self._evaluate(state, index))
-                if stop.requested and not finished:
-                    return state, False
-        assert saved == num_steps
-        return state, True
+                stopping = stop.requested and not finished  # asked once: what stops was saved
+                if finished or stopping or (index + 1) % save_every == 0:
+                    self._save(state, index + 1)
+                if stopping:
+                    break
+            self.checkpointer.wait()  # here, where a signal does not end the process
+        return state, finished
 
     def _one_step(self, state: TrainState, index: int) -> tuple[TrainState, dict[str, float]]:
         config = self.setup.config
@@ -108,8 +110,8 @@ class Loop:
         steps = self.checkpointer.steps()
         kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "nothing was saved yet"
         raise UserError(
-            f"step {index}: loss {loss}, gradient norm {grad_norm}; a number that is not finite "
-            f"stops the run, and {kept}; lower --optimizer.learning_rate or look at the data"
+            f"step {index + 1}: loss {loss}, gradient norm {grad_norm}; a number that is not "
+            f"finite stops the run, and {kept}; lower --optimizer.learning_rate or look at the data"
         )
 
     def _save(self, state: TrainState, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The three commands: train, evaluate, generate. Each returns an exit status."""
+"""The three commands: train, evaluate, generate. Each takes a job and returns an exit status."""
 
 import math
 import sys
@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
-from seq1f1b_jax.cli import to_yaml
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.pipeline.stage import Stage
 from seq1f1b_jax.training.bigram import bigram_loss
@@ -18,32 +18,36 @@ from seq1f1b_jax.training.data import SequenceData, load_corpus, make_data
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.metrics import MetricsWriter, Sink, tensorboard_sink, wandb_sink
-from seq1f1b_jax.training.report import describe, megabytes
+from seq1f1b_jax.training.report import describe, size_text
 from seq1f1b_jax.training.sampling import Stream, sample_text
 from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
 from seq1f1b_jax.training.storage import (
     CHECKPOINTS,
-    CONFIG,
     METRICS,
     load_newest,
     make_meta,
     restore_run,
     set_aside,
+    write_recipe,
 )
 
 SAMPLE_PROMPT = "def "
 SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
 
 
-def train(config: Config, stage: Stage, *, stream: Stream) -> int:
-    """Train, or continue the run in `train.output_dir`; then evaluate and sample.
+class Job(NamedTuple):
+    """What a command works on: configuration, the same as YAML, the model and its sampler."""
 
-    Args:
-      config: fully resolved configuration.
-      stage: the model.
-      stream: the model's sampler.
-    """
+    config: Config
+    recipe: str
+    stage: Stage
+    stream: Stream
+
+
+def train(job: Job) -> int:
+    """Train, or continue the run in `train.output_dir`; then evaluate and sample."""
+    config, recipe, stage, stream = job
     setup, data = make_setup(config, stage), load_data(config)
     batches = held_out_batches(setup, data, config.train.eval_batches)
     folder = Path(config.train.output_dir)
@@ -59,10 +63,11 @@ def train(config: Config, stage: Stage, *, stream: Stream) -> int:
         if start >= config.train.num_steps:
             print(
                 f"the run is complete; add steps with --train.num_steps {2 * start}, "
-                "or start over with --train.resume never"
+                "start over with --train.resume never, or look at it with the commands "
+                "evaluate and generate"
             )
             return 0
-        (folder / CONFIG).write_text(to_yaml(config))
+        write_recipe(folder, recipe)
         if state is None:
             state = init_state(setup.pipeline, setup.optimizer, jax.random.key(config.train.seed))
         batch = data.batch(start, **batch_shape(config))
@@ -87,10 +92,9 @@ def train(config: Config, stage: Stage, *, stream: Stream) -> int:
     return 0
 
 
-def evaluate(
-    config: Config, stage: Stage, *, stream: Stream, num_batches: int | None = None
-) -> int:
+def evaluate(job: Job, *, num_batches: int | None = None) -> int:
     """Held-out loss of the newest checkpoint, through the pipeline."""
+    config, stage = job.config, job.stage
     setup, data = make_setup(config, stage), load_data(config)
     step, state = load_newest(setup, print)
     batches = held_out_batches(setup, data, num_batches or config.train.eval_batches)
@@ -104,13 +108,12 @@ def evaluate(
 
 
 def generate(
-    config: Config, stage: Stage, *, stream: Stream, prompt: str, num_tokens: int,
-    temperature: float, top_p: float, seed: int,
+    job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
 ) -> int:
     """Text sampled from the newest checkpoint, written as it comes."""
-    _, state = load_newest(make_setup(config, stage), print)
+    _, state = load_newest(make_setup(job.config, job.stage), print)
     sample_text(
-        stage, state.params, prompt, stream=stream, num_tokens=num_tokens, seed=seed,
+        job.stage, state.params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
         temperature=temperature, top_p=top_p, write=write_now,
     )
     return 0
@@ -144,8 +147,8 @@ def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
     memory = step.memory_analysis()
     compiled = f"compiled in {seconds:.1f} s"
     if memory is not None:
-        temporary = megabytes(memory.temp_size_in_bytes)
-        kept = megabytes(memory.argument_size_in_bytes)
+        temporary = size_text(memory.temp_size_in_bytes)
+        kept = size_text(memory.argument_size_in_bytes)
         compiled += f"; per device {temporary} of temporaries, {kept} of parameters and optimizer"
     print(compiled, flush=True)
     return step
@@ -183,6 +186,7 @@ def sample(config: Config, stage: Stage, params, *, stream: Stream) -> None:
 
 
 def write_now(text: str) -> None:
-    """Print a piece of a line at once."""
-    sys.stdout.write(text)
+    """Print a piece of a line at once; what the terminal's encoding lacks becomes `?`."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

@@ -43,7 +43,11 @@ def encode(prompt: str, vocab_size: int) -> np.ndarray:
 
 
 def pieces(tokens: Iterator[int], vocab_size: int) -> Iterator[str]:
-    """Tokens to printable text, as they come: bytes are decoded as UTF-8."""
+    """Tokens to text that is safe to print, as they come: bytes are decoded as UTF-8.
+
+    Control characters other than line feed and tab become U+FFFD: a model early in its training
+    writes any byte, and a terminal would obey some of them.
+    """
     if vocab_size != BYTE_VOCABULARY:
         yield from (f"{token} " for token in tokens)
         return
@@ -51,7 +55,8 @@ def pieces(tokens: Iterator[int], vocab_size: int) -> Iterator[str]:
 
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in tokens:
-        yield decoder.decode(bytes([token]))
+        text = decoder.decode(bytes([token]))
+        yield "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def sample_text(

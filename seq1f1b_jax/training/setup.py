@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,22 @@ from seq1f1b_jax.schedule import (
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
+class SizedStage(Stage, Protocol):
+    """A model that also tells the sizes from which the cost of a chunk is counted."""
+
+    @property
+    def mlp_dim(self) -> int: ...
+
+    @property
+    def gated(self) -> bool: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Setup:
     """The parts that a configuration and a model decide.
 
     Attributes:
-      cost: computation of a chunk by stage, what `balanced` balances and the bubble is predicted from.
+      cost: computation of a chunk by stage; `balanced` and the predicted bubble rest on it.
       notes: decisions a user should hear about (a device without bfloat16).
     """
 
@@ -43,7 +54,7 @@ class Setup:
         return self.config.schedule.num_microbatches * self.config.data.microbatch_size
 
 
-def make_setup(config: Config, stage: Stage) -> Setup:
+def make_setup(config: Config, stage: SizedStage) -> Setup:
     """Build everything but data and parameters; nothing is compiled yet.
 
     Raises:
@@ -76,7 +87,8 @@ def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[st
     """The dtype of activations on this device, and what to tell the user about it.
 
     `auto` is bfloat16 on GPUs that have it (compute capability 8.0 and up) and float32 elsewhere: a
-    CPU emulates bfloat16 slowly. Asked for bfloat16, a GPU without it computes in float32 and says so.
+    CPU emulates bfloat16 slowly. Asked for bfloat16, a GPU without it computes in float32 and says
+    so.
     """
     is_gpu = device.platform == "gpu"
     capability = str(getattr(device, "compute_capability", "0.0")) if is_gpu else "0.0"
@@ -99,7 +111,7 @@ def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
     return balanced_lengths(seq_len, schedule.num_chunks, cost, block=schedule.block)
 
 
-def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:
+def stage_cost(config: Config, stage: SizedStage, layers_per_stage: tuple[int, ...]) -> StageCost:
     """The model's sizes as the partition and the prediction of the bubble count them."""
     return StageCost(
         model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,

@@ -53,6 +53,6 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         new = TrainState(params, opt_state, state.step + 1)
         new = jax.lax.with_sharding_constraint(new, shardings(new, pipeline.mesh))
-        return new, StepMetrics(loss, optax.global_norm(grads))
+        return new, StepMetrics(loss, optax.tree.norm(grads))
 
     return jax.jit(train_step, donate_argnums=0)

@@ -1,5 +1,6 @@
 """A run's folder: what is saved of a run, and how it is found again."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +20,42 @@ CONFIG = "config.yaml"
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename an earlier run's folder to the first free `<folder>.N`; nothing saved is ever lost."""
-    if not folder.exists() or not any(folder.iterdir()):
+    """Rename an earlier run's folder to the first free `<folder>.N`; nothing saved is ever lost.
+
+    Raises:
+      UserError: the folder may not be renamed.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir() or not any(folder.iterdir()):
         return None
     number = 1
     while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    return folder.rename(moved)
+    try:
+        return folder.rename(moved)
+    except OSError as error:
+        raise UserError(
+            f"cannot move the earlier run {folder} to {moved.name} ({error.strerror}); "
+            "set another --train.output_dir"
+        ) from error
+
+
+def write_recipe(folder: Path, recipe: str) -> None:
+    """Keep the run's configuration as YAML that `--config` reads, whole or not at all.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    path = folder / CONFIG
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_text(recipe, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); "
+            "set train.output_dir to a folder that this user may write"
+        ) from error
 
 
 def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
@@ -76,7 +106,8 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     if changed:
         raise UserError(
             f"the checkpoint in {setup.config.train.output_dir} is of another model "
-            f"({'; '.join(changed)}); use its settings, or set another --train.output_dir"
+            f"({'; '.join(changed)}); use its settings (--config "
+            f"{Path(setup.config.train.output_dir) / CONFIG}), or set another --train.output_dir"
         )
 
 
@@ -87,8 +118,9 @@ def restore_run(
     if not checkpointer.steps():
         return None
     folder = Path(setup.config.train.output_dir) / CHECKPOINTS
-    check_same_run(find_checkpoint(folder, report=lambda _: None).meta, setup, data)
-    restored = checkpointer.restore(like=abstract_state(setup), report=report)
+    newest = find_checkpoint(folder, report=report)
+    check_same_run(newest.meta, setup, data)
+    restored = checkpointer.restore(newest.step, like=abstract_state(setup))
     return setup.pipeline.from_canonical(restored.state)
 
 

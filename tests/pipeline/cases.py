@@ -112,7 +112,9 @@ def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None) -> lis
         return not (case["schedule"] == "gpipe" and case["extra_warmup"])
 
     rows = covering_array(
-        factors or FACTORS, strength=strength, valid=valid,
+        factors or FACTORS,
+        strength=strength,
+        valid=valid,
         seeds=[trap._asdict() for trap in TRAPS.values()],
     )
     return [Case(**row) for row in rows]
@@ -121,17 +123,30 @@ def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None) -> lis
 def build(case: Case, **overrides):
     """The pipelined step of a case."""
     stage = build_stage(
-        case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,
-        max_positions=sum(case.chunk_lengths), **SIZES,
+        case.family,
+        num_layers=sum(case.layers_per_stage),
+        tied=case.tied,
+        max_positions=sum(case.chunk_lengths),
+        **SIZES,
     )
     plan = make_plan(
-        case.schedule, num_stages=case.P, num_microbatches=case.M, num_chunks=case.C,
+        case.schedule,
+        num_stages=case.P,
+        num_microbatches=case.M,
+        num_chunks=case.C,
         extra_warmup=case.extra_warmup,
     )
     return build_step(
-        stage, plan, make_mesh(case.P), chunk_lengths=case.chunk_lengths, attention=case.attention,
-        residuals=case.residuals, compute_dtype=case.dtype, loss_block=7,
-        layers_per_stage=case.layers_per_stage, **overrides,
+        stage,
+        plan,
+        make_mesh(case.P),
+        chunk_lengths=case.chunk_lengths,
+        attention=case.attention,
+        residuals=case.residuals,
+        compute_dtype=case.dtype,
+        loss_block=7,
+        layers_per_stage=case.layers_per_stage,
+        **overrides,
     )
 
 
@@ -169,9 +184,9 @@ def reference(stage, params, tokens, targets, dtype):
 def relative_errors(actual, expected) -> dict[str, float]:
     """max|difference| / max|reference| for every leaf, by its path.
 
-    One gradient is zero by mathematics, so its reference holds nothing but rounding: a bias of the keys
-    without rotary adds the same number to all scores of a query, which softmax ignores. That leaf is
-    measured against the gradient of the key kernel beside it.
+    One gradient is zero by mathematics, so its reference holds nothing but rounding: a bias of the
+    keys without rotary adds the same number to all scores of a query, which softmax ignores. That
+    leaf is measured against the gradient of the key kernel beside it.
     """
     expected_leaves = named_leaves(expected)
     every_scale = dict(expected_leaves)

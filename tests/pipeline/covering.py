@@ -19,8 +19,13 @@ def covering_array(
     `seeds` are complete cases that stand first (the traps by name). Deterministic.
     """
     names = list(factors)
-    cases = [case for case in map(lambda v: dict(zip(names, v, strict=True)),
-                                  itertools.product(*factors.values())) if valid(case)]
+    cases = [
+        case
+        for case in map(
+            lambda v: dict(zip(names, v, strict=True)), itertools.product(*factors.values())
+        )
+        if valid(case)
+    ]
     subsets = list(itertools.combinations(names, strength))
 
     def tuples_of(case: Case) -> frozenset:

@@ -72,8 +72,10 @@ class Module:
         return seen
 
     def _callees(self, instruction: Instruction) -> list[str]:
-        names = [instruction.called(a) for a in ("body", "to_apply", "true_computation",
-                                                 "false_computation", "calls")]
+        names = [
+            instruction.called(a)
+            for a in ("body", "to_apply", "true_computation", "false_computation", "calls")
+        ]
         branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
         names += re.findall(r"[\w.\-]+", branches.group(1)) if branches else []
         return [name for name in names if name in self.computations]
@@ -127,5 +129,7 @@ def buffer_copies(module: Module, shapes: Iterable[tuple[int, ...]]) -> list[str
                 continue
             sizes = {squeezed(dims) for _, dims in instruction.arrays()}
             if sizes & wanted and not module.updates_in_place(instruction):
-                found.append(f"{name}: {instruction.name} = {instruction.shape} {instruction.opcode}")
+                found.append(
+                    f"{name}: {instruction.name} = {instruction.shape} {instruction.opcode}"
+                )
     return found

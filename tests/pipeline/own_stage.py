@@ -1,4 +1,4 @@
-"""A user's own model, in plain JAX, outside `models/`: what the README shows, and what tests train."""
+"""A user's own model in plain JAX, outside `models/`: an example, and what tests train."""
 
 from dataclasses import dataclass
 

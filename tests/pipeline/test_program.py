@@ -31,15 +31,24 @@ def build(name: str, mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
     family, residuals, layers = PROGRAMS[name]
     stage = build_stage(
-        family, num_layers=sum(layers), model_dim=64, num_heads=4,
-        num_kv_heads=4 if family == "gpt" else 2, vocab_size=251, max_positions=CHUNKS * LENGTH,
+        family,
+        num_layers=sum(layers),
+        model_dim=64,
+        num_heads=4,
+        num_kv_heads=4 if family == "gpt" else 2,
+        vocab_size=251,
+        max_positions=CHUNKS * LENGTH,
     )
-    plan = make_plan(
-        "seq1f1b", num_stages=STAGES, num_microbatches=MICROBATCHES, num_chunks=CHUNKS
-    )
+    plan = make_plan("seq1f1b", num_stages=STAGES, num_microbatches=MICROBATCHES, num_chunks=CHUNKS)
     return build_step(
-        stage, plan, mesh, chunk_lengths=(LENGTH,) * CHUNKS, residuals=residuals,
-        attention=attention, compute_dtype=dtype, layers_per_stage=layers,
+        stage,
+        plan,
+        mesh,
+        chunk_lengths=(LENGTH,) * CHUNKS,
+        residuals=residuals,
+        attention=attention,
+        compute_dtype=dtype,
+        layers_per_stage=layers,
     )
 
 
@@ -51,7 +60,7 @@ def compile_step(step):
 
 
 def buffer_shapes(step) -> list[tuple[int, ...]]:
-    """Shapes of the carried buffers; the head's table, to which a dense product is added, is not."""
+    """Shapes of the carried buffers but for the tables, to which dense products are added."""
     state = step.program(1).state_shapes()
     carried = state._replace(grads=state.grads.layers, loss=None)
     shapes = [leaf.shape for leaf in jax.tree.leaves(carried)]
@@ -85,7 +94,9 @@ def test_h100_program(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["xla_dense", "xla_blockwise"])
 def test_h100_program_that_recomputes(attention):
-    step = build("llama, full", h100_mesh((STAGES,), ("pipe",)), dtype=jnp.bfloat16, attention=attention)
+    step = build(
+        "llama, full", h100_mesh((STAGES,), ("pipe",)), dtype=jnp.bfloat16, attention=attention
+    )
     check_program(compile_step(step).as_text(), step)
 
 

@@ -15,9 +15,14 @@ gradients of a prefix are summed over chunks.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from seq1f1b_jax.ops.attention import blockwise, dense
+
+BLOCK_CPU = blockwise.BLOCK
+BLOCK_ACCELERATOR = 1024
+"""A loop step costs several kernel launches there; chosen by arithmetic, not yet measured."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class AttentionBackend:
     """One implementation of the contract above.
 
     Attributes:
-      name: registry key, as in a configuration file.
+      name: key in the registry, as in a configuration file.
       forward: `(q, k, v, offset) -> (out, lse)`.
       backward: `(q, k, v, offset, out, lse, dout) -> (dq, dk, dv)`.
     """
@@ -35,22 +40,29 @@ class AttentionBackend:
     backward: Callable
 
 
-BACKENDS = MappingProxyType(
-    {
-        backend.name: backend
-        for backend in (
-            AttentionBackend("xla_dense", dense.forward, dense.backward),
-            AttentionBackend("xla_blockwise", blockwise.forward, blockwise.backward),
-        )
-    }
-)
+def _backends(block: int) -> MappingProxyType[str, AttentionBackend]:
+    backends = (
+        AttentionBackend("xla_dense", dense.forward, dense.backward),
+        AttentionBackend(
+            "xla_blockwise",
+            partial(blockwise.forward, block=block),
+            partial(blockwise.backward, block=block),
+        ),
+    )
+    return MappingProxyType({backend.name: backend for backend in backends})
 
 
-def get_backend(name: str) -> AttentionBackend:
-    """The attention backend of that name.
+_ON_CPU, _ON_ACCELERATOR = _backends(BLOCK_CPU), _backends(BLOCK_ACCELERATOR)
+NAMES = tuple(_ON_CPU)
+
+
+def get_backend(name: str, *, platform: str = "cpu") -> AttentionBackend:
+    """The attention backend of that name, with the block size that suits the platform.
 
     Args:
-      name: a key of `BACKENDS`.
+      name: one of `NAMES`.
+      platform: where the program will run, as in `mesh.devices.flat[0].platform` (right for a mesh
+        of devices that are only compiled for, too).
 
     Returns:
       The backend.
@@ -62,6 +74,6 @@ def get_backend(name: str) -> AttentionBackend:
       >>> get_backend("xla_blockwise").name
       'xla_blockwise'
     """
-    if name not in BACKENDS:
-        raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    if name not in NAMES:
+        raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(NAMES)}")
+    return (_ON_CPU if platform == "cpu" else _ON_ACCELERATOR)[name]

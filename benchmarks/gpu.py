@@ -1,0 +1,41 @@
+"""One GPU, one stage: correctness, speed against plain autodiff, memory, and what a tick costs.
+
+    python -m benchmarks.gpu            about 8 minutes on an H100, compilation included
+    python -m benchmarks.gpu --toy      the same program at toy sizes, on any machine
+
+Each section stands alone: one that fails prints its error and the next goes on. The last line is
+JSON; with the environment variable OUT it is also written to $OUT/gpu.json after every section.
+"""
+
+import argparse
+import os
+import time
+
+from benchmarks.gpu_run import FULL, TOY, Run
+
+
+def main(arguments=None) -> int:
+    """Run all sections; the exit status is 0 when none failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--toy", action="store_true", help="toy sizes: does the script work?")
+    parser.add_argument("--limit-seconds", type=float, default=450.0,
+                        help="no new measurement starts after this")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.93")  # read when the backend starts
+    run = Run(TOY if options.toy else FULL, time.monotonic() + options.limit_seconds)
+    from benchmarks import gpu_sections, gpu_speed  # JAX starts after the line above
+
+    speed = run.section("compile speed cases", gpu_speed.submit) or {}
+    run.section("exactness", gpu_sections.exactness)
+    run.section("wait for compilation", lambda run: gpu_speed.wait(run, speed))
+    run.section("loop_checks", gpu_sections.loop_checks)
+    run.section("attention", gpu_sections.attention)
+    run.section("small_actions", gpu_sections.small_actions)
+    run.section("speed", lambda run: gpu_speed.measure(run, speed))
+    run.finish()
+    return 1 if run.failed else 0
+
+
+if __name__ == "__main__":
+    status = main()
+    os._exit(status)  # threads that still compile are left behind

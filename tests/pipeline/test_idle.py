@@ -1,0 +1,40 @@
+"""Idle slots, idle messages and padded layers hold NaN, and nothing changes, bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.pipeline import cases
+from tests.pipeline.cases import Case
+
+CASES = {
+    "unequal layers and chunks": Case(P=3, M=2, C=2, lengths="odd", layers="unequal"),
+    "stores all, long warm-up": Case(P=4, M=5, C=2, residuals="none", extra_warmup=2),
+    "fewer microbatches than stages": Case(P=4, M=1, C=3, residuals="full", tied=True),
+}
+
+
+def with_padding(params, layout, value: float):
+    """In-memory parameters whose padded layers hold `value`."""
+    padded = np.ones(layout.num_stages * layout.max_layers, bool)
+    padded[layout.positions()] = False
+    padded = padded.reshape(layout.num_stages, layout.max_layers)
+
+    def fill(leaf):
+        mask = padded.reshape(padded.shape + (1,) * (leaf.ndim - 2))
+        return jax.device_put(np.where(mask, value, np.asarray(leaf)), leaf.sharding)
+
+    return params._replace(layers=jax.tree.map(fill, params.layers))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_nan_in_idle_places_changes_nothing(x64, case):
+    results = []
+    for fill in (0.0, float("nan")):
+        step = cases.build(case, fill=fill)
+        params = step.from_canonical(cases.parameters(step.stage, case.dtype))
+        params = with_padding(params, step.layout, fill)
+        loss, grads = jax.jit(step.loss_and_grads)(params, *cases.batch_of(case))
+        results.append((np.asarray(loss), step.to_canonical(grads)))
+    assert np.isfinite(results[0][0])
+    jax.tree.map(np.testing.assert_array_equal, *results)

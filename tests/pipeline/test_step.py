@@ -1,0 +1,149 @@
+"""The public step: evaluation, placement, gradients that are sums over tokens, and its errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh, reference_loss
+from seq1f1b_jax.pipeline.layout import from_pipeline, to_pipeline
+from seq1f1b_jax.schedule import PlanError, make_plan
+from tests.pipeline import cases
+from tests.pipeline.cases import Case
+from tests.pipeline.own_stage import OwnStage
+
+EVALUATIONS = [Case(P=1, C=2), Case(P=3, M=2, C=3, lengths="odd", layers="unequal", tied=True)]
+
+
+@pytest.mark.parametrize("case", EVALUATIONS, ids=lambda case: case.id)
+def test_evaluation_equals_the_reference(x64, case):
+    step = cases.build(case)
+    params = cases.parameters(step.stage, case.dtype)
+    tokens, targets = cases.batch_of(case)
+    loss = jax.jit(step.loss)(step.from_canonical(params), tokens, targets)
+    expected = reference_loss(step.stage, params, tokens, targets, compute_dtype=case.dtype)
+    assert abs(float(loss) / float(expected) - 1) <= 1e-12
+
+
+def test_a_stage_of_ones_own_trains():
+    stage = OwnStage()
+    plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), residuals="none")
+    canonical = stage.init(jax.random.key(0))
+    params = step.from_canonical(canonical)
+    tokens = jax.random.randint(jax.random.key(1), (2, 2, 17), 0, stage.vocab_size)
+    batch = tokens[..., :-1], tokens[..., 1:]
+    loss_and_grads = jax.jit(step.loss_and_grads)
+    losses = []
+    for _ in range(30):
+        loss, grads = loss_and_grads(params, *batch)
+        losses.append(float(loss))
+        params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
+    expected = reference_loss(stage, canonical, *batch)
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_own_stage_is_short():
+    import inspect
+
+    from tests.pipeline import own_stage
+
+    assert len(inspect.getsource(own_stage).splitlines()) < 60
+
+
+@pytest.mark.parametrize("counts", [(2, 2, 2), (1, 3, 2), (6,)], ids=str)
+def test_layout_round_trip(counts):
+    stage = OwnStage(num_layers=6)
+    layout = make_layout(6, len(counts), vocab_size=11, tied=False, layers_per_stage=counts)
+    params = jax.tree.map(np.asarray, stage.init(jax.random.key(0)))
+    staged = to_pipeline(params, layout)
+    assert staged.layers["q"].shape[:2] == (len(counts), max(counts))
+    assert staged.embedding.shape == (len(counts), -(-11 // len(counts)), 8)
+    jax.tree.map(np.testing.assert_array_equal, params, from_pipeline(staged, layout))
+
+
+def test_ignored_targets_only_give_zero():
+    case = Case(P=2, M=1, C=2, x64=False)
+    step = cases.build(case)
+    params = step.from_canonical(cases.parameters(step.stage, jnp.float32))
+    tokens, targets = cases.batch_of(case)
+    loss, grads = jax.jit(step.loss_and_grads)(params, tokens, jnp.full_like(targets, -1))
+    assert float(loss) == 0
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(step.to_canonical(grads)))
+
+
+def test_the_step_compiles_once():
+    case = Case(P=2, M=2, C=2, x64=False)
+    step = cases.build(case)
+    params = step.from_canonical(cases.parameters(step.stage, jnp.float32))
+    tokens, targets = cases.batch_of(case)
+    function = jax.jit(step.loss_and_grads)
+    for _ in range(3):
+        function(params, tokens, targets)
+    assert function._cache_size() == 1
+
+
+PLAN = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+ERRORS = {
+    "more stages than devices": (lambda: make_mesh(99), "99 pipeline stages.*8 are present"),
+    "plan and mesh differ": (
+        lambda: build_step(OwnStage(), PLAN, make_mesh(3), chunk_lengths=(4, 4)),
+        "plan has 2 stages.*'pipe': 3",
+    ),
+    "fewer layers than stages": (
+        lambda: build_step(OwnStage(num_layers=1), PLAN, make_mesh(2), chunk_lengths=(4, 4)),
+        "num_layers=1 is fewer than the 2 stages",
+    ),
+    "layers that do not add up": (
+        lambda: build_step(
+            OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), layers_per_stage=(1, 1)
+        ),
+        r"\[1, 1\].*num_layers=3.*sum to 2",
+    ),
+    "unknown residual policy": (
+        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), residuals="some"),
+        "residuals='some'.*none, selective, full",
+    ),
+    "unknown attention": (
+        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), attention="fast"),
+        "attention='fast'.*xla_dense, xla_blockwise",
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "message"), ERRORS.values(), ids=ERRORS.keys())
+def test_error(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_too_few_chunk_lengths_are_refused():
+    with pytest.raises((PlanError, ValueError), match="2 chunks|num_chunks=2|chunk"):
+        build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4, 4))
+
+
+def test_tokens_of_another_length_are_refused():
+    step = build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4))
+    tokens = jnp.zeros((2, 1, 9), jnp.int32)
+    with pytest.raises(ValueError, match=r"\(2, 1, 9\).*8\].*\(4, 4\)"):
+        step.loss_and_grads(step.init(jax.random.key(0)), tokens, tokens)
+
+
+def test_another_number_of_microbatches_is_refused():
+    step = build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4))
+    tokens = jnp.zeros((3, 1, 8), jnp.int32)
+    with pytest.raises(ValueError, match=r"3 microbatches.*plan.*2"):
+        step.loss_and_grads(step.init(jax.random.key(0)), tokens, tokens)
+
+
+def test_a_stage_that_mixes_tokens_is_refused():
+    class Mixing(OwnStage):
+        def post(self, layer, x, attended):
+            mixed = x.mean(axis=1, keepdims=True)
+            return super().post(layer, x, attended) + jnp.square(mixed)
+
+    step = build_step(Mixing(), PLAN, make_mesh(2), chunk_lengths=(4, 4), residuals="none")
+    tokens = jnp.zeros((2, 1, 8), jnp.int32)
+    with pytest.raises(ValueError, match="token-wise"):
+        jax.jit(step.loss_and_grads).lower(step.init(jax.random.key(0)), tokens, tokens)
