@@ -229,7 +229,7 @@ def build_step(
         table=lower(plan, tuple(chunk_lengths)),
         mesh=mesh,
         layout=layout,
-        attention=get_backend(attention),
+        attention=get_backend(attention, platform=mesh.devices.flat[0].platform),
         residuals=check_policy(residuals),
         compute_dtype=compute_dtype,
         loss_block=loss_block,

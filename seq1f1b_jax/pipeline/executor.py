@@ -40,6 +40,19 @@ class Tick(NamedTuple):
     unit: Unit
 
 
+class Carry(NamedTuple):
+    """What goes from tick to tick.
+
+    `pending` is the action still to run; every loop sets it and the next one reads it, so that loops
+    run in their order. Where no message orders them (one stage), XLA was free to put a loop that
+    reads the ring behind one that writes it, and copied the ring for that in every tick.
+    """
+
+    pending: Int[Array, ""]
+    state: State
+    message: Float[Array, "B T d"]
+
+
 def tick_columns(program: Program) -> Int[np.ndarray, "double_ticks 2 ranks fields"]:
     """The tick table as the scan reads it, two ticks per step."""
     table = program.table
@@ -72,28 +85,29 @@ def run_schedule(program: Program, inputs: Inputs) -> State:
         actions += [chunk.backward for chunk in chunks]
     idle = jnp.full(program.message_shape, program.fill, program.compute_dtype)
 
-    def run_tick(state: State, message: Array, tick: Tick) -> tuple[State, Array]:
-        out = idle
+    def run_tick(carry: Carry, tick: Tick) -> Carry:
+        # `carry.pending` is IDLE here, but XLA does not know: so each tick waits for the last one
+        pending = tick.action + (carry.pending - IDLE)
+        done = (pending, carry.state, idle)
         for code, action in enumerate(actions):
 
-            def act(carry, action=action):
-                return action(tick.unit, carry[0], message)
+            def act(done, action=action):
+                return jnp.int32(IDLE), *action(tick.unit, done[1], carry.message)
 
-            state, out = run_if(tick.action == code, act, (state, out))
-        return state, out
+            done = run_if(done[0] == code, act, done)
+        return Carry(*done)
 
-    def double_tick(carry, fields):
-        state, message = carry
+    def double_tick(carry: Carry, fields):
         for parity in (0, 1):
             action, *unit = fields[parity]
-            state, message = run_tick(state, message, Tick(action, Unit(*unit)))
-            message = exchange(message, parity, program.layout.num_stages)
-        return (state, message), None
+            carry = run_tick(carry, Tick(action, Unit(*unit)))
+            message = exchange(carry.message, parity, program.layout.num_stages)
+            carry = carry._replace(message=message)
+        return carry, None
 
     columns = jnp.asarray(tick_columns(program))[:, :, lax.axis_index(AXIS)]
-    state = program.initial_state()
-    (state, _), _ = lax.scan(double_tick, (state, idle), columns)
-    return state
+    start = Carry(jnp.int32(IDLE), program.initial_state(), idle)
+    return lax.scan(double_tick, start, columns)[0].state
 
 
 def prepare_inputs(

@@ -58,8 +58,6 @@ def train(job: Job) -> int:
     with Checkpointer(folder / CHECKPOINTS, keep=config.checkpoint.keep) as checkpointer:
         state = restore_run(checkpointer, setup, data, print)
         start = 0 if state is None else int(state.step)
-        if start:
-            print(f"continuing {folder} after step {start}")
         if start >= config.train.num_steps:
             print(
                 f"the run is complete; add steps with --train.num_steps {2 * start}, "
@@ -67,6 +65,8 @@ def train(job: Job) -> int:
                 "evaluate and generate"
             )
             return 0
+        if start:
+            print(f"continuing {folder} after step {start}")
         write_recipe(folder, recipe)
         if state is None:
             state = init_state(setup.pipeline, setup.optimizer, jax.random.key(config.train.seed))
@@ -141,16 +141,17 @@ def batch_shape(config: Config) -> dict[str, int]:
 
 def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
     """Compile the train step ahead, and tell how long it took and what it allocates."""
+    print("compiling ... ", end="", flush=True)
     began = time.perf_counter()
     step = make_train_step(setup.pipeline, setup.optimizer).lower(state, *batch).compile()
     seconds = time.perf_counter() - began
     memory = step.memory_analysis()
-    compiled = f"compiled in {seconds:.1f} s"
+    told = f"{seconds:.1f} s"
     if memory is not None:
         temporary = size_text(memory.temp_size_in_bytes)
         kept = size_text(memory.argument_size_in_bytes)
-        compiled += f"; per device {temporary} of temporaries, {kept} of parameters and optimizer"
-    print(compiled, flush=True)
+        told += f"; per device {temporary} of temporaries, {kept} of parameters and optimizer"
+    print(told, flush=True)
     return step
 
 

@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(harm, finished, so
     outcome = run(*command_line(folder, source))
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("checkpoint of step 6 is damaged") == 1
-    assert f"continuing {folder} after step 4" in outcome.out
+    assert f"\ncontinuing {folder} after step 4\ncompiling ... " in outcome.out
     assert checkpoint_steps(folder) == [2, 4, 6]
     assert losses(folder) == losses(finished)
 
@@ -187,7 +187,8 @@ def test_a_number_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays
     changes = {"optimizer__learning_rate": 1e30, "checkpoint__every": 50, "train__num_steps": 9}
     outcome = run(*command_line(folder, source, **changes))
     # step 5 has the parameters of the checkpoint; its update ruins them, and step 6 shows it
-    assert_one_line(outcome, ["step 6: ", "norm nan", "step 4 is kept", "--optimizer.learning_rate"])
+    told = ["step 6: ", "norm nan", "step 4 is kept", "--optimizer.learning_rate"]
+    assert_one_line(outcome, told)
     assert checkpoint_steps(folder) == [2, 4]
     assert run(*command_line(folder, source)).status == 0
     assert losses(folder) == losses(finished)

@@ -64,6 +64,7 @@ def test_a_complete_run_says_so_and_trains_no_further(finished, source, tmp_path
     assert outcome.status == 0
     assert "the run is complete; add steps with --train.num_steps 12" in outcome.out
     assert "start over with --train.resume never" in outcome.out
+    assert "continuing" not in outcome.out and "compiling" not in outcome.out
     assert (folder / "metrics.jsonl").read_bytes() == before
     more = run(*command_line(folder, source, train__num_steps=8, checkpoint__keep=1))
     assert f"continuing {folder} after step 6" in more.out

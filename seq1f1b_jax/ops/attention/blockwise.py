@@ -19,7 +19,7 @@ from seq1f1b_jax.ops.attention.pairs import Pairs, causal_pairs
 from seq1f1b_jax.ops.precision import accumulation_dtype
 
 BLOCK = 256
-"""Fastest of 128, 256, 512, 1024 on CPU (float32, 8 heads of 32 and 64, forward and backward)."""
+"""Within 7 % of the fastest of 128 ... 1024 on CPU (float32, 8 heads of 32 and 64), in 8 MB."""
 
 Carry = TypeVar("Carry")
 

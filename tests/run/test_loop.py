@@ -1,0 +1,106 @@
+"""The loop's order of events, with a made-up step: what is told, saved and stopped when."""
+
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import train
+from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig
+from seq1f1b_jax.training.data import Batch
+from seq1f1b_jax.training.loop import Loop
+from seq1f1b_jax.training.step import StepMetrics
+
+
+class Recorder:
+    """A checkpointer, a metrics writer, a step and an evaluation that note what happens."""
+
+    def __init__(self, *, signal_in: str | None = None):
+        self.events: list[str] = []
+        self._signal_in = signal_in
+
+    def note(self, event: str) -> None:
+        self.events.append(event)
+        if event == self._signal_in:
+            signal.raise_signal(signal.SIGTERM)
+
+    def step(self, state: int, tokens, targets):
+        self.note(f"step {state + 1}")
+        return state + 1, StepMetrics(np.float32(1), np.float32(1))
+
+    def evaluate(self, params, batches) -> float:
+        self.note(f"evaluate {self.events[-1].split()[-1]}")
+        return 1.0
+
+    def write(self, index: int, **values) -> None:
+        self.note(f"{'loss' if 'loss' in values else 'held_out'} {index + 1}")
+
+    def save(self, step: int, state: int, *, meta) -> None:
+        assert step == state
+        self.note(f"save {step}")
+
+    def wait(self) -> None:
+        self.note("wait")
+
+
+def events_of(recorder, *, start=0):
+    """Run 4 steps, evaluating every 2 and saving every 3; also state and whether it finished."""
+    config = Config(
+        train=TrainConfig(num_steps=4, eval_every=2), checkpoint=CheckpointConfig(every=3)
+    )
+    stage = SimpleNamespace(vocab_size=2, model_dim=2, num_heads=1, head_dim=2, num_layers=1)
+    pipeline = SimpleNamespace(to_canonical=lambda state: state)
+    setup = SimpleNamespace(config=config, stage=stage, pipeline=pipeline, num_sequences=1)
+    data = SimpleNamespace(batch=lambda index, **_: Batch(np.zeros(1), np.zeros(1)))
+    loop = Loop(
+        setup, data, recorder.step, recorder, recorder, evaluate=recorder.evaluate, held_out=(),
+        bigram=1.0, num_layer_params=1, meta={},
+    )
+    state, finished = loop.run(_State(start), start)
+    return recorder.events, int(state), finished
+
+
+class _State(int):
+    """Number of finished steps, standing in for a train state."""
+
+    params = None
+
+    def __add__(self, other):
+        return _State(int(self) + other)
+
+
+def test_a_step_is_told_whole_before_it_is_saved():
+    events, state, finished = events_of(Recorder())
+    assert events == [
+        "step 1", "loss 1",
+        "step 2", "loss 2", "evaluate 2", "held_out 2",
+        "step 3", "loss 3", "save 3",
+        "step 4", "loss 4", "evaluate 4", "held_out 4", "save 4", "wait",
+    ]  # fmt: skip
+    assert (state, finished) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "moment, saved",
+    [
+        ("step 1", 1),
+        ("loss 1", 1),
+        ("evaluate 2", 2),  # no checkpoint is due after step 2, and the signal comes late in it
+        ("save 3", 4),  # what stops is what was saved: one more step, which is the last
+    ],
+)
+def test_a_signal_at_any_moment_stops_with_the_last_step_saved(moment, saved, capfd):
+    events, state, finished = events_of(Recorder(signal_in=moment))
+    assert events[-2:] == [f"save {saved}", "wait"]
+    assert (state, finished) == (saved, saved == 4)
+    assert "stopping after this step" in capfd.readouterr().err
+
+
+def test_ctrl_c_outside_the_steps_is_one_line_and_the_usual_status(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_run", interrupted)
+    assert train.main([]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted; what was saved before is kept"
