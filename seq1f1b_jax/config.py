@@ -147,7 +147,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: peak of the schedule.
-      warmup_steps: steps of the linear rise from zero to the peak.
+      warmup_steps: steps of the linear rise to the peak; at most half of the run.
       min_learning_rate_ratio: learning rate of the last step over the peak.
       b1: decay of the first moment.
       b2: decay of the second moment.

@@ -154,12 +154,6 @@ def _schedule(config: Config) -> Iterator[str]:
 
 
 def _run(config: Config) -> Iterator[str]:
-    warmup, steps = config.optimizer.warmup_steps, config.train.num_steps
-    if warmup > steps:
-        yield (
-            f"optimizer.warmup_steps={warmup} is more than train.num_steps={steps}; "
-            f"use at most {steps}"
-        )
     if not config.train.output_dir.strip():
         yield "train.output_dir is empty; name a folder such as runs/default"
     if not config.data.source.strip():

@@ -43,9 +43,9 @@ class Tick(NamedTuple):
 class Carry(NamedTuple):
     """What goes from tick to tick.
 
-    `pending` is the action still to run; every loop sets it and the next one reads it, so that loops
-    run in their order. Where no message orders them (one stage), XLA was free to put a loop that
-    reads the ring behind one that writes it, and copied the ring for that in every tick.
+    `pending` is the action still to run; every loop sets it and the next one reads it, so that
+    loops run in their order. Where no message orders them (one stage), XLA was free to put a loop
+    that reads the ring behind one that writes it, and copied the ring for that in every tick.
     """
 
     pending: Int[Array, ""]

@@ -7,8 +7,9 @@ def step_flops(stage: Stage, *, num_layer_params: int, num_sequences: int, seq_l
     """FLOPs of forward and backward over a step.
 
     A weight takes part in one multiply-add per token forward and two backward: 6 FLOPs. Causal
-    attention has `seq_len (seq_len + 1) / 2` query-key pairs per query head, each `2 * 2 * head_dim`
-    FLOPs forward and twice that backward. The head is counted, the embedding lookup is not.
+    attention has `seq_len (seq_len + 1) / 2` query-key pairs per query head, each `2 * 2 *
+    head_dim` FLOPs forward and twice that backward. The head is counted, the embedding lookup is
+    not.
 
     Args:
       stage: the model.

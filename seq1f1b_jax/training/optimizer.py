@@ -13,8 +13,11 @@ from seq1f1b_jax.pipeline.stage import Params, Tree
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear from 0 to the peak in `warmup_steps`, then a cosine to its floor at `num_steps`."""
-    warmup = min(config.warmup_steps, max(num_steps - 1, 0))
+    """Linear to the peak in `warmup_steps`, then a cosine to its floor at `num_steps`.
+
+    In a run of fewer than `2 * warmup_steps` steps the rise takes half of them.
+    """
+    warmup = min(config.warmup_steps, num_steps // 2)
     return optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (warmup + 1),
         peak_value=config.learning_rate,

@@ -66,7 +66,6 @@ CASES = {
         "--schedule.num_chunks 2",
     ),
     "empty chunk": (change(schedule={"chunk_lengths": (1024, 0)}), "[1024, 0]", "1 or more"),
-    "warm-up": (change(train={"num_steps": 5}), "warmup_steps=20", "at most 5"),
     "no folder": (change(train={"output_dir": " "}), "output_dir is empty", "runs/default"),
 }
 

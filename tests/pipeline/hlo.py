@@ -53,10 +53,9 @@ class Module:
         return [i for i in self.computations[computation] if i.opcode == "while"]
 
     def scan_body(self) -> str:
-        """The body of the entry's loop that permutes: the scan over ticks."""
+        """The body of the entry's loop that holds the most loops: the scan over ticks."""
         bodies = [loop.called("body") for loop in self.whiles(self.entry)]
-        (body,) = [b for b in bodies if any(map(_is_permute, self.computations[b]))]
-        return body
+        return max(bodies, key=lambda body: len(self.whiles(body)))
 
     def reachable(self, computation: str) -> set[str]:
         """`computation` and the loops, conditionals and calls inside it; fusion bodies not."""
