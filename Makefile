@@ -6,6 +6,7 @@ VENV ?= .venv
 CONFIG ?= mesh_configs/default.yaml
 ARGS ?=
 PYTEST_ARGS ?=
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 PYTHON_OK := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 11)))' 2>/dev/null)
@@ -52,10 +53,10 @@ train: $(RUN_STAMP)
 	@$(BIN)/python train.py --config $(CONFIG) $(CHOSEN) $(ARGS)
 
 test: $(DEV_STAMP)
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(DEV_STAMP)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/python -m ruff check .

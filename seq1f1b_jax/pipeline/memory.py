@@ -1,8 +1,10 @@
 """Bytes per device of a step, term by term, before anything is compiled.
 
 Every buffer that the scan carries is known from the tick table and the model's shapes. Beside them one
-action at a time needs scratch; the largest is the backward of one layer on the last chunk, which sees
-the longest prefix.
+action at a time needs scratch. What the sum leaves out are the parameters and the batch, which are
+arguments of the compiled program; the accumulators leave it as its outputs. So the sum is to be
+compared with `temp_size_in_bytes + output_size_in_bytes` of `compiled.memory_analysis()`. Measured
+against it in `docs/design/memory.md`.
 """
 
 import math
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seq1f1b_jax.pipeline.program import Program
+from seq1f1b_jax.pipeline.residuals import plan_residuals
 from seq1f1b_jax.pipeline.stage import Tree
 
 
@@ -81,21 +84,65 @@ def _weight_copies(program: Program) -> int:
 
 
 def _workspace(program: Program, chunk: int) -> int:
-    """Scratch of one layer's backward, counted in the values that are alive together.
+    """Scratch of the largest single action: a layer's backward, or the head on the last stage.
 
-    - the widest residual of a layer and its gradient;
-    - five values of the message's size: message in, message out, what idle ranks send, and the
-      layer's input and output gradients;
-    - attention: q, out and their gradients for the chunk, k, v, dk, dv for the whole prefix.
+    While a layer runs backward there are, beside the carried state,
+
+    - its narrow values and their gradients: residuals no wider than a message, read or made again,
+      and queries, keys and values of the whole prefix (gradients of the latter in the accumulation
+      dtype);
+    - three messages: received, leaving, and what an idle rank sends;
+    - one layer's weights, sliced out of the stack or transposed;
+    - one after the other the MLP's wide values with their gradients, and attention's blocks of
+      scores, probabilities and their gradients.
+
+    This holds under every residual policy: what `selective` and `full` do not store is made again.
     """
-    stage, length = program.stage, program.lengths[chunk]
     item = jnp.dtype(program.compute_dtype).itemsize
+    message = math.prod(program.message_shape) * item
+    entries = _layer_values(program, program.lengths[chunk])
+    narrow = sum(size for size in entries if size <= message)
+    wide = sum(size for size in entries if size > message)
+    pairs = _prefix_pairs(program, chunk)
+    keys, gradients = pairs * item, pairs * jnp.dtype(program.accumulation_dtype).itemsize
+    scores = _score_block(program, chunk)
+    if program.train:
+        layer = 2 * narrow + keys + gradients + max(2 * wide, 4 * scores)
+    else:
+        layer = narrow + keys + max(wide, 2 * scores)
+    return 3 * message + max(layer + nbytes(program.layer_shapes), _head(program, chunk))
+
+
+def _layer_values(program: Program, length: int) -> list[int]:
+    """Bytes of what a vjp of one layer wants for a chunk: the ring's entries under `none`."""
+    stage = program.stage
+    x = jax.ShapeDtypeStruct((program.batch, length, stage.model_dim), program.compute_dtype)
+    plan = plan_residuals(stage, program.layer_shapes, x, policy="none")
+    return [entry.size * entry.dtype.itemsize for entry in plan.entries]
+
+
+def _prefix_pairs(program: Program, chunk: int) -> int:
+    """Numbers in the keys and values of everything up to and with this chunk."""
+    stage = program.stage
+    tokens = program.offsets[chunk] + program.lengths[chunk]
+    return 2 * program.batch * tokens * stage.num_kv_heads * stage.head_dim
+
+
+def _score_block(program: Program, chunk: int) -> int:
+    """Bytes of the scores that attention holds at one time, in the accumulation dtype."""
+    rows, block = program.lengths[chunk], program.attention.block
+    columns = program.offsets[chunk] + rows
+    if block is not None:
+        rows, columns = min(rows, block), min(columns, block)
     wide = jnp.dtype(program.accumulation_dtype).itemsize
-    plan = program.residual_plans[chunk]
-    widest = max((entry.size * entry.dtype.itemsize for entry in plan.entries), default=0)
-    messages = 5 * math.prod(program.message_shape) * item
-    queries = program.batch * length * stage.num_heads * stage.head_dim
-    prefix = program.batch * (program.offsets[chunk] + length)
-    pairs = prefix * stage.num_kv_heads * stage.head_dim
-    attention = 2 * queries * (item + wide) + 2 * pairs * (item + wide)
-    return 2 * widest + messages + attention
+    return program.batch * program.stage.num_heads * rows * columns * wide
+
+
+def _head(program: Program, chunk: int) -> int:
+    """Logits of a block, their softmax and gradient; the gradients of the block's table and of y."""
+    stage, tokens = program.stage, program.batch * program.lengths[chunk]
+    wide = jnp.dtype(program.accumulation_dtype).itemsize
+    logits = min(tokens, program.loss_block) * stage.vocab_size * wide
+    if not program.train:
+        return 2 * logits
+    return 3 * logits + (stage.vocab_size + 2 * tokens) * stage.model_dim * wide

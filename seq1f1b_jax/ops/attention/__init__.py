@@ -33,11 +33,13 @@ class AttentionBackend:
       name: key in the registry, as in a configuration file.
       forward: `(q, k, v, offset) -> (out, lse)`.
       backward: `(q, k, v, offset, out, lse, dout) -> (dq, dk, dv)`.
+      block: longest side of the score blocks in memory, tokens; `None`: the whole score matrix.
     """
 
     name: str
     forward: Callable
     backward: Callable
+    block: int | None = None
 
 
 def _backends(block: int) -> MappingProxyType[str, AttentionBackend]:
@@ -47,6 +49,7 @@ def _backends(block: int) -> MappingProxyType[str, AttentionBackend]:
             "xla_blockwise",
             partial(blockwise.forward, block=block),
             partial(blockwise.backward, block=block),
+            block,
         ),
     )
     return MappingProxyType({backend.name: backend for backend in backends})
