@@ -20,7 +20,7 @@ ifeq ($(origin ACCELERATOR), undefined)
       elif [ "$$d" -ge 580 ]; then echo cuda13; elif [ "$$d" -ge 525 ]; then echo cuda12; \
       else echo old; fi)
 else
-  CHOSEN := $(if $(filter cpu,$(ACCELERATOR)),--mesh.platform cpu)
+  CHOSEN := --mesh.platform $(if $(filter cpu,$(ACCELERATOR)),cpu,gpu)
 endif
 
 # jax-cuda12-pjrt (extra aot) and the plugin of CUDA 13 cannot share one environment.

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(invocation: Invocation) -> int:
     config = invocation.config
+    if invocation.command == "generate":  # one device samples, whatever mesh the run was trained on
+        config = replace(config, mesh=replace(config.mesh, pipe=1, layers_per_stage=None))
     validate(config if config.model.preset else _with_model(config))
     _set_environment(config.mesh)
     config = _with_devices(_with_model(config))

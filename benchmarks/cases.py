@@ -101,7 +101,7 @@ def leaf_errors(grads, reference) -> dict[str, float]:
     """max|difference| / max|reference| of every leaf, by its path.
 
     A bias of keys without rotary adds one number to all scores of a query, which softmax
-    ignores: its gradient is zero by mathematics, so it is measured against the key kernel's beside it.
+    ignores: its gradient is zero by mathematics, so it is measured against that of the key kernel.
     """
     named = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(reference)}
     errors = {}

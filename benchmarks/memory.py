@@ -1,12 +1,12 @@
 """Compiled bytes per device against the predicted sum, term by term.
 
-    python -m benchmarks.memory             about 5 minutes on two cores, 2 more with the extra `aot`
+    python -m benchmarks.memory             about 6 minutes on two cores (extra `aot` included)
     python -m benchmarks.memory --no-extra  the gpt with residuals `none` only
 
-Programs are compiled for four virtual CPU devices (and for four H100s that are not there) and never
+Programs are compiled for four virtual CPU devices, and for four H100s that are not there, and never
 run. Compiled bytes are `temp_size_in_bytes + output_size_in_bytes` of `compiled.memory_analysis()`:
-the accumulators, one of the predicted terms, leave the program as its outputs, and XLA puts them there
-from the start. The proportions over C and M are those of temp bytes alone.
+the accumulators, one of the predicted terms, leave the program as its outputs, and XLA puts them
+there from the start. The proportions over C and M are those of temp bytes alone.
 """
 
 import argparse

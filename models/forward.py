@@ -28,7 +28,7 @@ def forward(
       tokens: token ids below `vocab_size`.
       attention: name of an attention backend.
     """
-    attend = get_backend(attention).forward
+    attend = get_backend(attention, platform=jax.default_backend()).forward
     positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     context = stage.context(positions)
 

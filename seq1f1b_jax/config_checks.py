@@ -58,9 +58,12 @@ def _ranges(config: Config) -> Iterator[str]:
         value = _get(config, key)
         if not (0 <= value < math.inf):
             yield f"{key}={value}: must not be negative; use 0 or more"
+    for key in ("train.seed", "data.seed"):
+        if _get(config, key) >= 1 << 32:
+            yield f"{key}={_get(config, key)}: must be below 2**32 = {1 << 32}; use a smaller seed"
     fraction = config.data.eval_fraction
-    if not 0 < fraction < 1:
-        yield f"data.eval_fraction={fraction}: must lie above 0 and below 1; use 0.05"
+    if not 0 < fraction <= 0.5:
+        yield f"data.eval_fraction={fraction}: must lie above 0 and be at most 0.5; use 0.05"
     for key in ("optimizer.b1", "optimizer.b2"):
         if not 0 <= _get(config, key) < 1:
             yield f"{key}={_get(config, key)}: must be at least 0 and below 1; use 0.9"

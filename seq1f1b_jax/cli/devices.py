@@ -74,7 +74,7 @@ def mend_command(machine: Machine) -> str:
     """The command after which JAX can use the machine's GPUs."""
     cuda = "cuda13" if machine.driver >= CUDA13_DRIVER else "cuda12"
     return (
-        f"run make train ACCELERATOR={cuda} (without make: pip install 'seq1f1b-jax[{cuda}]'), "
+        f"run make train ACCELERATOR={cuda} (without make: pip install '.[{cuda}]'), "
         "or train on the CPU with --mesh.platform cpu"
     )
 

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.ops.attention import AttentionBackend, get_backend
+from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.pipeline import layout as layouts
 from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.layout import AXIS, Layout
@@ -48,7 +49,8 @@ def make_mesh(num_stages: int | None = None, devices: Sequence[Any] | None = Non
 class PipelineStep:
     """Loss and gradients of one step of microbatches through a pipeline of sequence chunks.
 
-    Made by `build_step`. All methods are pure; call them inside `jax.jit`.
+    Made by `build_step`. `loss_and_grads` and `loss` are pure functions for `jax.jit`; the others
+    move parameters between host and mesh.
     """
 
     stage: Stage
@@ -64,7 +66,9 @@ class PipelineStep:
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Fresh float32 parameters on the mesh, in the in-memory layout."""
-        return self.from_canonical(jax.jit(self.stage.init)(key))
+        with jax.default_device(jax.devices("cpu")[0]):  # no one device holds the whole model
+            params = jax.jit(self.stage.init)(jax.device_put(key, jax.devices("cpu")[0]))
+        return self.from_canonical(params)
 
     def abstract_params(self) -> Params:
         """Shapes, dtypes and shardings of the in-memory parameters: what a compilation needs."""
@@ -97,7 +101,7 @@ class PipelineStep:
         Returns:
           Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`.
         """
-        self._check(tokens)
+        self._check(tokens, targets)
         if tokens.shape[0] != self.plan.num_microbatches:
             raise ValueError(
                 f"tokens hold {tokens.shape[0]} microbatches and the plan runs "
@@ -118,7 +122,7 @@ class PipelineStep:
 
     def loss(self, params: Params, tokens: Tokens, targets: Tokens) -> Float[Array, ""]:
         """Mean loss in nats per target by the same pipeline, forward only (evaluation)."""
-        self._check(tokens)
+        self._check(tokens, targets)
         plan = forward_plan(
             num_stages=self.plan.num_stages,
             num_microbatches=tokens.shape[0],
@@ -156,18 +160,23 @@ class PipelineStep:
             check_vma=False,
         )
 
-    def _check(self, tokens: Tokens) -> None:
+    def _check(self, tokens: Tokens, targets: Tokens) -> None:
         seq_len = sum(self.table.chunk_lengths)
         if tokens.ndim != 3 or tokens.shape[2] != seq_len:
             raise ValueError(
                 f"tokens of shape {tokens.shape} must be [num_microbatches, sequences, {seq_len}]: "
                 f"the chunks {self.table.chunk_lengths} cover {seq_len} tokens"
             )
+        if targets.shape != tokens.shape:
+            raise ValueError(
+                f"targets of shape {targets.shape} must have that of the tokens, {tokens.shape}; "
+                "targets are the next tokens, with -1 where there is none"
+            )
 
 
 def count_targets(targets: Tokens) -> Int[Array, ""]:
     """How many targets carry loss; at least 1, so that an empty batch has loss 0."""
-    return jnp.maximum(jnp.sum(targets >= 0), 1)
+    return jnp.maximum(num_targets(targets), 1)
 
 
 def build_step(

@@ -1,10 +1,10 @@
 """Bytes per device of a step, term by term, before anything is compiled.
 
-Every buffer that the scan carries is known from the tick table and the model's shapes. Beside them one
-action at a time needs scratch. What the sum leaves out are the parameters and the batch, which are
-arguments of the compiled program; the accumulators leave it as its outputs. So the sum is to be
-compared with `temp_size_in_bytes + output_size_in_bytes` of `compiled.memory_analysis()`. Measured
-against it in `docs/design/memory.md`.
+Every buffer that the scan carries is known from the tick table and the model's shapes. Beside them
+one action at a time needs scratch. Parameters and batch are left out: they are arguments of the
+compiled program. The accumulators leave it as its outputs. So the sum is compared with
+`temp_size_in_bytes + output_size_in_bytes` of `compiled.memory_analysis()`, in
+`docs/design/memory.md`.
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import jax
 import jax.numpy as jnp
 
+from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.pipeline.program import Program
 from seq1f1b_jax.pipeline.residuals import plan_residuals
 from seq1f1b_jax.pipeline.stage import Tree
@@ -51,7 +52,8 @@ class MemoryPrediction:
 
 def nbytes(tree: Tree) -> int:
     """Bytes of all leaves of a tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def predict_memory(program: Program) -> MemoryPrediction:
@@ -93,8 +95,8 @@ def _workspace(program: Program, chunk: int) -> int:
       dtype);
     - three messages: received, leaving, and what an idle rank sends;
     - one layer's weights, sliced out of the stack or transposed;
-    - one after the other the MLP's wide values with their gradients, and attention's blocks of
-      scores, probabilities and their gradients.
+    - one after the other the MLP's wide values with their gradients, and attention's scores and
+      their gradients, in the accumulation dtype and once more in the compute dtype.
 
     This holds under every residual policy: what `selective` and `full` do not store is made again.
     """
@@ -104,12 +106,12 @@ def _workspace(program: Program, chunk: int) -> int:
     narrow = sum(size for size in entries if size <= message)
     wide = sum(size for size in entries if size > message)
     pairs = _prefix_pairs(program, chunk)
-    keys, gradients = pairs * item, pairs * jnp.dtype(program.accumulation_dtype).itemsize
-    scores = _score_block(program, chunk)
+    accumulated = jnp.dtype(program.accumulation_dtype).itemsize
+    scores = _score_values(program, chunk) * (item + accumulated)
     if program.train:
-        layer = 2 * narrow + keys + gradients + max(2 * wide, 4 * scores)
+        layer = 2 * narrow + pairs * (item + accumulated) + max(2 * wide, 2 * scores)
     else:
-        layer = narrow + keys + max(wide, 2 * scores)
+        layer = narrow + pairs * item + max(wide, scores)
     return 3 * message + max(layer + nbytes(program.layer_shapes), _head(program, chunk))
 
 
@@ -128,18 +130,24 @@ def _prefix_pairs(program: Program, chunk: int) -> int:
     return 2 * program.batch * tokens * stage.num_kv_heads * stage.head_dim
 
 
-def _score_block(program: Program, chunk: int) -> int:
-    """Bytes of the scores that attention holds at one time, in the accumulation dtype."""
-    rows, block = program.lengths[chunk], program.attention.block
-    columns = program.offsets[chunk] + rows
-    if block is not None:
-        rows, columns = min(rows, block), min(columns, block)
-    wide = jnp.dtype(program.accumulation_dtype).itemsize
-    return program.batch * program.stage.num_heads * rows * columns * wide
+def _score_values(program: Program, chunk: int) -> int:
+    """Scores of all heads that attention holds at one time.
+
+    A loop over blocks holds one block. A block on its own is no loop, and XLA:GPU merges matmuls
+    of two such blocks (a chunk with one block of its own and one of prefix): their sizes add up.
+    """
+    length, offset = program.lengths[chunk], program.offsets[chunk]
+    if program.attention.block is None:
+        area = length * (offset + length)
+    else:
+        kinds = causal_pairs(length, offset, block=program.attention.block)
+        alone = sum(kind.rows * kind.cols for kind in kinds if len(kind.starts) == 1)
+        area = max(alone, *(kind.rows * kind.cols for kind in kinds))
+    return program.batch * program.stage.num_heads * area
 
 
 def _head(program: Program, chunk: int) -> int:
-    """Logits of a block, their softmax and gradient; the gradients of the block's table and of y."""
+    """Logits of a block, their softmax and gradient; the gradients of the table and of y."""
     stage, tokens = program.stage, program.batch * program.lengths[chunk]
     wide = jnp.dtype(program.accumulation_dtype).itemsize
     logits = min(tokens, program.loss_block) * stage.vocab_size * wide

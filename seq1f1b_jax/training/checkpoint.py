@@ -158,11 +158,11 @@ class Checkpointer:
             writing.result()
             folders.seal(saving, record)
             folders.commit(saving, target)
-        past = [known for known in self._history if known < step]
-        self._history = [*past, step][-self._keep :]
-        for known in folders.committed_steps(self._directory):
-            if known not in self._history:
-                folders.remove(folders.folder_of(self._directory, known))
+            past = [known for known in self._history if known < step]
+            self._history = [*past, step][-self._keep :]
+            for known in folders.committed_steps(self._directory):
+                if known not in self._history:
+                    folders.remove(folders.folder_of(self._directory, known))
 
     @contextmanager
     def _write_errors(self, step: int) -> Iterator[None]:
@@ -224,8 +224,8 @@ def load_state(checkpoint: Checkpoint, like: PyTree) -> PyTree[np.ndarray]:
     if different:
         raise UserError(
             f"checkpoint of step {checkpoint.step} is of another model: {len(different)} arrays "
-            "differ; use the configuration it was trained with, or another train.output_dir\n"
-            + "\n".join(_shortened(different))
+            f"differ ({'; '.join(_shortened(different))}); use the configuration it was trained "
+            "with, or another train.output_dir"
         )
     wanted = {
         name: np.broadcast_to(np.empty((), leaf.dtype), leaf.shape) for name, leaf in named.items()

@@ -13,7 +13,6 @@ from seq1f1b_jax.training.data import Batch, SequenceData
 from seq1f1b_jax.training.flops import step_flops
 from seq1f1b_jax.training.interrupt import stop_on_signals
 from seq1f1b_jax.training.metrics import MetricsWriter
-from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.progress import ProgressReport
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
@@ -55,7 +54,6 @@ class Loop:
         config = self.setup.config
         num_steps, save_every = config.train.num_steps, config.checkpoint.every
         eval_every = config.train.eval_every or num_steps
-        learning_rate = learning_rate_schedule(config.optimizer, num_steps)
         bar = None if config.logging.progress else False
         finished = False
         with (
@@ -64,17 +62,19 @@ class Loop:
         ):
             for index in range(start, num_steps):
                 state, values = self._one_step(state, index)
-                self.metrics.write(index, learning_rate=float(learning_rate(index)), **values)
+                self.metrics.write(index, **values)
                 progress.update(
                     index + 1, loss=values["loss"], step_seconds=values["step_seconds"],
                     tokens_per_second=values["tokens_per_second"],
                 )
                 finished = index + 1 == num_steps
-                if finished or ((index + 1) % eval_every == 0 and not stop.requested):
-                    progress.message(self._evaluate(state, index))
-                stopping = stop.requested and not finished  # asked once: what stops was saved
-                if finished or stopping or (index + 1) % save_every == 0:
-                    self._save(state, index + 1)
+                try:
+                    if finished or ((index + 1) % eval_every == 0 and not stop.requested):
+                        progress.message(self._evaluate(state, index))
+                finally:  # an evaluation that fails, for want of memory say, loses no step
+                    stopping = stop.requested and not finished  # asked once: what stops was saved
+                    if finished or stopping or (index + 1) % save_every == 0:
+                        self._save(state, index + 1)
                 if stopping:
                     break
             self.checkpointer.wait()  # here, where a signal does not end the process
@@ -88,9 +88,9 @@ class Loop:
             microbatch_size=config.data.microbatch_size,
         )
         state, metrics = self.step(state, *batch)
-        loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)
+        loss, grad_norm, update_norm, learning_rate = map(float, metrics)
         seconds = time.perf_counter() - began
-        self._check_finite(index, loss, grad_norm)
+        self._check_finite(index, loss=loss, gradient_norm=grad_norm, update_norm=update_norm)
         flops = step_flops(
             self.setup.stage, num_layer_params=self.num_layer_params,
             num_sequences=self.setup.num_sequences, seq_len=config.data.seq_len,
@@ -98,20 +98,22 @@ class Loop:
         return state, {
             "loss": loss,
             "grad_norm": grad_norm,
+            "learning_rate": learning_rate,
             "step_seconds": seconds,
             "tokens_per_second": batch.tokens.size / seconds,
             "model_flops_per_second": flops / seconds,
         }
 
-    def _check_finite(self, index: int, loss: float, grad_norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(grad_norm):
+    def _check_finite(self, index: int, **values: float) -> None:
+        if all(map(math.isfinite, values.values())):
             return
+        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
         self.checkpointer.wait()
         steps = self.checkpointer.steps()
         kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "nothing was saved yet"
         raise UserError(
-            f"step {index + 1}: loss {loss}, gradient norm {grad_norm}; a number that is not "
-            f"finite stops the run, and {kept}; lower --optimizer.learning_rate or look at the data"
+            f"step {index + 1}: {told}; a number that is not finite stops the run, and {kept}; "
+            "lower --optimizer.learning_rate or look at the data"
         )
 
     def _save(self, state: TrainState, step: int) -> None:

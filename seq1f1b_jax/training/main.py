@@ -3,14 +3,14 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.config import Config
 from seq1f1b_jax.pipeline.stage import Stage
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint import Checkpointer
@@ -18,6 +18,7 @@ from seq1f1b_jax.training.data import SequenceData, load_corpus, make_data
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.metrics import MetricsWriter, Sink, tensorboard_sink, wandb_sink
+from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.report import describe, size_text
 from seq1f1b_jax.training.sampling import Stream, sample_text
 from seq1f1b_jax.training.setup import Setup, make_setup
@@ -32,7 +33,7 @@ from seq1f1b_jax.training.storage import (
     write_recipe,
 )
 
-SAMPLE_PROMPT = "def "
+SAMPLE_PROMPT, SAMPLE_TOKEN = "def ", "0"
 SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
 
 
@@ -47,7 +48,7 @@ class Job(NamedTuple):
 
 def train(job: Job) -> int:
     """Train, or continue the run in `train.output_dir`; then evaluate and sample."""
-    config, recipe, stage, stream = job
+    config, recipe, stage, _ = job
     setup, data = make_setup(config, stage), load_data(config)
     batches = held_out_batches(setup, data, config.train.eval_batches)
     folder = Path(config.train.output_dir)
@@ -70,15 +71,14 @@ def train(job: Job) -> int:
         write_recipe(folder, recipe)
         if state is None:
             state = init_state(setup.pipeline, setup.optimizer, jax.random.key(config.train.seed))
+        sinks = make_sinks(config, folder, start)
         batch = data.batch(start, **batch_shape(config))
         step = compile_step(setup, state, batch)
-        with MetricsWriter(
-            folder / METRICS, start_step=start, sinks=make_sinks(config, folder, start)
-        ) as metrics:
+        with MetricsWriter(folder / METRICS, start_step=start, sinks=sinks) as metrics:
             loop = Loop(
                 setup, data, step, checkpointer, metrics, evaluate=make_evaluation(setup),
                 held_out=batches, bigram=bigram_loss(data, batches),
-                num_layer_params=num_params - 2 * stage.vocab_size * stage.model_dim,
+                num_layer_params=count_params(stage, only_layers=True),
                 meta=make_meta(config, data),
             )
             state, finished = loop.run(state, start)
@@ -88,7 +88,8 @@ def train(job: Job) -> int:
     print(f"checkpoints and metrics are in {folder}")
     if config.train.sample_tokens:
         params = setup.pipeline.to_canonical(state.params)
-        sample(config, stage, params, stream=stream)
+        del state  # its memory on the devices
+        sample(job, params, is_text=is_text(data.identity))
     return 0
 
 
@@ -96,12 +97,12 @@ def evaluate(job: Job, *, num_batches: int | None = None) -> int:
     """Held-out loss of the newest checkpoint, through the pipeline."""
     config, stage = job.config, job.stage
     setup, data = make_setup(config, stage), load_data(config)
-    step, state = load_newest(setup, print)
+    _, state = load_newest(setup, print)
     batches = held_out_batches(setup, data, num_batches or config.train.eval_batches)
     params = setup.pipeline.from_canonical(state.params)
     loss = make_evaluation(setup)(params, batches)
     tokens = sum(batch.targets.size for batch in batches)
-    print(f"step {step}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
+    print(f"step {int(state.step)}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
     print(f"perplexity {math.exp(loss):.3f}, bits per token {loss / math.log(2):.4f}")
     print(f"bigram model on the same text: {bigram_loss(data, batches):.4f} nats per token")
     return 0
@@ -111,12 +112,17 @@ def generate(
     job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
 ) -> int:
     """Text sampled from the newest checkpoint, written as it comes."""
-    _, state = load_newest(make_setup(job.config, job.stage), print)
+    meta, state = load_newest(make_setup(job.config, job.stage), print)
     sample_text(
         job.stage, state.params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
-        temperature=temperature, top_p=top_p, write=write_now,
+        temperature=temperature, top_p=top_p, is_text=is_text(meta["data"]), write=write_now,
     )
     return 0
+
+
+def is_text(identity: Mapping[str, Any]) -> bool:
+    """Whether data is bytes of text, by what identifies it; else it is token ids."""
+    return identity["kind"] != "tokens"
 
 
 def load_data(config: Config) -> SequenceData:
@@ -143,7 +149,10 @@ def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
     """Compile the train step ahead, and tell how long it took and what it allocates."""
     print("compiling ... ", end="", flush=True)
     began = time.perf_counter()
-    step = make_train_step(setup.pipeline, setup.optimizer).lower(state, *batch).compile()
+    config = setup.config
+    schedule = learning_rate_schedule(config.optimizer, config.train.num_steps)
+    step = make_train_step(setup.pipeline, setup.optimizer, learning_rate=schedule)
+    step = step.lower(state, *batch).compile()
     seconds = time.perf_counter() - began
     memory = step.memory_analysis()
     told = f"{seconds:.1f} s"
@@ -155,10 +164,10 @@ def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
     return step
 
 
-def count_params(stage: Stage) -> int:
-    """Parameters of the whole model."""
+def count_params(stage: Stage, *, only_layers: bool = False) -> int:
+    """Parameters of the whole model, or of its layers without tables and last norm."""
     params = jax.eval_shape(stage.init, jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))
 
 
 def make_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
@@ -172,18 +181,18 @@ def make_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
     return tuple(sinks)
 
 
-def sample(config: Config, stage: Stage, params, *, stream: Stream) -> None:
+def sample(job: Job, params, *, is_text: bool) -> None:
     """A few lines from the trained model."""
-    prompt = SAMPLE_PROMPT if stage.vocab_size == 256 else "0"
-    print("\nsampled from the trained model:")
+    train = job.config.train
     try:
+        print("\nsampled from the trained model:")
         sample_text(
-            stage, params, prompt, stream=stream, num_tokens=config.train.sample_tokens,
-            seed=config.train.seed, temperature=SAMPLE_TEMPERATURE, top_p=SAMPLE_TOP_P,
-            write=write_now,
+            job.stage, params, SAMPLE_PROMPT if is_text else SAMPLE_TOKEN, stream=job.stream,
+            num_tokens=train.sample_tokens, seed=train.seed, temperature=SAMPLE_TEMPERATURE,
+            top_p=SAMPLE_TOP_P, is_text=is_text, write=write_now,
         )
-    except ValueError as error:  # longer than learned positions reach: the run itself is complete
-        raise UserError(f"the run is complete, but no sample was drawn: {error}") from error
+    except ValueError as error:  # more tokens than learned positions: the run itself is complete
+        print(f"none: {error}; set a smaller --train.sample_tokens")
 
 
 def write_now(text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from seq1f1b_jax.config import UserError
 
-INSTALL = 'pip install "seq1f1b-jax[logging]"'
+INSTALL = "in a clone: pip install '.[logging]'"
 
 
 class Sink(Protocol):

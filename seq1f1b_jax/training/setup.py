@@ -87,13 +87,13 @@ def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[st
     """The dtype of activations on this device, and what to tell the user about it.
 
     `auto` is bfloat16 on GPUs that have it (compute capability 8.0 and up) and float32 elsewhere: a
-    CPU emulates bfloat16 slowly. Asked for bfloat16, a GPU without it computes in float32 and says
-    so.
+    CPU emulates bfloat16 slowly. A GPU without bfloat16 computes in float32 and says so, unless it
+    was asked for float32.
     """
     is_gpu = device.platform == "gpu"
     capability = str(getattr(device, "compute_capability", "0.0")) if is_gpu else "0.0"
     has_bfloat16 = is_gpu and float(capability) >= 8.0
-    if setting == "bfloat16" and is_gpu and not has_bfloat16:
+    if setting != "float32" and is_gpu and not has_bfloat16:
         note = f"{device.device_kind} (compute capability {capability}) has no bfloat16"
         return jnp.float32, (f"{note}: computing in float32",)
     if setting == "auto":

@@ -22,10 +22,19 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Loss in nats per target, and the global gradient norm before the clip."""
+    """What the host reads of a step.
+
+    Attributes:
+      loss: nats per target, before the update.
+      grad_norm: global gradient norm before the clip.
+      update_norm: global norm of what was added to the parameters.
+      learning_rate: of this update.
+    """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
+    learning_rate: Float[Array, ""]
 
 
 def init_state(
@@ -40,11 +49,15 @@ def init_state(
 
 
 def make_train_step(
-    pipeline: PipelineStep, optimizer: optax.GradientTransformation
+    pipeline: PipelineStep,
+    optimizer: optax.GradientTransformation,
+    *,
+    learning_rate: optax.Schedule,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, StepMetrics]]:
     """The jitted step `(state, tokens, targets) -> (state, metrics)`; the old state is donated.
 
-    tokens, targets: int32 `[num_microbatches, sequences, seq_len]`.
+    tokens, targets: int32 `[num_microbatches, sequences, seq_len]`. `learning_rate` is the schedule
+    inside the optimizer, which keeps it to itself.
     """
 
     def train_step(state: TrainState, tokens: Array, targets: Array):
@@ -53,6 +66,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         new = TrainState(params, opt_state, state.step + 1)
         new = jax.lax.with_sharding_constraint(new, shardings(new, pipeline.mesh))
-        return new, StepMetrics(loss, optax.tree.norm(grads))
+        norms = optax.tree.norm(grads), optax.tree.norm(updates)
+        return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)))
 
     return jax.jit(train_step, donate_argnums=0)

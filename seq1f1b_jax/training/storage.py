@@ -23,11 +23,21 @@ def set_aside(folder: Path) -> Path | None:
     """Rename an earlier run's folder to the first free `<folder>.N`; nothing saved is ever lost.
 
     Raises:
-      UserError: the folder may not be renamed.
+      UserError: the folder holds no run, is in use as the working folder, or may not be renamed.
     """
     folder = folder.resolve()
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
+    if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, CONFIG)):
+        raise UserError(
+            f"{folder} holds files and no run; --train.resume never moves an earlier run aside, and "
+            "nothing else: set --train.output_dir to a folder of its own"
+        )
+    if Path.cwd().is_relative_to(folder):
+        raise UserError(
+            f"--train.output_dir {folder} is the folder you are in, or above it, and cannot be "
+            "moved aside; set another"
+        )
     number = 1
     while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
@@ -75,9 +85,10 @@ def abstract_state(setup: Setup) -> TrainState:
 
 
 def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) -> None:
-    """Refuse a checkpoint of another model or of other data.
+    """Refuse a checkpoint of another model, of other data or of another number of sequences a step.
 
-    Everything else may change: stages, microbatches, chunks, schedule, optimizer, steps.
+    Everything else may change: stages, chunks, schedule, optimizer, steps, and how the sequences of
+    a step are split into microbatches. With another number of them the run would skip or repeat data.
 
     Raises:
       UserError: the fields that differ.
@@ -88,6 +99,15 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
         raise UserError(
             f"the run in {setup.config.train.output_dir} was trained on other data "
             f"({'; '.join(changed)}); give it the same data, or set another --train.output_dir"
+        )
+    saved = meta["config"]["schedule"]["num_microbatches"] * meta["config"]["data"][
+        "microbatch_size"
+    ]
+    if saved != setup.num_sequences:
+        raise UserError(
+            f"the run in {setup.config.train.output_dir} takes {saved} sequences a step and "
+            f"{setup.num_sequences} were asked for; keep schedule.num_microbatches * "
+            f"data.microbatch_size at {saved}, or set another --train.output_dir"
         )
 
 
@@ -124,9 +144,11 @@ def restore_run(
     return setup.pipeline.from_canonical(restored.state)
 
 
-def load_newest(setup: Setup, report: Callable[[str], None]) -> tuple[int, TrainState]:
-    """Step and topology-free state (NumPy) of the newest good checkpoint; writes nothing."""
+def load_newest(
+    setup: Setup, report: Callable[[str], None]
+) -> tuple[Mapping[str, Any], TrainState]:
+    """Meta and topology-free state (NumPy) of the newest good checkpoint; writes nothing."""
     folder = Path(setup.config.train.output_dir) / CHECKPOINTS
     checkpoint = find_checkpoint(folder, report=report)
     check_same_model(checkpoint.meta, setup)
-    return checkpoint.step, load_state(checkpoint, abstract_state(setup))
+    return checkpoint.meta, load_state(checkpoint, abstract_state(setup))

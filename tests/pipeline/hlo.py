@@ -8,11 +8,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\S+|\([^=]*\)) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 
-FREE = frozenset(
-    "tuple get-tuple-element parameter bitcast while collective-permute-start "
-    "collective-permute-done async-start async-update async-done copy-start".split()
-)
-"""Opcodes that name, pass or receive a value without writing one of its size."""
+FREE = frozenset("tuple get-tuple-element parameter bitcast while call".split())
+"""Opcodes that name or pass a value; what a loop or a call does is looked at inside it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,9 @@ class Instruction:
         """(dtype, dims) of every array in the output."""
         found = _ARRAY.findall(self.shape)
         return [(dtype, tuple(int(d) for d in dims.split(",") if d)) for dtype, dims in found]
+
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.rest.split(")")[0])
 
     def called(self, attribute: str) -> str | None:
         match = re.search(rf"{attribute}=%?([\w.\-]+)", self.rest)
@@ -80,18 +80,20 @@ class Module:
         return [name for name in names if name in self.computations]
 
     def updates_in_place(self, instruction: Instruction) -> bool:
-        """Whether a fusion's results are written by dynamic-update-slices (or one scatter)."""
+        """Whether all results are written by updates of a slice of what came in."""
+        body = self.computations.get(instruction.called("calls") or "")
         if instruction.opcode in ("dynamic-update-slice", "scatter"):
             return True
-        body = self.computations.get(instruction.called("calls") or "")
-        if instruction.opcode == "call":
-            body = self.computations.get(instruction.called("to_apply") or "")
         if not body:
             return False
         by_name = {i.name: i for i in body}
-        return all(
-            self.updates_in_place(root) for root in _outputs(body[-1], by_name) if root is not None
-        )
+        return all(self._updates_parameter(root, by_name) for root in _outputs(body[-1], by_name))
+
+    def _updates_parameter(self, root: Instruction, by_name: Mapping[str, Instruction]) -> bool:
+        if root.opcode in ("dynamic-update-slice", "scatter"):
+            (updated,) = _outputs(by_name[root.operands()[0]], by_name)
+            return updated.opcode == "parameter"
+        return self.updates_in_place(root)
 
     def permutes(self, computation: str) -> int:
         """Collective permutes started by a computation."""
@@ -99,12 +101,12 @@ class Module:
 
 
 def _outputs(root: Instruction, by_name: Mapping[str, Instruction]) -> Iterable[Instruction]:
-    names = re.findall(r"%([\w.\-]+)", root.rest.split("),")[0])
+    """What stands behind tuples and bitcasts."""
     if root.opcode == "tuple":
-        for name in names:
+        for name in root.operands():
             yield from _outputs(by_name[name], by_name)
-    elif root.opcode in ("bitcast", "copy") and root.opcode == "bitcast":
-        yield from _outputs(by_name[names[0]], by_name)
+    elif root.opcode == "bitcast":
+        yield from _outputs(by_name[root.operands()[0]], by_name)
     else:
         yield root
 
@@ -123,12 +125,14 @@ def buffer_copies(module: Module, shapes: Iterable[tuple[int, ...]]) -> list[str
     wanted = {squeezed(shape) for shape in shapes}
     found = []
     for name in sorted(module.reachable(module.scan_body())):
-        for instruction in module.computations[name]:
-            if instruction.opcode in FREE:
-                continue
+        by_name = {i.name: i for i in module.computations[name]}
+        for instruction in by_name.values():
+            if instruction.opcode in FREE or instruction.opcode.endswith("-start"):
+                continue  # what was started is looked at where it is done
             sizes = {squeezed(dims) for _, dims in instruction.arrays()}
-            if sizes & wanted and not module.updates_in_place(instruction):
-                found.append(
-                    f"{name}: {instruction.name} = {instruction.shape} {instruction.opcode}"
-                )
+            writer = instruction
+            if instruction.opcode.endswith("-done"):
+                writer = by_name[instruction.operands()[0]]
+            if sizes & wanted and not module.updates_in_place(writer):
+                found.append(f"{name}: {instruction.name} = {instruction.shape} {writer.opcode}")
     return found

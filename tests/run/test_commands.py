@@ -118,5 +118,5 @@ def test_generate_writes_the_prompt_and_as_many_tokens_as_asked(finished, source
 
 
 def test_no_sampled_byte_commands_the_terminal():
-    text = "".join(pieces(iter([65, 27, 7, 10, 9, 13, 0xC3, 0xA9, 0xFF]), 256))
+    text = "".join(pieces(iter([65, 27, 7, 10, 9, 13, 0xC3, 0xA9, 0xFF]), is_text=True))
     assert text == "A\ufffd\ufffd\n\t\ufffdé\ufffd"

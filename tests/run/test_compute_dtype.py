@@ -17,7 +17,7 @@ B200 = SimpleNamespace(platform="gpu", device_kind="B200", compute_capability="1
     "setting, device, expected",
     [
         ("auto", CPU, jnp.float32),
-        ("auto", V100, jnp.float32),
+        ("float32", V100, jnp.float32),
         ("auto", H100, jnp.bfloat16),
         ("auto", B200, jnp.bfloat16),
         ("float32", H100, jnp.float32),
@@ -30,7 +30,8 @@ def test_what_is_asked_for_and_possible_is_used_without_a_word(setting, device, 
     assert compute_dtype(setting, device) == (expected, ())
 
 
-def test_a_gpu_without_bfloat16_computes_in_float32_and_says_so():
-    dtype, notes = compute_dtype("bfloat16", V100)
+@pytest.mark.parametrize("setting", ["auto", "bfloat16"])
+def test_a_gpu_without_bfloat16_computes_in_float32_and_says_so(setting):
+    dtype, notes = compute_dtype(setting, V100)
     assert dtype == jnp.float32
     assert notes == ("V100 (compute capability 7.0) has no bfloat16: computing in float32",)

@@ -1,0 +1,101 @@
+"""What the benchmarks compare computes the same thing, and their arithmetic is right."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import cases, memory, step
+from benchmarks.cases import Size
+from models import build_stage
+from seq1f1b_jax.pipeline.memory import predict_memory
+
+SEQ_LEN = 24
+
+
+@pytest.fixture(scope="module")
+def stage():
+    return build_stage(
+        "gpt", num_layers=2, model_dim=32, num_heads=2, vocab_size=31, max_positions=SEQ_LEN
+    )
+
+
+def test_pipelined_and_plain_programs_agree(stage):
+    params, batch = stage.init(jax.random.key(0)), cases.random_batch(stage, 2, SEQ_LEN)
+    pipelined = cases.pipelined(stage, Size(2, 2, 2, SEQ_LEN))
+    loss, grads = jax.jit(pipelined.loss_and_grads)(pipelined.from_canonical(params), *batch)
+    plain = jax.jit(cases.plain(stage, attention=cases.differentiable("xla_blockwise")))
+    wanted_loss, wanted = plain(params, *batch)
+    np.testing.assert_allclose(float(loss), float(wanted_loss), rtol=1e-6)
+    errors = cases.leaf_errors(pipelined.to_canonical(grads), wanted)
+    assert len(errors) == len(jax.tree.leaves(params))
+    assert max(errors.values()) < 1e-5, errors
+
+
+def test_leaf_errors_sees_one_wrong_number():
+    wrong = cases.leaf_errors({"a": jnp.array([4.0, 1.0])}, {"a": jnp.array([4.0, 2.0])})
+    assert wrong == {"['a']": 0.25}
+
+
+def test_last_target_carries_no_loss(stage):
+    tokens, targets = cases.random_batch(stage, 2, SEQ_LEN)
+    assert (np.asarray(targets[..., -1]) == -1).all()
+    np.testing.assert_array_equal(targets[..., :-1], tokens[..., 1:])
+
+
+def test_ring_is_in_the_proportion_of_the_formula():
+    rings = [memory.ring_bytes("gpt", Size(4, 8, c, 64), 32) for c in memory.CHUNKS]
+    assert [row["measured"] for row in memory.check_ring(rings)] == ["1", "5/8", "7/16", "11/32"]
+    with pytest.raises(SystemExit, match="ring at C=2"):
+        memory.check_ring([rings[0], rings[1] + 1, *rings[2:]])
+
+
+def test_ratios_divide_by_the_same_attention():
+    medians = {
+        "plain jax.nn": 10.0, "plain xla_dense": 5.0,
+        "pipelined xla_dense C=1": 4.0, "pipelined xla_dense C=4": 2.0,
+    }
+    assert step._ratios(medians, ["xla_dense"]) == {
+        "cpu_ratio_c1_dense": 0.8, "cpu_ratio_c4_dense": 0.4,
+        "cpu_ratio_c4_over_jax_nn_dense": 0.2,
+    }
+
+
+def predicted(num_chunks: int, *, microbatches: int = 4, residuals: str = "none", **sizes):
+    size = Size(4, microbatches, num_chunks, 64, residuals=residuals, **sizes)
+    return predict_memory(cases.pipelined(memory.make_stage("llama", size, 32), size).program(1))
+
+
+def test_prediction_does_not_grow_with_microbatches():
+    assert predicted(4, microbatches=16).total == predicted(4, microbatches=8).total
+
+
+def test_dense_attention_needs_the_whole_score_matrix():
+    blockwise, dense = predicted(1), predicted(1, attention="xla_dense")
+    assert blockwise.workspace == dense.workspace  # one block is the matrix
+    long = Size(4, 4, 1, 2048)
+    stage = memory.make_stage("llama", long, 32)
+    workspaces = [
+        predict_memory(cases.pipelined(stage, size).program(1)).workspace
+        for size in (long, Size(4, 4, 1, 2048, attention="xla_dense"))
+    ]
+    assert workspaces[1] - workspaces[0] > 3 * 4 * 2048**2  # float32 scores, and what hangs on them
+
+
+def test_prediction_is_close_to_the_compiled_bytes():
+    row = memory._row("gpt", Size(4, 2, 2, 1024), 64)  # two blocks a chunk: see `_score_values`
+    assert 0.9 < row["ratio"] < 1.1, row
+
+
+@pytest.mark.slow
+def test_gpu_script_runs_at_toy_sizes(monkeypatch, tmp_path):
+    from benchmarks import gpu
+
+    monkeypatch.setenv("OUT", str(tmp_path))
+    gpu.main(["--toy"])
+    values = json.loads((tmp_path / "gpu.json").read_text())
+    assert values["exactness_worst_leaf"] < 1e-5
+    assert all("cudnn" in name for name in values["failed"])
+    assert {row["case"] for row in values["speed"]} >= {"plain xla_blockwise"}
