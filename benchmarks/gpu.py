@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --toy      the same program at toy sizes, on any machine
 
 Each section stands alone: one that fails prints its error and the next goes on. The last line is
-JSON; with the environment variable OUT it is also written to $OUT/gpu.json after every section.
+JSON; with --out FILE it is also written to that file after every section.
 """
 
 import argparse
@@ -20,9 +20,11 @@ def main(arguments=None) -> int:
     parser.add_argument("--toy", action="store_true", help="toy sizes: does the script work?")
     parser.add_argument("--limit-seconds", type=float, default=450.0,
                         help="no new measurement starts after this")
+    parser.add_argument("--out", help="file for the figures, written after every section")
     options = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.93")  # read when the backend starts
-    run = Run(TOY if options.toy else FULL, time.monotonic() + options.limit_seconds)
+    deadline = time.monotonic() + options.limit_seconds
+    run = Run(TOY if options.toy else FULL, deadline, out=options.out)
     from benchmarks import gpu_sections, gpu_speed  # JAX starts after the line above
 
     speed = run.section("compile speed cases", gpu_speed.submit) or {}

@@ -1,7 +1,6 @@
 """Sizes, clock and results of the one-GPU benchmark, and sections that may fail alone."""
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable
@@ -48,8 +47,8 @@ TOY = Sizes(
 class Run:
     """Sizes, the clock and the results so far."""
 
-    def __init__(self, sizes: Sizes, deadline: float):
-        self.sizes, self.deadline = sizes, deadline
+    def __init__(self, sizes: Sizes, deadline: float, *, out: str | None = None):
+        self.sizes, self.deadline, self.out = sizes, deadline, out
         self.values: dict[str, Any] = {"sizes": asdict(sizes)}
         self.failed: list[str] = []
         self.started = time.monotonic()
@@ -59,7 +58,7 @@ class Run:
         print(f"\n== {name} (at {time.monotonic() - self.started:.0f} s)", flush=True)
         try:
             return function(self)
-        except Exception as error:  # a lent GPU: the other sections must still be measured
+        except Exception as error:  # one section may fail, the others are still measured
             self.fail(name, error)
             return None
         finally:
@@ -84,7 +83,7 @@ class Run:
         finish(self.values, path=self._path())
 
     def _path(self) -> Path | None:
-        return Path(os.environ["OUT"], "gpu.json") if os.environ.get("OUT") else None
+        return Path(self.out) if self.out else None
 
     def _write(self) -> None:
         if path := self._path():

@@ -89,8 +89,8 @@ class ScheduleConfig:
       partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
       chunk_lengths: tokens of each chunk, first to last; overrides partition.
       block: lengths are multiples of this many tokens where the sequence allows.
-      extra_warmup: more forwards on every rank before its first backward; each takes the memory of a
-        unit, and helps little (see docs/design/executor.md).
+      extra_warmup: more forwards on every rank before its first backward; each takes the memory of
+        a unit, and helps little (see docs/design/executor.md).
     """
 
     name: str = "seq1f1b"

@@ -30,8 +30,8 @@ def set_aside(folder: Path) -> Path | None:
         return None
     if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, CONFIG)):
         raise UserError(
-            f"{folder} holds files and no run; --train.resume never moves an earlier run aside, and "
-            "nothing else: set --train.output_dir to a folder of its own"
+            f"{folder} holds files and no run; --train.resume never moves an earlier run aside, and
+            " "nothing else: set --train.output_dir to a folder of its own"
         )
     if Path.cwd().is_relative_to(folder):
         raise UserError(
@@ -88,7 +88,8 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
     """Refuse a checkpoint of another model, of other data or of another number of sequences a step.
 
     Everything else may change: stages, chunks, schedule, optimizer, steps, and how the sequences of
-    a step are split into microbatches. With another number of them the run would skip or repeat data.
+    a step are split into microbatches. With another number of them the run would skip or repeat
+    data.
 
     Raises:
       UserError: the fields that differ.

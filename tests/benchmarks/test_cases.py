@@ -58,8 +58,8 @@ def test_ratios_divide_by_the_same_attention():
         "pipelined xla_dense C=1": 4.0, "pipelined xla_dense C=4": 2.0,
     }
     assert step._ratios(medians, ["xla_dense"]) == {
-        "cpu_ratio_c1_dense": 0.8, "cpu_ratio_c4_dense": 0.4,
-        "cpu_ratio_c4_over_jax_nn_dense": 0.2,
+        "cpu_ratio_c1": 0.8, "cpu_ratio_c4": 0.4,
+        "cpu_ratio_c4_over_jax_nn": 0.2,
     }
 
 

@@ -1,5 +1,7 @@
 """The public step: evaluation, placement, gradients that are sums over tokens, and its errors."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,21 @@ def test_evaluation_equals_the_reference(x64, case):
     loss = jax.jit(step.loss)(step.from_canonical(params), tokens, targets)
     expected = reference_loss(step.stage, params, tokens, targets, compute_dtype=case.dtype)
     assert abs(float(loss) / float(expected) - 1) <= 1e-12
+
+
+def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
+    """No leaf may be more than twice as far from the float32 gradients as plain autodiff is."""
+    case = Case(P=2, M=2, C=3, lengths="odd", residuals="none", x64=False)
+    step = replace(cases.build(case), compute_dtype=jnp.bfloat16)
+    params = cases.parameters(step.stage, jnp.float32)
+    batch = cases.batch_of(case)
+    _, exact = cases.reference(step.stage, params, *batch, jnp.float32)
+    _, plain = cases.reference(step.stage, params, *batch, jnp.bfloat16)
+    _, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
+    ours = cases.relative_errors(step.to_canonical(grads), exact)
+    allowed = cases.relative_errors(plain, exact)
+    assert max(allowed.values()) > 1e-3  # bfloat16 was really used
+    assert {name: e for name, e in ours.items() if e > 2 * allowed[name] + 2**-8} == {}
 
 
 def test_a_stage_of_ones_own_trains():
@@ -80,7 +97,8 @@ def test_the_step_compiles_once():
     tokens, targets = cases.batch_of(case)
     function = jax.jit(step.loss_and_grads)
     for _ in range(3):
-        function(params, tokens, targets)
+        _, grads = function(params, tokens, targets)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
     assert function._cache_size() == 1
 
 
@@ -128,6 +146,13 @@ def test_tokens_of_another_length_are_refused():
     tokens = jnp.zeros((2, 1, 9), jnp.int32)
     with pytest.raises(ValueError, match=r"\(2, 1, 9\).*8\].*\(4, 4\)"):
         step.loss_and_grads(step.init(jax.random.key(0)), tokens, tokens)
+
+
+def test_targets_of_another_shape_are_refused():
+    step = build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4))
+    tokens, targets = jnp.zeros((2, 1, 8), jnp.int32), jnp.zeros((2, 1, 7), jnp.int32)
+    with pytest.raises(ValueError, match=r"targets of shape \(2, 1, 7\).*\(2, 1, 8\)"):
+        step.loss(step.init(jax.random.key(0)), tokens, targets)
 
 
 def test_another_number_of_microbatches_is_refused():

@@ -6,6 +6,10 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+# Runs in this process set XLA_FLAGS for their own number of virtual devices; the tests have eight,
+# and they stay, since the backend is up before the first run.
+jax.devices()
+
 from tests.run.tiny import COMPILER, command_line, compile_quickly, run
 
 

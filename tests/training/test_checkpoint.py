@@ -218,15 +218,16 @@ def test_another_model_is_told_leaf_by_leaf(tmp_path):
     like = {"w": np.zeros((4, 6), np.float32), "b": np.zeros(3, np.int64), "new": np.zeros(2)}
     with pytest.raises(ValueError, match="step 1 is of another model: 3 arrays differ") as error:
         load_state(find_checkpoint(tmp_path), like)
-    assert str(error.value).splitlines()[1:] == [
+    told = [
         "b: checkpoint int32[3], this run int64[3]",
         "new: checkpoint has none, this run float64[2]",
         "w: checkpoint float32[4,5], this run float32[4,6]",
     ]
+    assert f"({'; '.join(told)})" in str(error.value)
     with pytest.raises(ValueError, match="22 arrays differ") as error:
         load_state(find_checkpoint(tmp_path), {f"x{i:02}": np.zeros(1) for i in range(20)})
-    assert len(str(error.value).splitlines()) == 10
-    assert str(error.value).endswith("and 14 more")
+    assert len(str(error.value).splitlines()) == 1
+    assert str(error.value).count(": checkpoint ") == 8 and "and 14 more)" in str(error.value)
 
 
 def test_differences_of_configurations():
