@@ -30,8 +30,8 @@ def set_aside(folder: Path) -> Path | None:
         return None
     if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, CONFIG)):
         raise UserError(
-            f"{folder} holds files and no run; --train.resume never moves an earlier run aside, and
-            " "nothing else: set --train.output_dir to a folder of its own"
+            f"{folder} holds files and no run; --train.resume never moves an earlier run aside "
+            "and nothing else: set --train.output_dir to a folder of its own"
         )
     if Path.cwd().is_relative_to(folder):
         raise UserError(
