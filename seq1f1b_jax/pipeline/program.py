@@ -110,7 +110,13 @@ class Program:
             x = jax.ShapeDtypeStruct((self.batch, length, self.stage.model_dim), self.compute_dtype)
             return plan_residuals(self.stage, self.layer_shapes, x, policy=self.policy)
 
-        by_length = {length: plan(length) for length in set(self.lengths)}
+        by_length = {length: plan(length) for length in sorted(set(self.lengths))}
+        names = {tuple(entry.name for entry in plan.entries) for plan in by_length.values()}
+        if len(names) > 1:
+            raise ValueError(
+                f"chunks of {sorted(by_length)} tokens leave different residuals ({names}); pre and "
+                "post must compute alike at every length, or use partition='even'"
+            )
         return tuple(by_length[length] for length in self.lengths)
 
     def ring_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
