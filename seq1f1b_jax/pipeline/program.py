@@ -114,7 +114,7 @@ class Program:
         names = {tuple(entry.name for entry in plan.entries) for plan in by_length.values()}
         if len(names) > 1:
             raise ValueError(
-                f"chunks of {sorted(by_length)} tokens leave different residuals ({names}); pre and "
+                f"chunks of {sorted(by_length)} tokens leave different residuals {names}; pre and "
                 "post must compute alike at every length, or use partition='even'"
             )
         return tuple(by_length[length] for length in self.lengths)
