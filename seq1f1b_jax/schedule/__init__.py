@@ -2,18 +2,18 @@
 
 The way of a schedule, each step a pure function:
 
-    make_plan -> validate -> lower -> (replay) -> the executor
+    make_plan -> validate -> place -> lower -> (replay) -> the executor
+                              |
+                              +-> simulate
 
 Nothing here imports JAX.
 """
 
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.cost import StageCost
-from seq1f1b_jax.schedule.formulas import (
-    bubble_formula,
-    bubble_fraction_formula,
-    peak_units_formula,
-)
+from seq1f1b_jax.schedule.costs import Costs
+from seq1f1b_jax.schedule.exchange import Exchange
+from seq1f1b_jax.schedule.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.forward import forward_plan
 from seq1f1b_jax.schedule.grid import draw_plan, parse_grid
 from seq1f1b_jax.schedule.lower import lower
@@ -24,20 +24,23 @@ from seq1f1b_jax.schedule.partition import (
     even_lengths,
     explicit_lengths,
 )
+from seq1f1b_jax.schedule.place import place
 from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
 from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan
 from seq1f1b_jax.schedule.replay import ReplayError, replay
-from seq1f1b_jax.schedule.simulate import Simulation, draw_simulation, simulate, simulate_table
-from seq1f1b_jax.schedule.table import BACKWARD, FORWARD, IDLE, TickTable, draw_table
+from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, draw_simulation, simulate
+from seq1f1b_jax.schedule.table import NONE, TickTable, draw_table
 from seq1f1b_jax.schedule.validate import validate
 
 __all__ = [
-    "BACKWARD",
-    "FORWARD",
-    "IDLE",
+    "MACHINES",
+    "NONE",
     "SCHEDULES",
     "Action",
     "ChunkCost",
+    "ClosedForm",
+    "Costs",
+    "Exchange",
     "Op",
     "Plan",
     "PlanError",
@@ -47,8 +50,7 @@ __all__ = [
     "TickTable",
     "aligned_block",
     "balanced_lengths",
-    "bubble_formula",
-    "bubble_fraction_formula",
+    "closed_form",
     "draw_plan",
     "draw_simulation",
     "draw_table",
@@ -59,9 +61,8 @@ __all__ = [
     "make_plan",
     "parse_grid",
     "peak_units",
-    "peak_units_formula",
+    "place",
     "replay",
     "simulate",
-    "simulate_table",
     "validate",
 ]

@@ -1,17 +1,24 @@
 """One operation on one unit: the atom of every schedule, and its text form."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-_TEXT = re.compile(r"([FB])(\d+)\.(\d+)(?:@(\d+))?")
+_TEXT = re.compile(r"([FBIW])(\d+)\.(\d+)(?:@(\d+))?")
 
 
 class Op(StrEnum):
-    """What a rank does with a unit: `F` forward, `B` backward."""
+    """What a rank does with a unit.
+
+    `F` is the forward, `B` the backward. A backward may also be done in two halves: `I` gives the
+    gradient by the stage's input, which the stage before waits for, and `W` the gradients of the
+    weights, for which nobody waits.
+    """
 
     F = "F"
     B = "B"
+    I = "I"  # noqa: E741  the letter of the zero-bubble schedules
+    W = "W"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +26,8 @@ class Action:
     """One operation on one unit by the rank that holds `stage`.
 
     Attributes:
-      op: forward or backward.
-      stage: index of the group of layers it runs through.
+      op: forward, backward, or one of the backward's halves.
+      stage: index of the group of layers it runs through; with virtual stages, of all of them.
       microbatch: index of the sequence batch within the step.
       chunk: index of the slice of the sequence.
 
@@ -39,11 +46,17 @@ class Action:
         """(microbatch, chunk): what the action works on."""
         return self.microbatch, self.chunk
 
+    @property
+    def event(self) -> "Action":
+        """What others wait for: an `I` sends the same gradient as a `B`, so it counts as one."""
+        return replace(self, op=Op.B) if self.op is Op.I else self
+
     def text(self, rank: int) -> str:
         """Write the action as it stands in the row of `rank`.
 
         Args:
-          rank: index of the row. A stage that is not the rank's own is appended as `@stage`.
+          rank: index of the row. A stage of another number is appended as `@stage`: with virtual
+            stages, all but the first of a rank.
 
         Returns:
           `F2.1` for the forward of chunk 1 of microbatch 2.
@@ -56,7 +69,7 @@ class Action:
         """Read what `text` wrote.
 
         Args:
-          text: `F2.1`, or `F2.1@3` for a stage that is not the rank's own.
+          text: `F2.1`, or `F2.1@3` for a stage of another number than the rank's.
           rank: index of the row that the text stands in.
 
         Raises:
@@ -69,7 +82,7 @@ class Action:
         match = _TEXT.fullmatch(text)
         if match is None:
             raise ValueError(
-                f"action {text!r} on rank {rank} is not an operation (F or B) followed by"
+                f"action {text!r} on rank {rank} is not an operation (F, B, I or W) followed by"
                 " microbatch.chunk; write it like F2.1"
             )
         op, microbatch, chunk, stage = match.groups()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seq1f1b_jax.schedule.costs import Costs
+
 RESIDUAL_POLICIES = ("none", "selective", "full")
 
 
@@ -35,7 +37,7 @@ class StageCost:
       mlp_dim: hidden width of the MLP.
       gated: whether the MLP has a gate, three matmuls instead of two.
       vocab_size: rows V of the head.
-      layers_per_stage: layers of each stage.
+      layers_per_stage: layers of each stage along the model, virtual stages included.
       num_sequences: sequences in a microbatch; all costs are proportional to it.
       residuals: `none` or `selective`, which recompute no matmul, or `full`, which runs the
         forward of the layers again in the backward.
@@ -82,7 +84,7 @@ class StageCost:
 
     @property
     def num_stages(self) -> int:
-        """Ranks of the pipeline."""
+        """Stages along the model, virtual ones included."""
         return len(self.layers_per_stage)
 
     def __call__(self, start: int, length: int) -> int:
@@ -115,6 +117,19 @@ class StageCost:
     def backward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
         """Cost of every backward, `[num_stages, num_chunks]`, as `simulate` takes it."""
         return self._costs(self.backward, chunk_lengths)
+
+    def costs(self, chunk_lengths: Sequence[int]) -> Costs:
+        """Cost of every action, as `simulate` takes it; a `W` is the matmuls of one gradient."""
+
+        def weights(stage: int, *, start: int, length: int) -> int:
+            matmuls = 2 * self.num_sequences * length * self._layer_weights()
+            return self.layers_per_stage[stage] * matmuls
+
+        return Costs(
+            forward=self.forward_costs(chunk_lengths),
+            backward=self.backward_costs(chunk_lengths),
+            weights=self._costs(weights, chunk_lengths),
+        )
 
     def _costs(self, cost: Callable[..., int], chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
         starts = np.cumsum([0, *chunk_lengths[:-1]]).tolist()

@@ -7,6 +7,9 @@ For stage s, microbatch m and chunk c:
     B(s,m,c) after F(s,m,c)     the residuals are there
              after B(s+1,m,c)   the gradient comes from the stage after
              after B(s,m,c+1)   only then is the gradient of the chunk's keys and values complete
+    W(s,m,c) after I(s,m,c)     the gradients of the matmuls' outputs are there
+
+An `I` waits for what a `B` waits for, and whoever waits for a `B` may be served by an `I`.
 """
 
 from collections.abc import Iterator
@@ -16,13 +19,16 @@ from seq1f1b_jax.schedule.plan import Plan
 
 
 def local_dependencies(action: Action, *, num_chunks: int) -> dict[Action, str]:
-    """Map each action of the same rank that must come first to the reason."""
+    """Map each event of the same stage that must come first to the reason."""
     stage, microbatch, chunk = action.stage, action.microbatch, action.chunk
     if action.op is Op.F:
         if chunk == 0:
             return {}
         before = Action(Op.F, stage, microbatch, chunk - 1)
         return {before: "a chunk attends to the keys and values of the chunks before it"}
+    if action.op is Op.W:
+        half = Action(Op.B, stage, microbatch, chunk)
+        return {half: "weight gradients need what the input gradient's half computes"}
     needs = {Action(Op.F, stage, microbatch, chunk): "a backward reads what its forward kept"}
     if chunk < num_chunks - 1:
         after = Action(Op.B, stage, microbatch, chunk + 1)
@@ -30,22 +36,26 @@ def local_dependencies(action: Action, *, num_chunks: int) -> dict[Action, str]:
     return needs
 
 
-def message_source(action: Action, *, num_stages: int) -> Action | None:
-    """Return the neighbour's action whose message this one consumes; None at the pipeline's ends.
+def message_source(action: Action, *, num_virtual_stages: int) -> Action | None:
+    """Return the event of another stage whose message this action consumes.
+
+    None at the ends of the model, and for a `W`.
 
     Example:
-      >>> message_source(Action(Op.B, 0, 2, 1), num_stages=4).stage
+      >>> message_source(Action(Op.B, 0, 2, 1), num_virtual_stages=4).stage
       1
     """
-    stage = action.stage - 1 if action.op is Op.F else action.stage + 1
-    if not 0 <= stage < num_stages:
+    if action.op is Op.W:
         return None
-    return Action(action.op, stage, action.microbatch, action.chunk)
+    stage = action.stage - 1 if action.op is Op.F else action.stage + 1
+    if not 0 <= stage < num_virtual_stages:
+        return None
+    return Action(action.event.op, stage, action.microbatch, action.chunk)
 
 
 def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:
-    """List every action that must be finished before this one starts."""
-    source = message_source(action, num_stages=plan.num_stages)
+    """List every event that must be over before this action starts."""
+    source = message_source(action, num_virtual_stages=plan.num_virtual_stages)
     local = local_dependencies(action, num_chunks=plan.num_chunks)
     return (*local, source) if source is not None else tuple(local)
 
@@ -67,6 +77,6 @@ def execution_order(plan: Plan) -> Iterator[Action]:
                 if not done.issuperset(dependencies(action, plan)):
                     break
                 yield action
-                done.add(action)
+                done.add(action.event)
                 position[rank] += 1
                 progress = True

@@ -3,7 +3,8 @@
     rank 0  F0.0 F0.1 F1.0 .... .... B0.1----- F1.1 B0.0----- .... B1.1----- B1.0-----
     rank 1  .... F0.0 F0.1 B0.1----- F1.0 B0.0----- F1.1 B1.1----- B1.0----- .... ....
 
-`F` forward or `B` backward, then microbatch.chunk. Dots are a column in which the rank waits,
+`F` forward, `B` backward, `I` and `W` its two halves, then microbatch.chunk, and `@stage` where a
+rank holds several. Dots are a column in which the rank waits,
 dashes fill the columns that an action lasts beyond its first, `>F0.1<` is a marked cell. The same
 letters draw three things: a plan (columns count the actions of a rank, waiting is not shown), a
 tick table (columns are ticks) and a simulation (columns are units of time).
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from seq1f1b_jax.schedule.actions import Action
+from seq1f1b_jax.schedule.exchange import Exchange
 from seq1f1b_jax.schedule.plan import Plan
 
 _ROW = re.compile(r"\s*rank\s+\d+\s+(.*)")
@@ -113,14 +115,30 @@ def parse_grid(text: str, *, name: str) -> Plan:
       ValueError: no row, no action, or a word that is not an action.
     """
     matches = (_ROW.fullmatch(line) for line in text.splitlines())
-    rows = [match.group(1).split() for match in matches if match is not None]
-    ranks = tuple(
-        tuple(Action.parse(word.strip("-<>"), rank) for word in row if word.strip("."))
-        for rank, row in enumerate(rows)
-    )
+    rows = [match.group(1).replace("+", " ").split() for match in matches if match is not None]
+    words = [[word.strip("-<>") for word in row if word.strip(".")] for row in rows]
+    return plan_of_rows(words, name=name)
+
+
+def plan_of_rows(rows: Sequence[Sequence[str]], *, name: str) -> Plan:
+    """Put a plan together from words, one row per rank; the sizes are those that the words show.
+
+    Stages beyond the ranks make virtual stages, and those need the exchange `lockstep`.
+
+    Raises:
+      ValueError: no action at all, or a word that is not an action.
+    """
+    ranks = tuple(tuple(Action.parse(word, rank) for word in row) for rank, row in enumerate(rows))
     actions = [action for row in ranks for action in row]
     if not actions:
         raise ValueError("the grid holds no action; write rows like 'rank 0  F0.0 F0.1 B0.1 B0.0'")
-    num_microbatches = 1 + max(action.microbatch for action in actions)
-    num_chunks = 1 + max(action.chunk for action in actions)
-    return Plan(name, len(ranks), num_microbatches, num_chunks, ranks)
+    num_virtual = 1 + max(action.stage for action in actions) // len(ranks)
+    return Plan(
+        name,
+        len(ranks),
+        num_microbatches=1 + max(action.microbatch for action in actions),
+        num_chunks=1 + max(action.chunk for action in actions),
+        ranks=ranks,
+        num_virtual=num_virtual,
+        exchange=Exchange.PARITY if num_virtual == 1 else Exchange.LOCKSTEP,
+    )

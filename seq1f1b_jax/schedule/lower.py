@@ -1,29 +1,33 @@
-"""From a plan to a tick table: when each action runs, and where its values live.
-
-Rank p runs forwards in ticks `h = p (mod 2)` and backwards in the others, each action as early as
-the order of the rank, the dependencies and the parity allow. So when rank a may send down, rank a+1
-may send up: one exchange between the two carries both messages, and no other rank is part of it.
-"""
+"""From a plan to a tick table: when each action runs, and where its values live."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.arena import Interval, allocate
-from seq1f1b_jax.schedule.dependencies import execution_order, message_source
+from seq1f1b_jax.schedule.exchange import Exchange
 from seq1f1b_jax.schedule.partition import explicit_lengths
+from seq1f1b_jax.schedule.place import num_ticks, place
+from seq1f1b_jax.schedule.places import Places, sequence
 from seq1f1b_jax.schedule.plan import Plan, peak_units
-from seq1f1b_jax.schedule.table import OP_CODES, TickTable
-from seq1f1b_jax.schedule.validate import plan_error, validate
+from seq1f1b_jax.schedule.table import NONE, OP_CODES, TickTable
+from seq1f1b_jax.schedule.validate import validate
+
+_ACTION_FIELDS = (
+    *("op", "stage", "microbatch", "chunk", "cache_slot", "prefix_slot", "arena_offset"),
+    *("loss_offset", "deferred_offset", "inbox_slot"),
+)
+_WEIGHT_FIELDS = (
+    *("weight_stage", "weight_microbatch", "weight_chunk"),
+    *("weight_arena_offset", "weight_deferred_offset"),
+)
+_FIELDS = (*_ACTION_FIELDS, *_WEIGHT_FIELDS, "arrival_slot")
 
 
 def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
     """Lower a plan to the table that the executor scans over.
-
-    For `seq1f1b` (and for `gpipe` with a warm-up of everything) the ticks have a closed form: the
-    forward of unit u on rank p is at `2u+p`, the i-th backward at `2(i+C-1+extra_warmup)+2P-1-p`.
 
     Args:
       plan: of any origin; it is validated here.
@@ -33,9 +37,8 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
       The table, with an even number of ticks.
 
     Raises:
-      PlanError: the plan is not valid; a message would have to wait for its reader; or a rank would
-        hold the prefix gradients of two microbatches at once. The executor has a place for neither.
-      ValueError: the lengths are not one positive number per chunk.
+      PlanError: the plan is not valid.
+      ValueError: the lengths are not one positive number per chunk, or the exchange does not fit.
 
     Example:
       >>> table = lower(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1), [8])
@@ -44,6 +47,11 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
       rank 1  .... F0.0 B0.0 F1.0 B1.0 ....
     """
     validate(plan)
+    if plan.num_virtual > 1 and plan.exchange is Exchange.PARITY:
+        raise ValueError(
+            f"num_virtual={plan.num_virtual} makes a ring of stages, on which exchange 'parity'"
+            " cannot keep ranks apart (docs/design/schedules.md); use 'lockstep'"
+        )
     if len(chunk_lengths) != plan.num_chunks:
         raise ValueError(
             f"{len(chunk_lengths)} chunk lengths were given for num_chunks={plan.num_chunks};"
@@ -51,117 +59,63 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
         )
     lengths = explicit_lengths(sum(chunk_lengths), chunk_lengths)
     ticks = place(plan)
-    _check_messages(plan, ticks)
-    _check_prefix_gradients(plan, ticks)
-    arenas = [_allocate_arena(plan, rank, ticks, lengths) for rank in range(plan.num_stages)]
-    caches = [_allocate_cache(plan, rank, ticks) for rank in range(plan.num_stages)]
+    ranks = [Places(plan, rank, ticks, lengths) for rank in range(plan.num_stages)]
+    last_rank = ranks[plan.rank(plan.num_virtual_stages - 1)]
     return TickTable(
-        **_arrays(plan, ticks, [slots for slots, _ in caches], [offsets for offsets, _ in arenas]),
+        **_arrays(plan, ticks, ranks),
+        exchange=plan.exchange,
+        num_virtual=plan.num_virtual,
         chunk_lengths=lengths,
         num_microbatches=plan.num_microbatches,
         peak_units=peak_units(plan),
-        cache_slots_per_rank=tuple(total for _, total in caches),
-        arena_tokens_per_rank=tuple(total for _, total in arenas),
-    )
-
-
-def place(plan: Plan) -> dict[Action, int]:
-    """Give each action of a valid plan its tick: the earliest of its parity.
-
-    Returns:
-      The tick of every action.
-    """
-    ticks: dict[Action, int] = {}
-    free = [0] * plan.num_stages  # first tick after each rank's latest action
-    for action in execution_order(plan):
-        rank = action.stage
-        source = message_source(action, num_stages=plan.num_stages)
-        tick = max(free[rank], 0 if source is None else ticks[source] + 1)
-        parity = (rank + (action.op is Op.B)) % 2
-        tick += (tick - parity) % 2
-        ticks[action] = tick
-        free[rank] = tick + 1
-    return ticks
-
-
-def _check_messages(plan: Plan, ticks: Mapping[Action, int]) -> None:
-    for rank, row in enumerate(plan.ranks):
-        for index, action in enumerate(row):
-            source = message_source(action, num_stages=plan.num_stages)
-            if source is not None and ticks[action] != ticks[source] + 1:
-                reason = (
-                    f"{action.text(rank)} runs in tick {ticks[action]} but its message was sent in"
-                    f" tick {ticks[source]}; the executor consumes a message in the next tick and"
-                    " keeps none, so order the actions as make_plan does"
-                )
-                raise plan_error(plan, reason, rank=rank, index=index)
-
-
-def _check_prefix_gradients(plan: Plan, ticks: Mapping[Action, int]) -> None:
-    if plan.forward_only or plan.num_chunks == 1:
-        return
-    for rank, row in enumerate(plan.ranks):
-        backwards = [(index, a) for index, a in enumerate(row) if a.op is Op.B]
-        for (_, before), (index, action) in pairwise(backwards):
-            if before.chunk > 0 and action.microbatch != before.microbatch:
-                reason = (
-                    f"{action.text(rank)} starts before the backwards of microbatch"
-                    f" {before.microbatch} are over; a rank holds the prefix gradients of one"
-                    " microbatch at a time, so finish one before the next"
-                )
-                raise plan_error(plan, reason, rank=rank, index=index)
-
-
-def _allocate_arena(
-    plan: Plan, rank: int, ticks: Mapping[Action, int], lengths: Sequence[int]
-) -> tuple[dict[tuple[int, int], int], int]:
-    """Offsets by unit, and tokens in all: residuals live from forward to backward."""
-    units = [action.unit for action in plan.ranks[rank] if action.op is Op.F]
-    if plan.forward_only:
-        return dict.fromkeys(units, 0), 0
-    offsets, total = allocate(
-        [
-            Interval(ticks[Action(Op.F, rank, m, c)], ticks[Action(Op.B, rank, m, c)], lengths[c])
-            for m, c in units
-        ]
-    )
-    return dict(zip(units, offsets, strict=True)), total
-
-
-def _allocate_cache(
-    plan: Plan, rank: int, ticks: Mapping[Action, int]
-) -> tuple[tuple[int, ...], int]:
-    """Slots by microbatch, and slots in all: keys and values live to their last reader."""
-    last = (Op.F, plan.num_chunks - 1) if plan.forward_only else (Op.B, 0)
-    return allocate(
-        [
-            Interval(
-                ticks[Action(Op.F, rank, microbatch, 0)],
-                ticks[Action(last[0], rank, microbatch, last[1])],
-                size=1,
-            )
-            for microbatch in range(plan.num_microbatches)
-        ]
+        cache_slots_per_rank=tuple(places.num_cache_slots for places in ranks),
+        prefix_slots_per_rank=tuple(places.num_prefix_slots for places in ranks),
+        arena_tokens_per_rank=tuple(places.arena_tokens for places in ranks),
+        deferred_tokens_per_rank=tuple(places.deferred_tokens for places in ranks),
+        inbox_slots_per_rank=tuple(places.num_inbox_slots for places in ranks),
+        loss_tokens=last_rank.loss_tokens,
     )
 
 
 def _arrays(
-    plan: Plan,
-    ticks: Mapping[Action, int],
-    slots: Sequence[Sequence[int]],
-    offsets: Sequence[Mapping[tuple[int, int], int]],
-) -> dict[str, np.ndarray]:
-    num_ticks = max(ticks.values()) + 1
-    shape = (num_ticks + num_ticks % 2, plan.num_stages)
-    names = ("op", "microbatch", "chunk", "cache_slot", "arena_offset")
-    arrays = {name: np.zeros(shape, np.int32) for name in names}
+    plan: Plan, ticks: Mapping[Action, int], ranks: Sequence[Places]
+) -> dict[str, NDArray[np.int32]]:
+    shape = (num_ticks(ticks), plan.num_stages)
+    arrays = {name: np.zeros(shape, np.int32) for name in _FIELDS}
+    arrays["weight_stage"][:] = NONE
+    for rank, places in enumerate(ranks):
+        arrays["arrival_slot"][:, rank] = places.arrival_slots()
     for action, tick in ticks.items():
-        rank = action.stage
-        arrays["op"][tick, rank] = OP_CODES[action.op]
-        arrays["microbatch"][tick, rank] = action.microbatch
-        arrays["chunk"][tick, rank] = action.chunk
-        arrays["cache_slot"][tick, rank] = slots[rank][action.microbatch]
-        arrays["arena_offset"][tick, rank] = offsets[rank][action.unit]
+        rank = plan.rank(action.stage)
+        for name, value in _cell(action, ranks[rank]).items():
+            arrays[name][tick, rank] = value
     for array in arrays.values():
         array.setflags(write=False)
     return arrays
+
+
+def _cell(action: Action, places: Places) -> dict[str, int]:
+    """The columns of one action; 0 stands for a place that it does not have."""
+    forward = replace(action, op=Op.F)
+    if action.op is Op.W:
+        values = (
+            action.stage,
+            action.microbatch,
+            action.chunk,
+            places.arena[forward],
+            places.deferred[forward],
+        )
+        return dict(zip(_WEIGHT_FIELDS, values, strict=True))
+    values = (
+        OP_CODES[action.op],
+        action.stage,
+        action.microbatch,
+        action.chunk,
+        places.cache[sequence(action)],
+        places.prefix.get(sequence(action), 0),
+        places.arena.get(forward, 0),
+        places.loss.get(forward, 0),
+        places.deferred.get(forward, 0),
+        places.inbox.get(action, 0),
+    )
+    return dict(zip(_ACTION_FIELDS, values, strict=True))

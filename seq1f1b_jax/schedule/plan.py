@@ -5,8 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from seq1f1b_jax.schedule.actions import Action, Op
+from seq1f1b_jax.schedule.exchange import Exchange
 
-_HEADER = re.compile(r"(\S+) stages=(\d+) microbatches=(\d+) chunks=(\d+)")
+_HEADER = re.compile(
+    r"(\S+) stages=(\d+) microbatches=(\d+) chunks=(\d+)(?: virtual=(\d+))?(?: exchange=(\w+))?"
+)
 
 
 class PlanError(ValueError):
@@ -21,13 +24,16 @@ class Plan:
 
     Attributes:
       name: of the generator, without spaces.
-      num_stages: ranks of the pipeline, one stage each.
-      num_microbatches: sequence batches per step.
-      num_chunks: slices of each sequence.
+      num_stages: ranks of the pipeline P.
+      num_microbatches: sequence batches per step M.
+      num_chunks: slices of each sequence C.
       ranks: `ranks[p]` holds the actions of rank p in the order in which it runs them.
+      num_virtual: virtual stages per rank V. Stages count from 0 to P*V-1 along the model, and
+        stage s lies on rank s mod P, so that a message always goes to the next rank of a ring.
+      exchange: which ranks swap messages in which ticks, see `Exchange`.
 
     Raises:
-      ValueError: a size is below 1, or the rows are not one per stage.
+      ValueError: a size is below 1, the name has spaces, or the rows are not one per rank.
     """
 
     name: str
@@ -35,12 +41,19 @@ class Plan:
     num_microbatches: int
     num_chunks: int
     ranks: tuple[tuple[Action, ...], ...]
+    num_virtual: int = 1
+    exchange: Exchange = Exchange.PARITY
 
     def __post_init__(self) -> None:
         """Refuse sizes that no plan can have."""
-        for size in ("num_stages", "num_microbatches", "num_chunks"):
-            if getattr(self, size) < 1:
-                raise ValueError(f"{size}={getattr(self, size)} must be at least 1")
+        check_sizes(
+            num_stages=self.num_stages,
+            num_microbatches=self.num_microbatches,
+            num_chunks=self.num_chunks,
+            num_virtual=self.num_virtual,
+        )
+        if not self.name or len(self.name.split()) != 1:
+            raise ValueError(f"plan name {self.name!r} must be one word, without spaces")
         if len(self.ranks) != self.num_stages:
             raise ValueError(
                 f"a plan of num_stages={self.num_stages} has {len(self.ranks)} rows;"
@@ -53,9 +66,18 @@ class Plan:
         return self.num_microbatches * self.num_chunks
 
     @property
+    def num_virtual_stages(self) -> int:
+        """Groups of layers in all: ranks times virtual stages per rank."""
+        return self.num_stages * self.num_virtual
+
+    @property
     def forward_only(self) -> bool:
         """True for an evaluation plan, one that holds no backward at all."""
         return all(action.op is Op.F for rank in self.ranks for action in rank)
+
+    def rank(self, stage: int) -> int:
+        """Rank that holds a stage."""
+        return stage % self.num_stages
 
     def text(self) -> str:
         """Write the plan: a header with the sizes, then one line of actions per rank.
@@ -72,6 +94,8 @@ class Plan:
             f"{self.name} stages={self.num_stages} microbatches={self.num_microbatches}"
             f" chunks={self.num_chunks}"
         )
+        header += f" virtual={self.num_virtual}" * (self.num_virtual > 1)
+        header += f" exchange={self.exchange}" * (self.exchange is not Exchange.PARITY)
         rows = (" ".join(a.text(rank) for a in row) or "-" for rank, row in enumerate(self.ranks))
         return "\n".join((header, *rows))
 
@@ -86,21 +110,41 @@ class Plan:
         match = _HEADER.fullmatch(header)
         if match is None:
             raise ValueError(
-                f"plan header {header!r} must read like 'seq1f1b stages=2 microbatches=2 chunks=1'"
+                f"plan header {header!r} must read like 'seq1f1b stages=2 microbatches=2 chunks=1',"
+                " and virtual=2 and exchange=lockstep behind it where they are not 1 and parity"
             )
-        name, *sizes = match.groups()
-        num_stages, num_microbatches, num_chunks = map(int, sizes)
+        name, stages, microbatches, chunks, virtual, exchange = match.groups()
         ranks = tuple(
             tuple(Action.parse(word, rank) for word in row.split() if word != "-")
             for rank, row in enumerate(rows)
         )
-        return cls(name, num_stages, num_microbatches, num_chunks, ranks)
+        return cls(
+            name,
+            int(stages),
+            int(microbatches),
+            int(chunks),
+            ranks,
+            num_virtual=int(virtual or 1),
+            exchange=Exchange.parse(exchange or Exchange.PARITY),
+        )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse a count below 1.
+
+    Raises:
+      ValueError: one of them is.
+    """
+    for size, count in sizes.items():
+        if count < 1:
+            raise ValueError(f"{size}={count} must be at least 1")
 
 
 def peak_units(plan: Plan) -> tuple[int, ...]:
     """Count the units whose residuals each rank holds at its fullest moment.
 
-    Order alone decides it: a unit lives from its forward to its backward.
+    Order alone decides it: a unit lives from its forward to its backward, or to the second half of
+    it. With virtual stages it counts once for each, and is a V-th of the rank's layers.
 
     Returns:
       One count per rank; 0 where the plan has no backward, since nothing is kept then.
@@ -110,9 +154,12 @@ def peak_units(plan: Plan) -> tuple[int, ...]:
     return tuple(_peak(row) for row in plan.ranks)
 
 
+_CHANGE = {Op.F: 1, Op.B: -1, Op.I: 0, Op.W: -1}
+
+
 def _peak(row: Iterable[Action]) -> int:
     live = peak = 0
     for action in row:
-        live += 1 if action.op is Op.F else -1
+        live += _CHANGE[action.op]
         peak = max(peak, live)
     return peak

@@ -1,23 +1,60 @@
 """The schedules by name. A new one is one file, one line here and one golden grid."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from inspect import signature
 from types import MappingProxyType
 
-from seq1f1b_jax.schedule.gpipe import gpipe
+from seq1f1b_jax.schedule.interleaved import interleaved
 from seq1f1b_jax.schedule.plan import Plan
-from seq1f1b_jax.schedule.seq1f1b import one_forward_one_backward, seq1f1b
+from seq1f1b_jax.schedule.seq1f1b import seq1f1b, seq1f1b_lockstep
+from seq1f1b_jax.schedule.terapipe import terapipe
+from seq1f1b_jax.schedule.zero_bubble import zero_bubble_h1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A named schedule.
+
+    Attributes:
+      generate: the generator.
+      chunked_name: of the schedule with chunks, where this one runs whole sequences; else None.
+    """
+
+    generate: Callable[..., Plan]
+    chunked_name: str | None = None
+
+    def takes(self, option: str) -> bool:
+        """Whether the generator has this parameter."""
+        return option in signature(self.generate).parameters
+
 
 SCHEDULES = MappingProxyType(
     {
-        "gpipe": gpipe,
-        "1f1b": one_forward_one_backward,
-        "seq1f1b": seq1f1b,
+        "gpipe": Schedule(terapipe, chunked_name="terapipe"),
+        "terapipe": Schedule(terapipe),
+        "1f1b": Schedule(seq1f1b, chunked_name="seq1f1b"),
+        "seq1f1b": Schedule(seq1f1b),
+        "1f1b-lockstep": Schedule(seq1f1b_lockstep, chunked_name="seq1f1b-lockstep"),
+        "seq1f1b-lockstep": Schedule(seq1f1b_lockstep),
+        "1f1b-i": Schedule(interleaved, chunked_name="seq1f1b-i"),
+        "seq1f1b-i": Schedule(interleaved),
+        "zb-h1": Schedule(zero_bubble_h1, chunked_name="seq-zb-h1"),
+        "seq-zb-h1": Schedule(zero_bubble_h1),
     }
 )
 
 
 def make_plan(
-    name: str, *, num_stages: int, num_microbatches: int, num_chunks: int, extra_warmup: int = 0
+    name: str,
+    *,
+    num_stages: int,
+    num_microbatches: int,
+    num_chunks: int,
+    num_virtual: int | None = None,
+    extra_warmup: int = 0,
+    short_warmup: bool = False,
 ) -> Plan:
     """Generate the plan of a named schedule.
 
@@ -26,25 +63,54 @@ def make_plan(
       num_stages: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
-      extra_warmup: forwards added to every rank's warm-up, where the schedule has one.
+      num_virtual: virtual stages per rank; None: 2 where the schedule interleaves them, else 1.
+      extra_warmup: forwards added to every rank's warm-up, see `seq1f1b`.
+      short_warmup: fewer units in flight, and waiting, see `interleaved`.
 
     Returns:
       A valid plan.
 
     Raises:
-      ValueError: the name is unknown, or the schedule does not exist at these sizes.
+      ValueError: the name is unknown, or the schedule does not exist at these sizes or with these
+        options.
 
     Example:
       >>> make_plan("seq1f1b", num_stages=4, num_microbatches=8, num_chunks=2).num_units
       16
     """
+    schedule = find_schedule(name)
+    if schedule.chunked_name and num_chunks != 1:
+        raise ValueError(
+            f"num_chunks={num_chunks} does not fit {name}, which runs whole sequences;"
+            f" use 1, or the schedule {schedule.chunked_name}"
+        )
+    given = {}
+    if num_virtual is not None and (num_virtual != 1 or schedule.takes("num_virtual")):
+        given["num_virtual"] = num_virtual
+    if extra_warmup:
+        given["extra_warmup"] = extra_warmup
+    if short_warmup:
+        given["short_warmup"] = short_warmup
+    for option, value in given.items():
+        if not schedule.takes(option):
+            takers = ", ".join(other for other in SCHEDULES if SCHEDULES[other].takes(option))
+            raise ValueError(
+                f"{option}={value} has no meaning for {name}; leave it out, or use one of {takers}"
+            )
+    plan = schedule.generate(
+        num_stages=num_stages, num_microbatches=num_microbatches, num_chunks=num_chunks, **given
+    )
+    return replace(plan, name=name)
+
+
+def find_schedule(name: str) -> Schedule:
+    """Look a schedule up.
+
+    Raises:
+      ValueError: the name is unknown; the nearest known one is named.
+    """
     if name not in SCHEDULES:
         near = get_close_matches(name, SCHEDULES, n=1)
         cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(SCHEDULES)}"
         raise ValueError(f"schedule {name!r} is not known; {cure}")
-    return SCHEDULES[name](
-        num_stages=num_stages,
-        num_microbatches=num_microbatches,
-        num_chunks=num_chunks,
-        extra_warmup=extra_warmup,
-    )
+    return SCHEDULES[name]

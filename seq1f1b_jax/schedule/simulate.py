@@ -1,21 +1,34 @@
-"""How long a plan takes when every rank waits for what it needs and for nothing else."""
+"""How long a plan takes, on three machines.
 
+    asynchronous   a rank starts an action once its previous one and all dependencies are over, and
+                   waits for nothing else: the time that the order of work allows
+    executor       what our scan does: per tick at most one sending action, then the exchange, in
+                   which a rank waits for the ranks it swaps messages with, then at most one `W`
+    lock-step      the same with a barrier over all ranks in every exchange
+
+On the asynchronous machine a message takes the transfer time; on the others every exchange that a
+rank takes part in does.
+"""
+
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.dependencies import dependencies, execution_order
+from seq1f1b_jax.schedule.costs import Costs
+from seq1f1b_jax.schedule.dependencies import (
+    dependencies,
+    execution_order,
+    message_source,
+)
 from seq1f1b_jax.schedule.grid import Cell, draw
+from seq1f1b_jax.schedule.place import num_ticks, place
 from seq1f1b_jax.schedule.plan import Plan
-from seq1f1b_jax.schedule.table import BACKWARD, FORWARD, TickTable
 
-Cost: TypeAlias = ArrayLike | Fraction
-"""One time for all, or an array that broadcasts to `[num_stages, num_chunks]`."""
+MACHINES = ("asynchronous", "executor", "lock-step")
 
 
 @dataclass(frozen=True)
@@ -23,19 +36,38 @@ class Simulation:
     """A plan run on a clock. Times are in the unit of the costs, and exact where the costs are.
 
     Attributes:
+      machine: one of `MACHINES`.
+      num_stages: ranks of the pipeline.
+      num_chunks: slices of each sequence.
       starts: when each action starts.
       ends: when each action ends.
-      busy: time each rank computes.
+      causes: for each action the one whose end it waited for, None where it started at once.
     """
 
+    machine: str
+    num_stages: int
+    num_chunks: int
     starts: Mapping[Action, Any]
     ends: Mapping[Action, Any]
-    busy: tuple[Any, ...]
+    causes: Mapping[Action, Action | None]
 
     @property
     def makespan(self) -> Any:
         """Time from the first start to the last end."""
         return max(self.ends.values())
+
+    @property
+    def busy(self) -> tuple[Any, ...]:
+        """Time each rank computes."""
+        busy = [0] * self.num_stages
+        for action, end in self.ends.items():
+            busy[action.stage % self.num_stages] += end - self.starts[action]
+        return tuple(busy)
+
+    @property
+    def idle(self) -> tuple[Any, ...]:
+        """Time each rank waits, before its first action and after its last one too."""
+        return tuple(self.makespan - busy for busy in self.busy)
 
     @property
     def bubble(self) -> Any:
@@ -45,88 +77,128 @@ class Simulation:
     @property
     def bubble_fraction(self) -> float:
         """Share of all ranks' time that is spent waiting."""
-        return 1 - float(sum(self.busy) / (len(self.busy) * self.makespan))
+        return float(sum(self.idle) / (self.num_stages * self.makespan))
+
+    @property
+    def critical_path(self) -> tuple[Action, ...]:
+        """Actions, first to last, each of which started when the one before it ended.
+
+        Together with the transfers between them they take the whole step: only a faster one of
+        these makes the step faster.
+        """
+        action = max(self.ends, key=lambda a: self.ends[a])
+        path = [action]
+        while (cause := self.causes[path[-1]]) is not None:
+            path.append(cause)
+        return tuple(reversed(path))
 
 
-def simulate(plan: Plan, forward_cost: Cost, backward_cost: Cost) -> Simulation:
-    """Run a valid plan asynchronously; messages take no time.
-
-    A rank starts an action once its previous one and all dependencies have ended:
-    `start = max(end of the previous, ends of the dependencies)`.
+def simulate(plan: Plan, costs: Costs, *, machine: str = "asynchronous") -> Simulation:
+    """Run a valid plan on a clock.
 
     Args:
       plan: a valid plan.
-      forward_cost: time of a forward, `[num_stages, num_chunks]` or anything that broadcasts to it.
-        Integers and fractions are kept exact.
-      backward_cost: time of a backward, likewise.
+      costs: times of the actions. Integers and fractions are kept exact.
+      machine: one of `MACHINES`, see above.
 
     Returns:
-      The times of every action.
+      The times of every action. For named schedules and equal costs the executor's makespan is the
+      asynchronous one.
 
     Raises:
-      ValueError: a cost does not broadcast to `[num_stages, num_chunks]`.
+      ValueError: the machine is unknown, or a cost does not broadcast to
+        `[num_virtual_stages, num_chunks]`.
 
     Example:
       >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=4, num_chunks=2)
-      >>> simulate(plan, forward_cost=1, backward_cost=2).bubble  # (P-1)(F+B)
+      >>> simulate(plan, Costs(forward=1, backward=2)).bubble  # (P-1)(F+B)
       9
     """
-    costs = {
-        Op.F: _per_stage_and_chunk(forward_cost, plan.num_stages, plan.num_chunks),
-        Op.B: _per_stage_and_chunk(backward_cost, plan.num_stages, plan.num_chunks),
-    }
-    starts: dict[Action, Any] = {}
-    ends: dict[Action, Any] = {}
-    clocks: list[Any] = [0] * plan.num_stages
-    busy: list[Any] = [0] * plan.num_stages
+    if machine not in MACHINES:
+        raise ValueError(f"machine={machine!r} is unknown; use one of {', '.join(MACHINES)}")
+    log = _Log(plan, costs)
+    if machine == "asynchronous":
+        _run_asynchronously(log)
+    else:
+        _run_ticks(log, barrier=machine == "lock-step")
+    return Simulation(machine, plan.num_stages, plan.num_chunks, log.starts, log.ends, log.causes)
+
+
+class _Log:
+    """What a machine writes down while it runs a plan."""
+
+    def __init__(self, plan: Plan, costs: Costs) -> None:
+        self.plan, self.transfer = plan, costs.transfer
+        self.cost = costs.per_action(plan.num_virtual_stages, plan.num_chunks)
+        self.starts: dict[Action, Any] = {}
+        self.ends: dict[Action, Any] = {}
+        self.causes: dict[Action, Action | None] = {}
+
+    def run(self, action: Action, clock: "_Clock") -> "_Clock":
+        """Run an action on a rank whose clock stands at its start."""
+        self.starts[action], self.causes[action] = clock.time, clock.cause
+        self.ends[action] = clock.time + self.cost(action)
+        return _Clock(self.ends[action], action)
+
+
+class _Clock(NamedTuple):
+    """How far a rank is, and whose end brought it there."""
+
+    time: Any
+    cause: Action | None
+
+
+def _run_asynchronously(log: _Log) -> None:
+    """`start = max(end of the previous, ends of dependencies, messages with their transfer)`."""
+    plan = log.plan
+    done: dict[Action, _Clock] = {}  # by event
+    clocks = [_Clock(0, None)] * plan.num_stages
     for action in execution_order(plan):
-        rank = action.stage
-        cost = costs[action.op][rank][action.chunk]
-        starts[action] = max(
-            [clocks[rank], *(ends[needed] for needed in dependencies(action, plan))]
-        )
-        clocks[rank] = ends[action] = starts[action] + cost
-        busy[rank] += cost
-    return Simulation(starts, ends, tuple(busy))
+        rank = plan.rank(action.stage)
+        source = message_source(action, num_virtual_stages=plan.num_virtual_stages)
+        ready = clocks[rank]
+        for event in dependencies(action, plan):
+            time, cause = done[event]
+            arrival = _Clock(time + log.transfer if event == source else time, cause)
+            ready = max(ready, arrival, key=lambda clock: clock.time)
+        clocks[rank] = done[action.event] = log.run(action, ready)
 
 
-def simulate_table(table: TickTable, forward_cost: Cost, backward_cost: Cost) -> Any:
-    """Time a tick table under its exchange by parity: the two ranks of a pair wait for each other.
-
-    Args:
-      table: a lowered plan.
-      forward_cost: time of a forward, as for `simulate`.
-      backward_cost: time of a backward, likewise.
-
-    Returns:
-      The time of the last rank to finish, in the unit of the costs. For equal costs it is the
-      makespan of `simulate`.
-    """
-    sizes = table.num_stages, table.num_chunks
-    costs = {
-        FORWARD: _per_stage_and_chunk(forward_cost, *sizes),
-        BACKWARD: _per_stage_and_chunk(backward_cost, *sizes),
-    }
-    ops, chunks = table.op.tolist(), table.chunk.tolist()
-    clocks: list[Any] = [0] * table.num_stages
-    for tick in range(table.num_ticks):
-        for rank in range(table.num_stages):
-            if ops[tick][rank] in costs:
-                clocks[rank] += costs[ops[tick][rank]][rank][chunks[tick][rank]]
-        for rank in range(tick % 2, table.num_stages - 1, 2):
-            clocks[rank] = clocks[rank + 1] = max(clocks[rank], clocks[rank + 1])
-    return max(clocks)
+def _run_ticks(log: _Log, *, barrier: bool) -> None:
+    """Per tick the sending actions, the exchange, the `W`s."""
+    plan = log.plan
+    sending: dict[int, list[Action]] = defaultdict(list)
+    weights: dict[int, list[Action]] = defaultdict(list)
+    ticks = place(plan)
+    for action, tick in ticks.items():
+        (weights if action.op is Op.W else sending)[tick].append(action)
+    clocks = [_Clock(0, None)] * plan.num_stages
+    for tick in range(num_ticks(ticks)):
+        for action in sending[tick]:
+            clocks[plan.rank(action.stage)] = log.run(action, clocks[plan.rank(action.stage)])
+        clocks = _exchange(clocks, plan, tick, transfer=log.transfer, barrier=barrier)
+        for action in weights[tick]:
+            clocks[plan.rank(action.stage)] = log.run(action, clocks[plan.rank(action.stage)])
 
 
-def _per_stage_and_chunk(cost: Cost, num_stages: int, num_chunks: int) -> list[list[Any]]:
-    """Costs as nested lists of Python numbers, so that integers and fractions stay exact."""
-    try:
-        return np.broadcast_to(np.asarray(cost), (num_stages, num_chunks)).tolist()
-    except ValueError as error:
-        raise ValueError(
-            f"a cost of shape {np.asarray(cost).shape} does not fit num_stages={num_stages} and"
-            f" num_chunks={num_chunks}; give one number, or an array [num_stages, num_chunks]"
-        ) from error
+def _exchange(
+    clocks: list[_Clock], plan: Plan, tick: int, *, transfer: Any, barrier: bool
+) -> list[_Clock]:
+    """Clocks after a tick's messages: each rank's is the latest of those it meets."""
+    meets: dict[int, list[int]] = {rank: [rank] for rank in range(plan.num_stages)}
+    ring = plan.num_virtual > 1
+    for source, destination in plan.exchange.pairs(tick, num_stages=plan.num_stages, ring=ring):
+        meets[source].append(destination)
+        meets[destination].append(source)
+    everybody = list(range(plan.num_stages))
+    after = []
+    for (
+        others
+    ) in meets.values():  # a rank's own clock stands first, so it wins where times are equal
+        met = (clocks[other] for other in (others[:1] + everybody if barrier else others))
+        latest = max(met, key=lambda clock: clock.time)
+        after.append(_Clock(latest.time + (transfer if len(others) > 1 else 0), latest.cause))
+    return after
 
 
 def draw_simulation(simulation: Simulation, *, column: Any = 1) -> str:
@@ -141,18 +213,18 @@ def draw_simulation(simulation: Simulation, *, column: Any = 1) -> str:
 
     Example:
       >>> plan = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
-      >>> print(draw_simulation(simulate(plan, 1, 2)))
+      >>> print(draw_simulation(simulate(plan, Costs(forward=1, backward=2))))
       rank 0  F0.0 F1.0 .... .... B0.0----- .... B1.0-----
       rank 1  .... F0.0 B0.0----- F1.0 B1.0----- .... ....
     """
-    rows: list[list[Cell]] = [[] for _ in simulation.busy]
+    rows: list[list[Cell]] = [[] for _ in range(simulation.num_stages)]
     for action, start in simulation.starts.items():
+        rank = action.stage % simulation.num_stages
         first, last = start / column, simulation.ends[action] / column
         if first != int(first) or last != int(last):
             raise ValueError(
-                f"{action.text(action.stage)} runs from {start} to {simulation.ends[action]}, not a"
+                f"{action.text(rank)} runs from {start} to {simulation.ends[action]}, not a"
                 f" multiple of column={column}; choose a common divisor of the costs"
             )
-        cell = Cell(action.text(action.stage), int(first), int(last) - int(first))
-        rows[action.stage].append(cell)
-    return draw(rows, num_columns=int(simulation.makespan / column))
+        rows[rank].append(Cell(action.text(rank), int(first), int(last) - int(first)))
+    return draw(rows, num_columns=int(np.ceil(float(simulation.makespan / column))))

@@ -5,44 +5,83 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seq1f1b_jax.schedule.actions import Op
+from seq1f1b_jax.schedule.actions import Action, Op
+from seq1f1b_jax.schedule.exchange import PERIOD, Exchange, Pairs
 from seq1f1b_jax.schedule.grid import Cell, draw
 
-IDLE, FORWARD, BACKWARD = 0, 1, 2
-OP_CODES = {Op.F: FORWARD, Op.B: BACKWARD}
+IDLE, FORWARD, BACKWARD, INPUT_BACKWARD = 0, 1, 2, 3
+OP_CODES = {Op.F: FORWARD, Op.B: BACKWARD, Op.I: INPUT_BACKWARD}
+LETTERS = {code: op for op, code in OP_CODES.items()}
+NONE = -1
+"""No place: the action keeps or reads nothing of that kind."""
 
 
 @dataclass(frozen=True, eq=False)
 class TickTable:
-    """One action at most per tick and rank, with the places its values live in.
+    """At most one sending action per tick and rank, one `W`, and the places their values live in.
 
-    In tick h the pairs of ranks (a, a+1) with `a = h (mod 2)` exchange: a ran a forward and sends
-    its activation down, a+1 ran a backward and sends its gradient up. What is sent in tick h is
-    consumed in tick h+1. All arrays are int32 `[num_ticks, num_stages]`, 0 in idle cells.
+    A tick is: the action, then the exchange of messages, then the `W`. What arrives in the exchange
+    of tick h is written to the slot `arrival_slot` of the inbox, whether or not anybody will read
+    it, and may be read from tick h+1 on. All arrays are int32 `[num_ticks, num_stages]`, 0 in idle
+    cells unless said otherwise.
 
     Attributes:
-      op: `IDLE` 0, `FORWARD` 1 or `BACKWARD` 2.
+      op: `IDLE` 0, `FORWARD` 1, `BACKWARD` 2 or `INPUT_BACKWARD` 3.
+      stage: that the action runs through.
       microbatch: of the unit.
       chunk: of the unit.
-      cache_slot: slot of the microbatch's keys and values in the rank's cache.
+      cache_slot: slot of the keys and values of the stage and microbatch in the rank's cache.
+      prefix_slot: slot of the gradients of those keys and values.
       arena_offset: start of the unit's residuals in the rank's arena, in tokens.
+      loss_offset: start of the unit's loss gradient on the rank of the last stage, in tokens.
+      deferred_offset: start of what an `I` leaves to its `W`, in tokens.
+      inbox_slot: slot of the message that the action consumes.
+      arrival_slot: slot for the message that arrives in this tick's exchange, in idle cells too.
+      weight_stage: of the `W`; `NONE` where there is none.
+      weight_microbatch: of the `W`'s unit.
+      weight_chunk: of the `W`'s unit.
+      weight_arena_offset: start of its residuals.
+      weight_deferred_offset: start of what its `I` left.
+      exchange: who swaps messages with whom in which tick.
+      num_virtual: virtual stages per rank.
       chunk_lengths: tokens of each chunk.
       num_microbatches: sequence batches per step.
-      peak_units: units alive at each rank's fullest tick.
+      peak_units: units alive at each rank's fullest moment.
       cache_slots_per_rank: cache slots each rank uses.
+      prefix_slots_per_rank: slots of key/value gradients each rank uses.
       arena_tokens_per_rank: arena each rank uses, in tokens.
+      deferred_tokens_per_rank: what each rank keeps between `I` and `W` at its fullest, in tokens.
+      inbox_slots_per_rank: messages each rank holds at its fullest.
+      loss_tokens: loss gradients that the rank of the last stage holds at its fullest, in tokens.
     """
 
     op: NDArray[np.int32]
+    stage: NDArray[np.int32]
     microbatch: NDArray[np.int32]
     chunk: NDArray[np.int32]
     cache_slot: NDArray[np.int32]
+    prefix_slot: NDArray[np.int32]
     arena_offset: NDArray[np.int32]
+    loss_offset: NDArray[np.int32]
+    deferred_offset: NDArray[np.int32]
+    inbox_slot: NDArray[np.int32]
+    arrival_slot: NDArray[np.int32]
+    weight_stage: NDArray[np.int32]
+    weight_microbatch: NDArray[np.int32]
+    weight_chunk: NDArray[np.int32]
+    weight_arena_offset: NDArray[np.int32]
+    weight_deferred_offset: NDArray[np.int32]
+    exchange: Exchange
+    num_virtual: int
     chunk_lengths: tuple[int, ...]
     num_microbatches: int
     peak_units: tuple[int, ...]
     cache_slots_per_rank: tuple[int, ...]
+    prefix_slots_per_rank: tuple[int, ...]
     arena_tokens_per_rank: tuple[int, ...]
+    deferred_tokens_per_rank: tuple[int, ...]
+    inbox_slots_per_rank: tuple[int, ...]
+    loss_tokens: int
 
     @property
     def num_ticks(self) -> int:
@@ -55,6 +94,11 @@ class TickTable:
         return self.op.shape[1]
 
     @property
+    def num_virtual_stages(self) -> int:
+        """Groups of layers in all."""
+        return self.num_stages * self.num_virtual
+
+    @property
     def num_chunks(self) -> int:
         """Slices of each sequence."""
         return len(self.chunk_lengths)
@@ -65,9 +109,15 @@ class TickTable:
         return sum(self.chunk_lengths)
 
     @property
+    def ops(self) -> tuple[Op, ...]:
+        """Operations that occur, in the order F, B, I, W."""
+        present = [op for code, op in LETTERS.items() if (self.op == code).any()]
+        return (*present, *[Op.W] * bool((self.weight_stage != NONE).any()))
+
+    @property
     def forward_only(self) -> bool:
         """True for evaluation: no backward, nothing kept for one."""
-        return not (self.op == BACKWARD).any()
+        return self.ops == (Op.F,)
 
     @property
     def num_cache_slots(self) -> int:
@@ -75,21 +125,56 @@ class TickTable:
         return max(self.cache_slots_per_rank)
 
     @property
+    def num_prefix_slots(self) -> int:
+        """Slots of key/value gradients that every rank allocates."""
+        return max(self.prefix_slots_per_rank)
+
+    @property
     def arena_tokens(self) -> int:
         """Arena that every rank allocates, in tokens: that of the rank that needs most."""
         return max(self.arena_tokens_per_rank)
 
     @property
-    def last_arena_tokens(self) -> int:
-        """Arena that the last rank uses, in tokens: also what its loss gradients need."""
-        return self.arena_tokens_per_rank[-1]
+    def deferred_tokens(self) -> int:
+        """What every rank allocates for values between `I` and `W`, in tokens."""
+        return max(self.deferred_tokens_per_rank)
+
+    @property
+    def num_inbox_slots(self) -> int:
+        """Messages that every rank has room for."""
+        return max(self.inbox_slots_per_rank)
+
+    def pairs(self, tick: int) -> Pairs:
+        """(source, destination) of the messages of a tick."""
+        ring = self.num_virtual > 1
+        return self.exchange.pairs(tick % PERIOD, num_stages=self.num_stages, ring=ring)
 
 
 def draw_table(table: TickTable) -> str:
-    """Draw a tick table with one column per tick."""
-    letters = {code: op for op, code in OP_CODES.items()}
+    """Draw a tick table with one column per tick; a `W` stands behind the action of its tick.
+
+    Example:
+      >>> plan = make_plan("zb-h1", num_stages=2, num_microbatches=2, num_chunks=1)
+      >>> print(draw_table(lower(plan, [8])))
+      rank 0  F0.0      ......... F1.0      I0.0+W0.0 ......... I1.0+W1.0
+      rank 1  ......... F0.0      I0.0      F1.0      I1.0+W0.0 W1.0
+    """
     rows: list[list[Cell]] = [[] for _ in range(table.num_stages)]
-    for tick, rank in np.argwhere(table.op != IDLE).tolist():
-        unit = f"{table.microbatch[tick, rank]}.{table.chunk[tick, rank]}"
-        rows[rank].append(Cell(f"{letters[int(table.op[tick, rank])]}{unit}", tick))
+    for tick, rank in np.ndindex(table.op.shape):
+        words = [action.text(rank) for action in cell_actions(table, tick, rank)]
+        if words:
+            rows[rank].append(Cell("+".join(words), tick))
     return draw(rows, num_columns=table.num_ticks)
+
+
+def cell_actions(table: TickTable, tick: int, rank: int) -> tuple[Action, ...]:
+    """The actions of one cell in the order in which they run: none, one, or one and a `W`."""
+    names = ("stage", "microbatch", "chunk")
+    actions = []
+    if table.op[tick, rank] != IDLE:
+        place = (int(getattr(table, name)[tick, rank]) for name in names)
+        actions.append(Action(LETTERS[int(table.op[tick, rank])], *place))
+    if table.weight_stage[tick, rank] != NONE:
+        place = (int(getattr(table, f"weight_{name}")[tick, rank]) for name in names)
+        actions.append(Action(Op.W, *place))
+    return tuple(actions)

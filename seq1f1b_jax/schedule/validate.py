@@ -1,5 +1,9 @@
 """Whether a plan can run: every action once, in its place, and no rank waiting for ever."""
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.dependencies import (
     dependencies,
@@ -48,45 +52,63 @@ def _check_cells(plan: Plan, rank: int) -> None:
     seen: dict[Action, int] = {}
     for index, action in enumerate(plan.ranks[rank]):
         text = action.text(rank)
-        if action.stage != rank:
-            reason = f"{text} is of stage {action.stage}; rank {rank} runs stage {rank} only"
+        if not 0 <= action.stage < plan.num_virtual_stages or plan.rank(action.stage) != rank:
+            stages = range(rank, plan.num_virtual_stages, plan.num_stages)
+            own = " and ".join(map(str, stages))
+            reason = f"{text} is of stage {action.stage}; rank {rank} runs stage {own} only"
         elif not (0 <= action.microbatch < plan.num_microbatches):
             reason = f"{text} is outside num_microbatches={plan.num_microbatches}"
         elif not (0 <= action.chunk < plan.num_chunks):
             reason = f"{text} is outside num_chunks={plan.num_chunks}"
-        elif action in seen:
-            reason = f"{text} has run already, as action {seen[action]}; a unit runs once"
+        elif action.event in seen:
+            reason = f"{text} has run already, as action {seen[action.event]}; a unit runs once"
         else:
-            seen[action] = index
+            seen[action.event] = index
             continue
         raise plan_error(plan, reason, rank=rank, index=index)
 
 
 def _check_complete(plan: Plan, rank: int) -> None:
     present = set(plan.ranks[rank])
+    for action in _expected(plan, rank, present):
+        if action not in present:
+            text = action.text(rank)
+            reason = f"{text} is missing; every rank runs every unit once"
+            end = len(plan.ranks[rank])
+            raise plan_error(plan, reason, rank=rank, index=end, text=text)
+    for index, action in enumerate(plan.ranks[rank]):
+        if action.op is Op.W and replace(action, op=Op.I) not in present:
+            text, whole = action.text(rank), replace(action, op=Op.B).text(rank)
+            reason = f"{text} stands beside {whole}; a backward is one B, or an I and later a W"
+            raise plan_error(plan, reason, rank=rank, index=index)
+
+
+def _expected(plan: Plan, rank: int, present: set[Action]) -> Iterator[Action]:
+    """What the row of a rank must hold; its own `I`s say which backwards are split."""
     for op in (Op.F,) if plan.forward_only else (Op.F, Op.B):
-        for microbatch in range(plan.num_microbatches):
-            for chunk in range(plan.num_chunks):
-                action = Action(op, rank, microbatch, chunk)
-                if action not in present:
-                    text = action.text(rank)
-                    reason = f"{text} is missing; every rank runs every unit once"
-                    end = len(plan.ranks[rank])
-                    raise plan_error(plan, reason, rank=rank, index=end, text=text)
+        for stage in range(rank, plan.num_virtual_stages, plan.num_stages):
+            for microbatch in range(plan.num_microbatches):
+                for chunk in range(plan.num_chunks):
+                    action = Action(op, stage, microbatch, chunk)
+                    half = replace(action, op=Op.I)
+                    split = op is Op.B and half in present
+                    yield replace(action, op=Op.W) if split else action
 
 
 def _check_progress(plan: Plan) -> None:
-    done = set(execution_order(plan))
-    heads = {}  # rank -> the position at which it is stuck
-    for rank, row in enumerate(plan.ranks):
-        ran = sum(action in done for action in row)
-        if ran < len(row):
-            heads[rank] = ran
+    order = list(execution_order(plan))
+    done = {action.event for action in order}
+    ran_by_rank = Counter(plan.rank(action.stage) for action in order)
+    heads = {  # rank -> the position at which it is stuck
+        rank: ran_by_rank[rank]
+        for rank, row in enumerate(plan.ranks)
+        if ran_by_rank[rank] < len(row)
+    }
     for rank, index in heads.items():  # a rank in its own way is the better explanation
         action = plan.ranks[rank][index]
         for needed, why in local_dependencies(action, num_chunks=plan.num_chunks).items():
             if needed not in done:
-                reason = f"{action.text(rank)} stands before {needed.text(rank)}; {why}"
+                reason = f"{action.text(rank)} stands before {_name(plan, needed)}; {why}"
                 raise plan_error(plan, reason, rank=rank, index=index)
     if heads:
         rank, index = next(iter(heads.items()))
@@ -96,7 +118,12 @@ def _check_progress(plan: Plan) -> None:
 
 def _wait(plan: Plan, action: Action, done: set[Action]) -> str:
     needed = next(a for a in dependencies(action, plan) if a not in done)
-    return (
-        f"rank {action.stage} waits with {action.text(action.stage)}"
-        f" for {needed.text(needed.stage)} of rank {needed.stage}"
-    )
+    rank, other = plan.rank(action.stage), plan.rank(needed.stage)
+    return f"rank {rank} waits with {action.text(rank)} for {_name(plan, needed)} of rank {other}"
+
+
+def _name(plan: Plan, event: Action) -> str:
+    """The letters of an event as they stand in its row."""
+    rank = plan.rank(event.stage)
+    half = replace(event, op=Op.I)
+    return (half if half in plan.ranks[rank] and event.op is Op.B else event).text(rank)

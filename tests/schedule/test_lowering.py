@@ -1,105 +1,197 @@
-"""The tick table: when actions run, which messages meet, how much the buffers hold."""
+"""The tick table: when actions run, where their values live, how much the buffers hold."""
+
+from dataclasses import fields, replace
+from itertools import accumulate
 
 import numpy as np
 import pytest
 
 from seq1f1b_jax.schedule import (
-    BACKWARD,
-    FORWARD,
-    IDLE,
+    NONE,
+    Exchange,
     Op,
     PlanError,
     forward_plan,
     lower,
     make_plan,
     parse_grid,
-    peak_units_formula,
+    place,
 )
-from seq1f1b_jax.schedule.lower import place
+from seq1f1b_jax.schedule.interleaved import group_sizes
+from seq1f1b_jax.schedule.table import FORWARD, IDLE
+from tests.schedule.cases import cases_of
 
 
-def test_ticks_have_their_closed_form(cases):
-    for plan, extra_warmup in cases:
-        sizes = plan.num_stages, plan.num_chunks
-        extra = min(extra_warmup, plan.num_units - plan.num_chunks)
-        ticks = place(plan)
-        for rank, row in enumerate(plan.ranks):
-            forwards = [ticks[a] for a in row if a.op is Op.F]
-            backwards = [ticks[a] for a in row if a.op is Op.B]
-            assert forwards == [2 * u + rank for u in range(plan.num_units)]
-            assert backwards == [
-                2 * (i + sizes[1] - 1 + extra) + 2 * sizes[0] - 1 - rank
-                for i in range(plan.num_units)
-            ]
+@pytest.mark.parametrize("name", ["gpipe", "terapipe", "1f1b", "seq1f1b"])
+def test_ticks_of_parity_have_their_closed_form(name):
+    for case in cases_of(name):
+        plan = case.plan
+        extra = case.sizes.get("extra_warmup", plan.num_units)  # terapipe warms up with everything
+        wait = min(extra, plan.num_units - plan.num_chunks) + plan.num_chunks - 1
+        last = 2 * plan.num_stages - 1
+        forwards, backwards = _ticks_by_rank(plan)
+        for rank in range(plan.num_stages):
+            assert forwards[rank] == [2 * u + rank for u in range(plan.num_units)]
+            assert backwards[rank] == [2 * (i + wait) + last - rank for i in range(plan.num_units)]
 
 
-def test_forwards_and_backwards_keep_to_their_parity(plans):
-    for plan in plans:
-        table = lower(plan, (1,) * plan.num_chunks)
-        ticks, ranks = np.nonzero(table.op)
-        parity = (ticks - ranks) % 2
-        assert np.array_equal(parity == 0, table.op[ticks, ranks] == FORWARD)
-        assert np.array_equal(parity == 1, table.op[ticks, ranks] == BACKWARD)
+@pytest.mark.parametrize("name", ["1f1b-lockstep", "seq1f1b-lockstep"])
+def test_ticks_of_lockstep_have_their_closed_form(name):
+    """A message takes a double tick to the next rank, and as long back."""
+    for case in cases_of(name):
+        plan = case.plan
+        last = plan.num_stages - 1
+        forwards, backwards = _ticks_by_rank(plan)
+        for rank in range(plan.num_stages):
+            first = plan.num_chunks - 1 + last + (last - rank)
+            assert forwards[rank] == [2 * (u + rank) for u in range(plan.num_units)]
+            assert backwards[rank] == [2 * (first + i) + 1 for i in range(plan.num_units)]
+
+
+def _ticks_by_rank(plan):
+    ticks = place(plan)
+    return [[[ticks[a] for a in row if a.op is op] for row in plan.ranks] for op in (Op.F, Op.B)]
+
+
+def test_actions_that_send_keep_to_the_ticks_of_the_exchange(all_cases):
+    for case in all_cases:
+        table = case.table
+        for rank in range(case.plan.num_stages):
+            op = table.op[:, rank]
+            for wanted, op_class in ((op == FORWARD, Op.F), (op > FORWARD, Op.B)):
+                parity = np.flatnonzero(wanted) % 2
+                assert (parity == table.exchange.tick_class(op_class, rank)).all(), case
         assert table.num_ticks % 2 == 0
-        assert table.op[-2:].any(), "the last pair of ticks does something"
+        busy = (table.op != IDLE) | (table.weight_stage != NONE)
+        assert busy[-2:].any(), "the last pair of ticks does something"
 
 
-def test_arrays_are_int32_read_only_and_zero_where_idle(plans):
-    for plan in plans[::7]:
-        table = lower(plan, range(1, plan.num_chunks + 1))
-        for name in ("op", "microbatch", "chunk", "cache_slot", "arena_offset"):
-            array = getattr(table, name)
-            assert array.dtype == np.int32
-            assert array.shape == (table.num_ticks, plan.num_stages)
-            assert not array.flags.writeable
-            assert not array[table.op == IDLE].any()
+def test_columns_are_int32_read_only_and_zero_where_nothing_runs(all_cases):
+    for case in all_cases[::7]:
+        table = case.table
+        values = ((f.name, getattr(table, f.name)) for f in fields(table))
+        columns = [(name, value) for name, value in values if isinstance(value, np.ndarray)]
+        assert len(columns) == 16
+        for name, column in columns:
+            assert column.dtype == np.int32
+            assert column.shape == (table.num_ticks, case.plan.num_stages)
+            assert not column.flags.writeable
+            if name.startswith("weight_"):
+                idle = table.weight_stage == NONE
+                assert name == "weight_stage" or not column[idle].any()
+            elif name != "arrival_slot":
+                assert not column[table.op == IDLE].any()
 
 
-def test_equal_chunks_take_exactly_the_peak_units(cases):
-    for plan, extra_warmup in cases:
-        table = lower(plan, (7,) * plan.num_chunks)
-        peaks = peak_units_formula(
-            num_stages=plan.num_stages,
-            num_microbatches=plan.num_microbatches,
-            num_chunks=plan.num_chunks,
-            extra_warmup=extra_warmup,
-        )
-        assert table.peak_units == peaks
-        assert table.arena_tokens_per_rank == tuple(7 * peak for peak in peaks)
-        assert table.arena_tokens == 7 * peaks[0]
-        assert table.last_arena_tokens == 7 * peaks[-1]
+def test_equal_chunks_take_exactly_what_is_alive(cases):
+    """Of the four token buffers: as much as the orders of the ranks have alive at once."""
+    for case in cases:
+        plan, table = case.plan, case.table
+        assert table.arena_tokens_per_rank == tuple(7 * peak for peak in table.peak_units), case
+        deferred = tuple(7 * _most(row, {Op.I: 1, Op.W: -1}) for row in plan.ranks)
+        assert table.deferred_tokens_per_rank == deferred, case
+        last_stage = plan.num_virtual_stages - 1
+        last = [action for action in plan.ranks[-1] if action.stage == last_stage]
+        assert table.loss_tokens == 7 * _most(last, {Op.F: 1, Op.B: -1, Op.I: -1}), case
+
+
+def test_slots_are_as_many_as_sequences_alive(cases):
+    """A place is free after the tick that read it last: two that only meet there take two."""
+    for case in cases:
+        plan, table = case.plan, case.table
+        last_chunk = plan.num_chunks - 1
+        for rank, row in enumerate(plan.ranks):
+            cache = [a for a in row if a.chunk == 0]
+            caches = _most(cache, {Op.F: 1, Op.B: -1, Op.I: -1})
+            assert table.cache_slots_per_rank[rank] == caches, case
+            backwards = [a for a in row if a.op in (Op.B, Op.I)]
+            signs = ((a.chunk == last_chunk, a.chunk == 0) for a in backwards)
+            prefixes = _highest(sign for first, last in signs for sign in (first, -last))
+            assert table.prefix_slots_per_rank[rank] == (prefixes if last_chunk else 0), case
+
+
+def _most(row, change):
+    return _highest(change.get(action.op, 0) for action in row)
+
+
+def _highest(changes):
+    return max(accumulate(changes), default=0)
+
+
+def test_named_schedules_hold_the_prefix_gradients_of_one_sequence(cases):
+    for case in cases:
+        assert case.table.num_prefix_slots == int(case.plan.num_chunks > 1), case
+
+
+def test_inbox_holds_one_message_by_parity_and_two_in_lockstep(cases):
+    """Two: what comes down and what comes up. A group of more than P units waits at the wrap."""
+    for case in cases:
+        plan, slots = case.plan, case.table.inbox_slots_per_rank
+        if plan.exchange is Exchange.PARITY:
+            assert set(slots) == {1}, case
+        elif plan.num_virtual == 1:
+            assert set(slots) <= {1, 2}, case
+        elif not case.sizes["short_warmup"]:
+            sizes = plan.num_stages, plan.num_microbatches, plan.num_chunks
+            excess = max(0, plan.num_chunks * group_sizes(*sizes)[0] - plan.num_stages)
+            assert set(slots[1:-1]) <= {2}, case
+            assert max(slots) <= 2 + 2 * excess, case
 
 
 def test_unequal_chunks_take_no_more_than_padded_ones(cases):
-    for plan, _ in cases[::3]:
-        lengths = tuple(13 - 2 * chunk for chunk in range(plan.num_chunks))
-        table = lower(plan, lengths)
+    for case in cases[::5]:
+        lengths = tuple(13 - 2 * chunk for chunk in range(case.plan.num_chunks))
+        table = lower(case.plan, lengths)
         for tokens, peak in zip(table.arena_tokens_per_rank, table.peak_units, strict=True):
-            assert tokens <= peak * max(lengths)
-
-
-def test_cache_slots_are_as_many_as_microbatches_alive(plans):
-    for plan in plans:
-        table = lower(plan, (1,) * plan.num_chunks)
-        last_chunk = plan.num_chunks - 1
-        last = (FORWARD, last_chunk) if plan.forward_only else (BACKWARD, 0)
-        for rank in range(plan.num_stages):
-            op, chunk = table.op[:, rank], table.chunk[:, rank]
-            begins = (op == FORWARD) & (chunk == 0)
-            ends = (op == last[0]) & (chunk == last[1])
-            # A microbatch is alive from its first tick to its last, both included.
-            alive = np.cumsum(begins) - np.concatenate([[0], np.cumsum(ends)[:-1]])
-            assert table.cache_slots_per_rank[rank] == alive.max()
-        assert table.num_cache_slots == max(table.cache_slots_per_rank)
+            assert tokens <= peak * max(lengths), case
 
 
 def test_evaluation_keeps_nothing_for_a_backward():
     table = lower(forward_plan(num_stages=3, num_microbatches=4, num_chunks=2), (5, 3))
     assert table.forward_only
-    assert table.arena_tokens_per_rank == table.peak_units == (0, 0, 0)
+    assert table.ops == (Op.F,)
+    nothing = (0, 0, 0)
+    assert table.arena_tokens_per_rank == table.peak_units == nothing
+    assert table.deferred_tokens_per_rank == table.prefix_slots_per_rank == nothing
+    assert table.loss_tokens == 0
     assert table.cache_slots_per_rank == (1, 1, 1)
     assert not table.arena_offset.any()
     assert table.num_ticks == 18  # the last unit, 7, runs on rank 2 in tick 16
+
+
+def test_sizes_of_a_table_with_split_backwards_and_virtual_stages():
+    sizes = {"num_stages": 3, "num_microbatches": 6, "num_chunks": 1}
+    split = lower(make_plan("zb-h1", **sizes), [8])
+    assert split.ops == (Op.F, Op.I, Op.W)
+    assert (split.num_stages, split.num_virtual_stages, split.seq_len) == (3, 3, 8)
+    assert (split.arena_tokens, split.deferred_tokens, split.loss_tokens) == (24, 24, 8)
+    ring = lower(make_plan("1f1b-i", **sizes), [8])
+    assert ring.ops == (Op.F, Op.B)
+    assert (ring.num_stages, ring.num_virtual_stages, ring.num_chunks) == (3, 6, 1)
+    assert ring.pairs(5) == ((1, 0), (2, 1), (0, 2))
+
+
+@pytest.mark.parametrize(
+    ("grid", "lengths", "inbox", "prefix"),
+    [
+        # rank 1 takes the microbatches in the other order: the first message waits
+        ("rank 0  F0.0 F1.0 B1.0 B0.0\nrank 1  F1.0 F0.0 B1.0 B0.0", (4,), (1, 2), (0, 0)),
+        # a longer warm-up on rank 0 only: the first gradients wait
+        (
+            "rank 0  F0.0 F1.0 F2.0 B0.0 B1.0 B2.0\nrank 1  F0.0 B0.0 F1.0 B1.0 F2.0 B2.0",
+            (4,),
+            (2, 1),
+            (0, 0),
+        ),
+        # backwards of two sequences at once
+        ("rank 0  F0.0 F0.1 F1.0 F1.1 B0.1 B1.1 B0.0 B1.0", (4, 4), (1,), (2,)),
+    ],
+    ids=["crossed", "early gradients", "two at once"],
+)
+def test_plans_by_hand_get_the_room_they_need(grid, lengths, inbox, prefix):
+    table = lower(parse_grid(grid, name="hand"), lengths)
+    assert table.inbox_slots_per_rank == inbox
+    assert table.prefix_slots_per_rank == prefix
 
 
 @pytest.mark.parametrize(
@@ -112,29 +204,12 @@ def test_wrong_lengths_are_refused(lengths, reported):
         lower(plan, lengths)
 
 
-@pytest.mark.parametrize(
-    ("grid", "lengths", "reported"),
-    [
-        (  # rank 1 takes the microbatches in the other order
-            "rank 0  F0.0 F1.0 B1.0 B0.0\nrank 1  F1.0 F0.0 B1.0 B0.0",
-            (4,),
-            "rank 1, action 1: F0.0 runs in tick 5 but its message was sent in tick 0",
-        ),
-        (  # a longer warm-up on rank 0 only: the first gradient comes too early
-            "rank 0  F0.0 F1.0 F2.0 B0.0 B1.0 B2.0\nrank 1  F0.0 B0.0 F1.0 B1.0 F2.0 B2.0",
-            (4,),
-            "rank 0, action 3: B0.0 runs in tick 5 but its message was sent in tick 2",
-        ),
-        (
-            "rank 0  F0.0 F0.1 F1.0 F1.1 B0.1 B1.1 B0.0 B1.0",
-            (4, 4),
-            "rank 0, action 5: B1.1 starts before the backwards of microbatch 0 are over",
-        ),
-        ("rank 0  F0.0 F0.1 B0.0 B0.1", (4, 4), "rank 0, action 2: B0.0 stands before B0.1"),
-    ],
-)
-def test_plans_that_the_executor_has_no_place_for_are_refused(grid, lengths, reported):
-    with pytest.raises(PlanError) as caught:
-        lower(parse_grid(grid, name="hand"), lengths)
-    assert reported in str(caught.value)
-    assert ">" in str(caught.value)
+def test_plans_that_cannot_run_are_refused():
+    with pytest.raises(PlanError, match=r"rank 0, action 2: B0\.0 stands before B0\.1"):
+        lower(parse_grid("rank 0  F0.0 F0.1 B0.0 B0.1", name="hand"), (4, 4))
+
+
+def test_a_ring_by_parity_is_refused():
+    plan = make_plan("1f1b-i", num_stages=2, num_microbatches=2, num_chunks=1, num_virtual=3)
+    with pytest.raises(ValueError, match="num_virtual=3 .* use 'lockstep'"):
+        lower(replace(plan, exchange=Exchange.PARITY), [4])

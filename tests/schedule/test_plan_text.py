@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq1f1b_jax.schedule import Action, Op, Plan, draw_plan, make_plan, parse_grid
+from seq1f1b_jax.schedule import Action, Exchange, Op, Plan, make_plan, parse_grid
 
 _indices = st.integers(0, 10**6)
 _actions = st.builds(Action, st.sampled_from(Op), _indices, _indices, _indices)
@@ -15,12 +15,12 @@ def test_action_text_is_read_back(action, rank):
     assert Action.parse(action.text(rank), rank) == action
 
 
-def test_action_of_the_own_stage_names_no_stage():
+def test_only_a_stage_of_another_number_is_named():
     assert Action(Op.F, stage=1, microbatch=2, chunk=1).text(rank=1) == "F2.1"
-    assert Action(Op.B, stage=3, microbatch=0, chunk=12).text(rank=1) == "B0.12@3"
+    assert Action(Op.W, stage=3, microbatch=0, chunk=12).text(rank=1) == "W0.12@3"
 
 
-@pytest.mark.parametrize("text", ["", "F", "F2", "f2.1", "F2.1 ", "W2.1", "F-1.0", "F2.1@"])
+@pytest.mark.parametrize("text", ["", "F", "F2", "f2.1", "F2.1 ", "X2.1", "F-1.0", "F2.1@"])
 def test_what_is_no_action_is_refused(text):
     with pytest.raises(ValueError, match="rank 7"):
         Action.parse(text, rank=7)
@@ -28,18 +28,29 @@ def test_what_is_no_action_is_refused(text):
 
 @given(
     st.lists(st.lists(_actions, max_size=5).map(tuple), min_size=1, max_size=4).map(tuple),
-    st.integers(1, 99),
-    st.integers(1, 99),
+    st.tuples(st.integers(1, 99), st.integers(1, 99)),
+    st.integers(1, 9),
+    st.sampled_from(Exchange),
 )
-def test_plan_text_is_read_back_for_any_plan(ranks, num_microbatches, num_chunks):
-    plan = Plan("any", len(ranks), num_microbatches, num_chunks, ranks)
+def test_plan_text_is_read_back_for_any_plan(ranks, sizes, num_virtual, exchange):
+    plan = Plan("any", len(ranks), *sizes, ranks, num_virtual=num_virtual, exchange=exchange)
     assert Plan.parse(plan.text()) == plan
 
 
-def test_text_and_grid_of_every_generator_are_read_back(plans):
-    for plan in plans:
-        assert Plan.parse(plan.text()) == plan
-        assert parse_grid(draw_plan(plan), name=plan.name) == plan
+def test_header_names_what_is_not_usual():
+    sizes = {"num_stages": 2, "num_microbatches": 3, "num_chunks": 1}
+    headers = [make_plan(name, **sizes).text().split("\n")[0] for name in ("1f1b", "1f1b-i")]
+    assert headers == [
+        "1f1b stages=2 microbatches=3 chunks=1",
+        "1f1b-i stages=2 microbatches=3 chunks=1 virtual=2 exchange=lockstep",
+    ]
+
+
+def test_a_grid_of_more_stages_than_ranks_is_a_ring():
+    plan = parse_grid("rank 0  F0.0 F0.0@2\nrank 1  F0.0 F0.0@3", name="hand")
+    assert (plan.num_stages, plan.num_virtual, plan.num_virtual_stages) == (2, 2, 4)
+    assert plan.exchange is Exchange.LOCKSTEP
+    assert [plan.rank(stage) for stage in range(4)] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +59,8 @@ def test_text_and_grid_of_every_generator_are_read_back(plans):
         ("seq1f1b stages=2", "stages=2"),
         ("seq1f1b stages=3 microbatches=1 chunks=1\nF0.0 B0.0\nF0.0 B0.0", "3 has 2 rows"),
         ("seq1f1b stages=1 microbatches=0 chunks=1\n", "num_microbatches=0"),
+        ("seq1f1b stages=1 microbatches=1 chunks=1 virtual=0\n-", "num_virtual=0"),
+        ("seq1f1b stages=1 microbatches=1 chunks=1 exchange=ring\n-", "exchange='ring'"),
         ("seq1f1b stages=1 microbatches=1 chunks=1\nF0.0 B0", "'B0'"),
     ],
 )
@@ -60,13 +73,21 @@ def test_unreadable_plan_text_says_what_is_wrong(text, reported):
     ("arguments", "reported"),
     [
         ({"name": "seq1f2b"}, "'seq1f2b' is not known; did you mean 'seq1f1b'"),
-        ({"name": "zb"}, "use one of gpipe, 1f1b, seq1f1b"),
+        ({"name": "dual"}, "use one of gpipe, terapipe, 1f1b, seq1f1b"),
         ({"num_stages": 0}, "num_stages=0"),
         ({"num_microbatches": -1}, "num_microbatches=-1"),
         ({"num_chunks": 0}, "num_chunks=0"),
-        ({"extra_warmup": -2}, "extra_warmup=-2"),
-        ({"name": "1f1b", "num_chunks": 3}, "num_chunks=3"),
-        ({"name": "gpipe", "extra_warmup": 4}, "extra_warmup=4"),
+        ({"extra_warmup": -2}, "extra_warmup=-2 must be at least 0"),
+        ({"name": "1f1b", "num_chunks": 3}, "num_chunks=3 .* use 1, or the schedule seq1f1b"),
+        ({"name": "zb-h1", "num_chunks": 2}, "num_chunks=2 .* the schedule seq-zb-h1"),
+        ({"name": "terapipe", "extra_warmup": 4}, "extra_warmup=4 .* use one of 1f1b, seq1f1b"),
+        ({"num_virtual": 2}, "num_virtual=2 .* use one of 1f1b-i, seq1f1b-i"),
+        ({"short_warmup": True}, "short_warmup=True .* use one of 1f1b-i, seq1f1b-i"),
+        ({"name": "seq1f1b-i", "num_virtual": 1}, "num_virtual=1 leaves nothing to interleave"),
+        ({"name": "seq1f1b-i", "num_stages": 0}, "num_stages=0"),
+        ({"name": "seq1f1b-i", "num_microbatches": 0}, "num_microbatches=0"),
+        ({"name": "seq1f1b-i", "num_chunks": 0}, "num_chunks=0"),
+        ({"name": "seq-zb-h1", "num_stages": 0}, "num_stages=0"),
     ],
 )
 def test_impossible_schedules_are_refused(arguments, reported):

@@ -1,90 +1,210 @@
-"""The symbolic machine: correct tables pass, and no corrupted cell goes unseen."""
+"""The symbolic machine: no corrupted cell goes unseen, and what it says is where and why."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from seq1f1b_jax.schedule import BACKWARD, FORWARD, IDLE, ReplayError, lower, make_plan, replay
+from seq1f1b_jax.schedule import (
+    NONE,
+    Op,
+    ReplayError,
+    TickTable,
+    forward_plan,
+    lower,
+    make_plan,
+    parse_grid,
+    replay,
+)
+from seq1f1b_jax.schedule.table import BACKWARD, FORWARD, IDLE, INPUT_BACKWARD
 
-ARRAYS = ("op", "microbatch", "chunk", "cache_slot", "arena_offset")
+NAMES = ["seq1f1b", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"]
 
 
-def _table(name="seq1f1b", **sizes):
-    defaults = {"num_stages": 3, "num_microbatches": 3, "num_chunks": 2}
-    plan = make_plan(name, **(defaults | sizes))
-    return lower(plan, (5, 3)[: plan.num_chunks])
+def _table(name="seq1f1b", lengths=(5, 3), **sizes):
+    defaults = {"num_stages": 2, "num_microbatches": 3, "num_chunks": len(lengths)}
+    return lower(make_plan(name, **(defaults | sizes)), lengths)
+
+
+def _columns(table):
+    values = ((f.name, getattr(table, f.name)) for f in fields(TickTable))
+    return {name: value for name, value in values if isinstance(value, np.ndarray)}
 
 
 def _changed(table, name, where, value):
-    array = getattr(table, name).copy()
-    array[where] = value
-    return replace(table, **{name: array})
+    column = getattr(table, name).copy()
+    column[where] = value
+    return replace(table, **{name: column})
 
 
-def test_every_generated_plan_replays_with_unequal_chunks(plans):
-    for plan in plans:
-        replay(lower(plan, tuple(9 - chunk for chunk in range(plan.num_chunks))))
+def _is_received(table):
+    """Cells in whose exchange something arrives that somebody waits for."""
+    received = np.zeros(table.op.shape, bool)
+    for tick in range(table.num_ticks):
+        for source, destination in table.pairs(tick):
+            stage = table.stage[tick, source]
+            forward = table.op[tick, source] == FORWARD
+            end = table.num_virtual_stages - 1 if forward else 0
+            received[tick, destination] = table.op[tick, source] != IDLE and stage != end
+    return received
 
 
-@pytest.mark.parametrize("name", ["gpipe", "seq1f1b"])
-@pytest.mark.parametrize("array", ARRAYS)
-def test_every_changed_cell_is_found(name, array):
+def _cells_that_count(table, name):
+    """Where a column means something, so that a wrong value must be found."""
+    if name.startswith("weight_"):
+        return table.weight_stage != NONE
+    if name == "arrival_slot":
+        return _is_received(table)
+    runs, forward = table.op != IDLE, table.op == FORWARD
+    first, last = table.stage == 0, table.stage == table.num_virtual_stages - 1
+    return {
+        "prefix_slot": runs & ~forward,
+        "loss_offset": runs & last,
+        "deferred_offset": table.op == INPUT_BACKWARD,
+        "inbox_slot": runs & ~np.where(forward, first, last),
+    }.get(name, runs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("column", _columns(_table()))
+def test_every_changed_cell_is_found(name, column):
     table = _table(name)
-    values = np.unique(getattr(table, array)).tolist()
-    for tick, rank in np.argwhere(table.op != IDLE).tolist():
-        right = int(getattr(table, array)[tick, rank])
-        for wrong in {*values, right + 1, -1} - {right}:
+    cells = np.argwhere(_cells_that_count(table, column)).tolist()
+    assert cells or (name != "seq-zb-h1" and column.startswith(("weight", "deferred")))
+    values = np.unique(getattr(table, column))
+    for tick, rank in cells:
+        right = int(getattr(table, column)[tick, rank])
+        another = int(values[(np.searchsorted(values, right) + 1) % values.size])
+        for wrong in {right + 1, right - 1, another, int(values[-1]) + 1} - {right}:
             with pytest.raises(ReplayError):
-                replay(_changed(table, array, (tick, rank), wrong))
+                replay(_changed(table, column, (tick, rank), wrong))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slots_outside_the_inbox_are_found_where_nothing_arrives_too(name):
+    table = _table(name)
+    for tick, rank in np.ndindex(table.op.shape):
+        slot = table.inbox_slots_per_rank[rank]
+        with pytest.raises(ReplayError, match=f"tick {tick}, rank {rank}: arrival_slot: .*{slot}"):
+            replay(_changed(table, "arrival_slot", (tick, rank), slot))
+
+
+@pytest.mark.parametrize(
+    ("name", "buffer"),
+    [
+        ("seq1f1b", "cache_slots_per_rank"),
+        ("seq1f1b", "prefix_slots_per_rank"),
+        ("seq1f1b", "arena_tokens_per_rank"),
+        ("seq1f1b", "loss_tokens"),
+        ("seq1f1b-i", "inbox_slots_per_rank"),
+        ("seq-zb-h1", "deferred_tokens_per_rank"),
+    ],
+)
+def test_a_buffer_that_is_too_small_is_found(name, buffer):
+    table = _table(name)
+    size = getattr(table, buffer)
+    less = size - 1 if isinstance(size, int) else tuple(s - 1 for s in size)
+    with pytest.raises(ReplayError, match="expected"):
+        replay(replace(table, **{buffer: less}))
 
 
 def test_an_action_two_ticks_late_misses_its_message():
-    table = _table()
-    late = {name: np.insert(getattr(table, name), [3, 3], 0, axis=0) for name in ARRAYS}
-    for array in late.values():
-        array[3:5, 0] = array[5:7, 0]  # rank 0 goes on, the others lose two ticks
-    with pytest.raises(ReplayError, match="message: expected"):
+    table = _table(num_stages=3)
+    late = {}
+    for name, column in _columns(table).items():
+        late[name] = np.insert(column, [3, 3], column[1], axis=0)  # in tick 1 rank 0 waits
+        late[name][3:5, 0] = column[3:5, 0]
+        late[name][5:7, 0] = column[1, 0]
+    late["op"][3:5, 1:] = IDLE  # rank 0 goes on, the others lose two ticks
+    with pytest.raises(ReplayError, match=r"message: expected [FB]\d\.\d@\d, found"):
         replay(replace(table, **late))
 
 
-def _cells(table, op, microbatch, chunk):
-    ops = table.op[:, 0] != IDLE if op is None else table.op[:, 0] == op
-    unit = (table.microbatch[:, 0] == microbatch) & (table.chunk[:, 0] == chunk)
-    return np.flatnonzero(ops & unit), 0
+def _cell(table, op, microbatch, chunk, *, rank=0):
+    unit = (table.microbatch[:, rank] == microbatch) & (table.chunk[:, rank] == chunk)
+    return int(np.flatnonzero((table.op[:, rank] == op) & unit)[0]), rank
 
 
 def test_residuals_that_overlap_are_found():
     table = _table()
-    other = table.arena_offset[_cells(table, FORWARD, 0, 0)]
-    overlapping = _changed(table, "arena_offset", _cells(table, None, 0, 1), other)
-    with pytest.raises(ReplayError, match=r"tick \d+, rank 0, B0\.0: residuals: expected \[1\]"):
-        replay(overlapping)
+    other = table.arena_offset[_cell(table, FORWARD, 0, 0)]
+    for op in (FORWARD, BACKWARD):
+        table = _changed(table, "arena_offset", _cell(table, op, 0, 1), other)
+    with pytest.raises(ReplayError, match=r"rank 0, B0\.0@0: values at arena_offset: .*F0\.1@0"):
+        replay(table)
+
+
+def test_residuals_given_away_before_the_weight_gradients_are_found():
+    table = _table("seq-zb-h1", lengths=(4, 4))
+    tick, rank = np.argwhere((table.weight_stage != NONE) & (table.op == FORWARD))[0]
+    taken = table.weight_arena_offset[tick, rank]  # by the forward of the same tick
+    with pytest.raises(ReplayError, match=r"W\d\.\d@\d: values at arena_offset|weight_arena_off"):
+        replay(_changed(table, "arena_offset", (tick, rank), taken))
+
+
+def test_loss_gradients_that_overlap_are_found():
+    table = _table(lengths=(4, 4))
+    column = np.zeros_like(table.loss_offset)
+    with pytest.raises(ReplayError, match=r"rank 1, B0\.\d@1: values at loss_offset"):
+        replay(replace(table, loss_offset=column))
+
+
+def test_messages_that_overlap_are_found():
+    table = _table("seq1f1b-i")
+    zeros = np.zeros_like(table.inbox_slot)
+    with pytest.raises(ReplayError, match="message: expected .*, found"):
+        replay(replace(table, inbox_slot=zeros, arrival_slot=zeros))
 
 
 def test_caches_that_overlap_are_found():
     table = _table()
     slots = table.cache_slot.copy()
     slots[:, 0] = 0
-    with pytest.raises(ReplayError, match=r"rank 0, B0\.1: keys and values"):
+    with pytest.raises(ReplayError, match=r"rank 0, B0\.\d@0: keys and values"):
         replay(replace(table, cache_slot=slots))
 
 
-def test_prefix_gradients_of_two_microbatches_at_once_are_found():
-    table = _table("gpipe", num_stages=1, num_microbatches=2)
-    backwards = np.flatnonzero(table.op[:, 0] == BACKWARD)  # B0.1 B0.0 B1.1 B1.0
-    order = backwards[[0, 2, 1, 3]]
-    interleaved = {}
-    for name in ARRAYS:
-        array = getattr(table, name).copy()
-        array[backwards] = array[order]
-        interleaved[name] = array
-    with pytest.raises(ReplayError, match=r"B0\.0: key/value gradients"):
-        replay(replace(table, **interleaved))
+def test_prefix_gradients_of_two_sequences_in_one_slot_are_found():
+    grid = "rank 0  F0.0 F0.1 F1.0 F1.1 B0.1 B1.1 B0.0 B1.0"
+    table = lower(parse_grid(grid, name="hand"), (5, 3))
+    replay(table)
+    with pytest.raises(ReplayError, match=r"B0\.0@0: gradients of keys and values"):
+        replay(replace(table, prefix_slot=np.zeros_like(table.prefix_slot)))
 
 
 def test_a_table_that_ends_early_is_found():
     table = _table()
-    cut = {name: getattr(table, name)[:-2] for name in ARRAYS}
-    with pytest.raises(ReplayError, match="rank 0 ran the backwards of"):
+    cut = {name: column[:-1] for name, column in _columns(table).items()}
+    with pytest.raises(ReplayError, match="rank 0 ran the input gradients of"):
         replay(replace(table, **cut))
+
+
+def test_a_lost_weight_gradient_is_found():
+    table = _table("seq-zb-h1")
+    tick, rank = np.argwhere(table.weight_stage != NONE)[0]
+    with pytest.raises(ReplayError, match=f"rank {rank} ran the weight gradients of"):
+        replay(_changed(table, "weight_stage", (tick, rank), NONE))
+
+
+def test_a_weight_gradient_added_twice_is_found():
+    table = lower(parse_grid("rank 0  F0.0 I0.0 F1.0 I1.0 W0.0 W1.0", name="hand"), [8])
+    assert table.weight_microbatch[3, 0] == 0  # W0.0, whose operands are alive in tick 2 as well
+    twice = table
+    for name, column in _columns(table).items():
+        if name.startswith("weight_"):
+            twice = _changed(twice, name, (2, 0), column[3, 0])
+    with pytest.raises(ReplayError, match=r"rank 0 ran the weight gradients of .*\(0, 0, 0\), \(0"):
+        replay(twice)
+
+
+def test_evaluation_that_leaves_a_unit_out_is_found():
+    table = lower(forward_plan(num_stages=2, num_microbatches=2, num_chunks=1), [8])
+    with pytest.raises(ReplayError, match="rank 1 ran the forwards of"):
+        replay(_changed(table, "op", _cell(table, FORWARD, 1, 0, rank=1), IDLE))
+
+
+def test_letters_of_the_report_are_those_of_the_action():
+    table = _table("seq-zb-h1")
+    where = _cell(table, INPUT_BACKWARD, 1, 0, rank=1)
+    with pytest.raises(ReplayError, match=rf"tick {where[0]}, rank 1, {Op.I}1\.0@1: loss_offset"):
+        replay(_changed(table, "loss_offset", where, -3))

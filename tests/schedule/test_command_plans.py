@@ -1,0 +1,117 @@
+"""`python -m seq1f1b_jax.schedule` with plans of files, several plans, pictures and the search."""
+
+import pytest
+
+from seq1f1b_jax.schedule import make_plan, peak_units
+from seq1f1b_jax.schedule.__main__ import main
+from seq1f1b_jax.schedule.plan_file import read_plan, write_plan
+from tests.schedule.command import row, run, sizes_of
+
+ARGUMENTS = ["seq1f1b", "--stages", "2", "--microbatches", "2", "--chunks", "2"]
+
+
+# Plan files.
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ""])
+def test_a_plan_file_brings_its_sizes(capsys, tmp_path, suffix):
+    path = tmp_path / f"plan{suffix}"
+    write_plan(make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2), path)
+    out = run(capsys, str(path), "--stages", "2")
+    assert out.startswith("seq1f1b: stages=2 microbatches=2 chunks=2, 4 units")
+    assert row(out, "peak units, by rank") == ["3 2"]
+    assert "closed form" not in out
+
+
+@pytest.mark.parametrize("name", ["saved.csv", "saved.txt"])
+def test_save_writes_a_plan_that_reads_back(capsys, tmp_path, name):
+    out = run(capsys, *sizes_of("seq1f1b-i"), "--short-warmup", "--save", str(tmp_path / name))
+    assert f"plan: {tmp_path / name}" in out
+    sizes = {"num_stages": 3, "num_microbatches": 4, "num_chunks": 3}
+    assert read_plan(tmp_path / name) == make_plan("seq1f1b-i", **sizes, short_warmup=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "reported"),
+    [
+        (["--stages", "4"], "--stages 4 contradicts num_stages=2"),
+        (["--chunks", "1"], "--chunks 1 contradicts num_chunks=2"),
+        (["--virtual", "2"], "--virtual 2 contradicts num_virtual=1"),
+        (["--extra-warmup", "1"], "--extra-warmup cannot change"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_sizes_that_contradict_a_plan_file_are_refused(capsys, tmp_path, words, reported):
+    write_plan(
+        make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2), tmp_path / "a.csv"
+    )
+    assert main([str(tmp_path / "a.csv"), *words]) == 2
+    assert reported in capsys.readouterr().err
+
+
+def test_a_plan_that_cannot_run_is_drawn(capsys, tmp_path):
+    (tmp_path / "a.csv").write_text("F0.0,B0.0\nB0.0,F0.0\n")
+    assert main([str(tmp_path / "a.csv")]) == 2
+    message, *grid = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"error: {tmp_path / 'a.csv'}, line 2, column 1: plan a, rank 1")
+    assert grid[1].startswith("rank 1  >B0.0<")
+
+
+# Several plans.
+
+
+def test_compared_plans_do_the_same_work(capsys):
+    out = run(capsys, *ARGUMENTS, "--compare", "1f1b", "seq1f1b-i", "seq-zb-h1")
+    assert row(out, "comparison") == ["seq1f1b", "1f1b", "seq1f1b-i", "seq-zb-h1"]
+    assert row(out, "chunks") == ["2", "1", "2", "2"]
+    assert row(out, "times of a unit there")[:3] == ["F=1 B=2", "F=2 B=4", "F=0.5 B=1"]
+    # (P-1)(f+b)/C, without chunks, over V, and without two W of it
+    bubbles = list(map(float, out.split("comparison")[1].split("bubble time")[1].split()[:4]))
+    assert bubbles == [3, 6, 1.5, 1]
+    assert row(out, "step time over the first")[1] == "1.2000"  # 18/15
+    assert row(out, "executor over asynchronous") == ["1.0000"] * 4
+
+
+def test_an_option_reaches_the_compared_plan_that_takes_it(capsys):
+    out = run(capsys, *ARGUMENTS, "--virtual", "3", "--compare", "seq1f1b-i", "1f1b-i")
+    assert row(out, "virtual stages per rank") == ["1", "3", "3"]
+
+
+def test_a_plan_file_can_be_compared(capsys, tmp_path):
+    write_plan(make_plan("gpipe", num_stages=2, num_microbatches=2, num_chunks=1), tmp_path / "a")
+    out = run(capsys, *ARGUMENTS, "--compare", str(tmp_path / "a"))
+    assert row(out, "comparison") == ["seq1f1b", "gpipe"]
+    assert row(out, "peak in microbatches")[0] == "1.5"
+    assert out.splitlines()[-2].split()[-2:] == ["1.5", "2"]
+
+
+def test_other_work_does_not_compare(capsys, tmp_path):
+    write_plan(make_plan("1f1b", num_stages=2, num_microbatches=3, num_chunks=1), tmp_path / "a")
+    assert main([*ARGUMENTS, "--compare", str(tmp_path / "a")]) == 2
+    assert "has num_microbatches=3 and seq1f1b has 2" in capsys.readouterr().err
+
+
+# Pictures and the search.
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "html", "json"])
+def test_draw_writes_a_picture_of_all_plans(capsys, tmp_path, suffix):
+    path = tmp_path / f"both.{suffix}"
+    out = run(capsys, *ARGUMENTS, "--compare", "1f1b", "--draw", str(path))
+    assert f"picture: {path}" in out
+    assert path.stat().st_size > 1000
+    if suffix != "png":
+        text = path.read_text("utf-8")
+        assert "seq1f1b stages=2" in text and "1f1b stages=2" in text
+
+
+def test_search_finds_a_plan_within_the_memory_and_ranks_the_named(capsys, tmp_path):
+    words = ["--stages", "2", "--microbatches", "3", "--memory", "2"]
+    path = tmp_path / "best.csv"
+    out = run(capsys, "--search", *words, "--save", str(path), "--compare", "1f1b")
+    assert out.startswith("search: step time 12 on the executor machine with at most 2 units")
+    assert "gpipe" in out and "course of time, executor" in out
+    plan = read_plan(path)
+    assert (plan.num_stages, plan.num_microbatches) == (2, 3)
+    assert max(peak_units(plan)) <= 2
+    assert row(out, "step time over the first") == ["1.0000", "1.0000"]  # 1F1B is optimal here

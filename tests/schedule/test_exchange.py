@@ -1,0 +1,57 @@
+"""Who meets whom: the pairs of a tick, and in which ticks a rank may send."""
+
+from itertools import product
+
+import pytest
+
+from seq1f1b_jax.schedule import Exchange, Op
+
+PARITY, LOCKSTEP = Exchange.PARITY, Exchange.LOCKSTEP
+
+
+@pytest.mark.parametrize(
+    ("exchange", "tick", "num_stages", "ring", "pairs"),
+    [
+        (PARITY, 0, 1, False, ()),
+        (PARITY, 0, 4, False, ((0, 1), (2, 3), (1, 0), (3, 2))),
+        (PARITY, 7, 4, False, ((1, 2), (2, 1))),
+        (PARITY, 1, 4, True, ((1, 2), (3, 0), (2, 1), (0, 3))),
+        (LOCKSTEP, 0, 3, False, ((0, 1), (1, 2))),
+        (LOCKSTEP, 1, 3, False, ((1, 0), (2, 1))),
+        (LOCKSTEP, 0, 3, True, ((0, 1), (1, 2), (2, 0))),
+        (LOCKSTEP, 1, 3, True, ((1, 0), (2, 1), (0, 2))),
+        (LOCKSTEP, 1, 1, True, ((0, 0),)),
+    ],
+)
+def test_pairs(exchange, tick, num_stages, ring, pairs):
+    assert exchange.pairs(tick, num_stages=num_stages, ring=ring) == pairs
+
+
+@pytest.mark.parametrize(
+    ("exchange", "ring"), [(PARITY, False), (LOCKSTEP, False), (LOCKSTEP, True), (PARITY, True)]
+)
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 7, 8])
+def test_whoever_may_send_has_a_pair_to_send_to(exchange, ring, num_stages):
+    if exchange is PARITY and ring:
+        num_stages += num_stages % 2
+    for tick, rank, op in product(range(2), range(num_stages), (Op.F, Op.B, Op.I)):
+        pairs = exchange.pairs(tick, num_stages=num_stages, ring=ring)
+        assert len(set(pairs)) == len(pairs)
+        for side in zip(*pairs, strict=True):
+            assert len(set(side)) == len(side), "no rank stands twice on a side"
+        to = rank + 1 if op is Op.F else rank - 1
+        if ring:
+            to %= num_stages
+        if 0 <= to < num_stages and exchange.tick_class(op, rank) == tick:
+            assert (rank, to) in pairs
+
+
+@pytest.mark.parametrize("num_stages", [1, 3, 5])
+def test_an_odd_ring_has_no_two_colouring(num_stages):
+    with pytest.raises(ValueError, match=f"ring of num_stages={num_stages} .* even number"):
+        PARITY.pairs(0, num_stages=num_stages, ring=True)
+
+
+def test_an_unknown_pattern_is_refused():
+    with pytest.raises(ValueError, match="exchange='star' is unknown; use one of parity, lockstep"):
+        Exchange.parse("star")
