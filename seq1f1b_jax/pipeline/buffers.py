@@ -32,20 +32,23 @@ class State(NamedTuple):
     Attributes:
       ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the
         tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored as it lies in memory.
+      deferred: what an `I` leaves to its `W`, likewise, `[max_layers, deferred_tokens, ...]`.
       keys, values: the cache, `[slots, max_layers, B, seq_len, Hkv, D]`.
-      prefix_dk, prefix_dv: gradients of the key/value prefix, `[max_layers, B, prefix, Hkv, D]` in
-        the accumulation dtype; `prefix` is where the last chunk begins (0 for one chunk).
-      dy: gradient of the loss by the last layer's output, `[last_arena_tokens, B * d]`; only the
-        last rank writes it, every rank allocates it.
+      prefix_dk, prefix_dv: gradients of the key/value prefix, in the accumulation dtype,
+        `[slots, max_layers, B, prefix, Hkv, D]`; `prefix` is where the last chunk begins (0 for
+        one chunk).
+      dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`; only the rank of
+        the last stage writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
       loss: sum of token losses, scalar.
     """
 
     ring: dict[str, Float[Array, "L A n"]]
+    deferred: dict[str, Float[Array, "L A n"]]
     keys: Float[Array, "S L B T Hkv D"]
     values: Float[Array, "S L B T Hkv D"]
-    prefix_dk: Float[Array, "L B prefix Hkv D"]
-    prefix_dv: Float[Array, "L B prefix Hkv D"]
+    prefix_dk: Float[Array, "S L B prefix Hkv D"]
+    prefix_dv: Float[Array, "S L B prefix Hkv D"]
     dy: Float[Array, "A n"]
     grads: Gradients | None
     loss: Float[Array, ""]
@@ -81,19 +84,17 @@ def _indices(buffer: Array, starts) -> list[Array]:
     return [jnp.asarray(start, jnp.int32) for start in starts]
 
 
-def write_residual(
-    ring: dict[str, Array], entry: Entry, value: Array, *, layer, arena_offset, tokens: int
+def write_entry(
+    buffer: dict[str, Array], entry: Entry, value: Array, *, layer, offset, tokens: int
 ) -> dict[str, Array]:
-    """Put one residual of one layer at its unit's tokens of the ring."""
+    """Put one value of one layer at its unit's tokens of the ring, or of the deferred values."""
     block = value.reshape(tokens, entry.size // tokens)
-    return {**ring, entry.name: write(ring[entry.name], block, layer, arena_offset)}
+    return {**buffer, entry.name: write(buffer[entry.name], block, layer, offset)}
 
 
-def read_residual(
-    ring: dict[str, Array], entry: Entry, *, layer, arena_offset, tokens: int
-) -> Array:
-    """The residual that `write_residual` put there, in its own shape."""
-    block = read(ring[entry.name], (tokens, entry.size // tokens), layer, arena_offset)
+def read_entry(buffer: dict[str, Array], entry: Entry, *, layer, offset, tokens: int) -> Array:
+    """The value that `write_entry` put there, in its own shape."""
+    block = read(buffer[entry.name], (tokens, entry.size // tokens), layer, offset)
     return block.reshape(entry.shape)
 
 

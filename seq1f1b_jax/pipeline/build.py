@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from seq1f1b_jax.pipeline.layout import AXIS, Layout
 from seq1f1b_jax.pipeline.program import Program
 from seq1f1b_jax.pipeline.residuals import check_policy
 from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.trace import Recorder, record
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower, validate
 
 Tokens = Int[Array, "M B T"]
@@ -63,6 +65,11 @@ class PipelineStep:
     compute_dtype: DTypeLike
     loss_block: int
     fill: float = 0.0
+    recorder: Recorder | None = None
+
+    def traced(self, recorder: Recorder) -> "PipelineStep":
+        """The same step, whose `loss_and_grads` reports when each action ran; see `trace`."""
+        return replace(self, recorder=recorder)
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Fresh float32 parameters on the mesh, in the in-memory layout."""
@@ -109,10 +116,11 @@ class PipelineStep:
                 f"{tokens.shape[0]}, or reshape the batch"
             )
         program = self.program(tokens.shape[1])
+        wrap = partial(record, recorder=self.recorder) if self.recorder else None
 
         def body(params: Params, tokens: Array, targets: Array):
             inputs = prepare_inputs(program, params, tokens, targets)
-            state = run_schedule(program, inputs)
+            state = run_schedule(program, inputs, wrap=wrap)
             count = count_targets(targets).astype(state.loss.dtype)
             grads = collect_gradients(program, state.grads)
             return lax.psum(state.loss, AXIS) / count, jax.tree.map(lambda g: g / count, grads)
@@ -127,6 +135,7 @@ class PipelineStep:
             num_stages=self.plan.num_stages,
             num_microbatches=tokens.shape[0],
             num_chunks=self.plan.num_chunks,
+            num_virtual=self.plan.num_virtual,
         )
         table = lower(plan, self.table.chunk_lengths)
         program = replace(self.program(tokens.shape[1]), table=table, train=False)
@@ -145,7 +154,7 @@ class PipelineStep:
             table=self.table,
             attention=self.attention,
             policy=self.residuals,
-            batch=num_sequences,
+            num_sequences=num_sequences,
             compute_dtype=self.compute_dtype,
             loss_block=self.loss_block,
             fill=self.fill,
@@ -203,8 +212,8 @@ def build_step(
       residuals: what the backward keeps, `none`, `selective` or `full`.
       compute_dtype: of weights' compute copy and activations; sums are kept in at least float32.
       loss_block: tokens whose logits exist at one time.
-      layers_per_stage: layer counts; default as even as possible, earlier stages take the
-      remainder.
+      layers_per_stage: layers of every (virtual) stage along the model; default as even as
+      possible, earlier stages take the remainder.
       fill: content of unwritten buffers and idle messages; only tests change it.
 
     Raises:
@@ -230,6 +239,7 @@ def build_step(
         plan.num_stages,
         vocab_size=stage.vocab_size,
         tied=stage.tied,
+        num_virtual=plan.num_virtual,
         layers_per_stage=layers_per_stage,
     )
     return PipelineStep(

@@ -1,9 +1,10 @@
 """The scan that interleaves forward and backward: one action per tick, one exchange per tick.
 
-In tick h only the pairs (a, a+1) with a = h (mod 2) exchange, both ways in one `ppermute`. Rank p
-runs F in ticks = p (mod 2) and B in the others, so of a pair the upper rank has just run F and
-sends an activation down, the lower one has just run B and sends a gradient up. A permute couples
-its pairs only; ranks elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
+A tick is: at most one action that sends a message; the exchange with a neighbour, in one
+`ppermute`; at most one `W`, for which nobody waits. Which ranks exchange in which tick is part of
+the table (`schedule.exchange`). On a line of stages it goes by parity: in tick h only the pairs
+(a, a+1) with a = h (mod 2) exchange, both ways. A permute couples its pairs only; ranks elsewhere
+run ahead, and the step takes the time of asynchronous 1F1B:
 
     tick      0    1    2    3    4    5    6    7
     rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
@@ -13,7 +14,9 @@ An action is a loop of zero or one trips that carries the state (see `control.ru
 collective over `pipe` stands inside an action: ranks disagree on which actions run.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +24,50 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.pipeline import buffers
+from seq1f1b_jax.pipeline.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.buffers import Gradients, State
+from seq1f1b_jax.pipeline.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.control import run_if
+from seq1f1b_jax.pipeline.forward import forward
 from seq1f1b_jax.pipeline.layout import AXIS
 from seq1f1b_jax.pipeline.program import Program
 from seq1f1b_jax.pipeline.stage import Params
-from seq1f1b_jax.pipeline.unit import Chunk, Inputs, Unit
 from seq1f1b_jax.pipeline.vocabulary import gather_tables, scatter_gradients
+from seq1f1b_jax.schedule import NONE, Op, TickTable
 
-FIELDS = ("action", "microbatch", "cache_slot", "arena_offset")
 IDLE = -1
+
+Actions = Mapping[Op, Sequence[Callable]]
+"""By operation and chunk. `F`, `B`, `I`: `(unit, state, message) -> (state, message)`;
+`W`: `(unit, state) -> state`."""
+
+ACTIONS: Mapping[Op, Callable] = {
+    Op.F: forward,
+    Op.B: backward,
+    Op.I: input_backward,
+    Op.W: weight_backward,
+}
 
 
 class Tick(NamedTuple):
-    """One rank's cell: `action` is `IDLE`, the chunk for F, `num_chunks` plus the chunk for B."""
+    """One rank's cell of the tick table, as the scan reads it; all int32 scalars.
+
+    Attributes:
+      action: `IDLE`, or the operation's index among those of the table times C, plus the chunk.
+      unit: what it works on.
+      inbox_slot: the message it consumes.
+      arrival_slot: where the message that arrives in this tick goes.
+      weight_action: `IDLE`, or the chunk of a `W`.
+      weight_unit: what that works on.
+    """
 
     action: Int[Array, ""]
     unit: Unit
+    inbox_slot: Int[Array, ""]
+    arrival_slot: Int[Array, ""]
+    weight_action: Int[Array, ""]
+    weight_unit: WeightUnit
 
 
 class Carry(NamedTuple):
@@ -49,65 +79,132 @@ class Carry(NamedTuple):
     """
 
     pending: Int[Array, ""]
-    state: State
-    message: Float[Array, "B T d"]
+    state: Any
+    inbox: Float[Array, "S B T d"]
 
 
-def tick_columns(program: Program) -> Int[np.ndarray, "double_ticks 2 ranks fields"]:
-    """The tick table as the scan reads it, two ticks per step."""
-    table = program.table
-    action = np.select(
-        [table.op == 1, table.op == 2], [table.chunk, program.num_chunks + table.chunk], IDLE
+def tick_columns(table: TickTable) -> Tick:
+    """The tick table as the scan reads it: leaves int32 `[double_ticks, 2, ranks]`."""
+    sending = [op for op in table.ops if op is not Op.W]
+    index = np.select(
+        [table.op == code for code in (1, 2, 3)], [_index(sending, op) for op in "FBI"]
     )
-    fields = np.stack(
-        [action, table.microbatch, table.cache_slot, table.arena_offset], axis=-1
-    ).astype(np.int32)
-    return fields.reshape(-1, 2, *fields.shape[1:])
+    action = np.where(table.op == 0, IDLE, index * table.num_chunks + table.chunk)
+    weight_action = np.where(table.weight_stage == NONE, IDLE, table.weight_chunk)
+    columns = Tick(
+        action=action,
+        unit=Unit(*(getattr(table, name) for name in Unit._fields)),
+        inbox_slot=table.inbox_slot,
+        arrival_slot=table.arrival_slot,
+        weight_action=weight_action,
+        weight_unit=WeightUnit(*(getattr(table, f"weight_{n}") for n in WeightUnit._fields)),
+    )
+    return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_stages), columns)
 
 
-def exchange_pairs(parity: int, num_stages: int) -> list[tuple[int, int]]:
-    """Source and destination of the messages of a tick: pairs (a, a+1), a = parity (mod 2)."""
-    upper = range(parity, num_stages - 1, 2)
-    return [(a, a + 1) for a in upper] + [(a + 1, a) for a in upper]
+def _index(operations: Sequence[Op], op: str) -> int:
+    return operations.index(Op(op)) if op in operations else 0
 
 
-def exchange(message: Float[Array, "B T d"], parity: int, num_stages: int) -> Array:
-    """Swap messages with this tick's neighbour; what ranks without one hold, nobody reads."""
-    pairs = exchange_pairs(parity, num_stages)
+def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:
+    """Swap messages with this tick's neighbours; what ranks without one hold, nobody reads."""
+    pairs = table.pairs(tick)
     return lax.ppermute(message, AXIS, pairs) if pairs else message
 
 
-def run_schedule(program: Program, inputs: Inputs) -> State:
-    """Scan over the tick table. Runs inside `shard_map`; shapes are per device."""
+def run_schedule(
+    program: Program, inputs: Inputs, *, wrap: Callable[[Actions], Actions] | None = None
+) -> State:
+    """Scan over the program's tick table. Runs inside `shard_map`; shapes are per device.
+
+    Args:
+      program: static facts.
+      inputs: weights and tokens of this rank.
+      wrap: put around the actions, to measure them.
+    """
     chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
-    actions = [chunk.forward for chunk in chunks]
-    if program.train:
-        actions += [chunk.backward for chunk in chunks]
+    actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
     idle = jnp.full(program.message_shape, program.fill, program.compute_dtype)
+    actions = actions if wrap is None else wrap(actions)
+    return run_ticks(program.table, actions, program.initial_state(), idle)
 
-    def run_tick(carry: Carry, tick: Tick) -> Carry:
-        # `carry.pending` is IDLE here, but XLA does not know: so each tick waits for the last one
-        pending = tick.action + (carry.pending - IDLE)
-        done = (pending, carry.state, idle)
-        for code, action in enumerate(actions):
 
-            def act(done, action=action):
-                return jnp.int32(IDLE), *action(tick.unit, done[1], carry.message)
+def run_ticks(
+    table: TickTable,
+    actions: Actions,
+    state: Any,
+    idle: Float[Array, "B T d"],
+    *,
+    exchange: Callable[[Array, TickTable, int], Array] = exchange,
+) -> Any:
+    """Scan over a tick table with any actions. Runs inside `shard_map`.
 
-            done = run_if(done[0] == code, act, done)
-        return Carry(*done)
+    Args:
+      table: lowered plan.
+      actions: what to run, by operation and chunk.
+      state: what the actions carry.
+      idle: what a rank without an action sends, and what lies in the inbox before anything arrived.
+      exchange: `(message, table, tick) -> message`; another one measures another machine.
 
-    def double_tick(carry: Carry, fields):
-        for parity in (0, 1):
-            action, *unit = fields[parity]
-            carry = run_tick(carry, Tick(action, Unit(*unit)))
-            message = exchange(carry.message, parity, program.layout.num_stages)
-            carry = carry._replace(message=message)
-        return carry, None
+    Returns:
+      The state after the last tick.
+    """
+    sending = [action for op in table.ops if op is not Op.W for action in actions[op]]
+    run_double_tick = partial(_double_tick, table, sending, actions.get(Op.W, ()), idle, exchange)
+    rank = lax.axis_index(AXIS)
+    columns = jax.tree.map(lambda a: jnp.asarray(a)[:, :, rank], tick_columns(table))
+    inbox = jnp.broadcast_to(idle, (table.num_inbox_slots, *idle.shape))
+    start = Carry(jnp.int32(IDLE), state, inbox)
+    return lax.scan(run_double_tick, start, columns)[0].state
 
-    columns = jnp.asarray(tick_columns(program))[:, :, lax.axis_index(AXIS)]
-    start = Carry(jnp.int32(IDLE), program.initial_state(), idle)
-    return lax.scan(double_tick, start, columns)[0].state
+
+def _double_tick(table, sending, weights, idle, exchange, carry: Carry, ticks: Tick):
+    for phase in (0, 1):
+        tick = jax.tree.map(lambda column, phase=phase: column[phase], ticks)
+        carry, message = _run_action(sending, idle, carry, tick)
+        message = exchange(message, table, phase)
+        carry = carry._replace(inbox=_deliver(carry.inbox, message, tick.arrival_slot))
+        carry = _run_weights(weights, carry, tick, message)
+    return carry, None
+
+
+def _run_action(sending: Sequence[Callable], idle: Array, carry: Carry, tick: Tick):
+    # `carry.pending` is IDLE here, but XLA does not know: so each tick waits for the last one
+    done = (tick.action + (carry.pending - IDLE), carry.state, idle)
+    for code, action in enumerate(sending):
+
+        def act(done, action=action):
+            message = _received(carry.inbox, tick.inbox_slot)
+            return jnp.int32(IDLE), *action(tick.unit, done[1], message)
+
+        done = run_if(done[0] == code, act, done)
+    pending, state, message = done
+    return carry._replace(pending=pending, state=state), message
+
+
+def _run_weights(weights: Sequence[Callable], carry: Carry, tick: Tick, message: Array) -> Carry:
+    if not weights:
+        return carry
+    # A `W` must not delay a message that its neighbour waits for: it begins after the exchange.
+    # Nothing else would say so, and XLA cannot know that the condition never holds.
+    arrived = jnp.where(carry.pending == IDLE, 0, jnp.int32(message.ravel()[0]))
+    done = (tick.weight_action + (carry.pending - IDLE) + arrived, carry.state)
+    for code, action in enumerate(weights):
+
+        def act(done, action=action):
+            return jnp.int32(IDLE), action(tick.weight_unit, done[1])
+
+        done = run_if(done[0] == code, act, done)
+    pending, state = done
+    return carry._replace(pending=pending, state=state)
+
+
+def _received(inbox: Array, slot: Array) -> Array:
+    return inbox[0] if inbox.shape[0] == 1 else buffers.read(inbox, inbox.shape[1:], slot)
+
+
+def _deliver(inbox: Array, message: Array, slot: Array) -> Array:
+    return message[None] if inbox.shape[0] == 1 else buffers.write(inbox, message, slot)
 
 
 def prepare_inputs(

@@ -1,8 +1,9 @@
 """Parameters on the mesh: stacked by stage in memory, free of topology at rest.
 
-In memory a leaf of `Params.layers` is `[num_stages, max_layers, ...]`, sharded over `pipe` by its
-first dim; stages with fewer layers are padded with zeros that no action ever reads. The vocabulary
-tables are `[num_stages, rows, d]`, sharded likewise, with `rows = ceil(vocab_size / num_stages)`.
+In memory a leaf of `Params.layers` is `[num_stages, num_virtual * max_layers, ...]`, sharded over
+`pipe` by its first dim: rank p holds the stages p, p+P, p+2P ..., one after the other. Stages with
+fewer layers are padded with zeros that no action ever reads. The vocabulary tables are
+`[num_stages, rows, d]`, sharded likewise, with `rows = ceil(vocab_size / num_stages)`.
 """
 
 from collections.abc import Sequence
@@ -20,19 +21,34 @@ AXIS = "pipe"
 
 @dataclass(frozen=True)
 class Layout:
-    """Which layer lives where; `layers_per_stage` has one entry per stage."""
+    """Which layer lives where.
+
+    Attributes:
+      layers_per_stage: layers of every stage along the model, `num_virtual` stages for each rank.
+      vocab_size: rows of a vocabulary table.
+      tied: whether embedding and head are one table.
+      num_virtual: virtual stages per rank.
+    """
 
     layers_per_stage: tuple[int, ...]
     vocab_size: int
     tied: bool
+    num_virtual: int = 1
 
     @property
     def num_stages(self) -> int:
-        return len(self.layers_per_stage)
+        """Ranks of the pipeline."""
+        return len(self.layers_per_stage) // self.num_virtual
 
     @property
     def max_layers(self) -> int:
+        """Layers of the largest stage: the room that every stage has."""
         return max(self.layers_per_stage)
+
+    @property
+    def rank_layers(self) -> int:
+        """Layers that a rank has room for, over all its stages."""
+        return self.num_virtual * self.max_layers
 
     @property
     def table_rows(self) -> int:
@@ -44,12 +60,12 @@ class Layout:
         return Params(staged, Spec(), Spec(), staged, None if self.tied else staged)
 
     def positions(self) -> np.ndarray:
-        """Row of every layer in the flattened `[num_stages * max_layers]` stack."""
-        rows = [
-            stage * self.max_layers + layer
-            for stage, count in enumerate(self.layers_per_stage)
-            for layer in range(count)
-        ]
+        """Row of every layer in the flattened `[num_stages * num_virtual * max_layers]` stack."""
+        rows = []
+        for stage, count in enumerate(self.layers_per_stage):
+            group, rank = divmod(stage, self.num_stages)
+            first = (rank * self.num_virtual + group) * self.max_layers
+            rows += range(first, first + count)
         return np.asarray(rows)
 
 
@@ -59,29 +75,40 @@ def make_layout(
     *,
     vocab_size: int,
     tied: bool,
+    num_virtual: int = 1,
     layers_per_stage: Sequence[int] | None = None,
 ) -> Layout:
     """Spread layers over stages; the earlier stages take the remainder.
 
+    Args:
+      num_layers: of the model.
+      num_stages: ranks of the pipeline.
+      vocab_size: rows of a vocabulary table.
+      tied: whether embedding and head are one table.
+      num_virtual: virtual stages per rank.
+      layers_per_stage: layers of every (virtual) stage along the model; None: as even as they go.
+
     Raises:
       ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.
     """
+    count = num_stages * num_virtual
+    virtual = f" ({num_virtual} virtual stages on each of {num_stages} ranks)" * (num_virtual > 1)
     if layers_per_stage is None:
-        if num_layers < num_stages:
+        if num_layers < count:
             raise ValueError(
-                f"num_layers={num_layers} is fewer than the {num_stages} stages; "
+                f"num_layers={num_layers} is fewer than the {count} stages{virtual}; "
                 f"each stage needs a layer: use at most {num_layers} stages or more layers"
             )
-        share, rest = divmod(num_layers, num_stages)
-        layers_per_stage = [share + (stage < rest) for stage in range(num_stages)]
-    counts = tuple(int(count) for count in layers_per_stage)
-    if len(counts) != num_stages or sum(counts) != num_layers or min(counts) < 1:
+        share, rest = divmod(num_layers, count)
+        layers_per_stage = [share + (stage < rest) for stage in range(count)]
+    counts = tuple(int(layers) for layers in layers_per_stage)
+    if len(counts) != count or sum(counts) != num_layers or min(counts) < 1:
         raise ValueError(
-            f"layers_per_stage={list(counts)} must hold {num_stages} positive counts "
+            f"layers_per_stage={list(counts)} must hold {count} positive counts{virtual} "
             f"that add up to num_layers={num_layers}; they are {len(counts)} and sum to "
             f"{sum(counts)}"
         )
-    return Layout(counts, vocab_size, tied)
+    return Layout(counts, vocab_size, tied, num_virtual)
 
 
 def is_layer_path(path: tuple) -> bool:
@@ -110,7 +137,7 @@ def staged_shapes(tree: Tree, layout: Layout) -> Tree:
     def convert(path, leaf):
         shape = leaf.shape
         if is_layer_path(path):
-            shape = (layout.num_stages, layout.max_layers, *leaf.shape[1:])
+            shape = (layout.num_stages, layout.rank_layers, *leaf.shape[1:])
         elif is_table_path(path):
             shape = (layout.num_stages, layout.table_rows, leaf.shape[1])
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
@@ -123,9 +150,9 @@ def to_pipeline(tree: Tree, layout: Layout) -> Tree:
 
     def convert(path, leaf):
         if is_layer_path(path):
-            stack = np.zeros((layout.num_stages * layout.max_layers, *leaf.shape[1:]), leaf.dtype)
+            stack = np.zeros((layout.num_stages * layout.rank_layers, *leaf.shape[1:]), leaf.dtype)
             stack[layout.positions()] = np.asarray(leaf)
-            return stack.reshape(layout.num_stages, layout.max_layers, *leaf.shape[1:])
+            return stack.reshape(layout.num_stages, layout.rank_layers, *leaf.shape[1:])
         if is_table_path(path):
             rows = np.zeros((layout.num_stages * layout.table_rows, leaf.shape[1]), leaf.dtype)
             rows[: layout.vocab_size] = np.asarray(leaf)
@@ -136,31 +163,33 @@ def to_pipeline(tree: Tree, layout: Layout) -> Tree:
 
 
 def from_pipeline(tree: Tree, layout: Layout) -> Tree:
-    """The inverse of `to_pipeline`, on the host, one stage at a time; padding is dropped."""
+    """The inverse of `to_pipeline`, on the host, one rank at a time; padding is dropped."""
 
     def convert(path, leaf):
         if is_layer_path(path):
-            stages = _stages_on_host(leaf)
-            counts = layout.layers_per_stage
-            return np.concatenate([s[:n] for s, n in zip(stages, counts, strict=True)])
+            rows = (layout.max_layers, *leaf.shape[2:])
+            groups = [rank.reshape(-1, *rows) for rank in _ranks_on_host(leaf)]
+            places = [divmod(s, layout.num_stages) for s in range(len(layout.layers_per_stage))]
+            counts = zip(places, layout.layers_per_stage, strict=True)
+            return np.concatenate([groups[rank][group][:n] for (group, rank), n in counts])
         if is_table_path(path):
-            return np.concatenate(_stages_on_host(leaf))[: layout.vocab_size]
+            return np.concatenate(_ranks_on_host(leaf))[: layout.vocab_size]
         return np.asarray(leaf)
 
     return jax.tree.map_with_path(convert, tree)
 
 
-def _stages_on_host(leaf) -> list[np.ndarray]:
+def _ranks_on_host(leaf) -> list[np.ndarray]:
     if not isinstance(leaf, jax.Array):
         return list(leaf)
-    by_stage = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
-    if len(by_stage) == 1 and leaf.shape[0] > 1:
+    by_rank = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
+    if len(by_rank) == 1 and leaf.shape[0] > 1:
         return list(np.asarray(leaf))
-    return [np.asarray(by_stage[stage])[0] for stage in sorted(by_stage)]
+    return [np.asarray(by_rank[rank])[0] for rank in sorted(by_rank)]
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
-    """Put in-memory leaves on the mesh, one leaf and one stage's shard at a time."""
+    """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
 
     def put(leaf, sharding):
         host = np.asarray(leaf)

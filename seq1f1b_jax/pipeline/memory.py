@@ -25,19 +25,23 @@ class MemoryPrediction:
 
     Attributes:
       ring: residuals of the units in flight.
+      deferred: what lies between `I` and `W` of the units whose backward is half done.
       cache: keys and values of the microbatches in flight.
       prefix_gradients: gradients of the key/value prefix, accumulation dtype.
       loss_gradients: loss gradients by the last stage's output that wait for their backward.
       accumulators: gradients of this rank's parameters, accumulation dtype.
+      inbox: messages that arrived before they are used, where there is more than one.
       weights: compute copies of this rank's weights, and the vocabulary tables it gathers.
       workspace: scratch of the largest single action.
     """
 
     ring: int
+    deferred: int
     cache: int
     prefix_gradients: int
     loss_gradients: int
     accumulators: int
+    inbox: int
     weights: int
     workspace: int
 
@@ -68,10 +72,12 @@ def predict_memory(program: Program) -> MemoryPrediction:
     state = program.state_shapes()
     return MemoryPrediction(
         ring=nbytes(state.ring),
+        deferred=nbytes(state.deferred),
         cache=nbytes((state.keys, state.values)),
         prefix_gradients=nbytes((state.prefix_dk, state.prefix_dv)),
         loss_gradients=nbytes(state.dy),
         accumulators=nbytes(state.grads),
+        inbox=(program.table.num_inbox_slots - 1) * _message(program),
         weights=_weight_copies(program),
         workspace=max(_workspace(program, chunk) for chunk in range(program.num_chunks)),
     )
@@ -101,7 +107,7 @@ def _workspace(program: Program, chunk: int) -> int:
     This holds under every residual policy: what `selective` and `full` do not store is made again.
     """
     item = jnp.dtype(program.compute_dtype).itemsize
-    message = math.prod(program.message_shape) * item
+    message = _message(program)
     entries = _layer_values(program, program.lengths[chunk])
     narrow = sum(size for size in entries if size <= message)
     wide = sum(size for size in entries if size > message)
@@ -115,10 +121,16 @@ def _workspace(program: Program, chunk: int) -> int:
     return 3 * message + max(layer + nbytes(program.layer_shapes), _head(program, chunk))
 
 
+def _message(program: Program) -> int:
+    return math.prod(program.message_shape) * jnp.dtype(program.compute_dtype).itemsize
+
+
 def _layer_values(program: Program, length: int) -> list[int]:
     """Bytes of what a vjp of one layer wants for a chunk: the ring's entries under `none`."""
     stage = program.stage
-    x = jax.ShapeDtypeStruct((program.batch, length, stage.model_dim), program.compute_dtype)
+    x = jax.ShapeDtypeStruct(
+        (program.num_sequences, length, stage.model_dim), program.compute_dtype
+    )
     plan = plan_residuals(stage, program.layer_shapes, x, policy="none")
     return [entry.size * entry.dtype.itemsize for entry in plan.entries]
 
@@ -127,7 +139,7 @@ def _prefix_pairs(program: Program, chunk: int) -> int:
     """Numbers in the keys and values of everything up to and with this chunk."""
     stage = program.stage
     tokens = program.offsets[chunk] + program.lengths[chunk]
-    return 2 * program.batch * tokens * stage.num_kv_heads * stage.head_dim
+    return 2 * program.num_sequences * tokens * stage.num_kv_heads * stage.head_dim
 
 
 def _score_values(program: Program, chunk: int) -> int:
@@ -143,12 +155,12 @@ def _score_values(program: Program, chunk: int) -> int:
         kinds = causal_pairs(length, offset, block=program.attention.block)
         alone = sum(kind.rows * kind.cols for kind in kinds if len(kind.starts) == 1)
         area = max(alone, *(kind.rows * kind.cols for kind in kinds))
-    return program.batch * program.stage.num_heads * area
+    return program.num_sequences * program.stage.num_heads * area
 
 
 def _head(program: Program, chunk: int) -> int:
     """Logits of a block, their softmax and gradient; the gradients of the table and of y."""
-    stage, tokens = program.stage, program.batch * program.lengths[chunk]
+    stage, tokens = program.stage, program.num_sequences * program.lengths[chunk]
     wide = jnp.dtype(program.accumulation_dtype).itemsize
     logits = min(tokens, program.loss_block) * stage.vocab_size * wide
     if not program.train:

@@ -1,21 +1,22 @@
 """The static facts of one pipelined program: what is known before the scan is traced."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline.buffers import Gradients, State
-from seq1f1b_jax.pipeline.layout import AXIS, Layout
+from seq1f1b_jax.pipeline.layer import LayerSplit, split_layer
+from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.residuals import Entry, ResidualPlan, plan_residuals
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
 from seq1f1b_jax.pipeline.vocabulary import table_names
-from seq1f1b_jax.schedule import TickTable
+from seq1f1b_jax.schedule import Op, TickTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Program:
       stage, layout, table, attention: the model, its place on the mesh, the lowered plan, the
       kernel.
       policy: residual policy (`residuals.POLICIES`).
-      batch: sequences per microbatch on this device.
+      num_sequences: sequences per microbatch on this device.
       compute_dtype: dtype of activations and of the compute copy of the weights.
       loss_block: tokens per block of the fused cross-entropy.
       train: whether backward actions run; `False` is evaluation.
@@ -38,7 +39,7 @@ class Program:
     table: TickTable
     attention: AttentionBackend
     policy: str
-    batch: int
+    num_sequences: int
     compute_dtype: DTypeLike
     loss_block: int
     train: bool = True
@@ -63,7 +64,7 @@ class Program:
 
     @property
     def message_shape(self) -> tuple[int, int, int]:
-        return (self.batch, max(self.lengths), self.stage.model_dim)
+        return (self.num_sequences, max(self.lengths), self.stage.model_dim)
 
     @property
     def accumulation_dtype(self) -> jnp.dtype:
@@ -71,9 +72,12 @@ class Program:
 
     @cached_property
     def weight_shapes(self) -> Params:
-        """Weights of one rank in the compute dtype; layer leaves `[max_layers, ...]`, no tables."""
+        """Weights of one rank in the compute dtype without the vocabulary tables.
+
+        Leaves of the layers are `[num_virtual * max_layers, ...]`.
+        """
         params = jax.eval_shape(self.stage.init, jax.random.key(0))
-        layers = self.layout.max_layers
+        layers = self.layout.rank_layers
 
         def cast(leaf, shape):
             return jax.ShapeDtypeStruct(shape, self.compute_dtype)
@@ -107,7 +111,7 @@ class Program:
             return tuple(ResidualPlan((), (), ()) for _ in self.lengths)
 
         def plan(length: int) -> ResidualPlan:
-            x = jax.ShapeDtypeStruct((self.batch, length, self.stage.model_dim), self.compute_dtype)
+            x = self._layer_input(length)
             return plan_residuals(self.stage, self.layer_shapes, x, policy=self.policy)
 
         by_length = {length: plan(length) for length in sorted(set(self.lengths))}
@@ -119,29 +123,51 @@ class Program:
             )
         return tuple(by_length[length] for length in self.lengths)
 
+    @cached_property
+    def layer_splits(self) -> tuple[LayerSplit, ...]:
+        """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
+
+        def split(length: int) -> LayerSplit:
+            plan, x = self.residual_plans[self.lengths.index(length)], self._layer_input(length)
+            return split_layer(self.stage, plan, self.layer_shapes, x, policy=self.policy)
+
+        by_length = {length: split(length) for length in sorted(set(self.lengths))}
+        return tuple(by_length[length] for length in self.lengths)
+
+    def _layer_input(self, length: int) -> jax.ShapeDtypeStruct:
+        shape = (self.num_sequences, length, self.stage.model_dim)
+        return jax.ShapeDtypeStruct(shape, self.compute_dtype)
+
     def ring_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """`[max_layers, arena_tokens, values_per_token]` by residual name."""
+        return self._arena(self.residual_plans[0].entries, self.table.arena_tokens)
 
-        def shape(entry: Entry, length: int) -> jax.ShapeDtypeStruct:
-            per_token = entry.size // length
-            return jax.ShapeDtypeStruct(
-                (self.layout.max_layers, self.table.arena_tokens, per_token), entry.dtype
-            )
+    def deferred_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The same for what lies between `I` and `W`; nothing where backwards are whole."""
+        if Op.W not in self.table.ops:
+            return {}
+        return self._arena(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
 
-        plan, length = self.residual_plans[0], self.lengths[0]
-        return {entry.name: shape(entry, length) for entry in plan.entries}
+    def _arena(self, entries: Iterable[Entry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Entries of the first chunk give the values per token."""
+
+        def shape(entry: Entry) -> jax.ShapeDtypeStruct:
+            per_token = entry.size // self.lengths[0]
+            return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, per_token), entry.dtype)
+
+        return {entry.name: shape(entry) for entry in entries}
 
     def state_shapes(self) -> State:
         """Shapes and dtypes of the carried state."""
         stage, acc = self.stage, self.accumulation_dtype
-        layers, batch = self.layout.max_layers, self.batch
+        layers, batch = self.layout.max_layers, self.num_sequences
         heads = (stage.num_kv_heads, stage.head_dim)
         cache = jax.ShapeDtypeStruct(
             (self.table.num_cache_slots, layers, batch, self.seq_len, *heads), self.compute_dtype
         )
         prefix = self.offsets[-1] if self.train else 0
-        prefix_shape = jax.ShapeDtypeStruct((layers, batch, prefix, *heads), acc)
-        dy_tokens = self.table.last_arena_tokens if self.train else 0
+        prefix_slots = max(1, self.table.num_prefix_slots)
+        prefix_shape = jax.ShapeDtypeStruct((prefix_slots, layers, batch, prefix, *heads), acc)
         grads = None
         if self.train:
             weights = self.weight_shapes
@@ -149,11 +175,14 @@ class Program:
             grads = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, acc), like)
         return State(
             ring=self.ring_shapes(),
+            deferred=self.deferred_shapes(),
             keys=cache,
             values=cache,
             prefix_dk=prefix_shape,
             prefix_dv=prefix_shape,
-            dy=jax.ShapeDtypeStruct((dy_tokens, batch * stage.model_dim), self.compute_dtype),
+            dy=jax.ShapeDtypeStruct(
+                (self.table.loss_tokens, batch * stage.model_dim), self.compute_dtype
+            ),
             grads=grads,
             loss=jax.ShapeDtypeStruct((), acc),
         )
@@ -165,13 +194,20 @@ class Program:
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
         return filled._replace(grads=zeros[0], loss=zeros[1])
 
-    def num_layers_here(self) -> int | jax.Array:
-        """Trip count of the layer loop: static where all stages are alike."""
+    def num_layers_of(self, stage: jax.Array) -> int | jax.Array:
+        """Trip count of the layer loop of a stage: static where all stages are alike."""
         counts = self.layout.layers_per_stage
         if len(set(counts)) == 1:
             return counts[0]
-        return jnp.asarray(counts, jnp.int32)[lax.axis_index(AXIS)]
+        return jnp.asarray(counts, jnp.int32)[stage]
 
-    def is_stage(self, stage: int) -> bool | jax.Array:
-        """Whether this rank is `stage`: a Python bool on a pipeline of one stage."""
-        return True if self.layout.num_stages == 1 else lax.axis_index(AXIS) == stage
+    def layer_row(self, stage: jax.Array, layer) -> jax.Array:
+        """Row of a layer of a stage in this rank's stack of weights."""
+        if self.layout.num_virtual == 1:
+            return layer
+        return stage // self.layout.num_stages * self.layout.max_layers + layer
+
+    def is_stage(self, index: int, stage: jax.Array) -> bool | jax.Array:
+        """Whether a stage is the one of this index (-1: the last): known where there is one."""
+        count = len(self.layout.layers_per_stage)
+        return True if count == 1 else stage == index % count

@@ -1,6 +1,7 @@
 """One table of cases: what is built, and the plain reference it is compared with."""
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax.tree_util import keystr
 
 from models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh, reference_loss
-from seq1f1b_jax.schedule import make_plan
+from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline.covering import covering_array
 
 VOCAB = 19  # odd, so that no stage count divides it: table padding is always exercised
@@ -22,6 +23,7 @@ class Case(NamedTuple):
     """One compiled program of the exactness suite."""
 
     P: int = 2
+    V: int = 1
     M: int = 2
     C: int = 2
     lengths: str = "even"
@@ -38,9 +40,16 @@ class Case(NamedTuple):
     @property
     def id(self) -> str:
         flags = ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
-        words = [f"P{self.P}M{self.M}C{self.C}", self.lengths, self.family, self.residuals]
-        words += [self.layers, self.schedule, self.attention[4:], f"B{self.batch}"]
+        virtual = f"V{self.V}" * (self.V > 1)
+        words = [self.name, f"P{self.P}{virtual}M{self.M}C{self.C}", self.lengths, self.family]
+        words += [self.residuals, self.layers, self.attention[4:], f"B{self.batch}"]
         return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
+
+    @property
+    def name(self) -> str:
+        """Of the schedule; with one chunk that of its form for whole sequences."""
+        whole = {s.chunked_name: name for name, s in SCHEDULES.items() if s.chunked_name}
+        return whole[self.schedule] if self.C == 1 else self.schedule
 
     @property
     def dtype(self):
@@ -57,13 +66,15 @@ class Case(NamedTuple):
 
     @property
     def layers_per_stage(self) -> tuple[int, ...]:
+        count = self.P * self.V
         if self.layers == "equal":
-            return (2,) * self.P if self.P < 4 else (1,) * self.P
-        return tuple(1 + (stage % 3 == 1) for stage in range(self.P))
+            return (2,) * count if count < 4 else (1,) * count
+        return tuple(1 + (stage % 3 == 1) for stage in range(count))
 
 
 FACTORS: dict[str, list[Any]] = dict(
     P=[1, 2, 3, 4, 8],
+    V=[1, 2],
     M=[1, 2, 5],
     C=[1, 2, 3, 4],
     lengths=["even", "balanced", "odd"],
@@ -71,7 +82,7 @@ FACTORS: dict[str, list[Any]] = dict(
     residuals=["none", "selective", "full"],
     tied=[False, True],
     layers=["equal", "unequal"],
-    schedule=["seq1f1b", "gpipe"],
+    schedule=["seq1f1b", "terapipe", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"],
     extra_warmup=[0, 2],
     attention=["xla_blockwise", "xla_dense"],
     batch=[1, 2],
@@ -83,39 +94,58 @@ TRAPS = {
     "one stage, tied": Case(P=1, M=1, C=2, tied=True, family="gpt"),
     "odd number of stages": Case(P=3, M=5, C=2, residuals="none"),
     "fewer microbatches than stages": Case(P=8, M=2, C=2, lengths="balanced"),
-    "one unit in all": Case(P=4, M=1, C=1),
-    "unequal layers": Case(P=3, M=2, C=2, layers="unequal", residuals="none"),
+    "one unit in all": Case(P=4, M=1, C=1, schedule="seq-zb-h1"),
+    "one rank, a ring with itself": Case(P=1, V=2, M=3, C=2, schedule="seq1f1b-i"),
+    "odd ring, chunks that do not divide it": Case(
+        P=3, V=2, M=4, C=2, schedule="seq1f1b-i", lengths="odd", layers="unequal"
+    ),
+    "split, unequal layers and chunks": Case(
+        P=3, M=3, C=4, schedule="seq-zb-h1", lengths="odd", layers="unequal"
+    ),
+    "split, recompute everything": Case(P=2, M=2, C=2, schedule="seq-zb-h1", residuals="full"),
     "unequal layers, tied": Case(P=4, M=2, C=2, layers="unequal", tied=True),
-    "one chunk is 1F1B": Case(P=4, M=5, C=1, residuals="none"),
     "recompute everything": Case(P=2, M=2, C=4, residuals="full", lengths="odd", batch=2),
 }
 
 
 def everyday_cases() -> list[Case]:
-    """The traps by name, then a pairwise cover of all factors: at most 60 compiled programs."""
-    return _cover(strength=2)
+    """The traps by name, then a pairwise cover: at most 60 compiled programs.
+
+    Every schedule meets every pair of stages 2, 3, 4, of chunks 1, 2, 4 and of even and odd chunks.
+    """
+
+    def grid(case) -> list[tuple]:
+        chosen = {"P": (2, 3, 4), "C": (1, 2, 4)}
+        values = [(name, case[name]) for name, few in chosen.items() if case[name] in few]
+        values.append(("unequal", case["lengths"] != "even"))
+        return [(case["schedule"], *pair) for pair in itertools.combinations(values, 2)]
+
+    return _cover(strength=2, also=grid)
 
 
 def long_cases() -> list[Case]:
     """A three-wise cover of the factors that meet in the executor, for `make test-all`."""
     factors = dict(FACTORS)
-    for name in ("family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64"):
+    for name in ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64"):
         factors[name] = FACTORS[name][:1]
     everyday = set(everyday_cases())
     return [case for case in _cover(strength=3, factors=factors) if case not in everyday]
 
 
-def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None) -> list[Case]:
+def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None, **options) -> list[Case]:
     def valid(case) -> bool:
         if case["C"] == 1 and case["lengths"] == "balanced":
             return False
-        return not (case["schedule"] == "gpipe" and case["extra_warmup"])
+        if (case["V"] > 1) != (case["schedule"] == "seq1f1b-i") or case["P"] * case["V"] > 8:
+            return False
+        return not (case["schedule"] != "seq1f1b" and case["extra_warmup"])
 
     rows = covering_array(
         factors or FACTORS,
         strength=strength,
         valid=valid,
         seeds=[trap._asdict() for trap in TRAPS.values()],
+        **options,
     )
     return [Case(**row) for row in rows]
 
@@ -130,10 +160,11 @@ def build(case: Case, **overrides):
         **SIZES,
     )
     plan = make_plan(
-        case.schedule,
+        case.name,
         num_stages=case.P,
         num_microbatches=case.M,
         num_chunks=case.C,
+        num_virtual=case.V,
         extra_warmup=case.extra_warmup,
     )
     return build_step(

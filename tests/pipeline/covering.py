@@ -1,7 +1,7 @@
 """Pairwise covering arrays: few cases in which every pair of values of any two factors occurs."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Case = dict[str, Any]
@@ -12,11 +12,13 @@ def covering_array(
     *,
     strength: int = 2,
     valid: Callable[[Case], bool] = lambda case: True,
+    also: Callable[[Case], Iterable[Any]] = lambda case: (),
     seeds: Sequence[Case] = (),
 ) -> list[Case]:
     """Greedy cover of all `strength`-tuples of values that some valid case holds.
 
-    `seeds` are complete cases that stand first (the traps by name). Deterministic.
+    `also` names further things that a case covers; all that occur must be covered. `seeds` are
+    complete cases that stand first (the traps by name). Deterministic.
     """
     names = list(factors)
     cases = [
@@ -29,7 +31,8 @@ def covering_array(
     subsets = list(itertools.combinations(names, strength))
 
     def tuples_of(case: Case) -> frozenset:
-        return frozenset((subset, tuple(case[name] for name in subset)) for subset in subsets)
+        tuples = ((subset, tuple(case[name] for name in subset)) for subset in subsets)
+        return frozenset((*tuples, *also(case)))
 
     chosen = [dict(seed) for seed in seeds]
     missing = set().union(*map(tuples_of, _thin(cases)))

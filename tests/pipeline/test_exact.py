@@ -1,10 +1,12 @@
 """Exactness: pipelined loss and every gradient leaf equal plain `jax.grad` on whole sequences."""
 
 import contextlib
+import itertools
 
 import jax
 import pytest
 
+from seq1f1b_jax.schedule import SCHEDULES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 
@@ -48,6 +50,11 @@ def test_three_wise(case):
 def test_suite_sizes_and_cover():
     everyday, long = cases.everyday_cases(), cases.long_cases()
     assert len(everyday) <= 60 and len(everyday) + len(long) <= 300
-    for first, second in [("P", "C"), ("P", "M"), ("C", "residuals"), ("lengths", "family")]:
+    pairs = [("P", "C"), ("P", "M"), ("C", "residuals"), ("lengths", "family")]
+    pairs += [("schedule", other) for other in ("C", "M", "lengths", "layers", "residuals", "tied")]
+    for first, second in pairs:
         seen = {(getattr(case, first), getattr(case, second)) for case in everyday}
-        assert len(seen) == len(cases.FACTORS[first]) * len(cases.FACTORS[second])
+        assert seen >= set(itertools.product(cases.FACTORS[first], cases.FACTORS[second]))
+    for schedule in cases.FACTORS["schedule"]:
+        assert {2, 3, 4} <= {case.P for case in everyday if case.schedule == schedule}
+    assert {case.name for case in everyday} == set(SCHEDULES)

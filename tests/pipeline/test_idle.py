@@ -11,14 +11,18 @@ CASES = {
     "unequal layers and chunks": Case(P=3, M=2, C=2, lengths="odd", layers="unequal"),
     "stores all, long warm-up": Case(P=4, M=5, C=2, residuals="none", extra_warmup=2),
     "fewer microbatches than stages": Case(P=4, M=1, C=3, residuals="full", tied=True),
+    "ring, inbox of two": Case(
+        P=2, V=2, M=3, C=2, lengths="odd", layers="unequal", schedule="seq1f1b-i"
+    ),
+    "split backwards": Case(P=3, M=3, C=2, lengths="odd", schedule="seq-zb-h1"),
 }
 
 
 def with_padding(params, layout, value: float):
     """In-memory parameters whose padded layers hold `value`."""
-    padded = np.ones(layout.num_stages * layout.max_layers, bool)
+    padded = np.ones(layout.num_stages * layout.rank_layers, bool)
     padded[layout.positions()] = False
-    padded = padded.reshape(layout.num_stages, layout.max_layers)
+    padded = padded.reshape(layout.num_stages, layout.rank_layers)
 
     def fill(leaf):
         mask = padded.reshape(padded.shape + (1,) * (leaf.ndim - 2))

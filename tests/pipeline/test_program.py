@@ -21,17 +21,22 @@ MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
 needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
 
 PROGRAMS = {
-    "gpt, stores all, equal stages": ("gpt", "none", (3, 3, 3, 3)),
-    "llama, selective, unequal stages": ("llama", "selective", (3, 2, 3, 1)),
-    "llama, full": ("llama", "full", (3, 3, 3, 3)),
-    "llama, one stage": ("llama", "selective", (4,)),
+    "gpt, stores all, equal stages": ("gpt", "none", (3, 3, 3, 3), "seq1f1b"),
+    "llama, selective, unequal stages": ("llama", "selective", (3, 2, 3, 1), "seq1f1b"),
+    "llama, full": ("llama", "full", (3, 3, 3, 3), "seq1f1b"),
+    "llama, one stage": ("llama", "selective", (4,), "seq1f1b"),
+    "llama, split backwards": ("llama", "selective", (3, 3, 3, 3), "seq-zb-h1"),
+    "gpt, split backwards that recompute": ("gpt", "full", (3, 3, 3, 3), "seq-zb-h1"),
+    "llama, ring": ("llama", "selective", (3,) * 8, "seq1f1b-i"),
+    "gpt, lock-step": ("gpt", "none", (3, 3, 3, 3), "seq1f1b-lockstep"),
 }
 
 
 def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
-    family, residuals, layers = PROGRAMS[name]
-    mesh = make_mesh(len(layers))
+    family, residuals, layers, schedule = PROGRAMS[name]
+    num_virtual = 2 if schedule == "seq1f1b-i" else 1
+    mesh = make_mesh(len(layers) // num_virtual)
     stage = build_stage(
         family,
         num_layers=sum(layers),
@@ -39,14 +44,14 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
         num_heads=4,
         num_kv_heads=4 if family == "gpt" else 2,
         vocab_size=251,
-        max_positions=CHUNKS * LENGTH,
+        max_positions=CHUNKS * LENGTH + 1,  # else learned positions look like loss gradients
     )
     plan = make_plan(
-        "seq1f1b",
-        num_stages=len(layers),
+        schedule,
+        num_stages=mesh.size,
         num_microbatches=MICROBATCHES,
         num_chunks=CHUNKS,
-        extra_warmup=1,  # else the loss gradients that wait have the shape of a whole sequence
+        num_virtual=num_virtual,
     )
     return build_step(
         stage,
@@ -85,12 +90,21 @@ def check_program(text: str, step) -> None:
     assert buffer_copies(module, buffer_shapes(step)) == []
     permutes = 2 if step.mesh.size > 1 else 0  # one permute in each of the body's two ticks
     assert module.permutes(body) == permutes
-    assert len(module.whiles(body)) == 2 * 2 * CHUNKS  # F and B of every chunk in both ticks
+    # F and B, or F, I and W, of every chunk in both ticks
+    assert len(module.whiles(body)) == 2 * len(step.table.ops) * CHUNKS
     collectives = [name for name in module.reachable(body) - {body} if module.permutes(name)]
     assert collectives == []
 
 
-@pytest.mark.parametrize("name", ["gpt, stores all, equal stages", "llama, one stage"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt, stores all, equal stages",
+        "llama, one stage",
+        "llama, split backwards",
+        "llama, ring",
+    ],
+)
 def test_cpu_program(name):
     step = build(name, make_mesh)
     check_program(compile_step(step).as_text(), step)
@@ -98,7 +112,7 @@ def test_cpu_program(name):
 
 @needs_aot
 @pytest.mark.parametrize(
-    "name", ["gpt, stores all, equal stages", "llama, selective, unequal stages"]
+    "name", ["llama, selective, unequal stages", "llama, split backwards", "llama, ring"]
 )
 def test_h100_program(name):
     step = build(name, h100s, dtype=jnp.bfloat16)
@@ -106,16 +120,26 @@ def test_h100_program(name):
 
 
 @pytest.mark.slow
-def test_cpu_program_of_unequal_stages():
-    step = build("llama, selective, unequal stages", make_mesh)
+@pytest.mark.parametrize("name", ["llama, selective, unequal stages", "gpt, lock-step"])
+def test_more_cpu_programs(name):
+    step = build(name, make_mesh)
+    check_program(compile_step(step).as_text(), step)
+
+
+@needs_aot
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt, stores all, equal stages", "gpt, lock-step"])
+def test_more_h100_programs(name):
+    step = build(name, h100s, dtype=jnp.bfloat16)
     check_program(compile_step(step).as_text(), step)
 
 
 @needs_aot
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["xla_dense", "xla_blockwise"])
-def test_h100_program_that_recomputes(attention):
-    step = build("llama, full", h100s, dtype=jnp.bfloat16, attention=attention)
+@pytest.mark.parametrize("name", ["llama, full", "gpt, split backwards that recompute"])
+def test_h100_program_that_recomputes(name, attention):
+    step = build(name, h100s, dtype=jnp.bfloat16, attention=attention)
     check_program(compile_step(step).as_text(), step)
 
 

@@ -1,0 +1,117 @@
+"""When each action ran: two host callbacks around every action of a step that is measured.
+
+The first callback waits for the message that the action consumes, and the action for the callback;
+the second waits for the action's result. On a CPU a pair costs a fraction of a millisecond; on a
+GPU each waits for the device, so short actions look longer than they are. A step without a recorder
+holds nothing of this.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+from seq1f1b_jax.pipeline.executor import Actions
+from seq1f1b_jax.schedule import Action, Op
+
+_STAMP = jax.ShapeDtypeStruct((), jnp.int32)
+"""Microseconds since the recorder was cleared: enough for half an hour."""
+
+
+class Measured(NamedTuple):
+    """One action as it ran on this process' clock; seconds since the recorder was cleared."""
+
+    action: Action
+    start_seconds: float
+    end_seconds: float
+
+
+class Recorder:
+    """Collects what the callbacks of a traced step report. Devices of one process share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and start the clock."""
+        with self._lock:
+            self._records: list[Measured] = []
+            self._zero = time.perf_counter()
+
+    @property
+    def records(self) -> tuple[Measured, ...]:
+        """What was reported since the clock started, in the order of its end."""
+        with self._lock:
+            return tuple(self._records)
+
+    def now(self, *_) -> np.ndarray:
+        """Microseconds since the clock started; the arguments are what has to be there first."""
+        return np.int32(1e6 * (time.perf_counter() - self._zero))
+
+    def finish(self, op: Op, chunk: int, stage, microbatch, start, *_) -> np.ndarray:
+        """Write down an action that is over.
+
+        Returns:
+          0, for the program to add to something: so that it waits.
+        """
+        end = self.now() / 1e6
+        action = Action(op, int(stage), int(microbatch), chunk)
+        with self._lock:
+            self._records.append(Measured(action, float(start) / 1e6, float(end)))
+        return np.int32(0)
+
+
+def record(actions: Actions, recorder: Recorder) -> Actions:
+    """The same actions, each of which reports when it ran.
+
+    Args:
+      actions: what `run_ticks` takes.
+      recorder: where they report.
+    """
+    return {
+        op: [_recorded(action, recorder, op, chunk) for chunk, action in enumerate(of_op)]
+        for op, of_op in actions.items()
+    }
+
+
+def _recorded(action: Callable, recorder: Recorder, op: Op, chunk: int) -> Callable:
+    finish = partial(recorder.finish, op, chunk)
+
+    def run(unit, state, *message):
+        start = io_callback(recorder.now, _STAMP, *map(_probe, message), _probe(state.loss))
+        later = start >> 31  # 0, which the compiler does not know: so the action waits
+        unit = jax.tree.map(lambda field: field + later, unit)
+        result = action(unit, state, *message)
+        state, *sent = result if message else (result,)
+        over = io_callback(
+            finish, _STAMP, unit.stage, unit.microbatch, start, *map(_probe, sent), _probe_of(state)
+        )
+        state = state._replace(loss=_after(state.loss, over))
+        return (state, *(_after(value, over) for value in sent)) if message else state
+
+    return run
+
+
+def _after(value: jax.Array, over: jax.Array) -> jax.Array:
+    """The value, which is 0 more than before, but not before the callback is over."""
+    return value + over.astype(value.dtype)
+
+
+def _probe(value: jax.Array) -> jax.Array:
+    """One number of an array: it is there when the array is."""
+    return value.ravel()[0] if value.ndim else value
+
+
+def _probe_of(state) -> jax.Array:
+    """One number of the last thing that a backward writes: its weight gradients."""
+    if state.grads is None:
+        return state.loss
+    leaf = jax.tree.leaves(state.grads.layers)[0]
+    return leaf[(0,) * leaf.ndim]

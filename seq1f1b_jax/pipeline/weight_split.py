@@ -1,0 +1,248 @@
+"""Cut a backward in two: what its input gradients need, and the matmuls that only weights need.
+
+The backward of a linear map `y = x w` is two matmuls: `dx = dy w'`, which the stage before waits
+for, and `dw = x' dy`, for which nobody does. `split_backward` traces a backward function and sorts
+its equations:
+
+- `I`, input half: all that input gradients are computed from, and every weight gradient that is no
+  matmul (norm scales, biases: sums over tokens, cheap, and made of values that are here anyway);
+- `W`, weight half: the matmuls that no input gradient needs (where forward values are made again,
+  also theirs), and all that follows from them;
+- what `W` reads and cannot make again without a matmul from the unit's residuals, such as the
+  gradients of the matmuls' outputs, is *deferred*: `I` stores it, `W` reads it.
+
+So `I` and `W` together do the matmuls of the whole backward, each once. Two calls of the vjp, each
+with half of its results dropped, would do more: the gradients on the way to the first matmul are
+needed by both.
+
+Source: Zero Bubble Pipeline Parallelism (arXiv 2401.10241), section 2.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.extend.core import Literal
+
+from seq1f1b_jax.pipeline.stage import Tree
+
+_CALLS = frozenset(
+    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
+)
+"""Primitives that only call a jaxpr; they are opened so that their equations can be sorted."""
+
+_MATMULS = frozenset(("dot_general", "ragged_dot", "ragged_dot_general", "conv_general_dilated"))
+
+_VIEWS = frozenset(
+    "reshape transpose squeeze expand_dims convert_element_type broadcast_in_dim copy neg".split()
+)
+"""Cheap functions of one array: the smaller of argument and result is deferred."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitBackward:
+    """The two halves of a backward function.
+
+    Attributes:
+      input_half: `(kept, given) -> (results, weight_grads, deferred)`: the results that are not
+        weight gradients, the weight gradients that are no matmuls, by leaf index, and what the
+        other half needs.
+      weight_half: `(kept, deferred) -> weight_grads`, by leaf index.
+      deferred: shapes and dtypes of what goes from one half to the other.
+    """
+
+    input_half: Callable[[Tree, Tree], tuple[Any, dict[int, jax.Array], list[jax.Array]]]
+    weight_half: Callable[[Tree, Sequence[jax.Array]], dict[int, jax.Array]]
+    deferred: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def split_backward(backward: Callable, kept: Tree, given: Tree) -> SplitBackward:
+    """Trace a backward and cut it.
+
+    Args:
+      backward: `(kept, given) -> (weight_grads, results)`, linear in the cotangents in `given`.
+      kept: shapes of what both halves can read: weights, constants, the unit's residuals.
+      given: shapes of what only the first half has: cotangents and values it made again.
+
+    Returns:
+      The halves. A weight gradient that is zero by structure appears in neither.
+    """
+    closed, out_tree = _flat_jaxpr(backward, kept, given)
+    graph = _Graph(closed.jaxpr)
+    constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    num_kept = len(jax.tree.leaves(kept))
+    kept_vars, given_vars = closed.jaxpr.invars[:num_kept], closed.jaxpr.invars[num_kept:]
+    weight_grads_tree, results_tree = out_tree.children()
+    grads = closed.jaxpr.outvars[: weight_grads_tree.num_leaves]
+    results = closed.jaxpr.outvars[weight_grads_tree.num_leaves :]
+
+    live = graph.reachable(given_vars)
+    needed = graph.ancestors(results)
+    late = graph.reachable_from_matmuls(graph.ancestors(grads) - needed)
+    weight_leaves = {i: v for i, v in enumerate(grads) if v in late}
+    direct_leaves = {i: v for i, v in enumerate(grads) if v in live and v not in late}
+    again = graph.computable([*constants, *kept_vars])
+    deferred = graph.frontier(weight_leaves.values(), late=late, again=again, live=live)
+
+    def input_half(kept_values: Tree, given_values: Tree):
+        inputs = [*jax.tree.leaves(kept_values), *jax.tree.leaves(given_values)]
+        known = constants | dict(zip(closed.jaxpr.invars, inputs, strict=True))
+        values = graph.evaluate(known, [*results, *direct_leaves.values(), *deferred])
+        direct = values[len(results) : len(results) + len(direct_leaves)]
+        return (
+            jax.tree.unflatten(results_tree, values[: len(results)]),
+            dict(zip(direct_leaves, direct, strict=True)),
+            values[len(results) + len(direct_leaves) :],
+        )
+
+    def weight_half(kept_values: Tree, deferred_values: Sequence[jax.Array]):
+        inputs = [*jax.tree.leaves(kept_values), *deferred_values]
+        known = constants | dict(zip((*kept_vars, *deferred), inputs, strict=True))
+        values = graph.evaluate(known, list(weight_leaves.values()))
+        return dict(zip(weight_leaves, values, strict=True))
+
+    shapes = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in deferred)
+    return SplitBackward(input_half, weight_half, shapes)
+
+
+class _Graph:
+    """The equations of a flat jaxpr as a graph of variables."""
+
+    def __init__(self, jaxpr) -> None:
+        self.jaxpr = jaxpr
+        self.producer = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
+
+    def ancestors(self, variables: Iterable) -> set:
+        """The variables and all that they are computed from."""
+        seen, todo = set(), list(variables)
+        while todo:
+            var = todo.pop()
+            if isinstance(var, Literal) or var in seen:
+                continue
+            seen.add(var)
+            if var in self.producer:
+                todo += self.producer[var].invars
+        return seen
+
+    def reachable(self, start: Iterable) -> set:
+        """The variables and all that is computed from them."""
+        reached = set(start)
+        for eqn in self.jaxpr.eqns:
+            if any(not isinstance(v, Literal) and v in reached for v in eqn.invars):
+                reached.update(eqn.outvars)
+        return reached
+
+    def reachable_from_matmuls(self, within: set) -> set:
+        """Results of the matmuls among these variables, and all that is computed from them."""
+        matmuls = (e for e in self.jaxpr.eqns if _has_matmul(e))
+        return self.reachable(v for e in matmuls for v in e.outvars if v in within)
+
+    def computable(self, inputs: Iterable) -> set:
+        """All that is computed from the inputs, and from nothing, without a matmul."""
+        known = set(inputs)
+        for eqn in self.jaxpr.eqns:
+            if _has_matmul(eqn) or eqn.effects:
+                continue
+            if all(isinstance(v, Literal) or v in known for v in eqn.invars):
+                known.update(eqn.outvars)
+        return known
+
+    def frontier(self, targets: Iterable, *, late: set, again: set, live: set) -> list:
+        """What the targets need from outside: neither late nor made again; smallest views first."""
+        found: dict = {}
+        seen, todo = set(), list(targets)
+        while todo:
+            var = todo.pop()
+            if isinstance(var, Literal) or var in seen or var in again:
+                continue
+            seen.add(var)
+            if var in late:
+                todo += self.producer[var].invars
+            else:
+                found[self._smallest_view(var, again)] = None
+        return list(found)
+
+    def _smallest_view(self, var, again: set):
+        best = var
+        while (eqn := self.producer.get(var)) is not None and eqn.primitive.name in _VIEWS:
+            (var,) = [v for v in eqn.invars if not isinstance(v, Literal)]
+            if _nbytes(var) <= _nbytes(best):
+                best = var
+        return best
+
+    def evaluate(self, known: dict, wanted: Sequence) -> list:
+        """Values of variables from those of others, by the equations between them."""
+        needed, todo = set(), list(wanted)
+        while todo:
+            var = todo.pop()
+            if isinstance(var, Literal) or var in known or var in needed:
+                continue
+            needed.add(var)
+            todo += self.producer[var].invars
+        equations = [e for e in self.jaxpr.eqns if any(var in needed for var in e.outvars)]
+        return _evaluate(self.jaxpr, equations, known, wanted)
+
+
+def _flat_jaxpr(function: Callable, *arguments: Tree):
+    """The jaxpr of a function with all calls opened, and the structure of its result."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+    def flat(*values):
+        return _run(closed.jaxpr, closed.consts, values)
+
+    return jax.make_jaxpr(flat)(*jax.tree.leaves(arguments)), jax.tree.structure(shapes)
+
+
+def _run(jaxpr, consts: Sequence, arguments: Sequence) -> list:
+    """Evaluate a jaxpr, and the jaxprs that it calls, equation by equation."""
+    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
+    for eqn in jaxpr.eqns:
+        if (inner := _called(eqn)) is None:
+            outputs = _evaluate(jaxpr, [eqn], known, eqn.outvars)
+        else:
+            outputs = _run(*inner, [_value(v, known) for v in eqn.invars])
+        known.update(zip(eqn.outvars, outputs, strict=True))
+    return [_value(v, known) for v in jaxpr.outvars]
+
+
+def _evaluate(jaxpr, equations: Sequence, known: dict, wanted: Sequence) -> list:
+    """Values of `wanted` by some equations of a jaxpr."""
+    made = {var for eqn in equations for var in eqn.outvars}
+    used = {v: None for e in equations for v in e.invars if not isinstance(v, Literal)}
+    inputs = [var for var in used if var not in made]
+    outputs = [var for var in wanted if var in made] if made else []
+    part = jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=list(equations))
+    values = core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))(*(known[var] for var in inputs))
+    known = known | dict(zip(outputs, values, strict=True))
+    return [_value(var, known) for var in wanted]
+
+
+def _value(var, known: dict):
+    return var.val if isinstance(var, Literal) else known[var]
+
+
+def _called(eqn) -> tuple[Any, Sequence] | None:
+    """Jaxpr and constants of a call."""
+    if eqn.primitive.name not in _CALLS:
+        return None
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
+
+
+def _has_matmul(eqn) -> bool:
+    """Whether an equation is a matmul, or a loop or branch with one inside."""
+    if eqn.primitive.name in _MATMULS:
+        return True
+    for param in jax.tree.leaves(
+        list(eqn.params.values()), is_leaf=lambda p: isinstance(p, (core.Jaxpr, core.ClosedJaxpr))
+    ):
+        jaxpr = param.jaxpr if isinstance(param, core.ClosedJaxpr) else param
+        if isinstance(jaxpr, core.Jaxpr) and any(_has_matmul(inner) for inner in jaxpr.eqns):
+            return True
+    return False
+
+
+def _nbytes(var) -> int:
+    return var.aval.size * var.aval.dtype.itemsize
