@@ -69,7 +69,8 @@ class MeshConfig:
       pipe: pipeline stages, one device each; None: all devices.
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
       virtual_devices: CPU devices to simulate where the platform is the CPU; None: pipe, else 4.
-      layers_per_stage: layers of each stage, first to last; None: as even as they go.
+      layers_per_stage: layers of each stage, first to last, virtual stages included; None: as even
+        as they go.
     """
 
     pipe: int | None = None
@@ -83,23 +84,30 @@ class ScheduleConfig:
     """The order of work in one step.
 
     Attributes:
-      name: registry key of the schedule: `seq1f1b`, `1f1b` or `gpipe`.
+      name: registry key of the schedule, such as `seq1f1b`, `seq1f1b-i` or `seq-zb-h1`;
+        `python -m seq1f1b_jax.schedule` lists them.
+      plan: file of a plan of one's own, a grid as CSV or text; overrides name.
       num_microbatches: sequence batches per step; their gradients are accumulated.
       num_chunks: slices of each sequence.
       partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
       chunk_lengths: tokens of each chunk, first to last; overrides partition.
       block: lengths are multiples of this many tokens where the sequence allows.
+      num_virtual: virtual stages per rank, for interleaved schedules; None: 2 there, else 1.
       extra_warmup: more forwards on every rank before its first backward; each takes the memory of
-        a unit, and helps little (see docs/design/executor.md).
+        a unit, and helps little (see docs/design/schedules.md).
+      short_warmup: for interleaved schedules: fewer units in flight, and more waiting.
     """
 
     name: str = "seq1f1b"
+    plan: str | None = None
     num_microbatches: int = 8
     num_chunks: int = 4
     partition: Literal["balanced", "even"] = "balanced"
     chunk_lengths: tuple[int, ...] | None = None
     block: int = 128
+    num_virtual: int | None = None
     extra_warmup: int = 0
+    short_warmup: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,9 @@ class TrainConfig:
       sample_tokens: tokens sampled from the trained model at the end; 0: none.
       output_dir: folder of checkpoints, metrics and the run's configuration.
       resume: `auto` continues the newest good checkpoint in output_dir, `never` starts over.
+      trace: record in one extra step when each action ran on each device, and draw that under the
+        prediction, into output_dir/trace.*; costs a second compilation and two steps, no memory
+        later.
     """
 
     num_steps: int = 200
@@ -188,6 +199,7 @@ class TrainConfig:
     sample_tokens: int = 200
     output_dir: str = "runs/default"
     resume: Literal["auto", "never"] = "auto"
+    trace: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
     "model.rope_theta", "mesh.pipe", "mesh.virtual_devices", "schedule.num_microbatches",
-    "schedule.num_chunks", "schedule.block", "executor.loss_block", "data.seq_len",
-    "data.microbatch_size", "optimizer.learning_rate", "optimizer.eps", "optimizer.clip_norm",
-    "train.num_steps", "train.eval_batches", "checkpoint.every", "checkpoint.keep",
+    "schedule.num_chunks", "schedule.num_virtual", "schedule.block", "executor.loss_block",
+    "data.seq_len", "data.microbatch_size", "optimizer.learning_rate", "optimizer.eps",
+    "optimizer.clip_norm", "train.num_steps", "train.eval_batches", "checkpoint.every",
+    "checkpoint.keep",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",
@@ -110,17 +111,26 @@ def _mesh(config: Config) -> Iterator[str]:
             f"mesh.pipe={mesh.pipe} stages need as many devices, mesh.virtual_devices="
             f"{mesh.virtual_devices} gives fewer; use --mesh.virtual_devices {mesh.pipe}"
         )
-    if layers and mesh.pipe and layers < mesh.pipe:
+    num_virtual = config.schedule.num_virtual or 1
+    stages = mesh.pipe and mesh.pipe * num_virtual
+    held = f" with schedule.num_virtual={num_virtual} each" * (num_virtual > 1)
+    if layers and stages and layers < stages:
+        cure = f"--mesh.pipe {layers} or " * (num_virtual == 1)
         yield (
-            f"model.num_layers={layers} is fewer than mesh.pipe={mesh.pipe} stages, each of which "
-            f"needs a layer; use --mesh.pipe {layers} or --model.num_layers {mesh.pipe}"
+            f"model.num_layers={layers} is fewer than mesh.pipe={mesh.pipe} stages{held}, each of "
+            f"which needs a layer; use {cure}--model.num_layers {stages}"
         )
     per_stage = mesh.layers_per_stage
     if per_stage is None:
         return
     if not per_stage or min(per_stage) < 1:
         yield f"mesh.layers_per_stage={list(per_stage)}: every stage needs a layer; use 1 or more"
-    if mesh.pipe and len(per_stage) != mesh.pipe:
+    if stages and len(per_stage) != stages and config.schedule.num_virtual:
+        yield (
+            f"mesh.layers_per_stage={list(per_stage)} names {len(per_stage)} stages, mesh.pipe="
+            f"{mesh.pipe}{held} makes {stages}; give {stages} numbers"
+        )
+    elif stages and num_virtual == 1 and len(per_stage) % stages:
         yield (
             f"mesh.layers_per_stage={list(per_stage)} names {len(per_stage)} stages, the mesh has "
             f"{mesh.pipe}; give {mesh.pipe} numbers or use --mesh.pipe {len(per_stage)}"

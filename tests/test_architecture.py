@@ -17,7 +17,9 @@ ARROWS = {
     "seq1f1b_jax.config": (),
     "seq1f1b_jax.config_checks": ("seq1f1b_jax.config",),
     "seq1f1b_jax.cli": ("seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks"),
+    "seq1f1b_jax.schedule.command": ("seq1f1b_jax.schedule", "seq1f1b_jax.picture"),
     "seq1f1b_jax.schedule": ("seq1f1b_jax.schedule",),
+    "seq1f1b_jax.picture": ("seq1f1b_jax.picture", "seq1f1b_jax.schedule"),
     "seq1f1b_jax.ops": ("seq1f1b_jax.ops",),
     "seq1f1b_jax.pipeline": (
         "seq1f1b_jax.pipeline",
@@ -26,6 +28,7 @@ ARROWS = {
     ),
     "seq1f1b_jax.training": (
         "seq1f1b_jax.training",
+        "seq1f1b_jax.picture",
         "seq1f1b_jax.pipeline",
         "seq1f1b_jax.schedule",
         "seq1f1b_jax.ops",
@@ -40,7 +43,9 @@ THIRD_PARTY = {
     "seq1f1b_jax.config": set(),
     "seq1f1b_jax.config_checks": set(),
     "seq1f1b_jax.cli": {"yaml", "jsonargparse"},
+    "seq1f1b_jax.schedule.command": {"numpy"},
     "seq1f1b_jax.schedule": {"numpy"},
+    "seq1f1b_jax.picture": {"numpy", "matplotlib"},
 }
 
 

@@ -136,12 +136,13 @@ def test_layout_names_what_exists():
 
 @pytest.mark.parametrize(("row", "chunks"), [(1, 1), (2, 2), (3, 4), (4, 8)])
 def test_the_table_over_chunks_follows_the_formulas(row, chunks):
-    from seq1f1b_jax.schedule import bubble_fraction_formula, peak_units_formula
+    from seq1f1b_jax.schedule import Costs, closed_form
 
     lines = [line for line in README.read_text("utf-8").splitlines() if line.startswith("  |")]
     table = [[cell.strip() for cell in line.split("|")[1:]] for line in lines]
     header, _, bubble, in_flight = table
-    peak = peak_units_formula(num_stages=8, num_microbatches=8, num_chunks=chunks)[0]
+    sizes = {"num_stages": 8, "num_microbatches": 8, "num_chunks": chunks}
+    form = closed_form("seq1f1b", Costs(forward=1, backward=2), **sizes)
     assert int(header[row]) == chunks
-    assert bubble[row] == f"{100 * bubble_fraction_formula(8, 8 * chunks):.1f} %"
-    assert in_flight[row] == f"{peak / chunks:g}"
+    assert bubble[row] == f"{100 * form.bubble_fraction:.1f} %"
+    assert in_flight[row] == f"{form.peak_units[0] / chunks:g}"

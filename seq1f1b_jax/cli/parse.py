@@ -18,7 +18,9 @@ from seq1f1b_jax.cli.recipes import check_recipe, find_recipe, suggestion
 from seq1f1b_jax.config import Config, UserError
 
 DEFAULT_RECIPE = "default"
-BARE_FLAGS = ("-h", "--help", "--print_config")
+BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
+SHORTHANDS = {"--trace": "--train.trace=true"}
+"""Flags that stand for a setting and its value."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
       12
     """
     command, arguments = _split_command(arguments)
-    names, settings = _split_config(arguments)
+    names, settings = _split_config([SHORTHANDS.get(token, token) for token in arguments])
     types = setting_types() | get_type_hints(COMMANDS[command])
     _check_names(settings, types)
     paths = [find_recipe(name, recipes) for name in names or [DEFAULT_RECIPE]]

@@ -32,6 +32,7 @@ from seq1f1b_jax.training.storage import (
     set_aside,
     write_recipe,
 )
+from seq1f1b_jax.training.trace import trace_step
 
 SAMPLE_PROMPT, SAMPLE_TOKEN = "def ", "0"
 SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
@@ -74,6 +75,8 @@ def train(job: Job) -> int:
         sinks = make_sinks(config, folder, start)
         batch = data.batch(start, **batch_shape(config))
         step = compile_step(setup, state, batch)
+        if config.train.trace:
+            trace_step(setup, state, batch, folder=folder, say=print)
         with MetricsWriter(folder / METRICS, start_step=start, sinks=sinks) as metrics:
             loop = Loop(
                 setup, data, step, checkpointer, metrics, evaluate=make_evaluation(setup),

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
-from seq1f1b_jax.schedule import Simulation, draw_simulation, peak_units, simulate
+from seq1f1b_jax.schedule import Costs, Op, Simulation, draw_simulation, peak_units, simulate
 from seq1f1b_jax.training.data import SequenceData
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
-LEGEND = "F2.1: forward of microbatch 2, chunk 1; B: backward, twice as long; dots: idle"
+LEGEND = "F2.1: forward of microbatch 2, chunk 1; {backward}; dots: idle"
+WHOLE, SPLIT = "B: backward, twice as long", "I and W: input and weight half of its backward"
 
 
 def predict_time(setup: Setup) -> Simulation:
-    """Asynchronous time of a step, in FLOPs of the slowest device, from the cost of every chunk."""
-    pipeline, cost = setup.pipeline, setup.cost
-    lengths = pipeline.table.chunk_lengths
-    return simulate(pipeline.plan, cost.forward_costs(lengths), cost.backward_costs(lengths))
+    """Time of a step in the executor, in FLOPs, from the cost of every chunk."""
+    costs = setup.cost.costs(setup.pipeline.table.chunk_lengths)
+    return simulate(setup.pipeline.plan, costs, machine="executor")
 
 
 def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
@@ -31,7 +31,8 @@ def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
         "model": f"{config.model.family}, {num_params:,} parameters, "
         f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
         "mesh": f"{setup.mesh.size} x {device_name(device)}, axis pipe",
-        "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage",
+        "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
+        + f", {pipeline.plan.num_virtual} stages on a device" * (pipeline.plan.num_virtual > 1),
         "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
         f"{_join(table.chunk_lengths)} ({partition})",
         "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "
@@ -42,7 +43,8 @@ def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
         f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}",
         "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
-        f"{schedule.num_microbatches * table.num_chunks} units in flight on a stage",
+        f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.num_virtual} units in "
+        "flight on a device",
         "bubble": f"{bubble:.1%} of the step predicted",
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
     }
@@ -76,8 +78,9 @@ def describe_memory(memory: MemoryPrediction) -> str:
 
 def _picture(setup: Setup) -> str:
     """The schedule over time, F and B in letters; long ones end in an ellipsis."""
-    drawing = draw_simulation(simulate(setup.pipeline.plan, 1, 2))
-    lines = [LEGEND, *drawing.splitlines()]
+    drawing = draw_simulation(simulate(setup.pipeline.plan, Costs(forward=1, backward=2)))
+    split = Op.W in setup.pipeline.table.ops
+    lines = [LEGEND.format(backward=SPLIT if split else WHOLE), *drawing.splitlines()]
     fits = (line if len(line) <= GRID_WIDTH else line[:GRID_WIDTH] + " ..." for line in lines)
     return "\n".join(fits)
 

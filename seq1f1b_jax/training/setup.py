@@ -9,15 +9,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from seq1f1b_jax.config import Config
+from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
 from seq1f1b_jax.schedule import (
+    Plan,
     StageCost,
     balanced_lengths,
     even_lengths,
     explicit_lengths,
     make_plan,
 )
+from seq1f1b_jax.schedule.plan_file import read_plan
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
@@ -61,18 +63,13 @@ def make_setup(config: Config, stage: SizedStage) -> Setup:
       ValueError: devices, layers, chunk lengths or names that do not fit together.
     """
     mesh = make_mesh(config.mesh.pipe)
-    num_stages = mesh.size
+    plan = choose_plan(config.schedule, num_stages=mesh.size)
     layout = make_layout(
-        stage.num_layers, num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
-        layers_per_stage=config.mesh.layers_per_stage,
+        stage.num_layers, mesh.size, vocab_size=stage.vocab_size, tied=stage.tied,
+        num_virtual=plan.num_virtual, layers_per_stage=config.mesh.layers_per_stage,
     )
     cost = stage_cost(config, stage, layout.layers_per_stage)
     lengths = chunk_lengths(config, cost)
-    schedule = config.schedule
-    plan = make_plan(
-        schedule.name, num_stages=num_stages, num_microbatches=schedule.num_microbatches,
-        num_chunks=len(lengths), extra_warmup=schedule.extra_warmup,
-    )
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
     pipeline = build_step(
         stage, plan, mesh, chunk_lengths=lengths, attention=config.executor.attention,
@@ -81,6 +78,35 @@ def make_setup(config: Config, stage: SizedStage) -> Setup:
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     return Setup(config, stage, mesh, cost, pipeline, optimizer, notes)
+
+
+def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> Plan:
+    """The named schedule at the run's sizes, or the plan of a file.
+
+    Raises:
+      ValueError: an unknown name, options that it does not take, a file that holds no valid plan,
+        or one of other sizes.
+    """
+    sizes = {
+        "num_stages": num_stages,
+        "num_microbatches": schedule.num_microbatches,
+        "num_chunks": schedule.num_chunks,
+    }
+    if schedule.plan is None:
+        return make_plan(
+            schedule.name, **sizes, num_virtual=schedule.num_virtual,
+            extra_warmup=schedule.extra_warmup, short_warmup=schedule.short_warmup,
+        )
+    plan = read_plan(schedule.plan)
+    settings = dict(zip(sizes, ("mesh.pipe", "schedule.num_microbatches", "schedule.num_chunks"),
+        strict=True))
+    for size, wanted in sizes.items():
+        if getattr(plan, size) != wanted:
+            raise ValueError(
+                f"schedule.plan={schedule.plan} has {size}={getattr(plan, size)}, the run "
+                f"{wanted}; use --{settings[size]} {getattr(plan, size)}"
+            )
+    return plan
 
 
 def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[str, ...]]:

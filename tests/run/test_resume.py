@@ -99,14 +99,16 @@ TOPOLOGIES = {
     "one_device_1f1b": {
         "mesh__pipe": 1, "schedule__name": "1f1b", "schedule__num_chunks": 1,
     },
-    "four_stages_gpipe_two_microbatches": {
-        "mesh__pipe": 4, "schedule__name": "gpipe", "schedule__num_chunks": 4,
+    "four_stages_terapipe_two_microbatches": {
+        "mesh__pipe": 4, "schedule__name": "terapipe", "schedule__num_chunks": 4,
         "schedule__num_microbatches": 2, "data__microbatch_size": 2,
     },
     "unequal_layers_and_chunks": {
         "mesh__layers_per_stage": "[3,1]", "schedule__num_chunks": 3,
         "schedule__chunk_lengths": "[16,8,8]", "schedule__extra_warmup": 1,
     },
+    "ring_of_virtual_stages": {"schedule__name": "seq1f1b-i", "schedule__num_virtual": 2},
+    "split_backwards": {"mesh__pipe": 4, "schedule__name": "seq-zb-h1"},
 }  # fmt: skip
 
 
