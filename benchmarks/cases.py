@@ -26,6 +26,7 @@ class Size:
     residuals: str = "none"
     attention: str = "xla_blockwise"
     compute_dtype: Any = jnp.float32
+    schedule: str = "seq1f1b"
 
 
 def pipelined(
@@ -34,7 +35,7 @@ def pipelined(
     """A step of even chunks on the first devices, or on `mesh`."""
     mesh = make_mesh(size.num_stages) if mesh is None else mesh
     plan = make_plan(
-        "seq1f1b", num_stages=size.num_stages, num_microbatches=size.num_microbatches,
+        size.schedule, num_stages=size.num_stages, num_microbatches=size.num_microbatches,
         num_chunks=size.num_chunks,
     )
     if lengths is None:

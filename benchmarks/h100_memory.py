@@ -2,18 +2,16 @@
 
     python -m benchmarks.h100_memory                      2.7b, 32,768 tokens, 8 stages, C=1 and 4
     python -m benchmarks.h100_memory --preset 7b --stages 32 --chunks 1 4
+    python -m benchmarks.h100_memory --schedule seq-zb-h1 --chunks 4
 
-One chunk is 1F1B. Chunks are balanced, residuals `none` unless told otherwise, bfloat16,
+One chunk of `seq1f1b` is 1F1B. Chunks are balanced, residuals `none` unless told otherwise, bfloat16,
 microbatches of one sequence. Needs the extra `aot`. Without autotuning matmul scratch is not
-representative; float32
-parameters are counted in the peak, the optimizer's state stands beside it.
+representative; float32 parameters are counted in the peak, the optimizer's state stands beside it.
 """
 
 import argparse
 import os
 import time
-
-from benchmarks.report import finish, show
 
 GB = 1e9
 
@@ -28,10 +26,14 @@ def main(arguments=None) -> int:
     parser.add_argument("--microbatches", type=int, default=16)
     parser.add_argument("--chunks", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--residuals", default="none")
+    parser.add_argument("--schedule", default="seq1f1b", help="one that takes chunks")
     options = parser.parse_args(arguments)
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_PLATFORMS"] = "cpu"  # read when JAX is first imported
+    from benchmarks.report import finish, show
+
     rows = [measure(options, num_chunks) for num_chunks in options.chunks]
-    show(f"{options.preset}, {options.seq_len:,} tokens, {options.stages} x H100, GB", rows)
+    title = f"{options.schedule}, {options.preset}, {options.seq_len:,} tokens"
+    show(f"{title}, {options.stages} x H100, GB", rows)
     finish({f"peak_gb_c{row['C']}": row["peak"] for row in rows})
     return 0
 
@@ -57,6 +59,7 @@ def measure(options, num_chunks: int) -> dict:
     size = Size(
         options.stages, options.microbatches, num_chunks, options.seq_len,
         residuals=options.residuals, compute_dtype=jnp.bfloat16,
+        schedule=options.schedule,
     )
     step = pipelined(stage, size, mesh=h100_mesh((options.stages,), ("pipe",)), lengths=lengths)
     began = time.perf_counter()

@@ -28,6 +28,7 @@ EXTRA = (
     ("gpt", "selective", 1), ("gpt", "selective", 4), ("gpt", "full", 1), ("gpt", "full", 4),
     ("llama", "none", 1), ("llama", "none", 4), ("llama", "selective", 4), ("llama", "full", 4),
 )
+SCHEDULES = ("terapipe", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1")
 
 
 def main(arguments=None) -> int:
@@ -62,6 +63,12 @@ def measure(*, length: int, width: int, extra) -> dict[str, Any]:
     ]
     if others:
         report.show("other models and policies (MB per device)", others)
+        others += [
+            _row(family, Size(STAGES, MICROBATCHES, 4, length, schedule=schedule), width)
+            for schedule in SCHEDULES
+            for family in ("gpt", "llama")
+        ]
+        report.show("other schedules (MB per device)", others[len(extra) :])
     rows = over_c + over_m + others
     temp = {row["C"]: row["temp"] for row in over_c}
     return {
@@ -128,8 +135,8 @@ def _row(family: str, size: Size, width: int, *, mesh=None) -> dict[str, Any]:
     memory = cases.lower_step(step).compile().memory_analysis()
     temp, output = memory.temp_size_in_bytes, memory.output_size_in_bytes
     return {
-        "model": family, "residuals": size.residuals, "C": size.num_chunks,
-        "M": size.num_microbatches,
+        "model": family, "schedule": size.schedule, "residuals": size.residuals,
+        "C": size.num_chunks, "M": size.num_microbatches,
         **{name: value / 1e6 for name, value in predicted.terms().items()},
         "predicted": predicted.total / 1e6, "temp": temp / 1e6, "output": output / 1e6,
         "ratio": (temp + output) / predicted.total, "temp_ratio": temp / predicted.total,

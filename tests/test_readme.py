@@ -89,10 +89,15 @@ def test_picture_is_what_the_command_prints(capsys):
     assert max(map(len, picture.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("words", commands("python -m seq1f1b_jax.schedule"), ids=" ".join)
-def test_schedule_command(words, capsys):
-    assert schedule_command(words) == 0
-    assert "bubble time" in capsys.readouterr().out
+def test_schedule_commands(capsys, monkeypatch, tmp_path):
+    """In the order of the text: what one saves, a later one reads."""
+    monkeypatch.chdir(tmp_path)
+    for words in commands("python -m seq1f1b_jax.schedule"):
+        assert schedule_command(words) == 0, (words, capsys.readouterr().err)
+        assert "bubble time" in capsys.readouterr().out
+        for option in ("--draw", "--save"):
+            if option in words:
+                assert (tmp_path / words[words.index(option) + 1]).stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_layout_names_what_exists():
     picture = next(block for block in blocks(README, "") if "train.py" in block)
     ours = r"(?<![\w/])((?:seq1f1b_jax|models|mesh_configs)/[\w./]*|train\.py)"
     named = re.findall(ours, picture)
-    assert len(named) == 9
+    assert len(named) == 10
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
