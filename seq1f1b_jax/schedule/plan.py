@@ -13,7 +13,16 @@ _HEADER = re.compile(
 
 
 class PlanError(ValueError):
-    """A plan that cannot run; the message says why and draws the grid with the bad cell marked."""
+    """A plan that cannot run; the message says why and draws the grid with the bad cell marked.
+
+    Attributes:
+      rank: row of the cell.
+      index: column of the cell, in actions; the length of the row where an action is missing.
+    """
+
+    def __init__(self, message: str, *, rank: int, index: int) -> None:
+        super().__init__(message)
+        self.rank, self.index = rank, index
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ MAX_BYTES = 16 * 2**20
 """Largest file that is read, a few million actions: more than a mistaken path should cost."""
 
 _LABEL = re.compile(r"rank\s*(\d+)\s*:?", re.IGNORECASE)
-_AT_FAULT = re.compile(r"rank (\d+), action (\d+): ")
 
 
 class _Word(NamedTuple):
@@ -92,7 +91,8 @@ def read_plan(path: str | PathLike[str]) -> Plan:
     try:
         validate(plan)
     except PlanError as error:
-        raise PlanError(f"{_where(path, rows, str(error))}: {error}") from None
+        place = _where(path, rows[error.rank], error.index)
+        raise PlanError(f"{place}: {error}", rank=error.rank, index=error.index) from None
     return plan
 
 
@@ -230,7 +230,8 @@ def _check_rows(path: Path, rows: Sequence[_Row]) -> None:
             try:
                 Action.parse(word.text, rank)
             except ValueError as error:
-                raise ValueError(f"{path}, line {row.line}, column {word.column}: {error}") from None
+                place = f"{path}, line {row.line}, column {word.column}"
+                raise ValueError(f"{place}: {error}") from None
 
 
 def _assemble(path: Path, header: _Header | None, rows: Sequence[_Row]) -> Plan:
@@ -243,13 +244,8 @@ def _assemble(path: Path, header: _Header | None, rows: Sequence[_Row]) -> Plan:
         _fail(path, header.line, str(error))
 
 
-def _where(path: Path, rows: Sequence[_Row], message: str) -> str:
-    """The place in the file of the cell that the validator's message names."""
-    match = _AT_FAULT.search(message)
-    if match is None:
-        return str(path)
-    rank, action = map(int, match.groups())
-    row = rows[rank]
+def _where(path: Path, row: _Row, action: int) -> str:
+    """The place of an action in the file."""
     if action < len(row.words):
         return f"{path}, line {row.line}, column {row.words[action].column}"
     return f"{path}, end of line {row.line}"

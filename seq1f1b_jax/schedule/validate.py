@@ -45,7 +45,8 @@ def plan_error(
       text: letters of an action that is missing there.
     """
     grid = draw_marked(plan, rank=rank, index=index, text=text)
-    return PlanError(f"plan {plan.name}, rank {rank}, action {index}: {reason}\n{grid}")
+    message = f"plan {plan.name}, rank {rank}, action {index}: {reason}\n{grid}"
+    return PlanError(message, rank=rank, index=index)
 
 
 def _check_cells(plan: Plan, rank: int) -> None:
@@ -53,9 +54,11 @@ def _check_cells(plan: Plan, rank: int) -> None:
     for index, action in enumerate(plan.ranks[rank]):
         text = action.text(rank)
         if not 0 <= action.stage < plan.num_virtual_stages or plan.rank(action.stage) != rank:
-            stages = range(rank, plan.num_virtual_stages, plan.num_stages)
-            own = " and ".join(map(str, stages))
-            reason = f"{text} is of stage {action.stage}; rank {rank} runs stage {own} only"
+            more = f", {rank + plan.num_stages} and so on" * (plan.num_virtual > 1)
+            reason = (
+                f"{text} is of stage {action.stage} of {plan.num_virtual_stages}; rank {rank} runs"
+                f" stage {rank}{more} only"
+            )
         elif not (0 <= action.microbatch < plan.num_microbatches):
             reason = f"{text} is outside num_microbatches={plan.num_microbatches}"
         elif not (0 <= action.chunk < plan.num_chunks):

@@ -102,7 +102,7 @@ def test_draw_writes_a_picture_of_all_plans(capsys, tmp_path, suffix):
     assert path.stat().st_size > 1000
     if suffix != "png":
         text = path.read_text("utf-8")
-        assert "seq1f1b stages=2" in text and "1f1b stages=2" in text
+        assert "seq1f1b P=2 M=2 C=2" in text and "1f1b P=2 M=2 C=1" in text
 
 
 def test_search_finds_a_plan_within_the_memory_and_ranks_the_named(capsys, tmp_path):

@@ -7,6 +7,7 @@ import pkgutil
 import pytest
 
 from seq1f1b_jax import schedule
+from seq1f1b_jax.schedule import search
 
 
 @pytest.mark.parametrize(
@@ -15,5 +16,5 @@ from seq1f1b_jax import schedule
 )
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
-    examples = {key: getattr(schedule, key) for key in schedule.__all__}
+    examples = {key: getattr(part, key) for part in (schedule, search) for key in part.__all__}
     assert doctest.testmod(module, extraglobs=examples).failed == 0

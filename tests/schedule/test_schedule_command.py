@@ -38,7 +38,7 @@ asynchronous  15         0.2000           1.0000
 executor      15         0.2000           1.0000
 lock-step     20         0.4000           1.3333
 
-critical path: 9 actions (5 F, 4 B) from F0.0 on rank 0 to B1.0 on rank 0, 4 changes of rank
+critical path: 10 actions (5 F, 5 B) from F0.0 on rank 0 to B1.0 on rank 0, 2 changes of rank
 
 chunk lengths            512 488    tokens
 ticks                    12
@@ -192,6 +192,7 @@ try:
 except SystemExit as end:
     assert end.code == 0, end.code
 loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
+loaded = {{name for name in loaded if "cython" not in name}}  # what numpy.random is made with
 print(sorted(loaded - set(sys.stdlib_module_names)))
 print("seq1f1b_jax.picture" in sys.modules)
 """

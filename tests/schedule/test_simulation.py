@@ -158,7 +158,7 @@ def test_transfer_slows_the_machines_more_the_more_they_meet():
         (Costs(forward=[1, 2], backward=2), r"shape \(2,\) .* num_virtual_stages=2 .*num_chunks=3"),
         (Costs(forward=1, backward=[[2], [2], [2]]), r"shape \(3, 1\)"),
         (Costs(forward=-1, backward=2), "the cost of F is -1"),
-        (Costs(forward=3, backward=2), "the cost of I is -1, below 0"),
+        (Costs(forward=1, backward=2, weights=3), "the cost of I is -1, below 0"),
     ],
 )
 def test_costs_that_do_not_fit_are_refused(costs, reported):

@@ -6,4 +6,6 @@
     report      all about one plan; comparison: several side by side; listing: the schedules
     outputs     the picture
     text        numbers and tables
+
+Every part returns text; `__main__` prints it.
 """

@@ -64,27 +64,45 @@ _NEED_A_PLAN = (
 
 
 def _add_sizes(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--stages", type=_count, help="ranks of the pipeline P")
-    group.add_argument("--microbatches", type=_count, help="of one step, M")
-    group.add_argument("--chunks", type=_count, help="slices of a sequence C (1)")
-    group.add_argument("--virtual", type=_count, help="virtual stages per rank V (2 or 1)")
-    group.add_argument("--extra-warmup", type=_count_or_0, default=0, help="more forwards (0)")
+    group.add_argument("--stages", type=_count, metavar="P", help="ranks of the pipeline")
+    group.add_argument("--microbatches", type=_count, metavar="M", help="of one step")
+    group.add_argument("--chunks", type=_count, metavar="C", help="slices of a sequence (1)")
+    group.add_argument(
+        "--virtual", type=_count, metavar="V", help="virtual stages per rank (2 where interleaved)"
+    )
+    group.add_argument(
+        "--extra-warmup", type=_count_or_0, default=0, metavar="UNITS", help="more forwards (0)"
+    )
     group.add_argument("--short-warmup", action="store_true", help="fewer forwards")
 
 
 def _add_times(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--forward", type=_time, default=Fraction(1), help="of F (1)")
-    group.add_argument("--backward", type=_time, default=Fraction(2), help="of B (2)")
-    group.add_argument("--weights", type=_time, help="of W, a part of B (that of F)")
     group.add_argument(
-        "--transfer", type=_time_or_0, default=Fraction(0), help="of the message of a unit (0)"
+        "--forward", type=_time, metavar="TIME", default=Fraction(1), help="of F (1)"
+    )
+    group.add_argument(
+        "--backward", type=_time, metavar="TIME", default=Fraction(2), help="of B (2)"
+    )
+    group.add_argument(
+        "--weights", type=_time, metavar="TIME", help="of W, a part of B (that of F)"
+    )
+    group.add_argument(
+        "--transfer",
+        type=_time_or_0,
+        metavar="TIME",
+        default=Fraction(0),
+        help="of the message of a unit (0)",
     )
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--machine", choices=MACHINES, help="whose course of time is shown")
-    group.add_argument("--seq-len", type=_count, help="tokens, cut evenly: shows the buffers too")
-    group.add_argument("--block", type=_count, default=128, help="alignment of the chunks (128)")
+    group.add_argument(
+        "--seq-len", type=_count, metavar="TOKENS", help="tokens, cut evenly: shows the buffers too"
+    )
+    group.add_argument(
+        "--block", type=_count, metavar="TOKENS", default=128, help="alignment of the chunks (128)"
+    )
     group.add_argument(
         "--compare", nargs="+", default=[], metavar="NAME", help="schedules or files beside it"
     )
@@ -94,7 +112,9 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
 
 def _add_search(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--search", action="store_true", help="find a plan for the given sizes")
-    group.add_argument("--memory", type=_count, help="units that a rank may hold (as seq1f1b)")
+    group.add_argument(
+        "--memory", type=_count, metavar="UNITS", help="units that a rank may hold (as seq1f1b)"
+    )
     group.add_argument("--split", action="store_true", help="with backwards split into I and W")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from seq1f1b_jax.schedule.command.subjects import Subject
-from seq1f1b_jax.schedule.command.text import size_text
+from seq1f1b_jax.schedule.plan import Plan
 
 
 def draw(subjects: Sequence[Subject], path: str, *, machine: str) -> None:
@@ -23,7 +23,7 @@ def draw(subjects: Sequence[Subject], path: str, *, machine: str) -> None:
     timelines = [
         timeline_of(
             subject.simulations[machine],
-            title=f"{subject.plan.name} {size_text(subject.plan)}",
+            title=_title(subject.plan),
             memory_unit=memory_unit,
         )
         for subject in subjects
@@ -32,3 +32,9 @@ def draw(subjects: Sequence[Subject], path: str, *, machine: str) -> None:
         write(timelines, path)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}; choose another path") from error
+
+
+def _title(plan: Plan) -> str:
+    """Name and sizes; one short line, since the picture writes its figures beside it."""
+    sizes = f"P={plan.num_stages} M={plan.num_microbatches} C={plan.num_chunks}"
+    return f"{plan.name} {sizes}" + f" V={plan.num_virtual}" * (plan.num_virtual > 1)

@@ -40,16 +40,17 @@ def search(options: argparse.Namespace) -> tuple[Subject, str]:
         machine=options.machine or SEARCHED,
     )
     distances = draw_comparison(compare_named(result, costs))
-    return Subject(result.plan, costs), f"{_found(result)}\n{distances}"
+    return Subject(result.plan, costs), f"{_found(result)}\n\n{distances}"
 
 
 def _found(result: SearchResult) -> str:
     """One line about how good the plan is."""
+    kind = "" if result.split else " of whole backwards"
     if result.exact:
-        quality = "no order is faster"
+        quality = f"no order{kind} is faster"
     else:
         over = float(result.makespan / result.lower_bound)
-        quality = f"at most {over:.4f} times the fastest (bound {number(result.lower_bound)})"
+        quality = f"at most {over:.4f} times the fastest{kind} (bound {number(result.lower_bound)})"
     return (
         f"search: step time {number(result.makespan)} on the {result.machine} machine with at most"
         f" {result.max_units} units on a rank; {quality}"
