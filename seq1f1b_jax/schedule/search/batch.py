@@ -36,12 +36,14 @@ class Batch:
 
     Attributes:
       actions: of each rank; a row of numbers into it is an order.
+      ops: index of each one's operation, `[num_stages, actions per rank]`.
     """
 
     def __init__(self, problem: Problem, exchange: Exchange) -> None:
         self.problem, self.exchange = problem, exchange
         self.actions = tuple(problem.actions(rank) for rank in range(problem.num_stages))
         self._length = len(self.actions[0])
+        self.ops = np.array([[problem.ops.index(a.op) for a in row] for row in self.actions])
         self._number = {
             action: rank * self._length + i
             for rank, actions in enumerate(self.actions)

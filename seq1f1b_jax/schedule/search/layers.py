@@ -84,12 +84,14 @@ class Limit:
     """Keeps a layer to a width.
 
     Args:
-      streams: of the search.
+      machine: of the search.
       width: states at the end of a layer.
       whole: whether the search is worth nothing when it is cut; then layers are left alone.
+      haste: what a rank's time of work done counts for, beside the lower bound.
     """
 
-    def __init__(self, machine, *, width: int, whole: bool) -> None:
+    def __init__(self, machine: "Machine", *, width: int, whole: bool, haste: float) -> None:
+        self._haste = haste
         self._machine, self.width, self.whole = machine, width, whole
         self.exceeded = False
 
@@ -101,10 +103,10 @@ class Limit:
         return take(state, self.best_first(state)[: _SPREAD * self.width])
 
     def best_first(self, state: State) -> NDArray[np.int64]:
-        """Order by lower bound, then by idle time so far, then by work left."""
+        """Order by lower bound and work left, then by idle time so far."""
         bounds = self._machine.bounds(state)
-        left = self._machine.streams.work_left(state.counts)
-        return np.lexsort((left, bounds.sum(1), bounds.max(1)))
+        left = self._machine.streams.work_left(state.counts) / bounds.shape[1]
+        return np.lexsort((left, bounds.sum(1), bounds.max(1) + self._haste * left))
 
     def thin(self, state: State, identity: NDArray, times: NDArray) -> State:
         """Drop dominated states, then cut to the width."""
@@ -116,7 +118,7 @@ class Limit:
 
 
 def explore(
-    machine: Machine[State], *, incumbent: float, width: int, max_states: int | None = None
+    machine: Machine[State], *, incumbent: float, width: int, haste: float = 0, max_states: int | None = None
 ) -> Exploration:
     """Search for an order faster than one that is known.
 
@@ -127,7 +129,7 @@ def explore(
       max_states: in all; given, the search stops where it could not stay complete.
     """
     whole = max_states is not None
-    limit = Limit(machine, width=width, whole=whole)
+    limit = Limit(machine, width=width, whole=whole, haste=haste)
     state, best, winner = machine.start(), incumbent, None
     log: list[tuple[NDArray, NDArray]] = []
     num_states = 0

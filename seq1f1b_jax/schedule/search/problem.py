@@ -61,6 +61,12 @@ class Problem:
             )
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """P, M and C as every generator takes them."""
+        names = ("num_stages", "num_microbatches", "num_chunks")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def num_virtual_stages(self) -> int:
         """Groups of layers in all."""
         return self.num_stages * self.num_virtual
