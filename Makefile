@@ -6,7 +6,7 @@ VENV ?= .venv
 CONFIG ?= mesh_configs/default.yaml
 ARGS ?=
 PYTEST_ARGS ?=
-PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 PYTHON_OK := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 11)))' 2>/dev/null)

@@ -122,11 +122,11 @@ class Batch:
         positions = np.empty(flat.shape, np.int64)
         np.put_along_axis(positions, flat, np.arange(flat.shape[1])[None], 1)
         later, earlier = self._tables.needs.T
-        return (positions[:, later] > positions[:, earlier]).all(1)
+        return np.all(positions[:, later] > positions[:, earlier], axis=1)
 
     def _within_cap(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         held = np.cumsum(self._tables.change[numbers], axis=2, dtype=np.int64)
-        return held.max(axis=(1, 2)) <= self.problem.max_units
+        return np.less_equal(held.max(axis=(1, 2)), self.problem.max_units)
 
     def _ticks(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
         """Per tick the sending actions, the exchange, the `W`s, as in `simulate`."""
@@ -222,9 +222,7 @@ def meetings(problem: Problem, exchange: Exchange, tick: int) -> Meetings:
     return Meetings(np.array(others), np.array(exchanges))
 
 
-def meet(
-    clocks: NDArray[np.float64], meetings: Meetings, transfer: float
-) -> NDArray[np.float64]:
+def meet(clocks: NDArray[np.float64], meetings: Meetings, transfer: float) -> NDArray[np.float64]:
     """Clocks `[num_stages, ...]` after an exchange."""
     latest = clocks[meetings.others].max(1)
     return latest + transfer * meetings.exchanges if transfer else latest

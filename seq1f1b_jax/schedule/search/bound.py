@@ -91,7 +91,7 @@ class Ways:
 
 
 def _chains(costs: list[list[Any]], transfer: Any) -> list[list[Any]]:
-    """Longest chains from each (stage, chunk) to the last stage's last chunk, both ends included."""
+    """Longest chains from (stage, chunk) to the last stage's last chunk, with both ends."""
     longest = [list(row) for row in costs]
     for stage in reversed(range(len(costs))):
         for chunk in reversed(range(len(costs[0]))):

@@ -91,6 +91,7 @@ def draw_comparison(rows: tuple[Comparison, ...]) -> str:
         notes = ["over the cap"] * (not row.within_cap)
         if row.split != found.split:
             notes.append("I and W" if row.split else "whole B")
-        line = f"{row.name:<18}{float(row.makespan):>10.6g}{row.over_best:>13.3f}{row.peak_units:>7}"
+        time = f"{float(row.makespan):>10.6g}"
+        line = f"{row.name:<18}{time}{row.over_best:>13.3f}{row.peak_units:>7}"
         lines.append(f"{line}  {', '.join(notes)}".rstrip())
     return "\n".join(lines)

@@ -32,7 +32,6 @@ class Events:
 
     def __init__(self, streams: Streams) -> None:
         self.streams = streams
-        self._sources = [s for s in streams.streams if s.source is not None]
         read = [(s.source, i) for i, s in enumerate(streams.streams) if s.source is not None]
         self._sources, self._readers = np.array(read, int).reshape(-1, 2).T
 
@@ -56,7 +55,8 @@ class Events:
         position = np.arange(state.ends.shape[2])
         unread = position >= state.counts[:, self._readers, None]
         waiting = np.where(unread, state.ends[:, self._sources], 0)
-        return np.concatenate([state.clocks, waiting.reshape(len(waiting), waiting[0].size if len(waiting) else 0)], 1)
+        size = len(self._sources) * len(position)
+        return np.concatenate([state.clocks, waiting.reshape(len(waiting), size)], 1)
 
     def bounds(self, state: EventLayer) -> NDArray[np.float64]:
         """Lower bounds."""
@@ -74,7 +74,8 @@ class Events:
     def _run(self, state: EventLayer, stream: int) -> EventLayer:
         rows = np.flatnonzero(self.streams.ready(stream, state.counts, state.counts))
         counts, clocks, ends = (array[rows] for array in state[:3])
-        this, position, every = self.streams.streams[stream], counts[:, stream], np.arange(len(rows))
+        this, every = self.streams.streams[stream], np.arange(len(rows))
+        position = counts[:, stream].copy()
         start = clocks[:, this.rank]
         if this.source is not None:
             arrival = ends[every, this.source, position] + self.streams.problem.scaled_transfer

@@ -1,4 +1,6 @@
-"""The search from question to answer.
+"""The search from question to answer, stage by stage.
+
+What each stage does:
 
     bound     a time that no order within the cap can beat
     seeds     the named schedules, and one-forward-one-backward with other warm-ups; if one meets
@@ -13,6 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from seq1f1b_jax.schedule.costs import Costs
 from seq1f1b_jax.schedule.exchange import Exchange
@@ -34,9 +38,10 @@ _HASTES = (0.0, 0.3, 1.0)
 _WIDTH = 150  # states per layer, ...
 _ROUNDS = 60  # ... and rounds of changes, ...
 _USUAL = 256  # ... for as many actions; fewer where there are more
+_LONG = 2048  # actions from which on layers of bearable width find nothing good
 _TINY = 72  # actions up to which all orders may be looked at
-_WHOLE = 300_000  # states that this may take, ...
-_WHOLE_WIDTH = 30_000  # ... and those of one layer
+_WHOLE = 150_000  # states that this may take, ...
+_WHOLE_WIDTH = 15_000  # ... and those of one layer
 _STARTS = 3  # orders that are polished
 
 
@@ -121,8 +126,9 @@ def find_plan(
 
     Example:
       >>> costs = Costs(forward=[1, 2], backward=[2, 4])  # the second chunk costs twice the first
-      >>> found = find_plan(num_stages=2, num_microbatches=2, num_chunks=2, costs=costs, max_units=4)
-      >>> found.makespan, found.proof  # seq1f1b takes 28
+      >>> sizes = {"num_stages": 2, "num_microbatches": 2, "num_chunks": 2}
+      >>> found = find_plan(**sizes, costs=costs, max_units=4)
+      >>> found.makespan, found.proof  # seq1f1b takes 27
       (24, 'exhaustive')
     """
     if effort < 1:
@@ -167,11 +173,11 @@ class _Search:
         kinds = tuple(Exchange) if problem.num_virtual == 1 else exchanges(problem)
         self._batches = {exchange: Batch(problem, exchange) for exchange in kinds}
         self._bound = lower_bound(problem)
-        num_actions = problem.num_stages * problem.units_per_rank * len(problem.ops)
-        share = min(1.0, _USUAL / num_actions)
+        self._num_actions = problem.num_stages * problem.units_per_rank * len(problem.ops)
+        share = min(1.0, _USUAL / self._num_actions)
         self._width = effort * max(16, int(_WIDTH * share))
-        self._rounds = effort * max(10, int(_ROUNDS * share**0.5))
-        self._max_states = effort * _WHOLE if num_actions <= _TINY else 0
+        self._rounds = effort * max(20, int(_ROUNDS * share**0.5))
+        self._max_states = effort * _WHOLE if self._num_actions <= _TINY else 0
         self._whole_width = effort * _WHOLE_WIDTH
         self._num_explored, self._complete = 0, False
 
@@ -206,15 +212,23 @@ class _Search:
         return best, ""
 
     def _seeds(self, _: list[_Found]) -> Iterable[_Found]:
-        return [self._timed(seed.plan, seed.origin) for seed in seeds(self._problem)]
-
-    def _timed(self, plan: Plan, origin: str = SEARCH) -> _Found:
-        self._num_explored += 1
-        batch = self._batches[plan.exchange]
-        return _Found(float(batch.makespans(batch.rows(plan)[None])[0]), plan, origin)
+        known = seeds(self._problem)
+        makespans = {}
+        for exchange, batch in self._batches.items():  # all of one exchange at once
+            plans = [seed.plan for seed in known if seed.plan.exchange is exchange]
+            if plans:
+                rows = np.stack([batch.rows(plan) for plan in plans])
+                makespans[exchange] = iter(batch.makespans(rows))
+        self._num_explored += len(known)
+        return [
+            _Found(float(next(makespans[seed.plan.exchange])), seed.plan, seed.origin)
+            for seed in known
+        ]
 
     def _layers(self, _: list[_Found]) -> Iterable[_Found]:
         """Layers cut to a width. In ticks for any machine: what is good in one is in the others."""
+        if self._num_actions > _LONG:
+            return
         asynchronous = self._problem.machine == "asynchronous"
         problem = replace(self._problem, machine="executor") if asynchronous else self._problem
         streams = Streams(problem, by_chunk=False)
@@ -250,7 +264,8 @@ class _Search:
             sizes = self._problem.sizes.values()
             virtual = self._problem.num_virtual
             plan = Plan(SEARCH, *sizes, explored.rows, num_virtual=virtual, exchange=exchange)
-            yield self._timed(plan)
+            batch = self._batches[exchange]
+            yield _Found(float(batch.makespans(batch.rows(plan)[None])[0]), plan, SEARCH)
 
     def _polish(self, found: list[_Found]) -> Iterable[_Found]:
         """Small changes of the best orders, no two of the same time."""

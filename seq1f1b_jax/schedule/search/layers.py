@@ -45,18 +45,27 @@ class Machine(Protocol[State]):
 
     def start(self) -> State:
         """The only state of the first layer."""
+        ...
 
     def step(self, state: State, layer: int, limit: "Limit") -> State:
         """All states that follow; `limit` may be called in between on what has come together."""
+        ...
 
     def identity(self, state: State) -> NDArray[np.uint8]:
         """What must be equal for one state to dominate another, `[states, bytes]`."""
+        ...
 
     def times(self, state: State) -> NDArray[np.float64]:
         """What must nowhere be later, `[states, times]`."""
+        ...
+
+    def bounds(self, state: State) -> NDArray[np.float64]:
+        """Time before which no rank is done, `[states, ranks]`; 0 for ranks that are."""
+        ...
 
     def makespans(self, state: State) -> NDArray[np.float64]:
         """Latest end so far, by state."""
+        ...
 
 
 class Exploration(NamedTuple):
@@ -87,38 +96,47 @@ class Limit:
       machine: of the search.
       width: states at the end of a layer.
       whole: whether the search is worth nothing when it is cut; then layers are left alone.
-      haste: what a rank's time of work done counts for, beside the lower bound.
+      haste: share of the work left that is added to the lower bound, see `explore`.
     """
 
     def __init__(self, machine: "Machine", *, width: int, whole: bool, haste: float) -> None:
-        self._haste = haste
-        self._machine, self.width, self.whole = machine, width, whole
+        self._machine, self._width, self._whole, self._haste = machine, width, whole, haste
         self.exceeded = False
 
     def __call__(self, state: State) -> State:
         """Cut a layer that is still being made."""
-        if len(state.counts) <= _SPREAD * self.width:
+        if len(state.counts) <= _SPREAD * self._width:
             return state
         self.exceeded = True
-        return take(state, self.best_first(state)[: _SPREAD * self.width])
+        return take(state, self.best_first(state)[: _SPREAD * self._width])
 
-    def best_first(self, state: State) -> NDArray[np.int64]:
-        """Order by lower bound and work left, then by idle time so far."""
+    def best_first(self, state: Layer) -> NDArray[np.int64]:
+        """Order by lower bound and haste, then by idle time so far."""
         bounds = self._machine.bounds(state)
         left = self._machine.streams.work_left(state.counts) / bounds.shape[1]
         return np.lexsort((left, bounds.sum(1), bounds.max(1) + self._haste * left))
 
-    def thin(self, state: State, identity: NDArray, times: NDArray) -> State:
+    def thin(self, state: State) -> State:
         """Drop dominated states, then cut to the width."""
-        kept, cut = _undominated(
-            identity, times, self.best_first(state), _RIVALS if self.whole else _ALIKE, self.whole
-        )
-        self.exceeded |= cut or len(kept) > self.width
-        return take(state, kept[: self.width])
+        if not len(state.counts):
+            return state
+        order = self.best_first(state)
+        identity, times = self._machine.identity(state), self._machine.times(state)
+        kept, rank = _undominated(identity[order], times[order])
+        if not self._whole:
+            self.exceeded |= bool((rank[kept] >= _ALIKE).any())
+            kept = kept[rank[kept] < _ALIKE]
+        self.exceeded |= len(kept) > self._width
+        return take(state, order[kept[: self._width]])
 
 
 def explore(
-    machine: Machine[State], *, incumbent: float, width: int, haste: float = 0, max_states: int | None = None
+    machine: Machine[State],
+    *,
+    incumbent: float,
+    width: int,
+    haste: float = 0,
+    max_states: int | None = None,
 ) -> Exploration:
     """Search for an order faster than one that is known.
 
@@ -126,6 +144,8 @@ def explore(
       machine: how states go on.
       incumbent: the makespan to beat, infinity if none is known.
       width: states of a layer.
+      haste: share of the work left (its mean over ranks) that counts beside the lower bound where a
+        layer is cut. Without it those states look best that put off what costs time.
       max_states: in all; given, the search stops where it could not stay complete.
     """
     whole = max_states is not None
@@ -143,11 +163,9 @@ def explore(
             best, winner = makespans[row], (layer, state.parent[row], state.choice[row])
         bounds = machine.bounds(state).max(1)
         state = take(state, ~finished & (bounds < best * (1 - TOLERANCE)))
-        state = limit.thin(state, machine.identity(state), machine.times(state))
+        state = limit.thin(state)
         log.append((state.parent, state.choice))
-        if not len(state.counts) or (
-            whole and (limit.exceeded or num_states > max_states)
-        ):
+        if not len(state.counts) or (whole and (limit.exceeded or num_states > max_states)):
             break
     complete = not limit.exceeded and not len(state.counts)
     rows = None if winner is None else _rows(machine.streams, _trace(log, *winner))
@@ -155,26 +173,24 @@ def explore(
 
 
 def _undominated(
-    identity: NDArray, times: NDArray, best_first: NDArray, num_rivals: int, whole: bool
-) -> tuple[NDArray[np.int64], bool]:
-    """Rows to keep, best first, and whether undominated ones were dropped."""
-    if not len(identity):
-        return best_first, False
-    packed = np.ascontiguousarray(identity[best_first])
+    identity: NDArray[np.uint8], times: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that no earlier one of the same identity dominates, and each row's rank among those.
+
+    A row is held against the 16 before it only, so some that are dominated stay.
+    """
+    packed = np.ascontiguousarray(identity)
     packed = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
-    _, group = np.unique(packed, return_inverse=True)
-    by_group = np.argsort(group.ravel(), kind="stable")  # best first within each
-    group, times = group.ravel()[by_group], times[best_first[by_group]]
+    group = np.unique(packed, return_inverse=True)[1].ravel()
+    by_group = np.argsort(group, kind="stable")
+    group, times = group[by_group], times[by_group]
     position = np.arange(len(group)) - np.searchsorted(group, group)
-    keep = np.ones(len(group), bool)
-    for back in range(1, min(num_rivals, position.max(initial=0)) + 1):
-        dominated = (times[:-back] <= times[back:]).all(1) & (position[back:] >= back)
-        keep[back:] &= ~dominated
-    alike = position >= num_rivals
-    cut = not whole and bool((keep & alike).any())
-    if not whole:
-        keep &= ~alike
-    return best_first[np.sort(by_group[keep])], cut
+    kept = np.ones(len(group), bool)
+    for back in range(1, min(_RIVALS, position.max()) + 1):
+        kept[back:] &= (times[:-back] > times[back:]).any(1) | (position[back:] < back)
+    rank = np.empty_like(by_group)
+    rank[by_group] = position
+    return np.sort(by_group[kept]), rank
 
 
 def _trace(log: list, layer: int, parent: int, choice: NDArray) -> Iterator[int]:

@@ -8,7 +8,8 @@ and whether an action may run is a comparison of counts.
                the order in which they ran. The k-th action of a stream then waits for the k-th of
                others, where before it waited for one such that k were over: no time changes, and
                no count of units held either. In ticks the new names might run earlier, and earlier
-               is not always better there: the executor is searched among these orders.
+               is not always better there, so for the executor this is a choice (in every case
+               tried by brute force no order outside it was faster).
     by stage   one stream per (operation, stage): microbatch by microbatch, chunks ascending in
                forwards and descending in backwards, as in every named schedule. Far fewer orders.
 """

@@ -47,8 +47,12 @@ class Ticks:
         gradient = self._problem.gradient_op
         self._of_class = [  # by class of ticks and rank
             [
-                [s for op in (Op.F, gradient) if exchange.tick_class(op, rank) == tick_class
-                 for s in streams.of(rank, op)]
+                [
+                    s
+                    for op in (Op.F, gradient)
+                    if exchange.tick_class(op, rank) == tick_class
+                    for s in streams.of(rank, op)
+                ]
                 for rank in self._ranks
             ]
             for tick_class in range(PERIOD)
