@@ -4,9 +4,10 @@
     python -m benchmarks.h100_memory --preset 7b --stages 32 --chunks 1 4
     python -m benchmarks.h100_memory --schedule seq-zb-h1 --chunks 4
 
-One chunk of `seq1f1b` is 1F1B. Chunks are balanced, residuals `none` unless told otherwise, bfloat16,
-microbatches of one sequence. Needs the extra `aot`. Without autotuning matmul scratch is not
-representative; float32 parameters are counted in the peak, the optimizer's state stands beside it.
+One chunk of `seq1f1b` is 1F1B. Chunks are balanced, residuals `none` unless told otherwise,
+bfloat16, microbatches of one sequence. Needs the extra `aot`. Without autotuning matmul scratch is
+not representative; float32 parameters are counted in the peak, the optimizer's state stands beside
+it.
 """
 
 import argparse
