@@ -27,7 +27,7 @@ def test_a_run_tells_what_runs_how_it_went_and_where_it_is(first_run, source):
         "sequence  32 tokens in 2 chunks of 16+16 (balanced)",
         "step      4 microbatches of 1: 128 tokens",
         f"data      text, {source.stat().st_size:,} tokens in 1 file, sha256 ",
-        "schedule  seq1f1b: at most 3 of 8 units in flight on a stage",
+        "schedule  seq1f1b: at most 3 of 8 units in flight on a device",
     ):
         assert f"\n{line}" in told
     assert re.search(r"^rank 0  F0\.0 F0\.1 F1\.0 ", told, re.MULTILINE)
