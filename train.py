@@ -24,7 +24,7 @@ from seq1f1b_jax.cli.devices import (
     mend_command,
     probe_machine,
 )
-from seq1f1b_jax.config import Config, MeshConfig, UserError, resolve_model
+from seq1f1b_jax.config import Config, MeshConfig, ScheduleConfig, UserError, resolve_model
 from seq1f1b_jax.config_checks import validate
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(invocation: Invocation) -> int:
     config = invocation.config
     if invocation.command == "generate":  # one device samples, whatever mesh the run was trained on
-        config = replace(config, mesh=replace(config.mesh, pipe=1, layers_per_stage=None))
+        config = _in_any_order(config)
+        config = replace(config, mesh=replace(config.mesh, pipe=1))
+    if invocation.command == "evaluate" and config.schedule.plan:
+        config = _in_any_order(config)
     validate(config if config.model.preset else _with_model(config))
     _set_environment(config.mesh)
     config = _with_devices(_with_model(config))
@@ -72,6 +75,20 @@ def _run(invocation: Invocation) -> int:
 
     job = training.Job(config, to_yaml(config), stage, stream)
     return getattr(training, invocation.command)(job, **asdict(invocation.options))
+
+
+def _in_any_order(config: Config) -> Config:
+    """Without the training's order of work: a checkpoint does not depend on it.
+
+    The file of a plan may be gone, and its stages are not those of another command.
+    """
+    order = ScheduleConfig()
+    schedule = replace(
+        config.schedule, name=order.name, plan=None, num_virtual=None, extra_warmup=0,
+        short_warmup=False,
+    )
+    mesh = replace(config.mesh, layers_per_stage=None)
+    return replace(config, schedule=schedule, mesh=mesh)
 
 
 def _set_environment(mesh: MeshConfig) -> None:

@@ -86,7 +86,8 @@ class ScheduleConfig:
     Attributes:
       name: registry key of the schedule, such as `seq1f1b`, `seq1f1b-i` or `seq-zb-h1`;
         `python -m seq1f1b_jax.schedule` lists them.
-      plan: file of a plan of one's own, a grid as CSV or text; overrides name.
+      plan: file of a plan of one's own, a grid as CSV or text; overrides name. Sizes must be those
+        of the run; virtual stages are the plan's.
       num_microbatches: sequence batches per step; their gradients are accumulated.
       num_chunks: slices of each sequence.
       partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.

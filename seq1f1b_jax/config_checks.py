@@ -111,7 +111,7 @@ def _mesh(config: Config) -> Iterator[str]:
             f"mesh.pipe={mesh.pipe} stages need as many devices, mesh.virtual_devices="
             f"{mesh.virtual_devices} gives fewer; use --mesh.virtual_devices {mesh.pipe}"
         )
-    num_virtual = config.schedule.num_virtual or 1
+    num_virtual = 1 if config.schedule.plan else config.schedule.num_virtual or 1
     stages = mesh.pipe and mesh.pipe * num_virtual
     held = f" with schedule.num_virtual={num_virtual} each" * (num_virtual > 1)
     if layers and stages and layers < stages:
@@ -148,6 +148,12 @@ def _schedule(config: Config) -> Iterator[str]:
         yield (
             f"schedule.num_chunks={schedule.num_chunks} is more than data.seq_len={seq_len}, "
             f"and a chunk needs a token; use at most {seq_len}"
+        )
+    options = ("num_virtual", "extra_warmup", "short_warmup")
+    if schedule.plan and (given := [name for name in options if getattr(schedule, name)]):
+        yield (
+            f"schedule.{given[0]}={getattr(schedule, given[0])} shapes a named schedule, and "
+            f"schedule.plan={schedule.plan} is a plan already; leave out one of them"
         )
     lengths = schedule.chunk_lengths
     if lengths is None:

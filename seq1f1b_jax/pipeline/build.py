@@ -109,6 +109,11 @@ class PipelineStep:
           Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`.
         """
         self._check(tokens, targets)
+        if self.plan.forward_only:
+            raise ValueError(
+                f"plan {self.plan.name} holds no backward, so it has no gradients; train with "
+                "another plan, or use PipelineStep.loss"
+            )
         if tokens.shape[0] != self.plan.num_microbatches:
             raise ValueError(
                 f"tokens hold {tokens.shape[0]} microbatches and the plan runs "

@@ -2,9 +2,9 @@
 
 A tick is: at most one action that sends a message; the exchange with a neighbour, in one
 `ppermute`; at most one `W`, for which nobody waits. Which ranks exchange in which tick is part of
-the table (`schedule.exchange`). On a line of stages it goes by parity: in tick h only the pairs
-(a, a+1) with a = h (mod 2) exchange, both ways. A permute couples its pairs only; ranks elsewhere
-run ahead, and the step takes the time of asynchronous 1F1B:
+the table (`schedule.exchange`). On a line of stages most schedules go by parity: in tick h only the
+pairs (a, a+1) with a = h (mod 2) exchange, both ways. A permute couples its pairs only; ranks
+elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
 
     tick      0    1    2    3    4    5    6    7
     rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
@@ -34,7 +34,9 @@ from seq1f1b_jax.pipeline.layout import AXIS
 from seq1f1b_jax.pipeline.program import Program
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.pipeline.vocabulary import gather_tables, scatter_gradients
-from seq1f1b_jax.schedule import NONE, Op, TickTable
+from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
+from seq1f1b_jax.schedule.table import IDLE as EMPTY
+from seq1f1b_jax.schedule.table import OP_CODES
 
 IDLE = -1
 
@@ -86,11 +88,9 @@ class Carry(NamedTuple):
 def tick_columns(table: TickTable) -> Tick:
     """The tick table as the scan reads it: leaves int32 `[double_ticks, 2, ranks]`."""
     sending = [op for op in table.ops if op is not Op.W]
-    index = np.select(
-        [table.op == code for code in (1, 2, 3)], [_index(sending, op) for op in "FBI"]
-    )
-    action = np.where(table.op == 0, IDLE, index * table.num_chunks + table.chunk)
-    weight_action = np.where(table.weight_stage == NONE, IDLE, table.weight_chunk)
+    index = sum((table.op == OP_CODES[op]) * place for place, op in enumerate(sending))
+    action = np.where(table.op == EMPTY, IDLE, index * table.num_chunks + table.chunk)
+    weight_action = np.where(table.weight_stage == NO_STAGE, IDLE, table.weight_chunk)
     columns = Tick(
         action=action,
         unit=Unit(*(getattr(table, name) for name in Unit._fields)),
@@ -100,10 +100,6 @@ def tick_columns(table: TickTable) -> Tick:
         weight_unit=WeightUnit(*(getattr(table, f"weight_{n}") for n in WeightUnit._fields)),
     )
     return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_stages), columns)
-
-
-def _index(operations: Sequence[Op], op: str) -> int:
-    return operations.index(Op(op)) if op in operations else 0
 
 
 def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:

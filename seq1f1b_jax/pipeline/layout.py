@@ -168,7 +168,7 @@ def from_pipeline(tree: Tree, layout: Layout) -> Tree:
     def convert(path, leaf):
         if is_layer_path(path):
             rows = (layout.max_layers, *leaf.shape[2:])
-            groups = [rank.reshape(-1, *rows) for rank in _ranks_on_host(leaf)]
+            groups = [rank.reshape(layout.num_virtual, *rows) for rank in _ranks_on_host(leaf)]
             places = [divmod(s, layout.num_stages) for s in range(len(layout.layers_per_stage))]
             counts = zip(places, layout.layers_per_stage, strict=True)
             return np.concatenate([groups[rank][group][:n] for (group, rank), n in counts])

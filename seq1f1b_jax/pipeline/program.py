@@ -132,6 +132,16 @@ class Program:
             return split_layer(self.stage, plan, self.layer_shapes, x, policy=self.policy)
 
         by_length = {length: split(length) for length in sorted(set(self.lengths))}
+        kinds = {
+            tuple((name, e.size / length, e.dtype) for name, e in split.entries.items())
+            for length, split in by_length.items()
+        }
+        if len(kinds) > 1:
+            raise ValueError(
+                f"chunks of {sorted(by_length)} tokens leave different values to their weight "
+                f"gradients: {kinds}; pre and post must compute alike at every length, or use a "
+                "schedule without W"
+            )
         return tuple(by_length[length] for length in self.lengths)
 
     def _layer_input(self, length: int) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,8 @@ its equations:
 - what `W` reads and cannot make again without a matmul from the unit's residuals, such as the
   gradients of the matmuls' outputs, is *deferred*: `I` stores it, `W` reads it.
 
-So `I` and `W` together do the matmuls of the whole backward, each once. Two calls of the vjp, each
+So `I` and `W` together do the matmuls of the whole backward, each once. (A loop or a branch is one
+equation: if both halves need it, both run it.) Two calls of the vjp, each
 with half of its results dropped, would do more: the gradients on the way to the first matmul are
 needed by both.
 
@@ -73,18 +74,20 @@ def split_backward(backward: Callable, kept: Tree, given: Tree) -> SplitBackward
     graph = _Graph(closed.jaxpr)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     num_kept = len(jax.tree.leaves(kept))
-    kept_vars, given_vars = closed.jaxpr.invars[:num_kept], closed.jaxpr.invars[num_kept:]
+    kept_vars = closed.jaxpr.invars[:num_kept]
     weight_grads_tree, results_tree = out_tree.children()
     grads = closed.jaxpr.outvars[: weight_grads_tree.num_leaves]
     results = closed.jaxpr.outvars[weight_grads_tree.num_leaves :]
 
-    live = graph.reachable(given_vars)
+    # a gradient that depends on nothing is a zero; one may depend on no cotangent (an added loss)
+    live = graph.reachable(closed.jaxpr.invars)
     needed = graph.ancestors(results)
     late = graph.reachable_from_matmuls(graph.ancestors(grads) - needed)
-    weight_leaves = {i: v for i, v in enumerate(grads) if v in late}
-    direct_leaves = {i: v for i, v in enumerate(grads) if v in live and v not in late}
+    leaves = {i: v for i, v in enumerate(grads) if not isinstance(v, Literal) and v in live}
+    weight_leaves = {i: v for i, v in leaves.items() if v in late}
+    direct_leaves = {i: v for i, v in leaves.items() if v not in late}
     again = graph.computable([*constants, *kept_vars])
-    deferred = graph.frontier(weight_leaves.values(), late=late, again=again, live=live)
+    deferred = graph.frontier(weight_leaves.values(), late=late, again=again)
 
     def input_half(kept_values: Tree, given_values: Tree):
         inputs = [*jax.tree.leaves(kept_values), *jax.tree.leaves(given_values)]
@@ -149,8 +152,8 @@ class _Graph:
                 known.update(eqn.outvars)
         return known
 
-    def frontier(self, targets: Iterable, *, late: set, again: set, live: set) -> list:
-        """What the targets need from outside: neither late nor made again; smallest views first."""
+    def frontier(self, targets: Iterable, *, late: set, again: set) -> list:
+        """What the targets need from outside, neither late nor made again, in its smallest view."""
         found: dict = {}
         seen, todo = set(), list(targets)
         while todo:
@@ -161,10 +164,10 @@ class _Graph:
             if var in late:
                 todo += self.producer[var].invars
             else:
-                found[self._smallest_view(var, again)] = None
+                found[self._smallest_view(var)] = None
         return list(found)
 
-    def _smallest_view(self, var, again: set):
+    def _smallest_view(self, var):
         best = var
         while (eqn := self.producer.get(var)) is not None and eqn.primitive.name in _VIEWS:
             (var,) = [v for v in eqn.invars if not isinstance(v, Literal)]

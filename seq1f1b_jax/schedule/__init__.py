@@ -29,12 +29,12 @@ from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
 from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan
 from seq1f1b_jax.schedule.replay import ReplayError, replay
 from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, draw_simulation, simulate
-from seq1f1b_jax.schedule.table import NONE, TickTable, draw_table
+from seq1f1b_jax.schedule.table import NO_STAGE, TickTable, draw_table
 from seq1f1b_jax.schedule.validate import validate
 
 __all__ = [
     "MACHINES",
-    "NONE",
+    "NO_STAGE",
     "SCHEDULES",
     "Action",
     "ChunkCost",

@@ -83,7 +83,7 @@ class StageCost:
             )
 
     @property
-    def num_stages(self) -> int:
+    def num_virtual_stages(self) -> int:
         """Stages along the model, virtual ones included."""
         return len(self.layers_per_stage)
 
@@ -103,7 +103,7 @@ class StageCost:
 
     def forward(self, stage: int, *, start: int, length: int) -> int:
         """Cost of the forward of a chunk on one stage, the head included on the last."""
-        head = self._head(length) if stage == self.num_stages - 1 else 0
+        head = self._head(length) if stage == self.num_virtual_stages - 1 else 0
         return self.layers_per_stage[stage] * self._layer(start, length)[0] + head
 
     def backward(self, stage: int, *, start: int, length: int) -> int:
@@ -111,11 +111,11 @@ class StageCost:
         return self.layers_per_stage[stage] * self._layer(start, length)[1]
 
     def forward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
-        """Cost of every forward, `[num_stages, num_chunks]`, as `simulate` takes it."""
+        """Cost of every forward, `[num_virtual_stages, num_chunks]`, as `simulate` takes it."""
         return self._costs(self.forward, chunk_lengths)
 
     def backward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
-        """Cost of every backward, `[num_stages, num_chunks]`, as `simulate` takes it."""
+        """Cost of every backward, `[num_virtual_stages, num_chunks]`, as `simulate` takes it."""
         return self._costs(self.backward, chunk_lengths)
 
     def costs(self, chunk_lengths: Sequence[int]) -> Costs:
@@ -136,7 +136,7 @@ class StageCost:
         return np.array(
             [
                 [cost(stage, start=s, length=n) for s, n in zip(starts, chunk_lengths, strict=True)]
-                for stage in range(self.num_stages)
+                for stage in range(self.num_virtual_stages)
             ],
             np.int64,
         )

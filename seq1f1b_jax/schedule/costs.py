@@ -36,6 +36,17 @@ class Costs:
     inputs: Cost | None = None
     transfer: Any = 0
 
+    def scaled(self, factor: Any) -> "Costs":
+        """The same in another unit: all times multiplied."""
+        return Costs(
+            **{
+                name: None if value is None else np.asarray(value) * factor
+                for name, value in vars(self).items()
+                if name != "transfer"
+            },
+            transfer=self.transfer * factor,
+        )
+
     def per_action(self, num_virtual_stages: int, num_chunks: int) -> Callable[[Action], Any]:
         """The cost of an action as a function.
 

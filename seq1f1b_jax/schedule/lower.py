@@ -12,7 +12,7 @@ from seq1f1b_jax.schedule.partition import explicit_lengths
 from seq1f1b_jax.schedule.place import num_ticks, place
 from seq1f1b_jax.schedule.places import Places, sequence
 from seq1f1b_jax.schedule.plan import Plan, peak_units
-from seq1f1b_jax.schedule.table import NONE, OP_CODES, TickTable
+from seq1f1b_jax.schedule.table import NO_STAGE, OP_CODES, TickTable
 from seq1f1b_jax.schedule.validate import validate
 
 _ACTION_FIELDS = (
@@ -82,7 +82,7 @@ def _arrays(
 ) -> dict[str, NDArray[np.int32]]:
     shape = (num_ticks(ticks), plan.num_stages)
     arrays = {name: np.zeros(shape, np.int32) for name in _FIELDS}
-    arrays["weight_stage"][:] = NONE
+    arrays["weight_stage"][:] = NO_STAGE
     for rank, places in enumerate(ranks):
         arrays["arrival_slot"][:, rank] = places.arrival_slots()
     for action, tick in ticks.items():

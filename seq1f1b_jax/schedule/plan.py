@@ -20,9 +20,13 @@ class PlanError(ValueError):
       index: column of the cell, in actions; the length of the row where an action is missing.
     """
 
-    def __init__(self, message: str, *, rank: int, index: int) -> None:
+    def __init__(self, message: str, rank: int, index: int) -> None:
         super().__init__(message)
         self.rank, self.index = rank, index
+
+    def __reduce__(self) -> tuple:
+        """What another process makes the same error from."""
+        return type(self), (str(self), self.rank, self.index)
 
 
 @dataclass(frozen=True)

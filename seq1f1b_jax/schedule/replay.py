@@ -22,7 +22,7 @@ import numpy as np
 
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.dependencies import message_source
-from seq1f1b_jax.schedule.table import IDLE, LETTERS, NONE, TickTable, cell_actions
+from seq1f1b_jax.schedule.table import IDLE, LETTERS, NO_STAGE, TickTable, cell_actions
 
 Symbol = str
 """The action that wrote the value, always with its stage: `F2.1@3`."""
@@ -166,7 +166,7 @@ def _empty(table: TickTable, rank: int) -> _Rank:
 
 
 def _name(action: Action) -> Symbol:
-    return action.text(rank=NONE)
+    return action.text(rank=NO_STAGE)
 
 
 def _exchange(table: TickTable, tick: int, ranks: Sequence[_Rank], sent: Sequence[Symbol]) -> None:

@@ -192,10 +192,9 @@ def _exchange(
         meets[destination].append(source)
     everybody = list(range(plan.num_stages))
     after = []
-    for (
-        others
-    ) in meets.values():  # a rank's own clock stands first, so it wins where times are equal
-        met = (clocks[other] for other in (others[:1] + everybody if barrier else others))
+    for others in meets.values():
+        # a rank's own clock stands first, so it wins where times are equal
+        met = [clocks[other] for other in (others[:1] + everybody if barrier else others)]
         latest = max(met, key=lambda clock: clock.time)
         after.append(_Clock(latest.time + (transfer if len(others) > 1 else 0), latest.cause))
     return after

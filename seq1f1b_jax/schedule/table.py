@@ -12,8 +12,8 @@ from seq1f1b_jax.schedule.grid import Cell, draw
 IDLE, FORWARD, BACKWARD, INPUT_BACKWARD = 0, 1, 2, 3
 OP_CODES = {Op.F: FORWARD, Op.B: BACKWARD, Op.I: INPUT_BACKWARD}
 LETTERS = {code: op for op, code in OP_CODES.items()}
-NONE = -1
-"""No place: the action keeps or reads nothing of that kind."""
+NO_STAGE = -1
+"""Stage of a `W` that is not there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class TickTable:
       deferred_offset: start of what an `I` leaves to its `W`, in tokens.
       inbox_slot: slot of the message that the action consumes.
       arrival_slot: slot for the message that arrives in this tick's exchange, in idle cells too.
-      weight_stage: of the `W`; `NONE` where there is none.
+      weight_stage: of the `W`; `NO_STAGE` where there is none.
       weight_microbatch: of the `W`'s unit.
       weight_chunk: of the `W`'s unit.
       weight_arena_offset: start of its residuals.
@@ -112,7 +112,7 @@ class TickTable:
     def ops(self) -> tuple[Op, ...]:
         """Operations that occur, in the order F, B, I, W."""
         present = [op for code, op in LETTERS.items() if (self.op == code).any()]
-        return (*present, *[Op.W] * bool((self.weight_stage != NONE).any()))
+        return (*present, *[Op.W] * bool((self.weight_stage != NO_STAGE).any()))
 
     @property
     def forward_only(self) -> bool:
@@ -174,7 +174,7 @@ def cell_actions(table: TickTable, tick: int, rank: int) -> tuple[Action, ...]:
     if table.op[tick, rank] != IDLE:
         place = (int(getattr(table, name)[tick, rank]) for name in names)
         actions.append(Action(LETTERS[int(table.op[tick, rank])], *place))
-    if table.weight_stage[tick, rank] != NONE:
+    if table.weight_stage[tick, rank] != NO_STAGE:
         place = (int(getattr(table, f"weight_{name}")[tick, rank]) for name in names)
         actions.append(Action(Op.W, *place))
     return tuple(actions)

@@ -98,6 +98,11 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> Plan:
             extra_warmup=schedule.extra_warmup, short_warmup=schedule.short_warmup,
         )
     plan = read_plan(schedule.plan)
+    if plan.forward_only:
+        raise ValueError(
+            f"schedule.plan={schedule.plan} holds no backward; a plan to train with has a B, or an "
+            "I and a W, for every F"
+        )
     settings = dict(zip(sizes, ("mesh.pipe", "schedule.num_microbatches", "schedule.num_chunks"),
         strict=True))
     for size, wanted in sizes.items():

@@ -14,7 +14,7 @@ import jax
 from seq1f1b_jax import picture
 from seq1f1b_jax.picture import Span, Timeline
 from seq1f1b_jax.pipeline.trace import Measured, Recorder
-from seq1f1b_jax.schedule import Costs, simulate
+from seq1f1b_jax.schedule import simulate
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState
 
@@ -65,12 +65,7 @@ def compare(setup: Setup, records: tuple[Measured, ...]) -> Trace:
     work = sum(span.end - span.start for span in spans)
     counted = setup.cost.costs(setup.pipeline.table.chunk_lengths)
     per_flop = work / sum(simulate(plan, counted).busy)
-    costs = Costs(
-        forward=counted.forward * per_flop,
-        backward=counted.backward * per_flop,
-        weights=counted.weights * per_flop,
-    )
-    simulation = simulate(plan, costs, machine="executor")
+    simulation = simulate(plan, counted.scaled(per_flop), machine="executor")
     predicted = picture.timeline_of(simulation, title=f"{plan.name}, predicted", unit="ms")
     measured = Timeline(
         f"{plan.name}, measured",

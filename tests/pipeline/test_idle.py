@@ -11,7 +11,7 @@ CASES = {
     "unequal layers and chunks": Case(P=3, M=2, C=2, lengths="odd", layers="unequal"),
     "stores all, long warm-up": Case(P=4, M=5, C=2, residuals="none", extra_warmup=2),
     "fewer microbatches than stages": Case(P=4, M=1, C=3, residuals="full", tied=True),
-    "ring, inbox of two": Case(
+    "ring with an inbox": Case(
         P=2, V=2, M=3, C=2, lengths="odd", layers="unequal", schedule="seq1f1b-i"
     ),
     "split backwards": Case(P=3, M=3, C=2, lengths="odd", schedule="seq-zb-h1"),

@@ -81,6 +81,8 @@ def buffer_shapes(step) -> list[tuple[int, ...]]:
     state = step.program(1).state_shapes()
     carried = state._replace(grads=state.grads.layers, loss=None)
     shapes = [leaf.shape for leaf in jax.tree.leaves(carried)]
+    if step.table.num_inbox_slots > 1:
+        shapes.append((step.table.num_inbox_slots, *step.program(1).message_shape))
     return [shape for shape in shapes if math.prod(shape) > 1000]
 
 

@@ -14,7 +14,11 @@ from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.own_stage import OwnStage
 
-EVALUATIONS = [Case(P=1, C=2), Case(P=3, M=2, C=3, lengths="odd", layers="unequal", tied=True)]
+EVALUATIONS = [
+    Case(P=1, C=2),
+    Case(P=3, M=2, C=3, lengths="odd", layers="unequal", tied=True),
+    Case(P=2, V=2, M=3, C=2, lengths="odd", layers="unequal", schedule="seq1f1b-i"),
+]
 
 
 @pytest.mark.parametrize("case", EVALUATIONS, ids=lambda case: case.id)

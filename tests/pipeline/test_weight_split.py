@@ -1,6 +1,7 @@
 """I and W share the backward: the same gradients, and each matmul once."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.pipeline.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.chunk import Chunk, Inputs, Unit, WeightUnit
+from seq1f1b_jax.pipeline.forward import forward
 from seq1f1b_jax.pipeline.weight_split import split_backward
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.hlo import Module
@@ -113,26 +115,69 @@ def test_two_calls_of_a_vjp_would_do_more():
 
 def mlp(kept, given):
     def f(w, x):
-        return jnp.tanh(x * w["scale"]) @ w["up"] @ w["down"] + w["bias"]
+        hidden = jnp.tanh(x * w["scale"]) @ w["up"] @ w["down"]
+        return hidden * w["alpha"] + w["bias"]
 
     return jax.vjp(f, kept["weights"], kept["x"])[1](given)
 
 
 def test_what_is_deferred():
     rng = np.random.default_rng(0)
-    shapes = {"scale": (8,), "up": (8, 24), "down": (24, 8), "bias": (8,), "unused": (5,)}
+    shapes = {"scale": (8,), "up": (8, 24), "down": (24, 8), "bias": (8,), "alpha": ()}
+    shapes |= {"unused": (5,), "unused_scalar": ()}
     weights = {name: jnp.asarray(rng.normal(size=s)) for name, s in shapes.items()}
     kept, dy = {"weights": weights, "x": jnp.asarray(rng.normal(size=(4, 8)))}, jnp.ones((4, 8))
     split = split_backward(mlp, kept, dy)
     # `down` needs dy, `up` the gradient of its output. Their inputs W makes again: that of `up`
-    # without a matmul, that of `down` with one that no input gradient needs. `unused` has none.
-    assert sorted(s.shape for s in split.deferred) == [(4, 8), (4, 24)]
+    # without a matmul, that of `down` with one that no input gradient needs. The gradient of
+    # `alpha` needs what came out of that matmul, so it is late, too. What is not used has none.
+    assert sorted(s.shape for s in split.deferred) == [(4, 8), (4, 8), (4, 24)]
     dx, direct, deferred = split.input_half(kept, dy)
     late = split.weight_half(kept, deferred)
     names = sorted(weights)
     assert {names[i] for i in direct} == {"bias", "scale"}
-    assert {names[i] for i in late} == {"down", "up"}
+    assert {names[i] for i in late} == {"alpha", "down", "up"}
     expected, expected_dx = mlp(kept, dy)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-6)
     for index, gradient in {**direct, **late}.items():
         np.testing.assert_allclose(gradient, expected[names[index]], rtol=1e-6)
+
+
+def test_a_gradient_that_no_cotangent_reaches_is_kept():
+    @jax.custom_vjp
+    def with_penalty(scale, x):
+        return x
+
+    with_penalty.defvjp(lambda scale, x: (x, scale), lambda scale, dy: (2 * scale, dy))
+
+    def backward(kept, given):
+        return jax.vjp(lambda w, x: with_penalty(w["scale"], x) @ w["w"], *kept)[1](given)
+
+    kept = ({"scale": jnp.arange(3.0), "w": jnp.ones((8, 8))}, jnp.ones((4, 8)))
+    _, direct, _ = split_backward(backward, kept, jnp.ones((4, 8))).input_half(
+        kept, jnp.ones((4, 8))
+    )
+    np.testing.assert_array_equal(direct[0], 2 * jnp.arange(3.0))
+
+
+@pytest.mark.parametrize("residuals", ["none", "selective", "full"])
+def test_halves_add_what_the_whole_adds_in_bfloat16(residuals):
+    """Bit for bit: the same matmuls on the same values, rounded and added alike."""
+    program = replace(program_of("llama", residuals), compute_dtype=jnp.bfloat16)
+    rng = np.random.default_rng(0)
+
+    def values(tree):
+        return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), tree)
+
+    tokens = jnp.asarray(rng.integers(8, size=(1, 1, TOKENS)), jnp.int32)
+    inputs = Inputs(values(program.weight_shapes), values(program.table_shapes), tokens, tokens)
+    chunk, message = Chunk(program, 0, inputs), jnp.zeros(program.message_shape, jnp.bfloat16)
+    unit = Unit(*[jnp.int32(0)] * len(Unit._fields))
+    weight_unit = WeightUnit(*[jnp.int32(0)] * len(WeightUnit._fields))
+    state, _ = jax.jit(lambda s: forward(chunk, unit, s, message))(zeros(program.state_shapes()))
+    whole, _ = jax.jit(lambda s: backward(chunk, unit, s, message))(state)
+    half, _ = jax.jit(lambda s: input_backward(chunk, unit, s, message))(state)
+    halves = jax.jit(lambda s: weight_backward(chunk, weight_unit, s))(half)
+    jax.tree.map(np.testing.assert_array_equal, halves.grads, whole.grads)
+    moved = [np.any(leaf) for leaf in jax.tree.leaves(halves.grads.layers)]
+    assert all(moved)

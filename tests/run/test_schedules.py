@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from seq1f1b_jax.schedule import make_plan
+from seq1f1b_jax.schedule import forward_plan, make_plan
 from seq1f1b_jax.schedule.plan_file import write_plan
 from tests.run.tiny import command_line, losses, run
 
@@ -22,13 +22,18 @@ def test_a_plan_from_a_file_trains_like_the_named_one(finished, source, tmp_path
     np.testing.assert_allclose(
         list(losses(tmp_path / "run").values()), list(expected.values()), rtol=1e-5
     )
+    path.unlink()  # what was trained does not need the plan
+    arguments = command_line(tmp_path / "run", source, schedule__plan=path)
+    evaluated, generated = run("evaluate", *arguments), run("generate", *arguments)
+    assert evaluated.status == generated.status == 0, evaluated.err + generated.err
+    assert "step 6: held-out loss" in evaluated.out
 
 
 def test_trace_draws_a_step_and_changes_none(finished, source, tmp_path):
     outcome = run("--trace", *command_line(tmp_path / "run", source))
     assert outcome.status == 0, outcome.err
     told = re.search(r"traced one step: (\d+) ms measured, (\d+) ms predicted", outcome.out)
-    assert told and int(told[1]) >= int(told[2]) > 0
+    assert told and int(told[1]) > 0 and int(told[2]) > 0
     assert losses(tmp_path / "run") == losses(finished)
     events = json.loads((tmp_path / "run" / "trace.json").read_text(encoding="utf-8"))
     events = events["traceEvents"] if isinstance(events, dict) else events
@@ -52,6 +57,10 @@ REFUSED = {
         {"schedule__name": "seq-zb-h1", "schedule__extra_warmup": 2},
         "extra_warmup=2 has no meaning for seq-zb-h1",
     ),
+    "an option beside a plan": (
+        {"schedule__plan": "mine.csv", "schedule__extra_warmup": 3},
+        "schedule.extra_warmup=3 shapes a named schedule",
+    ),
     "virtual stages of a line": (
         {"schedule__num_virtual": 2}, "num_virtual=2 has no meaning for seq1f1b",
     ),
@@ -63,6 +72,14 @@ def test_what_does_not_exist_is_refused_in_one_line(changes, message, source, tm
     outcome = run(*command_line(tmp_path / "run", source, **changes))
     assert outcome.status == 2 and message in outcome.err
     assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_without_backwards_is_refused(source, tmp_path):
+    path = tmp_path / "forward.csv"
+    write_plan(forward_plan(**SIZES), path)
+    outcome = run(*command_line(tmp_path / "run", source, schedule__plan=path))
+    assert outcome.status == 2 and "forward.csv holds no backward" in outcome.err
     assert not (tmp_path / "run").exists()
 
 

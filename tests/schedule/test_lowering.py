@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.schedule import (
-    NONE,
+    NO_STAGE,
     Exchange,
     Op,
     PlanError,
@@ -62,7 +62,7 @@ def test_actions_that_send_keep_to_the_ticks_of_the_exchange(all_cases):
                 parity = np.flatnonzero(wanted) % 2
                 assert (parity == table.exchange.tick_class(op_class, rank)).all(), case
         assert table.num_ticks % 2 == 0
-        busy = (table.op != IDLE) | (table.weight_stage != NONE)
+        busy = (table.op != IDLE) | (table.weight_stage != NO_STAGE)
         assert busy[-2:].any(), "the last pair of ticks does something"
 
 
@@ -77,7 +77,7 @@ def test_columns_are_int32_read_only_and_zero_where_nothing_runs(all_cases):
             assert column.shape == (table.num_ticks, case.plan.num_stages)
             assert not column.flags.writeable
             if name.startswith("weight_"):
-                idle = table.weight_stage == NONE
+                idle = table.weight_stage == NO_STAGE
                 assert name == "weight_stage" or not column[idle].any()
             elif name != "arrival_slot":
                 assert not column[table.op == IDLE].any()

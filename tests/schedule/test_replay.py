@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.schedule import (
-    NONE,
+    NO_STAGE,
     Op,
     ReplayError,
     TickTable,
@@ -52,7 +52,7 @@ def _is_received(table):
 def _cells_that_count(table, name):
     """Where a column means something, so that a wrong value must be found."""
     if name.startswith("weight_"):
-        return table.weight_stage != NONE
+        return table.weight_stage != NO_STAGE
     if name == "arrival_slot":
         return _is_received(table)
     runs, forward = table.op != IDLE, table.op == FORWARD
@@ -136,7 +136,7 @@ def test_residuals_that_overlap_are_found():
 
 def test_residuals_given_away_before_the_weight_gradients_are_found():
     table = _table("seq-zb-h1", lengths=(4, 4))
-    tick, rank = np.argwhere((table.weight_stage != NONE) & (table.op == FORWARD))[0]
+    tick, rank = np.argwhere((table.weight_stage != NO_STAGE) & (table.op == FORWARD))[0]
     taken = table.weight_arena_offset[tick, rank]  # by the forward of the same tick
     with pytest.raises(ReplayError, match=r"W\d\.\d@\d: values at arena_offset|weight_arena_off"):
         replay(_changed(table, "arena_offset", (tick, rank), taken))
@@ -181,9 +181,9 @@ def test_a_table_that_ends_early_is_found():
 
 def test_a_lost_weight_gradient_is_found():
     table = _table("seq-zb-h1")
-    tick, rank = np.argwhere(table.weight_stage != NONE)[0]
+    tick, rank = np.argwhere(table.weight_stage != NO_STAGE)[0]
     with pytest.raises(ReplayError, match=f"rank {rank} ran the weight gradients of"):
-        replay(_changed(table, "weight_stage", (tick, rank), NONE))
+        replay(_changed(table, "weight_stage", (tick, rank), NO_STAGE))
 
 
 def test_a_weight_gradient_added_twice_is_found():
