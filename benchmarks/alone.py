@@ -1,0 +1,97 @@
+"""CPU seconds of single actions of a pipelined step, and of attention, run by themselves.
+
+An action alone waits for nobody, so on an idle machine its CPU seconds are its wall time; on a busy
+one they are less disturbed.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.pipeline import PipelineStep, Stage
+from seq1f1b_jax.pipeline.chunk import Chunk, Inputs, Unit
+from seq1f1b_jax.pipeline.executor import ACTIONS
+from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.schedule import Op
+from seq1f1b_jax.schedule.table import OP_CODES
+
+
+def time_actions(
+    step: PipelineStep, params: Params, batch: Sequence[np.ndarray]
+) -> Callable[[], dict[str, list[float]]]:
+    """Time every action of this process's stage once: CPU seconds per chunk, by operation.
+
+    The functions, the state and the units are those of the step; the state is donated, as the scan
+    carries it.
+    """
+    rank, program, table = jax.process_index(), step.program(1), step.table
+    local = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+    layers = jax.tree.map(lambda leaf: leaf[0], local.layers)
+    weights = local._replace(layers=layers, embedding=None, head=None)
+    tables = {
+        name: 0.02 * jax.random.normal(jax.random.key(1), shape.shape)
+        for name, shape in program.table_shapes.items()
+    }
+    inputs = Inputs(weights, tables, *map(jnp.asarray, batch))
+    message = jax.random.normal(jax.random.key(2), program.message_shape)
+    state = jax.jit(program.initial_state)()
+    held = {"state": jax.device_put(state, jax.local_devices()[0])}  # placed as what comes back
+
+    def action(op: Op, chunk: int) -> Callable[[], float]:
+        @partial(jax.jit, donate_argnums=0)
+        def call(state, inputs, unit, message):
+            return ACTIONS[op](Chunk(program, chunk, inputs), unit, state, message)
+
+        here = (table.op[:, rank] == OP_CODES[op]) & (table.chunk[:, rank] == chunk)
+        tick = int(np.flatnonzero(here)[0])
+        unit = Unit(*(jnp.int32(getattr(table, name)[tick, rank]) for name in Unit._fields))
+
+        def run() -> float:
+            start = time.process_time()
+            held["state"], sent = call(held["state"], inputs, unit, message)
+            jax.block_until_ready((held["state"], sent))
+            return time.process_time() - start
+
+        return run
+
+    chunks = range(program.num_chunks)
+    forwards = [action(Op.F, chunk) for chunk in chunks]
+    backwards = [action(Op.B, chunk) for chunk in chunks]
+
+    def run_all() -> dict[str, list[float]]:
+        seconds = [run() for run in forwards]  # chunks ascending, then descending, as in the step
+        return {"F": seconds, "B": [run() for run in reversed(backwards)][::-1]}
+
+    return run_all
+
+
+def time_attention(
+    stage: Stage, backend: AttentionBackend, lengths: Sequence[int]
+) -> Callable[[], float]:
+    """CPU seconds of attention forward and backward of one sequence in one layer, by chunks."""
+
+    def both(q, k, v, dout, offset: int):
+        out, lse = backend.forward(q, k, v, offset)
+        return backend.backward(q, k, v, offset, out, lse, dout)
+
+    calls = []
+    for offset, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
+        queries = (1, length, stage.num_heads, stage.head_dim)
+        keys = (1, offset + length, stage.num_kv_heads, stage.head_dim)
+        shapes = (queries, keys, keys, queries)
+        arrays = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+        calls.append((jax.jit(both, static_argnames="offset"), (*arrays, offset)))
+
+    def run_all() -> float:
+        start = time.process_time()
+        for call, arguments in calls:
+            jax.block_until_ready(call(*arguments))
+        return time.process_time() - start
+
+    return run_all

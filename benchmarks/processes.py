@@ -1,0 +1,181 @@
+"""Run one function in several fresh processes, each with one CPU device, joined over loopback.
+
+    results = run_processes("benchmarks.timeline:worker", {"num_rounds": 5}, num_processes=4)
+
+Every process joins `jax.distributed` and then calls the function; `jax.devices()` there are the
+devices of all of them, and collectives go over Gloo. A process computes with one thread, on a core
+of its own where there are enough. If one fails, all are ended and the error shows its last lines.
+The coordinator listens on 127.0.0.1 only; Gloo on the address of the machine's own name.
+"""
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.02
+TAIL_LINES = 30
+
+
+class ProcessError(RuntimeError):
+    """A process failed or took too long; the message holds the last lines that it wrote."""
+
+
+def run_processes(
+    function: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    num_processes: int,
+    timeout_seconds: float = 600,
+) -> list[Any]:
+    """Call a function in `num_processes` new processes and wait for all.
+
+    Args:
+      function: `module:name`, importable from the root of the checkout.
+      arguments: keyword arguments, anything that JSON can hold; the same for every process.
+      num_processes: how many, each with one device.
+      timeout_seconds: after which all are ended.
+
+    Returns:
+      What the function returned in process 0, 1 ..., as JSON brings it back.
+
+    Raises:
+      ProcessError: a process failed, or they took too long.
+
+    Example:
+      >>> run_processes("benchmarks.processes:count_devices", num_processes=2)
+      [2, 2]
+    """
+    cores = one_core_each(num_processes)
+    with tempfile.TemporaryDirectory() as name:
+        folder, coordinator = Path(name), f"{LOOPBACK}:{_free_port()}"
+        running: list[subprocess.Popen] = []
+        try:
+            for rank in range(num_processes):
+                spec = {
+                    "function": function,
+                    "arguments": dict(arguments or {}),
+                    "coordinator": coordinator,
+                    "num_processes": num_processes,
+                    "rank": rank,
+                    "core": cores[rank] if cores else None,
+                    "result": str(folder / f"result{rank}.json"),
+                }
+                running.append(_start(spec, log=folder / f"log{rank}.txt"))
+            _wait(running, folder, timeout_seconds=timeout_seconds)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        return [
+            json.loads((folder / f"result{rank}.json").read_text(encoding="utf-8"))
+            for rank in range(num_processes)
+        ]
+
+
+def one_core_each(num_processes: int) -> tuple[int, ...]:
+    """A core of its own for every process; empty where there are too few to pin them."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    cores = sorted(os.sched_getaffinity(0))
+    return tuple(cores[:num_processes]) if len(cores) >= num_processes else ()
+
+
+def count_devices() -> int:
+    """Devices of all processes together: the smallest function there is to run."""
+    import jax
+
+    return len(jax.devices())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def _start(spec: Mapping[str, Any], *, log: Path) -> subprocess.Popen:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    }
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.processes", json.dumps(spec)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _wait(running: Sequence[subprocess.Popen], folder: Path, *, timeout_seconds: float) -> None:
+    """Return when all have ended well; raise when one has not, or at the time limit."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        states = [process.poll() for process in running]
+        if any(states):  # more than one, where the first to fail took others along
+            raise ProcessError(
+                "\n".join(
+                    f"process {rank} of {len(running)} ended with status {status}, so all were"
+                    f" ended; its last lines:\n{_tail(folder, rank)}"
+                    for rank, status in enumerate(states)
+                    if status
+                )
+            )
+        if None not in states:
+            return
+        if time.monotonic() > deadline:
+            unfinished = [rank for rank, status in enumerate(states) if status is None]
+            raise ProcessError(
+                f"processes {unfinished} of {len(running)} were still running after"
+                f" timeout_seconds={timeout_seconds:g}, so all were ended; give them more time, or"
+                f" see where they wait; last lines of process {unfinished[0]}:\n"
+                f"{_tail(folder, unfinished[0])}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _tail(folder: Path, rank: int) -> str:
+    text = (folder / f"log{rank}.txt").read_text(encoding="utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+
+def _run_one(spec: Mapping[str, Any]) -> None:
+    if spec["core"] is not None:  # before JAX starts its threads: it makes one per core
+        os.sched_setaffinity(0, {spec["core"]})
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        spec["coordinator"],
+        num_processes=spec["num_processes"],
+        process_id=spec["rank"],
+        coordinator_bind_address=spec["coordinator"],
+        cluster_detection_method="deactivate",
+    )
+    module, name = spec["function"].split(":")
+    result = getattr(importlib.import_module(module), name)(**spec["arguments"])
+    Path(spec["result"]).write_text(json.dumps(result), encoding="utf-8")
+    jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    try:
+        _run_one(json.loads(sys.argv[1]))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # a plain exit would wait for the others, who wait for this one
