@@ -27,6 +27,7 @@ class Decoder(ABC):
       num_layers, model_dim, num_heads, num_kv_heads, head_dim, mlp_dim, vocab_size: sizes.
       tied: whether the head is the embedding.
       norm_eps: added to a norm's variance.
+      window: keys a query looks back at, itself included; `None`: all before it.
     """
 
     family: ClassVar[str]
@@ -41,6 +42,7 @@ class Decoder(ABC):
     vocab_size: int
     tied: bool
     norm_eps: float
+    window: int | None = None
 
     @abstractmethod
     def make_layer(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -55,7 +57,7 @@ class Decoder(ABC):
         """The norm before the head."""
 
     @abstractmethod
-    def context(self, positions: Int[Array, "T"]) -> Tree:
+    def context(self, positions: Int[Array, "*B T"]) -> Tree:
         """Constants of a chunk that depend on positions only."""
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -74,7 +76,7 @@ class Decoder(ABC):
         )
 
     def embed(
-        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "T"]
+        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "*B T"]
     ) -> Float[Array, "B T d"]:
         """Looked-up embedding rows plus learned positions, where the family has them."""
         if self._first_graph is None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.attention import get_backend
-from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
 class Cache(NamedTuple):
@@ -28,7 +28,8 @@ def forward(
       tokens: token ids below `vocab_size`.
       attention: name of an attention backend.
     """
-    attend = get_backend(attention, platform=jax.default_backend()).forward
+    platform = jax.default_backend()
+    attend = get_backend(attention, platform=platform, window=window_of(stage)).forward
     positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     context = stage.context(positions)
 

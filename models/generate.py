@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.forward import Cache, forward, head
-from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
 class Sampler(NamedTuple):
@@ -146,7 +146,7 @@ def decode_step(
             lax.dynamic_update_slice(cache.keys, k[None], start),
             lax.dynamic_update_slice(cache.values, v[None], start),
         )
-        out = _look_back(q, cache.keys[layer], cache.values[layer], position)
+        out = _look_back(q, cache.keys[layer], cache.values[layer], position, window_of(stage))
         return stage.post(weights, x, out), cache
 
     x = stage.embed(params.first, jnp.take(params.embedding, tokens[:, None], axis=0), positions)
@@ -154,14 +154,20 @@ def decode_step(
     return stage.final(params.last, y)[:, 0], cache
 
 
-def _look_back(q, keys, values, position):
-    """Attention of one query over the first `position + 1` entries of a layer's cache."""
+def _look_back(q, keys, values, position, window):
+    """Attention of one query over the first `position + 1` entries of a layer's cache.
+
+    With a window, over the last `window` of these.
+    """
     batch, _, _, head_dim = q.shape
     groups = keys.shape[2]
     dtype = jnp.promote_types(jnp.float32, q.dtype)
     q = q.reshape(batch, groups, -1, head_dim)
     scores = jnp.einsum("bhgd,bshd->bhgs", q, keys, preferred_element_type=dtype)
-    seen = jnp.arange(keys.shape[1]) <= position
+    index = jnp.arange(keys.shape[1])
+    seen = index <= position
+    if window is not None:
+        seen &= index > position - window
     weights = jax.nn.softmax(jnp.where(seen, scores * head_dim**-0.5, -jnp.inf), axis=-1)
     weights = weights.astype(q.dtype)
     out = jnp.einsum("bhgs,bshd->bhgd", weights, values, preferred_element_type=dtype)

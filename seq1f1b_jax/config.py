@@ -6,59 +6,16 @@ devices present, the tokenizer. `seq1f1b_jax.config_checks.validate` holds the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
+from seq1f1b_jax.config_model import MODEL_DEFAULTS, ModelConfig, RopeConfig, resolve_model
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """The transformer. A field set here wins over the preset, the preset over `MODEL_DEFAULTS`.
-
-    Attributes:
-      family: registry key of the model family: `gpt` or `llama`.
-      preset: name of a published or small size that fills the fields left at None.
-      num_layers: transformer layers of the whole model.
-      model_dim: width of the residual stream.
-      num_heads: query heads.
-      num_kv_heads: key/value heads, a divisor of num_heads; None: the preset's, else num_heads.
-      head_dim: width of one head; None: model_dim / num_heads.
-      mlp_dim: hidden width of the MLP; None: the family's rule.
-      vocab_size: rows of the vocabulary tables; None: from the data (256 for byte-level text).
-      max_positions: longest sequence that learned positions cover; None: data.seq_len.
-      tied: whether embedding and head are one table.
-      norm_eps: constant added to the variance in the norms.
-      rope_theta: base of the rotary frequencies (llama).
-      dropout: must be 0; any other value is refused with the reason.
-    """
-
-    family: str = "llama"
-    preset: str | None = None
-    num_layers: int | None = None
-    model_dim: int | None = None
-    num_heads: int | None = None
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    mlp_dim: int | None = None
-    vocab_size: int | None = None
-    max_positions: int | None = None
-    tied: bool | None = None
-    norm_eps: float | None = None
-    rope_theta: float | None = None
-    dropout: float = 0.0
-
-
-MODEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "num_layers": 8,
-        "model_dim": 128,
-        "num_heads": 4,
-        "tied": False,
-        "norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-    }
-)
+__all__ = [
+    "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "ExecutorConfig",
+    "LoggingConfig", "MeshConfig", "ModelConfig", "OptimizerConfig", "RopeConfig",
+    "ScheduleConfig", "TrainConfig", "UserError", "resolve_model",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,6 +49,8 @@ class ScheduleConfig:
       num_chunks: slices of each sequence.
       partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
       chunk_lengths: tokens of each chunk, first to last; overrides partition.
+      documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
+        the corpus; `batch`, each step's own, at a compilation for every new cut; `ignore`, none.
       block: lengths are multiples of this many tokens where the sequence allows.
       num_virtual: virtual stages per rank, for interleaved schedules; None: 2 there, else 1.
       extra_warmup: more forwards on every rank before its first backward; each takes the memory of
@@ -105,6 +64,7 @@ class ScheduleConfig:
     num_chunks: int = 4
     partition: Literal["balanced", "even"] = "balanced"
     chunk_lengths: tuple[int, ...] | None = None
+    documents: Literal["ignore", "corpus", "batch"] = "corpus"
     block: int = 128
     num_virtual: int | None = None
     extra_warmup: int = 0
@@ -135,8 +95,14 @@ class DataConfig:
 
     Attributes:
       source: `stdlib` (the source code of Python's standard library), or the path of a text file,
-        of a folder of text files, or of a `.bin` file of token ids.
+        of a folder of text files, of a `.bin` file of token ids, or of a folder that
+        `python -m seq1f1b_jax.data prepare` has written.
       seq_len: tokens of one training sequence.
+      packing: `windows` cuts the text into sequences wherever they end; `documents` fills them with
+        whole documents that do not see each other.
+      long_documents: a document longer than a sequence is `split` into pieces, or left out by
+        `drop`.
+      restart_positions: whether positions count from the first token of each packed document.
       microbatch_size: sequences in one microbatch.
       eval_fraction: part of the tokens held out for evaluation.
       token_dtype: type of the ids in a `.bin` file.
@@ -145,6 +111,9 @@ class DataConfig:
 
     source: str = "stdlib"
     seq_len: int = 1024
+    packing: Literal["windows", "documents"] = "windows"
+    long_documents: Literal["split", "drop"] = "split"
+    restart_positions: bool = True
     microbatch_size: int = 1
     eval_fraction: float = 0.05
     token_dtype: Literal["uint16", "uint32"] = "uint16"
@@ -250,24 +219,3 @@ class Config:
 
 class UserError(ValueError):
     """Bad input or bad luck that one line can explain: what was given, the rule, the cure."""
-
-
-def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -> ModelConfig:
-    """Fill the fields of `model` that are None from `preset`, then from `MODEL_DEFAULTS`.
-
-    Args:
-      model: the user's settings.
-      preset: fields of `ModelConfig` by name, of the preset that `model.preset` names.
-
-    Returns:
-      A model configuration in which only `preset` and the fields that follow from others or from
-      the data may be None (`head_dim`, `mlp_dim`, `vocab_size`, `max_positions`).
-
-    Example:
-      >>> resolve_model(ModelConfig(num_layers=12), {"num_layers": 32, "tied": True}).num_layers
-      12
-    """
-    given = {name: value for name, value in asdict(model).items() if value is not None}
-    filled = {**MODEL_DEFAULTS, **(preset or {}), **given}
-    filled.setdefault("num_kv_heads", filled["num_heads"])
-    return replace(model, **filled)

@@ -11,7 +11,7 @@ from seq1f1b_jax.config import Config, MeshConfig, UserError
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
-    "model.rope_theta", "mesh.pipe", "mesh.virtual_devices", "schedule.num_microbatches",
+    "model.rope_theta", "model.window", "mesh.pipe", "mesh.virtual_devices", "schedule.num_microbatches",
     "schedule.num_chunks", "schedule.num_virtual", "schedule.block", "executor.loss_block",
     "data.seq_len", "data.microbatch_size", "optimizer.learning_rate", "optimizer.eps",
     "optimizer.clip_norm", "train.num_steps", "train.eval_batches", "checkpoint.every",
@@ -97,7 +97,8 @@ def _model(config: Config) -> Iterator[str]:
             f"data.seq_len={data.seq_len} is longer than the model.max_positions="
             f"{model.max_positions} it can learn; use --model.max_positions {data.seq_len}"
         )
-    if data.source.endswith(".bin") and model.vocab_size is None and model.preset is None:
+    named = model.preset or model.source
+    if data.source.endswith(".bin") and model.vocab_size is None and not named:
         yield (
             f"data.source={data.source!r} holds token ids, whose number it does not tell; "
             "set model.vocab_size"

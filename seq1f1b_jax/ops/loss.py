@@ -89,7 +89,7 @@ def cross_entropy_and_grads(
     return loss, dy.reshape(y.shape), grads
 
 
-def cross_entropy(
+def token_losses(
     final: Final,
     last: Tree,
     table: Float[Array, "V d"],
@@ -97,8 +97,8 @@ def cross_entropy(
     targets: Int[Array, "B T"],
     *,
     block_tokens: int,
-) -> Float[Array, ""]:
-    """Sum of token losses without gradients, for evaluation; the blocks of the function above.
+) -> Float[Array, "B T"]:
+    """Loss of every token without gradients, for evaluation; the blocks of the function above.
 
     Args:
       final: as for `cross_entropy_and_grads`, and so all others.
@@ -109,25 +109,26 @@ def cross_entropy(
       block_tokens: see there.
 
     Returns:
-      The loss in the accumulation dtype.
+      Losses in the accumulation dtype, 0 where the target is ignored.
 
     Raises:
       ValueError: `block_tokens` below 1.
 
     Example:
       >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
-      >>> loss = cross_entropy(lambda _, y: y, {}, table, y, targets, block_tokens=2)
-      >>> round(float(loss), 4)
-      3.586
+      >>> losses = token_losses(lambda _, y: y, {}, table, y, targets, block_tokens=2)
+      >>> [round(float(loss), 4) for loss in losses[0]]
+      [0.862, 0.862, 1.862, 0.0]
     """
     rows, wanted = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
 
-    def block(loss, start, size):
+    def block(losses, start, size):
         h = _final_rows(final, last, _take(rows, start, size))
-        return loss + _softmax_loss(_logits(h, table), _take(wanted, start, size))[0]
+        found = _softmax_loss(_logits(h, table), _take(wanted, start, size))[0]
+        return lax.dynamic_update_slice_in_dim(losses, found, start, axis=0)
 
-    zero = jnp.zeros((), accumulation_dtype(y.dtype))
-    return _over_blocks(block, zero, rows.shape[0], block_tokens)
+    zeros = jnp.zeros(wanted.shape, accumulation_dtype(y.dtype))
+    return _over_blocks(block, zeros, rows.shape[0], block_tokens).reshape(targets.shape)
 
 
 def cross_entropy_reference(
@@ -179,7 +180,7 @@ def _block_gradients(final: Final, last: Tree, table, y, targets):
     dh = jnp.einsum("nv,vd->nd", dlogits, table, preferred_element_type=dtype)
     dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
     dlast, dy = pull(dh.astype(h.dtype))
-    return loss, dy, dlast, dtable
+    return loss.sum(), dy, dlast, dtable
 
 
 def _final_rows(final: Final, last: Tree, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -194,14 +195,14 @@ def _logits(h: Float[Array, "... d"], table: Float[Array, "V d"]) -> Float[Array
 
 def _softmax_loss(
     logits: Float[Array, "n V"], targets: Int[Array, "n"]
-) -> tuple[Float[Array, ""], Float[Array, "n V"]]:
-    """Sum of token losses and its gradient in the logits; one exponential per logit for both."""
+) -> tuple[Float[Array, "n"], Float[Array, "n V"]]:
+    """Token losses and their gradients in the logits; one exponential per logit for both."""
     counts = (targets >= 0)[:, None]
     highest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - highest)
     total = weights.sum(-1, keepdims=True)
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, None], axis=-1)
-    loss = jnp.sum(jnp.where(counts, highest + jnp.log(total) - chosen, 0))
+    loss = jnp.where(counts, highest + jnp.log(total) - chosen, 0)[:, 0]
     hit = jnp.arange(logits.shape[1]) == targets[:, None]
     return loss, jnp.where(counts, weights / total - hit, 0)
 

@@ -44,7 +44,7 @@ def input_backward(
 
 def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
     """W: the matmuls of weight gradients that an `I` has left."""
-    split, context = chunk.program.layer_splits[chunk.index], chunk.context()
+    split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
 
     def layer_step(layer, state: State) -> State:
         kept = _kept(chunk, unit, layer, context, state)
@@ -68,7 +68,7 @@ def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_st
     dy = message[:, : chunk.length]
     is_last_stage = program.is_stage(-1, unit.stage)
     dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
-    context = chunk.context()
+    context = chunk.context(unit)
     num_layers = program.num_layers_of(unit.stage)
 
     def step(index, carry):
@@ -129,7 +129,9 @@ def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State)
         q, out, lse = (kept.stored[name] for name in ("q", "out", "lse"))
     else:  # policy `full`
         q, k, v = chunk.pre(kept.weights, kept.stored["x"], kept.context)
-        out, lse = chunk.program.attention.forward(q, keys, values, chunk.offset)
+        out, lse = chunk.program.attention.forward(
+            q, keys, values, chunk.offset, chunk.starts(unit)
+        )
         named = {"q": q, "k": k, "v": v, "out": out}
     return named, (q, keys, values, out, lse)
 
@@ -138,7 +140,8 @@ def _attention(chunk: Chunk, unit: Unit, layer, inputs, dout, state: State):
     """Gradients of query, keys and values in the compute dtype; the prefix collects its share."""
     q, keys, values, out, lse = inputs
     attention = chunk.program.attention
-    dq, dk, dv = attention.backward(q, keys, values, chunk.offset, out, lse, dout)
+    starts = chunk.starts(unit)
+    dq, dk, dv = attention.backward(q, keys, values, chunk.offset, out, lse, dout, starts)
     state, dk, dv = _prefix_gradients(chunk, unit, layer, state, dk, dv)
     return (dq, dk.astype(q.dtype), dv.astype(q.dtype)), state
 
@@ -172,7 +175,7 @@ def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B 
     stage, first = chunk.program.stage, chunk.inputs.weights.first
     tokens = chunk.tokens(unit, chunk.inputs.tokens)
     rows = chunk.inputs.tables[chunk.embedding][tokens]
-    _, pull = jax.vjp(lambda f, r: stage.embed(f, r, chunk.positions()), first, rows)
+    _, pull = jax.vjp(lambda f, r: stage.embed(f, r, chunk.positions(unit)), first, rows)
     d_first, d_rows = pull(dx)
     grads = state.grads
     table = grads.tables[chunk.embedding]

@@ -40,7 +40,7 @@ class State(NamedTuple):
       dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`; only the rank of
         the last stage writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
-      loss: sum of token losses, scalar.
+      loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
     """
 
     ring: dict[str, Float[Array, "L A n"]]
@@ -51,7 +51,7 @@ class State(NamedTuple):
     prefix_dv: Float[Array, "S L B prefix Hkv D"]
     dy: Float[Array, "A n"]
     grads: Gradients | None
-    loss: Float[Array, ""]
+    loss: Float[Array, "*M B T"]
 
 
 def write(buffer: Array, update: Array, *starts: int | Array) -> Array:

@@ -19,32 +19,11 @@ from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run
 from seq1f1b_jax.pipeline.layout import AXIS, Layout
 from seq1f1b_jax.pipeline.program import Program
 from seq1f1b_jax.pipeline.residuals import check_policy
-from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.pipeline.trace import Recorder, record
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower, validate
 
 Tokens = Int[Array, "M B T"]
-
-
-def make_mesh(num_stages: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one axis `pipe` over the first `num_stages` devices (default: all).
-
-    Raises:
-      ValueError: more stages than devices.
-    """
-    devices = jax.devices() if devices is None else list(devices)
-    num_stages = len(devices) if num_stages is None else num_stages
-    if not 1 <= num_stages <= len(devices):
-        raise ValueError(
-            f"{num_stages} pipeline stages need as many devices, and {len(devices)} are present; "
-            f"use 1 to {len(devices)} stages, or on CPU ask for more virtual devices"
-        )
-    return jax.make_mesh(
-        (num_stages,),
-        (AXIS,),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=devices[:num_stages],
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +43,17 @@ class PipelineStep:
     residuals: str
     compute_dtype: DTypeLike
     loss_block: int
+    restart_positions: bool = False
     fill: float = 0.0
     recorder: Recorder | None = None
 
     def traced(self, recorder: Recorder) -> "PipelineStep":
         """The same step, whose `loss_and_grads` reports when each action ran; see `trace`."""
         return replace(self, recorder=recorder)
+
+    def with_lengths(self, chunk_lengths: Sequence[int]) -> "PipelineStep":
+        """The same step for sequences cut otherwise; parameters lie where they lay."""
+        return replace(self, table=lower(self.plan, tuple(chunk_lengths)))
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Fresh float32 parameters on the mesh, in the in-memory layout."""
@@ -96,7 +80,7 @@ class PipelineStep:
         return layouts.from_pipeline(tree, self.layout)
 
     def loss_and_grads(
-        self, params: Params, tokens: Tokens, targets: Tokens
+        self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None
     ) -> tuple[Float[Array, ""], Params]:
         """Mean loss over targets and its gradient by every parameter.
 
@@ -104,11 +88,13 @@ class PipelineStep:
           params: in-memory layout (`init`, `from_canonical`).
           tokens: int32 `[num_microbatches, sequences, seq_len]`.
           targets: likewise; a negative target carries no loss.
+          starts: likewise; position of the first token of every token's document, where sequences
+            hold documents. A token sees no other document. `None`: one document.
 
         Returns:
           Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`.
         """
-        self._check(tokens, targets)
+        self._check(tokens, targets, starts)
         if self.plan.forward_only:
             raise ValueError(
                 f"plan {self.plan.name} holds no backward, so it has no gradients; train with "
@@ -120,22 +106,34 @@ class PipelineStep:
                 f"{self.plan.num_microbatches}; build the step with num_microbatches="
                 f"{tokens.shape[0]}, or reshape the batch"
             )
-        program = self.program(tokens.shape[1])
+        program = self.program(tokens.shape[1], has_starts=starts is not None)
         wrap = partial(record, recorder=self.recorder) if self.recorder else None
 
-        def body(params: Params, tokens: Array, targets: Array):
-            inputs = prepare_inputs(program, params, tokens, targets)
+        def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
+            inputs = prepare_inputs(program, params, tokens, targets, starts)
             state = run_schedule(program, inputs, wrap=wrap)
             count = count_targets(targets).astype(state.loss.dtype)
             grads = collect_gradients(program, state.grads)
             return lax.psum(state.loss, AXIS) / count, jax.tree.map(lambda g: g / count, grads)
 
         specs = self.layout.specs()
-        return self._shard(body, (Spec(), specs))(params, tokens, targets)
+        return self._shard(body, (Spec(), specs))(params, tokens, targets, starts)
 
-    def loss(self, params: Params, tokens: Tokens, targets: Tokens) -> Float[Array, ""]:
+    def loss(
+        self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None
+    ) -> Float[Array, ""]:
         """Mean loss in nats per target by the same pipeline, forward only (evaluation)."""
-        self._check(tokens, targets)
+        losses = self.token_losses(params, tokens, targets, starts)
+        return losses.sum() / count_targets(targets).astype(losses.dtype)
+
+    def token_losses(
+        self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None
+    ) -> Float[Array, "M B T"]:
+        """Loss of every target in nats, 0 where it carries none; arguments as `loss_and_grads`.
+
+        Any number of microbatches will do.
+        """
+        self._check(tokens, targets, starts)
         plan = forward_plan(
             num_stages=self.plan.num_stages,
             num_microbatches=tokens.shape[0],
@@ -143,16 +141,24 @@ class PipelineStep:
             num_virtual=self.plan.num_virtual,
         )
         table = lower(plan, self.table.chunk_lengths)
-        program = replace(self.program(tokens.shape[1]), table=table, train=False)
+        program = replace(
+            self.program(tokens.shape[1], has_starts=starts is not None),
+            table=table, num_microbatches=tokens.shape[0], train=False,
+        )
 
-        def body(params: Params, tokens: Array, targets: Array):
-            state = run_schedule(program, prepare_inputs(program, params, tokens, targets))
-            return lax.psum(state.loss, AXIS) / count_targets(targets).astype(state.loss.dtype)
+        def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
+            state = run_schedule(program, prepare_inputs(program, params, tokens, targets, starts))
+            return lax.psum(state.loss, AXIS)
 
-        return self._shard(body, Spec())(params, tokens, targets)
+        return self._shard(body, Spec())(params, tokens, targets, starts)
 
-    def program(self, num_sequences: int) -> Program:
-        """The static facts of the step for microbatches of `num_sequences`."""
+    def program(self, num_sequences: int, *, has_starts: bool = False) -> Program:
+        """The static facts of the step for microbatches of `num_sequences`.
+
+        Args:
+          num_sequences: sequences per microbatch.
+          has_starts: whether they hold documents.
+        """
         return Program(
             stage=self.stage,
             layout=self.layout,
@@ -162,6 +168,8 @@ class PipelineStep:
             num_sequences=num_sequences,
             compute_dtype=self.compute_dtype,
             loss_block=self.loss_block,
+            num_microbatches=self.plan.num_microbatches,
+            restart_positions=self.restart_positions and has_starts,
             fill=self.fill,
         )
 
@@ -169,12 +177,12 @@ class PipelineStep:
         return jax.shard_map(
             body,
             mesh=self.mesh,
-            in_specs=(self.layout.specs(), Spec(), Spec()),
+            in_specs=(self.layout.specs(), Spec(), Spec(), Spec()),
             out_specs=out_specs,
             check_vma=False,
         )
 
-    def _check(self, tokens: Tokens, targets: Tokens) -> None:
+    def _check(self, tokens: Tokens, targets: Tokens, starts: Tokens | None) -> None:
         seq_len = sum(self.table.chunk_lengths)
         if tokens.ndim != 3 or tokens.shape[2] != seq_len:
             raise ValueError(
@@ -185,6 +193,11 @@ class PipelineStep:
             raise ValueError(
                 f"targets of shape {targets.shape} must have that of the tokens, {tokens.shape}; "
                 "targets are the next tokens, with -1 where there is none"
+            )
+        if starts is not None and starts.shape != tokens.shape:
+            raise ValueError(
+                f"starts of shape {starts.shape} must have that of the tokens, {tokens.shape}; "
+                "they are the position of the first token of every token's document"
             )
 
 
@@ -204,6 +217,7 @@ def build_step(
     compute_dtype: DTypeLike = jnp.float32,
     loss_block: int = 1024,
     layers_per_stage: Sequence[int] | None = None,
+    restart_positions: bool = False,
     fill: float = 0.0,
 ) -> PipelineStep:
     """Bring model, schedule and mesh together.
@@ -219,6 +233,8 @@ def build_step(
       loss_block: tokens whose logits exist at one time.
       layers_per_stage: layers of every (virtual) stage along the model; default as even as
       possible, earlier stages take the remainder.
+      restart_positions: whether positions count from the first token of a document, where the
+      batch has documents.
       fill: content of unwritten buffers and idle messages; only tests change it.
 
     Raises:
@@ -253,9 +269,12 @@ def build_step(
         table=lower(plan, tuple(chunk_lengths)),
         mesh=mesh,
         layout=layout,
-        attention=get_backend(attention, platform=mesh.devices.flat[0].platform),
+        attention=get_backend(
+            attention, platform=mesh.devices.flat[0].platform, window=window_of(stage)
+        ),
         residuals=check_policy(residuals),
         compute_dtype=compute_dtype,
         loss_block=loss_block,
+        restart_positions=restart_positions,
         fill=fill,
     )

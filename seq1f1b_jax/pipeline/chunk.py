@@ -25,12 +25,14 @@ class Inputs(NamedTuple):
       weights: `layers` leaves `[num_virtual * max_layers, ...]`; the tables inside are not used.
       tables: whole vocabulary tables, see `vocabulary.gather_tables`.
       tokens, targets: `[M, B, T]`; targets below zero carry no loss.
+      starts: position of the first token of every token's document; `None`: one document.
     """
 
     weights: Params
     tables: dict[str, Array]
     tokens: Int[Array, "M B T"]
     targets: Int[Array, "M B T"]
+    starts: Int[Array, "M B T"] | None = None
 
 
 class Unit(NamedTuple):
@@ -70,16 +72,22 @@ class Chunk:
         self.pre, self.post = residuals.layer_functions(program.stage, program.policy)
         self.embedding, self.head = table_names(program.layout)
 
-    def positions(self) -> Int[Array, "T"]:
-        """Positions of the chunk's tokens in the sequence."""
-        return self.offset + jnp.arange(self.length, dtype=jnp.int32)
+    def positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B T"]:
+        """Positions of the chunk's tokens in the sequence, or in their documents."""
+        positions = self.offset + jnp.arange(self.length, dtype=jnp.int32)
+        return positions - self.starts(unit) if self.program.restart_positions else positions
 
-    def context(self) -> Tree:
+    def context(self, unit: Unit | WeightUnit) -> Tree:
         """Constants that depend on the positions."""
-        return self.program.stage.context(self.positions())
+        return self.program.stage.context(self.positions(unit))
 
-    def tokens(self, unit: Unit, tokens: Int[Array, "M B T"]) -> Int[Array, "B T"]:
-        """The unit's part of the step's tokens or targets."""
+    def starts(self, unit: Unit | WeightUnit) -> Int[Array, "B T"] | None:
+        """First position of the documents of the unit's tokens."""
+        starts = self.inputs.starts
+        return None if starts is None else self.tokens(unit, starts)
+
+    def tokens(self, unit: Unit | WeightUnit, tokens: Int[Array, "M B T"]) -> Int[Array, "B T"]:
+        """The unit's part of the step's tokens, targets or starts."""
         shape = (self.program.num_sequences, self.length)
         return buffers.read(tokens, shape, unit.microbatch, 0, self.offset)
 

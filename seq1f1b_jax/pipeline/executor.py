@@ -204,7 +204,11 @@ def _deliver(inbox: Array, message: Array, slot: Array) -> Array:
 
 
 def prepare_inputs(
-    program: Program, params: Params, tokens: Int[Array, "M B T"], targets: Int[Array, "M B T"]
+    program: Program,
+    params: Params,
+    tokens: Int[Array, "M B T"],
+    targets: Int[Array, "M B T"],
+    starts: Int[Array, "M B T"] | None,
 ) -> Inputs:
     """Compute copies of this rank's weights, cast once per step and outside every vjp."""
     cast = jax.tree.map(lambda leaf: leaf.astype(program.compute_dtype), params)
@@ -212,7 +216,7 @@ def prepare_inputs(
     weights = cast._replace(
         layers=jax.tree.map(lambda leaf: leaf[0], cast.layers), embedding=None, head=None
     )
-    return Inputs(weights, tables, tokens, targets)
+    return Inputs(weights, tables, tokens, targets, starts)
 
 
 def collect_gradients(program: Program, grads: Gradients) -> Params:

@@ -4,7 +4,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from seq1f1b_jax.ops.loss import cross_entropy, cross_entropy_and_grads
+from seq1f1b_jax.ops.loss import cross_entropy_and_grads, token_losses
 from seq1f1b_jax.pipeline import buffers, residuals
 from seq1f1b_jax.pipeline.buffers import State
 from seq1f1b_jax.pipeline.chunk import Chunk, Unit
@@ -29,7 +29,7 @@ def forward(
     program = chunk.program
     x = message[:, : chunk.length]
     x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
-    context = chunk.context()
+    context = chunk.context(unit)
 
     def layer_step(layer, carry):
         return _layer(chunk, unit, layer, context, *carry)
@@ -42,7 +42,7 @@ def forward(
 
 def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B T d"]:
     rows = chunk.inputs.tables[chunk.embedding][chunk.tokens(unit, chunk.inputs.tokens)]
-    return chunk.program.stage.embed(chunk.inputs.weights.first, rows, chunk.positions())
+    return chunk.program.stage.embed(chunk.inputs.weights.first, rows, chunk.positions(unit))
 
 
 def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
@@ -53,7 +53,9 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
         values=buffers.write(state.values, v, unit.cache_slot, layer, 0, chunk.offset),
     )
     keys, values = chunk.prefix(unit, layer, state)
-    out, lse = chunk.program.attention.forward(q, keys, values, chunk.offset)
+    out, lse = chunk.program.attention.forward(
+        q, keys, values, chunk.offset, chunk.starts(unit)
+    )
     y, post_vjp = jax.vjp(chunk.post, weights, x, out)
     named = {"x": x, "q": q, "out": out, "lse": lse}
     if chunk.plan.pre:
@@ -75,8 +77,9 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B T d"]) -> S
     targets = chunk.tokens(unit, chunk.inputs.targets)
     final, block = program.stage.final, program.loss_block
     if not program.train:
-        loss = cross_entropy(final, weights.last, head, y, targets, block_tokens=block)
-        return state._replace(loss=state.loss + loss)
+        losses = token_losses(final, weights.last, head, y, targets, block_tokens=block)
+        place = (unit.microbatch, 0, chunk.offset)
+        return state._replace(loss=buffers.write(state.loss, losses, *place))
     grads = state.grads
     loss, dy, (last, table) = cross_entropy_and_grads(
         final,

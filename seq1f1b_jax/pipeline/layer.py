@@ -12,7 +12,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from seq1f1b_jax.pipeline import residuals
@@ -76,7 +75,13 @@ class LayerSplit(NamedTuple):
 
 
 def split_layer(
-    stage: Stage, plan: ResidualPlan, layer: Tree, x: jax.ShapeDtypeStruct, *, policy: str
+    stage: Stage,
+    plan: ResidualPlan,
+    layer: Tree,
+    x: jax.ShapeDtypeStruct,
+    *,
+    policy: str,
+    own_positions: bool = False,
 ) -> LayerSplit:
     """Cut the backward of a layer for one chunk length.
 
@@ -86,12 +91,13 @@ def split_layer(
       layer: shapes of one layer's weights, in the compute dtype.
       x: shape and dtype of the layer's input, `[B, T, d]`.
       policy: residual policy.
+      own_positions: see `residuals.plan_residuals`.
 
     Raises:
       ValueError: what lies between the halves does not grow with the tokens.
     """
     pre, post = residuals.layer_functions(stage, policy)
-    context = jax.eval_shape(stage.context, jax.ShapeDtypeStruct(x.shape[1:2], jnp.int32))
+    context = residuals.context_shape(stage, x, own_positions=own_positions)
     q, k, v = jax.eval_shape(stage.pre, layer, x, context)
     kept = Kept(
         layer, context, {e.name: jax.ShapeDtypeStruct(e.shape, e.dtype) for e in plan.entries}

@@ -30,6 +30,8 @@ class Program:
       num_sequences: sequences per microbatch on this device.
       compute_dtype: dtype of activations and of the compute copy of the weights.
       loss_block: tokens per block of the fused cross-entropy.
+      num_microbatches: microbatches of the step.
+      restart_positions: whether positions count from the first token of a document.
       train: whether backward actions run; `False` is evaluation.
       fill: what unwritten buffers, idle messages and padding hold (0; tests put NaN).
     """
@@ -42,6 +44,8 @@ class Program:
     num_sequences: int
     compute_dtype: DTypeLike
     loss_block: int
+    num_microbatches: int
+    restart_positions: bool = False
     train: bool = True
     fill: float = 0.0
 
@@ -61,6 +65,10 @@ class Program:
     @property
     def seq_len(self) -> int:
         return sum(self.lengths)
+
+    @property
+    def batch_shape(self) -> tuple[int, int, int]:
+        return (self.num_microbatches, self.num_sequences, self.seq_len)
 
     @property
     def message_shape(self) -> tuple[int, int, int]:
@@ -112,7 +120,10 @@ class Program:
 
         def plan(length: int) -> ResidualPlan:
             x = self._layer_input(length)
-            return plan_residuals(self.stage, self.layer_shapes, x, policy=self.policy)
+            return plan_residuals(
+                self.stage, self.layer_shapes, x, policy=self.policy,
+                own_positions=self.restart_positions,
+            )
 
         by_length = {length: plan(length) for length in sorted(set(self.lengths))}
         names = {tuple(entry.name for entry in plan.entries) for plan in by_length.values()}
@@ -129,7 +140,10 @@ class Program:
 
         def split(length: int) -> LayerSplit:
             plan, x = self.residual_plans[self.lengths.index(length)], self._layer_input(length)
-            return split_layer(self.stage, plan, self.layer_shapes, x, policy=self.policy)
+            return split_layer(
+                self.stage, plan, self.layer_shapes, x, policy=self.policy,
+                own_positions=self.restart_positions,
+            )
 
         by_length = {length: split(length) for length in sorted(set(self.lengths))}
         kinds = {
@@ -194,7 +208,7 @@ class Program:
                 (self.table.loss_tokens, batch * stage.model_dim), self.compute_dtype
             ),
             grads=grads,
-            loss=jax.ShapeDtypeStruct((), acc),
+            loss=jax.ShapeDtypeStruct(() if self.train else self.batch_shape, acc),
         )
 
     def initial_state(self) -> State:

@@ -1,32 +1,61 @@
 """The slow obvious twin: the same model on whole sequences, unpipelined, under plain autodiff."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from seq1f1b_jax.ops.loss import cross_entropy_reference
-from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
 def naive_attention(
-    q: Float[Array, "B T Hq D"], k: Float[Array, "B T Hkv D"], v: Float[Array, "B T Hkv D"]
+    q: Float[Array, "B T Hq D"],
+    k: Float[Array, "B T Hkv D"],
+    v: Float[Array, "B T Hkv D"],
+    *,
+    starts: Int[Array, "B T"] | None = None,
+    window: int | None = None,
 ) -> Float[Array, "B T Hq D"]:
-    """Textbook causal attention; keys and values are repeated over the groups of queries."""
+    """Textbook causal attention; keys and values are repeated over the groups of queries.
+
+    `starts` and `window` as in `ops.attention`.
+    """
     groups = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, groups, axis=2), jnp.repeat(v, groups, axis=2)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
-    causal = jnp.tril(jnp.ones((q.shape[1], k.shape[1]), bool))
-    weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+    query, key = jnp.arange(q.shape[1])[:, None], jnp.arange(k.shape[1])
+    mask = key <= query
+    if window is not None:
+        mask &= query - key < window
+    if starts is not None:
+        mask = mask & (key >= starts[:, None, :, None])
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
 def hidden(
-    stage: Stage, params: Params, tokens: Int[Array, "B T"], *, attention=naive_attention
+    stage: Stage,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    starts: Int[Array, "B T"] | None = None,
+    *,
+    attention: Callable | None = None,
+    restart_positions: bool = False,
 ) -> Float[Array, "B T d"]:
-    """Output of the last layer for whole sequences; `params` in the topology-free layout."""
+    """Output of the last layer for whole sequences; `params` in the topology-free layout.
+
+    `attention(q, k, v)` is textbook attention under the masks of the documents and of the stage's
+    window, unless another one is given.
+    """
+    if attention is None:
+        attention = partial(naive_attention, starts=starts, window=window_of(stage))
     positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    if restart_positions and starts is not None:
+        positions = positions - starts
     context = stage.context(positions)
     x = stage.embed(params.first, params.embedding[tokens], positions)
 
@@ -41,14 +70,19 @@ def reference_loss(
     params: Params,
     tokens: Int[Array, "M B T"],
     targets: Int[Array, "M B T"],
+    starts: Int[Array, "M B T"] | None = None,
     *,
     compute_dtype: DTypeLike = jnp.float32,
-    attention=naive_attention,
+    **options,
 ) -> Float[Array, ""]:
-    """Mean loss over targets of all microbatches; differentiate it with `jax.grad`."""
+    """Mean loss over targets of all microbatches; differentiate it with `jax.grad`.
+
+    The options are those of `hidden`.
+    """
     params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
     head = params.embedding if params.head is None else params.head
-    tokens, targets = (a.reshape(-1, a.shape[-1]) for a in (tokens, targets))
-    y = hidden(stage, params, tokens, attention=attention)
+    rows = [None if a is None else a.reshape(-1, a.shape[-1]) for a in (tokens, targets, starts)]
+    tokens, targets, starts = rows
+    y = hidden(stage, params, tokens, starts, **options)
     total = cross_entropy_reference(stage.final, params.last, head, y, targets)
     return total / jnp.maximum(jnp.sum(targets >= 0), 1)

@@ -75,7 +75,12 @@ def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
 
 
 def plan_residuals(
-    stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy: str
+    stage: Stage,
+    layer: Tree,
+    x: jax.ShapeDtypeStruct,
+    *,
+    policy: str,
+    own_positions: bool = False,
 ) -> ResidualPlan:
     """Probe one layer at one chunk length.
 
@@ -84,15 +89,16 @@ def plan_residuals(
       layer: shapes and dtypes of one layer's weights, in the compute dtype.
       x: shape and dtype of the layer's input, `[B, T, d]`.
       policy: one of `POLICIES`.
+      own_positions: whether every sequence has positions of its own, `[B, T]`, for `[T]`.
 
     Raises:
       ValueError: a residual does not grow with the number of tokens, so the stage is not
       token-wise.
     """
-    plan = _probe(stage, layer, x, policy=policy)
     batch, tokens, dim = x.shape
-    longer = _probe(
-        stage, layer, jax.ShapeDtypeStruct((batch, 2 * tokens, dim), x.dtype), policy=policy
+    twice_x = jax.ShapeDtypeStruct((batch, 2 * tokens, dim), x.dtype)
+    plan, longer = (
+        _probe(stage, layer, x, policy=policy, own_positions=own_positions) for x in (x, twice_x)
     )
     for entry, twice in zip(plan.entries, longer.entries, strict=True):
         if twice.size != 2 * entry.size:
@@ -103,8 +109,14 @@ def plan_residuals(
     return plan
 
 
-def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy: str) -> ResidualPlan:
-    context = jax.eval_shape(stage.context, jax.ShapeDtypeStruct(x.shape[1:2], jnp.int32))
+def context_shape(stage: Stage, x: jax.ShapeDtypeStruct, *, own_positions: bool) -> Tree:
+    """Shapes of `Stage.context` for a chunk whose layer input is `x`."""
+    shape = x.shape[:2] if own_positions else x.shape[1:2]
+    return jax.eval_shape(stage.context, jax.ShapeDtypeStruct(shape, jnp.int32))
+
+
+def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_positions):
+    context = context_shape(stage, x, own_positions=own_positions)
     attended = jax.eval_shape(stage.pre, layer, x, context)[0]
     if policy == "full":
         return ResidualPlan((), (), (Entry("x", x.shape, x.dtype),))

@@ -40,6 +40,9 @@ class Stage(Protocol):
     chunk. All functions compute in the dtype of the parameters they are given and return it.
     They must be token-wise: no function may look at another position of its input (only attention,
     which the executor calls, looks back). Properties may be fields of a frozen dataclass.
+
+    A stage may also have `window`, the number of keys a query looks back at, itself included; see
+    `window_of`.
     """
 
     @property
@@ -67,12 +70,15 @@ class Stage(Protocol):
         """Float32 parameters of a fresh model."""
         ...
 
-    def context(self, positions: Int[Array, "T"]) -> Tree:
-        """Constants of a chunk that depend on positions only: rotary tables, or `()`."""
+    def context(self, positions: Int[Array, "*B T"]) -> Tree:
+        """Constants of a chunk that depend on positions only: rotary tables, or `()`.
+
+        Positions are `[T]`, the same for all sequences, or `[B, T]` where documents restart them.
+        """
         ...
 
     def embed(
-        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "T"]
+        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "*B T"]
     ) -> Float[Array, "B T d"]:
         """Finish the embedding from its rows `x = embedding[tokens]`: add positions, scale."""
         ...
@@ -92,3 +98,8 @@ class Stage(Protocol):
     def final(self, last: Tree, y: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
         """What stands between the last layer and the head (the final norm)."""
         ...
+
+
+def window_of(stage: Stage) -> int | None:
+    """Keys a query looks back at, itself included; `None`, also where a stage says nothing: all."""
+    return getattr(stage, "window", None)

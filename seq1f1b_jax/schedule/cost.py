@@ -1,7 +1,8 @@
 """What a chunk of a sequence costs to compute, in floating-point operations.
 
 A token costs the same wherever it stands, except in attention: the query at position i meets i+1
-keys. So later chunks cost more, and chunks of equal cost get shorter along the sequence.
+keys, fewer where a window or the borders of documents hide some. So later chunks cost more, and
+chunks of equal cost get shorter along the sequence.
 
     matmul, per token       2*in*out forward, twice that backward (input and weight gradients)
     attention, per pair     4*D per query head forward (2 matmuls), 10*D backward (5 matmuls)
@@ -12,7 +13,8 @@ Elementwise work, norms and communication are left out: they grow with the token
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,9 @@ class StageCost:
       num_sequences: sequences in a microbatch; all costs are proportional to it.
       residuals: `none` or `selective`, which recompute no matmul, or `full`, which runs the
         forward of the layers again in the backward.
+      window: keys a query looks back at, itself included; `None`: all.
+      visible_keys: `[seq_len]`, keys that the query at each position sees, on average; `None`: what
+        causality and the window leave. For packed documents.
 
     Raises:
       ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
@@ -62,6 +67,8 @@ class StageCost:
     layers_per_stage: tuple[int, ...]
     num_sequences: int = 1
     residuals: str = "selective"
+    window: int | None = None
+    visible_keys: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have."""
@@ -87,7 +94,7 @@ class StageCost:
         """Stages along the model, virtual ones included."""
         return len(self.layers_per_stage)
 
-    def __call__(self, start: int, length: int) -> int:
+    def __call__(self, start: int, length: int) -> float:
         """Cost of a chunk: the most, over stages, of its forward and backward together.
 
         Args:
@@ -101,12 +108,12 @@ class StageCost:
         *others, last = self.layers_per_stage
         return max(layer * max(others, default=0), layer * last + self._head(length))
 
-    def forward(self, stage: int, *, start: int, length: int) -> int:
+    def forward(self, stage: int, *, start: int, length: int) -> float:
         """Cost of the forward of a chunk on one stage, the head included on the last."""
         head = self._head(length) if stage == self.num_virtual_stages - 1 else 0
         return self.layers_per_stage[stage] * self._layer(start, length)[0] + head
 
-    def backward(self, stage: int, *, start: int, length: int) -> int:
+    def backward(self, stage: int, *, start: int, length: int) -> float:
         """Cost of the backward of a chunk on one stage, what it recomputes included."""
         return self.layers_per_stage[stage] * self._layer(start, length)[1]
 
@@ -141,16 +148,27 @@ class StageCost:
             np.int64,
         )
 
-    def _layer(self, start: int, length: int) -> tuple[int, int]:
+    def _layer(self, start: int, length: int) -> tuple[float, float]:
         """Forward and backward of one layer."""
         tokens = self.num_sequences * length
-        # Query i of the chunk meets start+i+1 keys. length=2, start=3: 4 + 5 pairs.
-        pairs = self.num_sequences * (length * start + length * (length + 1) // 2)
+        pairs = self.num_sequences * (self.pairs(start + length) - self.pairs(start))
         matmuls = 2 * tokens * self._layer_weights()
         pair_dim = pairs * self.num_heads * self.head_dim
         forward = matmuls + 4 * pair_dim
         backward = 2 * matmuls + 10 * pair_dim
         return forward, backward + (forward if self.residuals == "full" else 0)
+
+    def pairs(self, num_queries: int) -> float:
+        """Keys met by the first queries of a sequence, all together."""
+        if self.visible_keys is not None:
+            return float(self._met[num_queries])
+        # Query i meets i+1 keys, at most the window. 4 queries, window 3: 1 + 2 + 3 and 3.
+        rising = num_queries if self.window is None else min(num_queries, self.window)
+        return rising * (rising + 1) // 2 + (num_queries - rising) * rising
+
+    @cached_property
+    def _met(self) -> NDArray[np.float64]:
+        return np.concatenate([[0.0], np.cumsum(self.visible_keys)])
 
     def _layer_weights(self) -> int:
         """Matmul weights of one layer: query and output, key and value, MLP."""

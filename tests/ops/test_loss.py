@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.ops.loss import (
-    cross_entropy,
     cross_entropy_and_grads,
     cross_entropy_reference,
     num_targets,
+    token_losses,
 )
 
 VOCAB, DIM = 11, 6
@@ -98,12 +98,17 @@ def test_float32(name):
 
 
 @pytest.mark.parametrize("name", ["one block", "tail block"])
-def test_evaluation_gives_the_same_loss(name, x64):
+def test_evaluation_gives_the_same_losses(name, x64):
     shape = CASES[name]
     last, table, y, targets = random_inputs(shape, jnp.float64)
-    call = jax.jit(lambda *x: cross_entropy(final, *x, block_tokens=shape[2]))
-    value = call(last, table, y, targets)
-    assert_close(value, cross_entropy_reference(final, last, table, y, targets), 1e-13)
+    call = jax.jit(lambda *x: token_losses(final, *x, block_tokens=shape[2]))
+    losses = call(last, table, y, targets)
+    assert losses.shape == targets.shape
+    assert not np.any(np.asarray(losses)[np.asarray(targets) < 0])
+    total = cross_entropy_reference(final, last, table, y, targets)
+    assert_close(losses.sum(), total, 1e-13)
+    first = cross_entropy_reference(final, last, table, y[:, :1], targets[:, :1])
+    assert_close(losses[:, 0].sum(), first, 1e-13)
 
 
 def test_gradients_are_added_to_the_accumulators(x64):
@@ -171,4 +176,4 @@ def test_count_of_targets():
 def test_block_of_no_tokens_is_refused():
     last, table, y, targets = random_inputs((1, 4, 0), jnp.float32)
     with pytest.raises(ValueError, match="limit=0"):
-        cross_entropy(final, last, table, y, targets, block_tokens=0)
+        token_losses(final, last, table, y, targets, block_tokens=0)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -35,11 +36,15 @@ class Case(NamedTuple):
     extra_warmup: int = 0
     attention: str = "xla_blockwise"
     batch: int = 1
+    documents: str = "one"
+    window: int | None = None
     x64: bool = True
 
     @property
     def id(self) -> str:
-        flags = ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
+        flags = [self.documents] * (self.documents != "one")
+        flags += [f"window{self.window}"] * (self.window is not None)
+        flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
         virtual = f"V{self.V}" * (self.V > 1)
         words = [self.name, f"P{self.P}{virtual}M{self.M}C{self.C}", self.lengths, self.family]
         words += [self.residuals, self.layers, self.attention[4:], f"B{self.batch}"]
@@ -86,6 +91,8 @@ FACTORS: dict[str, list[Any]] = dict(
     extra_warmup=[0, 2],
     attention=["xla_blockwise", "xla_dense"],
     batch=[1, 2],
+    documents=["one", "packed", "restart"],
+    window=[None, 7],
     x64=[True, False],
 )
 
@@ -104,6 +111,12 @@ TRAPS = {
     ),
     "split, recompute everything": Case(P=2, M=2, C=2, schedule="seq-zb-h1", residuals="full"),
     "unequal layers, tied": Case(P=4, M=2, C=2, layers="unequal", tied=True),
+    "documents, split backwards": Case(
+        P=2, M=2, C=3, schedule="seq-zb-h1", lengths="odd", documents="restart", batch=2
+    ),
+    "documents, window, learned positions, recompute": Case(
+        P=2, M=2, C=2, family="gpt", documents="restart", window=3, residuals="full"
+    ),
     "recompute everything": Case(P=2, M=2, C=4, residuals="full", lengths="odd", batch=2),
 }
 
@@ -126,7 +139,8 @@ def everyday_cases() -> list[Case]:
 def long_cases() -> list[Case]:
     """A three-wise cover of the factors that meet in the executor, for `make test-all`."""
     factors = dict(FACTORS)
-    for name in ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64"):
+    alone = ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64")
+    for name in (*alone, "documents", "window"):
         factors[name] = FACTORS[name][:1]
     everyday = set(everyday_cases())
     return [case for case in _cover(strength=3, factors=factors) if case not in everyday]
@@ -159,6 +173,7 @@ def build(case: Case, **overrides):
         max_positions=sum(case.chunk_lengths),
         **SIZES,
     )
+    stage = replace(stage, window=case.window)
     plan = make_plan(
         case.name,
         num_stages=case.P,
@@ -177,16 +192,25 @@ def build(case: Case, **overrides):
         compute_dtype=case.dtype,
         loss_block=7,
         layers_per_stage=case.layers_per_stage,
+        restart_positions=case.documents == "restart",
         **overrides,
     )
 
 
-def batch_of(case: Case) -> tuple[jax.Array, jax.Array]:
-    """Random tokens, and targets of which about a tenth carry no loss."""
+def batch_of(case: Case) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Random tokens, targets of which about a tenth carry no loss, starts of documents."""
     rng = np.random.default_rng(7)
     shape = (case.M, case.batch, sum(case.chunk_lengths))
     targets = np.where(rng.random(shape) < 0.1, -1, rng.integers(VOCAB, size=shape))
-    return jnp.asarray(rng.integers(VOCAB, size=shape), jnp.int32), jnp.asarray(targets, jnp.int32)
+    tokens = rng.integers(VOCAB, size=shape)
+    batch = (tokens, targets, None if case.documents == "one" else starts_of(rng, shape))
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.int32), batch)
+
+
+def starts_of(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Documents of about five tokens, borders anywhere."""
+    begins = rng.random(shape) < 0.2
+    return np.maximum.accumulate(np.where(begins, np.arange(shape[-1]), 0), axis=-1)
 
 
 def parameters(stage, dtype):
@@ -202,14 +226,16 @@ def parameters(stage, dtype):
 
 
 @functools.cache
-def _reference_function(stage, dtype):
-    loss = functools.partial(reference_loss, stage, compute_dtype=dtype)
+def _reference_function(stage, dtype, restart):
+    loss = functools.partial(
+        reference_loss, stage, compute_dtype=dtype, restart_positions=restart
+    )
     return jax.jit(jax.value_and_grad(loss))
 
 
-def reference(stage, params, tokens, targets, dtype):
+def reference(stage, params, batch, dtype, *, restart: bool = False):
     """Loss and gradients by plain `jax.grad` on whole sequences."""
-    return _reference_function(stage, dtype)(params, tokens, targets)
+    return _reference_function(stage, dtype, restart)(params, *batch)
 
 
 def relative_errors(actual, expected) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Pairwise covering arrays: few cases in which every pair of values of any two factors occurs."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Case = dict[str, Any]
@@ -21,13 +22,7 @@ def covering_array(
     complete cases that stand first (the traps by name). Deterministic.
     """
     names = list(factors)
-    cases = [
-        case
-        for case in map(
-            lambda v: dict(zip(names, v, strict=True)), itertools.product(*factors.values())
-        )
-        if valid(case)
-    ]
+    cases = [case for case in _products(factors) if valid(case)]
     subsets = list(itertools.combinations(names, strength))
 
     def tuples_of(case: Case) -> frozenset:
@@ -46,9 +41,25 @@ def covering_array(
     return chosen
 
 
-def _thin(cases: list[Case], limit: int = 3000) -> list[Case]:
-    """An even, deterministic sample: greedy choice from thousands is as good as from all."""
-    stride = max(1, len(cases) // limit)
+def _products(factors: Mapping[str, Sequence[Any]], limit: int = 200_000) -> Iterator[Case]:
+    """Cases of the full product, evenly thinned out to about `limit` where there are more."""
+    sizes = [len(values) for values in factors.values()]
+    for index in range(0, math.prod(sizes), _stride(math.prod(sizes), limit)):
+        case = {}
+        for name, values in factors.items():
+            index, place = divmod(index, len(values))
+            case[name] = values[place]
+        yield case
+
+
+def _stride(count: int, limit: int) -> int:
+    """A stride that shares no factor with small sizes, so that no value is skipped."""
+    stride = max(1, count // limit)
     while stride > 1 and any(stride % small == 0 for small in (2, 3, 5, 7)):
         stride += 1
-    return cases[::stride]
+    return stride
+
+
+def _thin(cases: list[Case], limit: int = 3000) -> list[Case]:
+    """An even, deterministic sample: greedy choice from thousands is as good as from all."""
+    return cases[:: _stride(len(cases), limit)]

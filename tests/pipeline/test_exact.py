@@ -18,10 +18,13 @@ def check(case: Case) -> None:
     with jax.enable_x64(True) if case.x64 else contextlib.nullcontext():
         step = cases.build(case)
         params = cases.parameters(step.stage, case.dtype)
-        tokens, targets = cases.batch_of(case)
+        batch = cases.batch_of(case)
         placed = step.from_canonical(params)
-        loss, grads = jax.jit(step.loss_and_grads)(placed, tokens, targets)
-        expected_loss, expected = cases.reference(step.stage, params, tokens, targets, case.dtype)
+        loss, grads = jax.jit(step.loss_and_grads)(placed, *batch)
+        restart = case.documents == "restart"
+        expected_loss, expected = cases.reference(
+            step.stage, params, batch, case.dtype, restart=restart
+        )
         errors = cases.relative_errors(step.to_canonical(grads), expected)
         errors["loss"] = abs(float(loss) - float(expected_loss)) / abs(float(expected_loss))
     bad = {path: error for path, error in errors.items() if not error <= TOLERANCE[case.x64]}
@@ -51,6 +54,7 @@ def test_suite_sizes_and_cover():
     everyday, long = cases.everyday_cases(), cases.long_cases()
     assert len(everyday) <= 60 and len(everyday) + len(long) <= 300
     pairs = [("P", "C"), ("P", "M"), ("C", "residuals"), ("lengths", "family")]
+    pairs += [("documents", "C"), ("documents", "schedule"), ("window", "attention")]
     pairs += [("schedule", other) for other in ("C", "M", "lengths", "layers", "residuals", "tied")]
     for first, second in pairs:
         seen = {(getattr(case, first), getattr(case, second)) for case in everyday}

@@ -74,7 +74,7 @@ def test_random_order_is_exact_with_nan_in_idle_places(x64, own):
     tokens = np.random.default_rng(0).integers(11, size=(own.M, 1, sum(own.lengths)))
     tokens = tokens.astype(np.int32)
     loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), tokens, tokens)
-    expected_loss, expected = cases.reference(stage, params, tokens, tokens, "float64")
+    expected_loss, expected = cases.reference(stage, params, (tokens, tokens), "float64")
     assert abs(float(loss) / float(expected_loss) - 1) <= 1e-12
     assert max(cases.relative_errors(step.to_canonical(grads), expected).values()) <= 1e-10
 

@@ -20,6 +20,8 @@ from tests.pipeline.hlo import Module, buffer_copies
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
 needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
 
+DOCUMENTS = ", documents"
+
 PROGRAMS = {
     "gpt, stores all, equal stages": ("gpt", "none", (3, 3, 3, 3), "seq1f1b"),
     "llama, selective, unequal stages": ("llama", "selective", (3, 2, 3, 1), "seq1f1b"),
@@ -34,7 +36,7 @@ PROGRAMS = {
 
 def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
-    family, residuals, layers, schedule = PROGRAMS[name]
+    family, residuals, layers, schedule = PROGRAMS[name.removesuffix(DOCUMENTS)]
     num_virtual = 2 if schedule == "seq1f1b-i" else 1
     mesh = make_mesh(len(layers) // num_virtual)
     stage = build_stage(
@@ -62,6 +64,7 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
         attention=attention,
         compute_dtype=dtype,
         layers_per_stage=layers,
+        restart_positions=name.endswith(DOCUMENTS),
     )
 
 
@@ -73,7 +76,8 @@ def compile_step(step):
     replicated = NamedSharding(step.mesh, PartitionSpec())
     shape = (MICROBATCHES, 1, CHUNKS * LENGTH)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=replicated)
-    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), tokens, tokens).compile()
+    batch = (tokens,) * (3 if step.restart_positions else 2)
+    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch).compile()
 
 
 def buffer_shapes(step) -> list[tuple[int, ...]]:
@@ -102,7 +106,7 @@ def check_program(text: str, step) -> None:
     "name",
     [
         "gpt, stores all, equal stages",
-        "llama, one stage",
+        "llama, one stage" + DOCUMENTS,
         "llama, split backwards",
         "llama, ring",
     ],
@@ -114,7 +118,12 @@ def test_cpu_program(name):
 
 @needs_aot
 @pytest.mark.parametrize(
-    "name", ["llama, selective, unequal stages", "llama, split backwards", "llama, ring"]
+    "name",
+    [
+        "llama, selective, unequal stages" + DOCUMENTS,
+        "llama, split backwards",
+        "llama, ring",
+    ],
 )
 def test_h100_program(name):
     step = build(name, h100s, dtype=jnp.bfloat16)
@@ -122,7 +131,15 @@ def test_h100_program(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama, selective, unequal stages", "gpt, lock-step"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama, one stage",
+        "llama, selective, unequal stages",
+        "gpt, lock-step",
+        "llama, split backwards" + DOCUMENTS,
+    ],
+)
 def test_more_cpu_programs(name):
     step = build(name, make_mesh)
     check_program(compile_step(step).as_text(), step)
@@ -130,7 +147,15 @@ def test_more_cpu_programs(name):
 
 @needs_aot
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt, stores all, equal stages", "gpt, lock-step"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt, stores all, equal stages",
+        "gpt, lock-step",
+        "llama, selective, unequal stages",
+        "llama, split backwards" + DOCUMENTS,
+    ],
+)
 def test_more_h100_programs(name):
     step = build(name, h100s, dtype=jnp.bfloat16)
     check_program(compile_step(step).as_text(), step)

@@ -25,9 +25,9 @@ EVALUATIONS = [
 def test_evaluation_equals_the_reference(x64, case):
     step = cases.build(case)
     params = cases.parameters(step.stage, case.dtype)
-    tokens, targets = cases.batch_of(case)
-    loss = jax.jit(step.loss)(step.from_canonical(params), tokens, targets)
-    expected = reference_loss(step.stage, params, tokens, targets, compute_dtype=case.dtype)
+    batch = cases.batch_of(case)
+    loss = jax.jit(step.loss)(step.from_canonical(params), *batch)
+    expected = reference_loss(step.stage, params, *batch, compute_dtype=case.dtype)
     assert abs(float(loss) / float(expected) - 1) <= 1e-12
 
 
@@ -37,8 +37,8 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     step = replace(cases.build(case), compute_dtype=jnp.bfloat16)
     params = cases.parameters(step.stage, jnp.float32)
     batch = cases.batch_of(case)
-    _, exact = cases.reference(step.stage, params, *batch, jnp.float32)
-    _, plain = cases.reference(step.stage, params, *batch, jnp.bfloat16)
+    _, exact = cases.reference(step.stage, params, batch, jnp.float32)
+    _, plain = cases.reference(step.stage, params, batch, jnp.bfloat16)
     _, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
     ours = cases.relative_errors(step.to_canonical(grads), exact)
     allowed = cases.relative_errors(plain, exact)
@@ -88,7 +88,7 @@ def test_ignored_targets_only_give_zero():
     case = Case(P=2, M=1, C=2, x64=False)
     step = cases.build(case)
     params = step.from_canonical(cases.parameters(step.stage, jnp.float32))
-    tokens, targets = cases.batch_of(case)
+    tokens, targets, _ = cases.batch_of(case)
     loss, grads = jax.jit(step.loss_and_grads)(params, tokens, jnp.full_like(targets, -1))
     assert float(loss) == 0
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(step.to_canonical(grads)))
@@ -98,7 +98,7 @@ def test_the_step_compiles_once():
     case = Case(P=2, M=2, C=2, x64=False)
     step = cases.build(case)
     params = step.from_canonical(cases.parameters(step.stage, jnp.float32))
-    tokens, targets = cases.batch_of(case)
+    tokens, targets, _ = cases.batch_of(case)
     function = jax.jit(step.loss_and_grads)
     for _ in range(3):
         _, grads = function(params, tokens, targets)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from seq1f1b_jax.schedule import StageCost, balanced_lengths
@@ -110,3 +111,22 @@ def test_splits_of_the_published_sizes_are_near_the_published_ones():
 def test_impossible_sizes_are_refused(change, reported):
     with pytest.raises(ValueError, match=reported):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 100])
+def test_a_window_bounds_the_keys_of_every_query(window):
+    cost = replace(SMALL, window=window)
+    for start, length in ((0, 1), (0, 8), (2, 3), (7, 5)):
+        met = sum(min(i + 1, window) for i in range(start, start + length))
+        assert cost.pairs(start + length) - cost.pairs(start) == met
+    assert replace(SMALL, window=None).pairs(7) == 28
+
+
+def test_visible_keys_are_counted_in_place_of_causal_ones():
+    causal = np.arange(1.0, 65)
+    assert replace(SMALL, visible_keys=causal)(16, 48) == SMALL(16, 48)
+    # documents of 8 tokens: every chunk of 16 costs the same, so the balanced cut is the even one
+    packed = replace(SMALL, visible_keys=np.tile(np.arange(1.0, 9), 8))
+    assert packed(0, 16) == packed(48, 16) < SMALL(48, 16)
+    assert balanced_lengths(64, 4, packed, block=8) == (16, 16, 16, 16)
+    assert balanced_lengths(64, 4, SMALL, block=8) != (16, 16, 16, 16)

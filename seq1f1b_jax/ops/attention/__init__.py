@@ -2,21 +2,23 @@
 
 A backend is two explicit functions; nothing differentiates through them:
 
-    forward(q, k, v, offset)                      -> (out, lse)
-    backward(q, k, v, offset, out, lse, dout)     -> (dq, dk, dv)
+    forward(q, k, v, offset, starts=None)                      -> (out, lse)
+    backward(q, k, v, offset, out, lse, dout, starts=None)     -> (dq, dk, dv)
 
 q `[B, Tq, Hq, D]` are the queries of positions `offset ... offset+Tq-1`, k and v
 `[B, offset+Tq, Hkv, D]` the keys and values of all positions so far; `offset` is a Python int.
-Query i sees keys `0 ... offset+i`; scores are scaled by `1/sqrt(D)`. Query head h reads key/value
-head `h // (Hq/Hkv)`. lse `[B, Hq, Tq]` is the natural logarithm of the softmax denominator. out and
-dq have q's dtype; lse, dk, dv have the accumulation dtype promote(float32, q's dtype), because the
+Query i sees keys `0 ... offset+i`. Where sequences hold documents, starts int32 `[B, Tq]` is the
+position of the first token of each query's document, and the query sees keys `starts[i] ...
+offset+i`; the model's window, where it has one, is bound into the functions (`visible.py`). Scores
+are scaled by `1/sqrt(D)`. Query head h reads key/value head `h // (Hq/Hkv)`. lse `[B, Hq, Tq]` is
+the natural logarithm of the softmax denominator. out and dq have q's dtype; lse, dk, dv have the
+accumulation dtype promote(float32, q's dtype), because the
 gradients of a prefix are summed over chunks.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
+from functools import cache, partial
 
 from seq1f1b_jax.ops.attention import blockwise, dense
 
@@ -31,8 +33,8 @@ class AttentionBackend:
 
     Attributes:
       name: key in the registry, as in a configuration file.
-      forward: `(q, k, v, offset) -> (out, lse)`.
-      backward: `(q, k, v, offset, out, lse, dout) -> (dq, dk, dv)`.
+      forward: `(q, k, v, offset, starts=None) -> (out, lse)`.
+      backward: `(q, k, v, offset, out, lse, dout, starts=None) -> (dq, dk, dv)`.
       block: longest side of the score blocks in memory, tokens; `None`: the whole score matrix.
     """
 
@@ -42,30 +44,32 @@ class AttentionBackend:
     block: int | None = None
 
 
-def _backends(block: int) -> MappingProxyType[str, AttentionBackend]:
-    backends = (
-        AttentionBackend("xla_dense", dense.forward, dense.backward),
-        AttentionBackend(
-            "xla_blockwise",
-            partial(blockwise.forward, block=block),
-            partial(blockwise.backward, block=block),
-            block,
-        ),
+@cache
+def _backend(name: str, block: int, window: int | None) -> AttentionBackend:
+    if name == "xla_dense":
+        bound = {"window": window}
+        return AttentionBackend(
+            name, partial(dense.forward, **bound), partial(dense.backward, **bound)
+        )
+    bound = {"block": block, "window": window}
+    return AttentionBackend(
+        name, partial(blockwise.forward, **bound), partial(blockwise.backward, **bound), block
     )
-    return MappingProxyType({backend.name: backend for backend in backends})
 
 
-_ON_CPU, _ON_ACCELERATOR = _backends(BLOCK_CPU), _backends(BLOCK_ACCELERATOR)
-NAMES = tuple(_ON_CPU)
+NAMES = ("xla_dense", "xla_blockwise")
 
 
-def get_backend(name: str, *, platform: str = "cpu") -> AttentionBackend:
+def get_backend(
+    name: str, *, platform: str = "cpu", window: int | None = None
+) -> AttentionBackend:
     """The attention backend of that name, with the block size that suits the platform.
 
     Args:
       name: one of `NAMES`.
       platform: where the program will run, as in `mesh.devices.flat[0].platform` (right for a mesh
         of devices that are only compiled for, too).
+      window: keys a query of the model looks back at, itself included; `None`: all.
 
     Returns:
       The backend.
@@ -79,4 +83,4 @@ def get_backend(name: str, *, platform: str = "cpu") -> AttentionBackend:
     """
     if name not in NAMES:
         raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(NAMES)}")
-    return (_ON_CPU if platform == "cpu" else _ON_ACCELERATOR)[name]
+    return _backend(name, BLOCK_CPU if platform == "cpu" else BLOCK_ACCELERATOR, window)

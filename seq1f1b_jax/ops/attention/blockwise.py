@@ -4,18 +4,24 @@ Runs the loops of `pairs.py`. A block is sliced token-major out of the arrays an
 on its own; results are updated in place. The online softmax keeps (out, lse) normalised, so merging
 one more block needs no other state; the backward recomputes p from lse (FlashAttention-2,
 arXiv 2307.08691, algorithms 1 and 2).
+
+Where sequences hold documents, the pairs that these leave empty are known only when the tokens are:
+the needed ones are listed first, and a loop runs as many trips as there are. On GPUs such a loop
+reads its trip count back to the host (not measured).
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import heads
 from seq1f1b_jax.ops.attention.pairs import Pairs, causal_pairs
+from seq1f1b_jax.ops.attention.visible import Starts, first_keys, needed, visible
 from seq1f1b_jax.ops.precision import accumulation_dtype
 
 BLOCK = 256
@@ -44,8 +50,10 @@ def forward(
     k: Float[Array, "B S Hkv D"],
     v: Float[Array, "B S Hkv D"],
     offset: int,
+    starts: Starts | None = None,
     *,
     block: int = BLOCK,
+    window: int | None = None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
     """Attention of a chunk over its prefix and itself; the contract is in the package's docstring.
 
@@ -54,13 +62,15 @@ def forward(
       k: keys of positions `0 ... offset + Tq - 1`.
       v: values, like `k`.
       offset: tokens before the chunk.
+      starts: first position of each query's document, never falling; `None`: one document.
       block: longest block, tokens; the workspace is a few `[B, Hq, block, block]`.
+      window: keys a query looks back at, itself included; `None`: all.
 
     Returns:
       out in q's dtype, lse in the accumulation dtype.
 
     Raises:
-      ValueError: `offset` negative or `block` below 1.
+      ValueError: `offset` negative, `block` or `window` below 1.
 
     Example:
       >>> out, lse = forward(jnp.ones((1, 2, 4, 8)), *[jnp.ones((1, 5, 2, 8))] * 2, 3)
@@ -72,8 +82,11 @@ def forward(
     state = Attended(
         jnp.zeros(q.shape, dtype), jnp.full((batch, num_heads, num_tokens), -jnp.inf, dtype)
     )
-    for pairs in causal_pairs(num_tokens, offset, block=block):
-        state = _loop(pairs, lambda s, *start, p=pairs: _merge(s, q, k, v, p, *start), state)
+    first = first_keys(starts, window, num_tokens=num_tokens, offset=offset)
+    for pairs in causal_pairs(num_tokens, offset, block=block, window=window):
+        chosen = None if starts is None or pairs.causal else needed(first, pairs)
+        merge = partial(_merge, inputs=(q, k, v, first), pairs=pairs)
+        state = _loop(pairs, merge, state, chosen)
     return state.out.astype(q.dtype), state.lse
 
 
@@ -85,26 +98,30 @@ def backward(
     out: Float[Array, "B Tq Hq D"],
     lse: Float[Array, "B Hq Tq"],
     dout: Float[Array, "B Tq Hq D"],
+    starts: Starts | None = None,
     *,
     block: int = BLOCK,
+    window: int | None = None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
     """Gradients of `forward`'s out, given its results and `dout`.
 
     Args:
-      q: as for `forward`, and so k, v, offset and block.
+      q: as for `forward`, and so k, v, offset, starts, block and window.
       k: see `forward`.
       v: see `forward`.
       offset: see `forward`.
       out: from `forward`.
       lse: from `forward`.
       dout: gradient of out, q's dtype.
+      starts: see `forward`.
       block: see `forward`; need not be the forward's.
+      window: see `forward`.
 
     Returns:
       dq in q's dtype, dk and dv in the accumulation dtype.
 
     Raises:
-      ValueError: `offset` negative or `block` below 1.
+      ValueError: `offset` negative, `block` or `window` below 1.
 
     Example:
       >>> q, k = jnp.ones((1, 2, 4, 8)), jnp.ones((1, 5, 2, 8))
@@ -115,30 +132,43 @@ def backward(
     dtype = accumulation_dtype(q.dtype)
     delta = jnp.einsum("bthd,bthd->bht", out, dout, preferred_element_type=dtype)
     grads = Gradients(*(jnp.zeros(x.shape, dtype) for x in (q, k, v)))
-    inputs = (q, k, v, dout, lse, delta)
-    for pairs in causal_pairs(q.shape[1], offset, block=block):
-        grads = _loop(pairs, lambda g, *start, p=pairs: _add_pair(g, inputs, p, *start), grads)
+    first = first_keys(starts, window, num_tokens=q.shape[1], offset=offset)
+    inputs = (q, k, v, dout, lse, delta, first)
+    for pairs in causal_pairs(q.shape[1], offset, block=block, window=window):
+        chosen = None if starts is None or pairs.causal else needed(first, pairs)
+        grads = _loop(pairs, partial(_add_pair, inputs=inputs, pairs=pairs), grads, chosen)
     return grads.dq.astype(q.dtype), grads.dk, grads.dv
 
 
-def _loop(pairs: Pairs, body: Callable[..., Carry], carry: Carry) -> Carry:
-    """`body(carry, query, key)` for all starts; a single pair is sliced statically."""
+def _loop(
+    pairs: Pairs, body: Callable[..., Carry], carry: Carry, chosen: Array | None = None
+) -> Carry:
+    """`body(carry, query, key)` for all starts, or for the chosen ones, in their order.
+
+    A single pair is sliced statically.
+    """
+    if chosen is not None:
+        places = jnp.flatnonzero(chosen, size=len(pairs.starts), fill_value=0)
+        starts = jnp.asarray(pairs.starts)[places]
+        return lax.fori_loop(0, chosen.sum(), lambda n, carry: body(carry, *starts[n]), carry)
     if len(pairs.starts) == 1:
         query, key = pairs.starts[0].tolist()
         return body(carry, query, key)
     return lax.scan(lambda carry, start: (body(carry, *start), None), carry, pairs.starts)[0]
 
 
-def _merge(state: Attended, q, k, v, pairs: Pairs, query, key) -> Attended:
+def _merge(state: Attended, query, key, *, inputs, pairs: Pairs) -> Attended:
     """Merge one block of keys into the softmax of one block of queries."""
+    q, k, v, first = inputs
     kv_heads, scale = k.shape[2], 1 / math.sqrt(q.shape[-1])
     k, v = (heads.head_major(_take(x, key, pairs.cols)) for x in (k, v))
     out = heads.to_rows(_take(state.out, query, pairs.rows), kv_heads)
     lse = heads.row_values(_take(state.lse, query, pairs.rows, dim=2), kv_heads)[..., None]
     q = heads.to_rows(_take(q, query, pairs.rows), kv_heads)
     scores = _matmul("bhrd,bhkd->bhrk", q, k)
-    if pairs.causal:
-        scores = jnp.where(_visible(pairs, scores.shape[2]), scores, -jnp.inf)
+    mask = _mask(first, pairs, query, key, scores.shape[2])
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
     highest = jnp.maximum(lse, scale * scores.max(-1, keepdims=True))
     weights = jnp.exp(scale * scores - highest)
     kept = jnp.exp(lse - highest)
@@ -149,13 +179,13 @@ def _merge(state: Attended, q, k, v, pairs: Pairs, query, key) -> Attended:
     return Attended(_put(state.out, out, query), _put(state.lse, lse, query, dim=2))
 
 
-def _add_pair(grads: Gradients, inputs, pairs: Pairs, query, key) -> Gradients:
+def _add_pair(grads: Gradients, query, key, *, inputs, pairs: Pairs) -> Gradients:
     """Add what one pair of blocks contributes to dq, dk and dv.
 
     Scores are transposed, `[keys, rows]`, and dq is made feature by row: then no matmul reduces
     over the first dim of its left operand, which costs a factor of three on CPU.
     """
-    q, k, v, dout, lse, delta = inputs
+    q, k, v, dout, lse, delta, first = inputs
     kv_heads, scale = k.shape[2], 1 / math.sqrt(q.shape[-1])
     q, dout = (heads.to_rows(_take(x, query, pairs.rows), kv_heads) for x in (q, dout))
     k, v = (_take(x, key, pairs.cols) for x in (k, v))
@@ -165,8 +195,9 @@ def _add_pair(grads: Gradients, inputs, pairs: Pairs, query, key) -> Gradients:
     )
     scores = _matmul("bhkd,bhrd->bhkr", heads.head_major(k), q)
     weights = jnp.exp(scale * scores - lse)
-    if pairs.causal:
-        weights = jnp.where(_visible(pairs, scores.shape[3]).T, weights, 0)
+    mask = _mask(first, pairs, query, key, scores.shape[3])
+    if mask is not None:
+        weights = jnp.where(mask.swapaxes(2, 3), weights, 0)
     dweights = _matmul("bhkd,bhrd->bhkr", heads.head_major(v), dout)
     dscores = (weights * (dweights - delta) * scale).astype(q.dtype)
     dv = _matmul("bhkr,bhrd->bhkd", weights.astype(q.dtype), dout)
@@ -183,9 +214,10 @@ def _matmul(pattern: str, a: Array, b: Array) -> Array:
     return jnp.einsum(pattern, a, b, preferred_element_type=accumulation_dtype(a.dtype))
 
 
-def _visible(pairs: Pairs, num_rows: int) -> Bool[Array, "GR K"]:
-    """Mask of a diagonal block: row (g, i) sees keys 0 ... i."""
-    return jnp.arange(pairs.cols) <= jnp.arange(num_rows)[:, None] % pairs.rows
+def _mask(first, pairs: Pairs, query, key, num_rows: int) -> Array | None:
+    """Visible scores of a pair, `[B, 1, rows, keys]`."""
+    near = None if first is None else _take(jnp.asarray(first), query, pairs.rows)
+    return visible(near, pairs, key, num_rows=num_rows)
 
 
 def _take(x: Array, start, size: int, *, dim: int = 1) -> Array:

@@ -10,9 +10,12 @@ Memory O(Tq * S). Mathematics as in any textbook: with s = q k^T / sqrt(D) under
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.attention import heads
+from seq1f1b_jax.ops.attention.pairs import Pairs
+from seq1f1b_jax.ops.attention.visible import Starts, first_keys, visible
 from seq1f1b_jax.ops.precision import accumulation_dtype
 
 
@@ -21,6 +24,9 @@ def forward(
     k: Float[Array, "B S Hkv D"],
     v: Float[Array, "B S Hkv D"],
     offset: int,
+    starts: Starts | None = None,
+    *,
+    window: int | None = None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
     """Attention of a chunk over its prefix and itself; the contract is in the package's docstring.
 
@@ -29,6 +35,8 @@ def forward(
       k: keys of positions `0 ... offset + Tq - 1`.
       v: values, like `k`.
       offset: tokens before the chunk.
+      starts: first position of each query's document; `None`: one document.
+      window: keys a query looks back at, itself included; `None`: all.
 
     Returns:
       out in q's dtype, lse in the accumulation dtype.
@@ -40,7 +48,9 @@ def forward(
     """
     num_tokens, num_kv_heads = q.shape[1], k.shape[2]
     dtype = accumulation_dtype(q.dtype)
-    scores = _scores(heads.to_rows(q, num_kv_heads), heads.head_major(k), num_tokens, offset)
+    first = first_keys(starts, window, num_tokens=num_tokens, offset=offset)
+    rows = heads.to_rows(q, num_kv_heads)
+    scores = _scores(rows, heads.head_major(k), num_tokens, offset, first)
     highest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
@@ -60,17 +70,22 @@ def backward(
     out: Float[Array, "B Tq Hq D"],
     lse: Float[Array, "B Hq Tq"],
     dout: Float[Array, "B Tq Hq D"],
+    starts: Starts | None = None,
+    *,
+    window: int | None = None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
     """Gradients of `forward`'s out, given its results and `dout`.
 
     Args:
-      q: as for `forward`, and so k, v and offset.
+      q: as for `forward`, and so k, v, offset, starts and window.
       k: see `forward`.
       v: see `forward`.
       offset: see `forward`.
       out: from `forward`.
       lse: from `forward`.
       dout: gradient of out, q's dtype.
+      starts: see `forward`.
+      window: see `forward`.
 
     Returns:
       dq in q's dtype, dk and dv in the accumulation dtype.
@@ -87,7 +102,8 @@ def backward(
     q, dout = heads.to_rows(q, num_kv_heads), heads.to_rows(dout, num_kv_heads)
     k, v = heads.head_major(k), heads.head_major(v)
     lse = heads.row_values(lse, num_kv_heads)[..., None]
-    weights = jnp.exp(_scores(q, k, num_tokens, offset) - lse)
+    first = first_keys(starts, window, num_tokens=num_tokens, offset=offset)
+    weights = jnp.exp(_scores(q, k, num_tokens, offset, first) - lse)
     dweights = jnp.einsum("bhrd,bhkd->bhrk", dout, v, preferred_element_type=dtype)
     dscores = (weights * (dweights - delta) * scale).astype(q.dtype)
     dv = jnp.einsum(
@@ -100,18 +116,27 @@ def backward(
 
 
 def _scores(
-    q: Float[Array, "B Hkv GT D"], k: Float[Array, "B Hkv S D"], num_tokens: int, offset: int
+    q: Float[Array, "B Hkv GT D"],
+    k: Float[Array, "B Hkv S D"],
+    num_tokens: int,
+    offset: int,
+    first: Int[Array, "B T"] | None,
 ) -> Float[Array, "B Hkv GT S"]:
     """Scaled scores, -inf where the mask hides the key."""
     dtype = accumulation_dtype(q.dtype)
     scores = jnp.einsum("bhrd,bhkd->bhrk", q, k, preferred_element_type=dtype)
     scores = scores * (1 / math.sqrt(q.shape[-1]))
-    return jnp.where(_visible(scores, num_tokens, offset), scores, -jnp.inf)
+    return jnp.where(_visible(scores, num_tokens, offset, first), scores, -jnp.inf)
 
 
-def _visible(
-    scores: Float[Array, "B Hkv GT S"], num_tokens: int, offset: int
-) -> Bool[Array, "GT S"]:
-    """Row (g, i) sees key j when j <= offset + i; `num_tokens=2, offset=1` gives 110, 111 per g."""
-    query = jnp.arange(scores.shape[2])[:, None] % num_tokens
-    return jnp.arange(scores.shape[3])[None, :] <= offset + query
+def _visible(scores: Float[Array, "B Hkv GT S"], num_tokens: int, offset: int, first):
+    """Row (g, i) sees key j when j <= offset + i; `num_tokens=2, offset=1` gives 110, 111 per g.
+
+    Hidden beside that are the keys before the row's first one.
+    """
+    num_rows, num_keys = scores.shape[2:]
+    query = jnp.arange(num_rows)[:, None] % num_tokens
+    causal = jnp.arange(num_keys)[None, :] <= offset + query
+    whole = Pairs(num_tokens, num_keys, False, np.zeros((1, 2), np.int32))
+    near = visible(first, whole, 0, num_rows=num_rows)
+    return causal if near is None else causal & near

@@ -37,19 +37,23 @@ class Pairs(NamedTuple):
     starts: np.ndarray
 
 
-def causal_pairs(num_tokens: int, offset: int, *, block: int) -> tuple[Pairs, ...]:
+def causal_pairs(
+    num_tokens: int, offset: int, *, block: int, window: int | None = None
+) -> tuple[Pairs, ...]:
     """All pairs of a chunk, diagonal blocks before the others of the same query block.
 
     Args:
       num_tokens: queries in the chunk.
       offset: tokens before the chunk.
       block: longest block, tokens.
+      window: keys a query looks back at, itself included; pairs that lie before it are left out,
+        pairs that it cuts are there as a whole.
 
     Returns:
       One to six loops; together they hold every visible (query, key) exactly once.
 
     Raises:
-      ValueError: `offset` negative, or `num_tokens` or `block` below 1.
+      ValueError: `offset` negative, or `num_tokens`, `block` or `window` below 1.
 
     Example:
       >>> [(p.rows, p.cols, p.causal, p.starts.tolist()) for p in causal_pairs(4, 3, block=2)]
@@ -58,6 +62,8 @@ def causal_pairs(num_tokens: int, offset: int, *, block: int) -> tuple[Pairs, ..
     """
     if offset < 0:
         raise ValueError(f"offset={offset} counts the tokens before the chunk; it must be >= 0")
+    if window is not None and window < 1:
+        raise ValueError(f"window={window} counts the query itself; use 1 or more, or None")
     size, count, tail = cut(num_tokens, block)
     cols = size if num_tokens > size else block  # own key blocks are squares, where there are any
     rest = offset % cols
@@ -65,9 +71,16 @@ def causal_pairs(num_tokens: int, offset: int, *, block: int) -> tuple[Pairs, ..
     for rows, queries in ((size, range(0, count * size, size)), (tail, [count * size])):
         if not rows:
             continue
+        # the first query of a block looks back furthest: to offset + i - (window - 1)
+        nearest = {i: 0 if window is None else max(0, offset + i - (window - 1)) for i in queries}
         diagonal = [(i, offset + i) for i in queries]
-        narrow = [(i, 0) for i in queries if rest]
-        full = [(i, j) for i in queries for j in range(rest, offset + i, cols)]
+        narrow = [(i, 0) for i in queries if rest and nearest[i] < rest]
+        full = [
+            (i, j)
+            for i in queries
+            for j in range(rest, offset + i, cols)
+            if nearest[i] < j + cols
+        ]
         found += [
             Pairs(rows, rows, True, _starts(diagonal)),
             Pairs(rows, rest, False, _starts(narrow)),

