@@ -29,23 +29,24 @@ class Heads(nnx.Module):
 
     Args:
       model_dim, num_heads, num_kv_heads, head_dim: sizes; `num_heads` a multiple of `num_kv_heads`.
-      use_bias: whether the projections have biases.
+      qkv_bias: whether query, key and value projections have biases.
+      output_bias: whether the output projection has one.
       output_std: initial standard deviation of the output projection.
       rngs: random streams of the initial weights.
     """
 
     def __init__(
-        self, model_dim: int, num_heads: int, *, num_kv_heads: int, head_dim: int, use_bias: bool,
-        output_std: float, rngs: nnx.Rngs,
+        self, model_dim: int, num_heads: int, *, num_kv_heads: int, head_dim: int, qkv_bias: bool,
+        output_bias: bool, output_std: float, rngs: nnx.Rngs,
     ):
         kv_dim = num_kv_heads * head_dim
         self.head_dim = head_dim
-        self.query = _linear(model_dim, num_heads * head_dim, use_bias=use_bias, rngs=rngs)
-        self.key = _linear(model_dim, kv_dim, use_bias=use_bias, rngs=rngs)
-        self.value = _linear(model_dim, kv_dim, use_bias=use_bias, rngs=rngs)
+        self.query = _linear(model_dim, num_heads * head_dim, use_bias=qkv_bias, rngs=rngs)
+        self.key = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
+        self.value = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
         self.output = nnx.LinearGeneral(
             (num_heads, head_dim), model_dim, axis=(-2, -1),
-            **_options(use_bias=use_bias, std=output_std, rngs=rngs),
+            **_options(use_bias=output_bias, std=output_std, rngs=rngs),
         )
 
     def split(

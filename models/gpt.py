@@ -33,7 +33,7 @@ class Gpt(Decoder):
     def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
         return LayerNorm(self.model_dim, epsilon=self.norm_eps, rngs=rngs)
 
-    def context(self, positions: Int[Array, "T"]) -> tuple[()]:
+    def context(self, positions: Int[Array, "*B T"]) -> tuple[()]:
         return ()
 
 
@@ -44,7 +44,7 @@ class Positions(nnx.Module):
         init = nnx.initializers.normal(INIT_STD)
         self.table = nnx.Param(init(rngs.params(), (max_positions, model_dim), jnp.float32))
 
-    def __call__(self, positions: Int[Array, "T"]) -> Float[Array, "T d"]:
+    def __call__(self, positions: Int[Array, "*B T"]) -> Float[Array, "*B T d"]:
         return jnp.take(self.table[...], positions, axis=0, mode="fill")
 
 
@@ -56,7 +56,7 @@ class GptLayer(nnx.Module):
         self.attention_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
-            head_dim=sizes.head_dim, use_bias=True, output_std=std, rngs=rngs,
+            head_dim=sizes.head_dim, qkv_bias=True, output_bias=True, output_std=std, rngs=rngs,
         )
         self.mlp_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.mlp = GeluMlp(sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs)

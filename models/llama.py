@@ -1,6 +1,8 @@
-"""Llama: RMSNorm before each block, SwiGLU, rotary positions, grouped-query heads, no biases.
+"""Llama and its kin: RMSNorm before each block, SwiGLU, rotary positions, grouped-query heads.
 
-Source: Touvron et al., LLaMA, arXiv 2302.13971, section 2.2; grouped queries: arXiv 2305.13245.
+Mistral is a Llama with a `window`, Qwen2 one with biases on queries, keys and values.
+Source: Touvron et al., LLaMA, arXiv 2302.13971, section 2.2; grouped queries: arXiv 2305.13245;
+Jiang et al., Mistral 7B, arXiv 2310.06825; Yang et al., Qwen2, arXiv 2407.10671.
 """
 
 from dataclasses import dataclass
@@ -12,17 +14,29 @@ from jaxtyping import Array, Int
 from models.blocks import Heads, SwiGlu, output_std
 from models.decoder import Decoder
 from models.norm import RMSNorm
+from models.rope import UNSTRETCHED
 from models.rotary import Tables, rotary_tables, rotate
+from seq1f1b_jax.config import RopeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Llama(Decoder):
-    """A Llama-shaped decoder; `rope_theta` is the base of its rotary frequencies."""
+    """A Llama-shaped decoder.
+
+    Attributes:
+      rope_theta: base of the rotary frequencies.
+      rope: how these are stretched for longer sequences.
+      qkv_bias: whether query, key and value projections have biases.
+      output_bias: whether attention's output projection has one.
+    """
 
     family: ClassVar[str] = "llama"
     gated: ClassVar[bool] = True
 
     rope_theta: float
+    rope: RopeConfig = UNSTRETCHED
+    qkv_bias: bool = False
+    output_bias: bool = False
 
     def make_layer(self, rngs: nnx.Rngs) -> "LlamaLayer":
         return LlamaLayer(self, rngs)
@@ -33,8 +47,10 @@ class Llama(Decoder):
     def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
         return RMSNorm(self.model_dim, epsilon=self.norm_eps, rngs=rngs)
 
-    def context(self, positions: Int[Array, "T"]) -> Tables:
-        return rotary_tables(positions, head_dim=self.head_dim, theta=self.rope_theta)
+    def context(self, positions: Int[Array, "*B T"]) -> Tables:
+        return rotary_tables(
+            positions, head_dim=self.head_dim, theta=self.rope_theta, rope=self.rope
+        )
 
 
 class LlamaLayer(nnx.Module):
@@ -45,7 +61,8 @@ class LlamaLayer(nnx.Module):
         self.attention_norm = RMSNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
-            head_dim=sizes.head_dim, use_bias=False, output_std=std, rngs=rngs,
+            head_dim=sizes.head_dim, qkv_bias=sizes.qkv_bias, output_bias=sizes.output_bias,
+            output_std=std, rngs=rngs,
         )
         self.mlp_norm = RMSNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.mlp = SwiGlu(sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs)

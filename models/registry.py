@@ -9,6 +9,8 @@ from models.decoder import Decoder
 from models.gpt import Gpt
 from models.llama import Llama
 from models.presets import nearest, preset_fields
+from models.rope import check_rope
+from seq1f1b_jax.config import RopeConfig
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})
 
@@ -28,6 +30,11 @@ def build_stage(
     tied: bool | None = None,
     norm_eps: float | None = None,
     rope_theta: float | None = None,
+    rope: RopeConfig | Mapping[str, Any] | None = None,
+    window: int | None = None,
+    qkv_bias: bool | None = None,
+    output_bias: bool | None = None,
+    source: str | None = None,
     dropout: float = 0.0,
 ) -> Decoder:
     """A model of a family, as the `Stage` that the pipeline executes.
@@ -50,6 +57,13 @@ def build_stage(
       tied: whether the head is the embedding; default `False`.
       norm_eps: added to a norm's variance; default 1e-5.
       rope_theta: base of the rotary frequencies (llama; gpt has none); default 10000.
+      rope: how these are stretched for longer sequences (llama), or the fields of that; default
+        not at all.
+      window: keys a query looks back at, itself included (llama); default all before it.
+      qkv_bias: whether query, key and value projections have biases; default `False` (llama), and
+        always so for gpt.
+      output_bias: whether attention's output projection has one; likewise.
+      source: checkpoint that the fields were taken from; the shape does not depend on it.
       dropout: 0.
 
     Raises:
@@ -60,13 +74,15 @@ def build_stage(
       3
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    for name in ("family", "preset", "dropout"):
+    for name in ("family", "preset", "dropout", "source"):
         given.pop(name, None)
     _check_dropout(dropout)
     model = nearest(FAMILIES, family, what="family")
     sizes = {**(preset_fields(family, preset) if preset is not None else {}), **given}
     sizes = _with_defaults(family, sizes)
     _check(family, sizes)
+    check_rope(sizes["rope"], head_dim=sizes["head_dim"], theta=sizes["rope_theta"])
+    _check_gpt(family, sizes)
     names = [field.name for field in fields(model)]
     return model(**{name: sizes[name] for name in names})
 
@@ -95,13 +111,23 @@ def _with_defaults(family: str, sizes: dict[str, Any]) -> dict[str, Any]:
         "tied": False,
         "norm_eps": 1e-5,
         "rope_theta": 10_000.0,
+        "window": None,
+        "qkv_bias": family == "gpt",
+        "output_bias": family == "gpt",
         **sizes,
+        "rope": _rope(sizes.get("rope")),
     }
+
+
+def _rope(rope: RopeConfig | Mapping[str, Any] | None) -> RopeConfig:
+    return rope if isinstance(rope, RopeConfig) else RopeConfig(**(rope or {}))
 
 
 def _check(family: str, sizes: dict[str, Any]) -> None:
     for name in ("num_kv_heads", "head_dim", "mlp_dim", "norm_eps", "rope_theta"):
         _check_positive(name, sizes[name])
+    if sizes["window"] is not None:
+        _check_positive("window", sizes["window"])
     num_heads, num_kv_heads = sizes["num_heads"], sizes["num_kv_heads"]
     if num_heads % num_kv_heads:
         divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
@@ -114,6 +140,19 @@ def _check(family: str, sizes: dict[str, Any]) -> None:
             f"head_dim={sizes['head_dim']} is odd; rotary positions turn pairs of dimensions: "
             f"use head_dim={sizes['head_dim'] + 1}, or another num_heads"
         )
+
+
+def _check_gpt(family: str, sizes: dict[str, Any]) -> None:
+    if family != "gpt":
+        return
+    fixed = {"window": None, "qkv_bias": True, "output_bias": True}
+    given = {**{name: sizes[name] for name in fixed}, "rope.type": sizes["rope"].type}
+    for name, only in {**fixed, "rope.type": "none"}.items():
+        if given[name] != only:
+            raise ValueError(
+                f"{name}={given[name]} does not exist in family 'gpt', which has learned positions "
+                f"and biases everywhere: leave {name} out, or use family='llama'"
+            )
 
 
 def _check_positive(name: str, value: float) -> None:

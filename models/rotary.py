@@ -12,10 +12,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-Tables = tuple[Float[Array, "T half"], Float[Array, "T half"]]
+from models.rope import UNSTRETCHED, inverse_frequencies
+from seq1f1b_jax.config import RopeConfig
+
+Tables = tuple[Float[Array, "*B T half"], Float[Array, "*B T half"]]
 
 
-def rotary_tables(positions: Int[Array, "T"], *, head_dim: int, theta: float) -> Tables:
+def rotary_tables(
+    positions: Int[Array, "*B T"], *, head_dim: int, theta: float, rope: RopeConfig = UNSTRETCHED
+) -> Tables:
     """Cosine and sine of every position's angles.
 
     A float32 product `position * frequency` is off by 0.03 radians at a million tokens. Whole turns
@@ -26,35 +31,41 @@ def rotary_tables(positions: Int[Array, "T"], *, head_dim: int, theta: float) ->
     only.
 
     Args:
-      positions: token positions, `[T]`, not negative.
+      positions: token positions, `[T]`, or `[B, T]` where sequences differ, not negative.
       head_dim: size `D` of a head, even.
       theta: base of the frequencies.
+      rope: how they are stretched; YaRN's scale of queries and keys is a factor of both tables.
 
     Returns:
-      `(cos, sin)`, each `[T, D/2]`, float32; float64 (from float64 angles) when JAX runs with x64.
+      `(cos, sin)`, each `[*positions.shape, D/2]`, float32; float64 (from float64 angles) when JAX
+      runs with x64.
 
     Source: Su et al., RoFormer, arXiv 2104.09864, section 3.2.2.
     """
-    turns_per_token = theta ** (-np.arange(0, head_dim, 2) / head_dim) / (2 * math.pi)
+    radians_per_token, scale = inverse_frequencies(head_dim, theta=theta, rope=rope)
+    turns_per_token = radians_per_token / (2 * math.pi)
     dtype = jnp.result_type(float)
     if dtype == jnp.float64:
-        angle = positions[:, None].astype(dtype) * (2 * math.pi * turns_per_token)
+        angle = positions[..., None].astype(dtype) * (2 * math.pi * turns_per_token)
     else:
         step = np.round(turns_per_token * 2**32).astype(np.uint32)
-        parts = positions[:, None].astype(jnp.uint32) * step
+        parts = positions[..., None].astype(jnp.uint32) * step
         angle = lax.bitcast_convert_type(parts, jnp.int32).astype(dtype) * (2 * math.pi / 2**32)
-    return jnp.cos(angle), jnp.sin(angle)
+    if scale == 1:
+        return jnp.cos(angle), jnp.sin(angle)
+    return scale * jnp.cos(angle), scale * jnp.sin(angle)
 
 
 @jax.custom_vjp
 def rotate(
-    x: Float[Array, "B T H D"], cos: Float[Array, "T half"], sin: Float[Array, "T half"]
+    x: Float[Array, "B T H D"], cos: Float[Array, "*B T half"], sin: Float[Array, "*B T half"]
 ) -> Float[Array, "B T H D"]:
     """Turn every pair of dimensions by its position's angle; computed wide, in `x`'s dtype.
 
-    A rotation is linear and its transpose is the rotation back: its backward keeps the tables only.
+    A rotation is linear and its transpose is the rotation back, also when both tables carry one
+    factor: its backward keeps the tables only.
     """
-    cos, sin = cos[:, None, :], sin[:, None, :]
+    cos, sin = cos[..., :, None, :], sin[..., :, None, :]
     low, high = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
     return turned.astype(x.dtype)

@@ -9,6 +9,7 @@ import pytest
 
 from models import build_stage
 from models.forward import logits
+from seq1f1b_jax.config import RopeConfig
 
 SIZES = {
     "num_layers": 3, "model_dim": 24, "num_heads": 4, "mlp_dim": 40, "vocab_size": 11,
@@ -20,6 +21,10 @@ STAGES = {
     "llama": build_stage("llama", **SIZES),
     "llama grouped tied wide heads": build_stage(
         "llama", **SIZES, num_kv_heads=2, head_dim=10, tied=True
+    ),
+    "llama biases window stretched": build_stage(
+        "llama", **SIZES, qkv_bias=True, output_bias=True, window=4,
+        rope=RopeConfig("linear", factor=3.0),
     ),
 }
 
@@ -59,11 +64,13 @@ def plain_attention(stage, p, h):
         mine, theirs = (slice(n * size, (n + 1) * size) for n in (head, head // group))
         qs, ks = q[:, mine], k[:, theirs]
         if stage.family == "llama":
-            qs = np.stack([plain_turn(x, t, stage.rope_theta) for t, x in enumerate(qs)])
-            ks = np.stack([plain_turn(x, t, stage.rope_theta) for t, x in enumerate(ks)])
+            theta, slower = stage.rope_theta, stage.rope.factor
+            qs = np.stack([plain_turn(x, t / slower, theta) for t, x in enumerate(qs)])
+            ks = np.stack([plain_turn(x, t / slower, theta) for t, x in enumerate(ks)])
         for t in range(length):
-            weights = np.exp(ks[: t + 1] @ qs[t] / np.sqrt(size))
-            out[t, mine] = weights / weights.sum() @ v[: t + 1, theirs]
+            seen = slice(max(0, t + 1 - (stage.window or length)), t + 1)
+            weights = np.exp(ks[seen] @ qs[t] / np.sqrt(size))
+            out[t, mine] = weights / weights.sum() @ v[seen, theirs]
     return plain_linear(p["output"], out)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import models
 from models import FAMILIES, PRESETS, build_stage, num_params, preset_fields
+from seq1f1b_jax.config import RopeConfig
 
 SIZES = {"num_layers": 2, "model_dim": 24, "num_heads": 4, "vocab_size": 10, "max_positions": 16}
 CASES = [(family, name) for family in PRESETS for name in PRESETS[family]]
@@ -68,6 +69,24 @@ def test_defaults_without_a_preset():
     assert (llama.mlp_dim, llama.rope_theta) == (64, 10_000.0)
 
 
+def test_biases_and_windows_are_fields():
+    gpt, llama = build_stage("gpt", **SIZES), build_stage("llama", **SIZES, source="anything")
+    assert (llama.window, llama.qkv_bias, llama.output_bias) == (None, False, False)
+    qwen = build_stage("llama", **SIZES, qkv_bias=True)
+    assert num_params(qwen) - num_params(llama) == 2 * 3 * 24
+    assert num_params(build_stage("llama", **SIZES, output_bias=True, window=8)) == (
+        num_params(llama) + 2 * 24
+    )
+    assert build_stage("gpt", **SIZES, qkv_bias=True, output_bias=True) == gpt
+
+
+def test_a_stretch_is_a_mapping_or_a_value():
+    rope = RopeConfig("yarn", factor=4.0, original_max_positions=64)
+    one = build_stage("llama", **SIZES, rope=rope)
+    assert one.rope == rope and hash(one) == hash(one)
+    assert one == build_stage("llama", **SIZES, rope=dataclasses.asdict(rope))
+
+
 def test_a_stage_is_a_value():
     one, other = build_stage("gpt", **SIZES), build_stage("gpt", **SIZES)
     assert one == other and hash(one) == hash(other)
@@ -88,6 +107,30 @@ ERRORS = {
     "preset of no near name": ("gpt", {"preset": "x"}, "unknown gpt preset 'x'; use one of tiny"),
     "missing": ("gpt", {"max_positions": None}, "max_positions not given for family 'gpt'"),
     "zero layers": ("gpt", {"num_layers": 0}, "num_layers=0 is not positive"),
+    "zero window": ("llama", {"window": 0}, "window=0 is not positive"),
+    "gpt's window": ("gpt", {"window": 8}, "window=8 does not exist in family 'gpt'"),
+    "gpt without biases": ("gpt", {"qkv_bias": False}, "qkv_bias=False does not exist in family"),
+    "gpt stretched": (
+        "gpt", {"rope": {"type": "linear", "factor": 2.0}}, "rope.type=linear does not exist"),
+    "rope type": ("llama", {"rope": {"type": "x"}}, "unknown rope.type 'x'; use one of none, lin"),
+    "rope shrinks": (
+        "llama", {"rope": {"type": "linear", "factor": 0.5}}, "rope.factor=0.5 is below 1"),
+    "rope factor alone": ("llama", {"rope": {"factor": 2.0}}, "rope.factor=2.0 has no effect"),
+    "ntk of a pair": (
+        "llama", {"rope": {"type": "ntk", "factor": 2.0}, "head_dim": 2}, "head_dim=2"),
+    "yarn's length": (
+        "llama", {"rope": {"type": "yarn", "factor": 2.0}}, "original_max_positions=None .*'yarn'"),
+    "yarn's ramp": (
+        "llama",
+        {"rope": {"type": "yarn", "original_max_positions": 9, "beta_fast": 1.0}},
+        "rope.beta_slow=1.0 and rope.beta_fast=1.0"),
+    "yarn's base": (
+        "llama", {"rope": {"type": "yarn", "original_max_positions": 9}, "rope_theta": 1.0},
+        "rope_theta above 1, not 1.0"),
+    "llama3's ramp": (
+        "llama",
+        {"rope": {"type": "llama3", "original_max_positions": 9, "low_freq_factor": 5.0}},
+        "rope.low_freq_factor=5.0 and rope.high_freq_factor=4.0"),
     "negative kv heads": ("gpt", {"num_kv_heads": -1}, "num_kv_heads=-1 is not positive"),
 }
 
@@ -108,7 +151,7 @@ def test_the_package_can_be_told_from_others_of_its_name():
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".decoder", ".forward", ".generate", ".presets", ".registry"]
+    "module", ["", ".decoder", ".forward", ".generate", ".presets", ".registry", ".rope"]
 )
 def test_examples_run(module):
     result = doctest.testmod(

@@ -10,6 +10,7 @@ import pytest
 
 from models import build_stage
 from models.forward import logits
+from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.pipeline.stage import Params, Stage
 
 SIZES = {
@@ -22,6 +23,10 @@ STAGES = {
     "llama": build_stage("llama", **SIZES),
     "llama grouped tied wide heads": build_stage(
         "llama", **SIZES, num_kv_heads=2, head_dim=10, tied=True
+    ),
+    "llama biases stretched": build_stage(
+        "llama", **SIZES, qkv_bias=True, output_bias=True,
+        rope=RopeConfig("yarn", factor=4.0, original_max_positions=64),
     ),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -143,6 +148,24 @@ def test_positions_are_those_of_the_argument(stage):
         np.testing.assert_allclose(np.asarray(a)[:, 3:], b, rtol=1e-5, atol=1e-5)
     moved = run(x, positions + 1)
     assert np.abs(np.asarray(moved[0]) - np.asarray(whole[0])).max() > 1e-2
+
+
+def test_positions_of_each_sequence(stage):
+    """Positions `[B, T]` give each sequence what positions `[T]` give it alone."""
+    layer, x, _, _ = layer_inputs(stage)
+    first = parameters(stage).first
+    positions = np.array([[0, 1, 2, 0, 1], [5, 6, 0, 1, 2]], np.int32)
+
+    @jax.jit
+    def run(x, positions):
+        x = stage.embed(first, x, positions)
+        return stage.pre(layer, x, stage.context(positions))
+
+    both = run(x, positions)
+    for row in range(B):
+        alone = run(x[row : row + 1], positions[row])
+        for a, b in zip(both, alone, strict=True):
+            np.testing.assert_allclose(a[row : row + 1], b, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_differ_and_depend_on_key_and_index_only():

@@ -1,0 +1,97 @@
+"""What the metadata of a GGUF file say about its model."""
+
+from typing import Any
+
+import numpy as np
+
+from models.hf.config import Description
+from models.hf.settings import Settings
+from seq1f1b_jax.config import RopeConfig, UserError
+from seq1f1b_jax.formats.gguf import GgufFile
+
+ARCHITECTURES = ("llama", "qwen2")
+_FACTORS = "rope_freqs.weight"
+
+
+def read_metadata(file: GgufFile, *, where: str) -> Description:
+    """Translate a GGUF header; Mistral's files call themselves `llama`.
+
+    Args:
+      file: an open file.
+      where: its path, for messages.
+
+    Raises:
+      UserError: an architecture or a setting that our models do not have, with reason and cure.
+    """
+    kind = file.metadata.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise UserError(
+            f"{where}: general.architecture={kind!r} is not supported in GGUF; use a file of "
+            f"{' or '.join(ARCHITECTURES)}, or the checkpoint's safetensors"
+        )
+    prefix = f"{kind}."
+    values = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+    settings = Settings(values, f"{where}, {kind}")
+    if _FACTORS in file.tensors:
+        raise UserError(
+            f"{where}: {_FACTORS} stretches each rotary frequency by a number of its own; use the "
+            "checkpoint's safetensors, whose config.json names the rule"
+        )
+    length = settings.count("context_length")
+    return Description(f"{kind} (GGUF)", f"gguf-{kind}", _fields(settings, file), length,
+                       _special_tokens(file))
+
+
+def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
+    num_heads = settings.count("attention.head_count")
+    model_dim = settings.count("embedding_length")
+    head_dim = settings.count("attention.key_length", max(model_dim // num_heads, 1))
+    settings.refuse({
+        "attention.value_length": ((head_dim,), f"values are as wide as keys, {head_dim}"),
+        "rope.dimension_count": ((head_dim,), f"heads are turned whole, {head_dim} dims"),
+        "expert_count": ((0,), "there is no mixture of experts"),
+    })
+    tokens = file.tensors.get("token_embd.weight")
+    rows = tokens.shape[0] if tokens else len(file.metadata.get("tokenizer.ggml.tokens", ()))
+    window = settings.count("attention.sliding_window", 0, least=0)
+    return {
+        "family": "llama",
+        "num_layers": settings.count("block_count"),
+        "model_dim": model_dim,
+        "num_heads": num_heads,
+        "num_kv_heads": settings.count("attention.head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "mlp_dim": settings.count("feed_forward_length"),
+        "vocab_size": settings.count("vocab_size", rows),
+        "tied": "output.weight" not in file.tensors,
+        "norm_eps": _decimal(settings.number("attention.layer_norm_rms_epsilon", 1e-5)),
+        "rope_theta": _decimal(settings.number("rope.freq_base", 10_000.0)),
+        "rope": _rope(settings),
+        "window": window or None,
+        "qkv_bias": "blk.0.attn_q.bias" in file.tensors,
+        "output_bias": "blk.0.attn_output.bias" in file.tensors,
+    }
+
+
+def _rope(settings: Settings) -> RopeConfig:
+    kind = settings.get("rope.scaling.type", "none")
+    old = settings.get("rope.scale_linear")
+    if kind == "none":
+        return RopeConfig("linear", factor=float(old)) if old else RopeConfig()
+    if kind == "linear":
+        return RopeConfig("linear", factor=settings.number("rope.scaling.factor"))
+    raise UserError(
+        f"{settings.where}: rope.scaling.type={kind!r} is not supported in GGUF (none and linear "
+        "are); use the checkpoint's safetensors"
+    )
+
+
+def _decimal(value: float) -> float:
+    """The shortest decimal that is the same float32: 1e-05, where the file has 9.99999975e-06."""
+    return float(str(np.float32(value)))
+
+
+def _special_tokens(file: GgufFile) -> dict[str, int | list[int]]:
+    names = {"bos": "bos", "eos": "eos", "pad": "padding"}
+    ids = {name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    return {name: value for name, value in ids.items() if value is not None}

@@ -1,0 +1,97 @@
+"""Values of a config.json or of a GGUF header, checked one by one as they are looked up."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from seq1f1b_jax.config import UserError
+
+_MISSING: Any = object()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Named values and where they stand, for messages.
+
+    Attributes:
+      values: the names and values, of any type.
+      where: the file, and the part of it.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value as it stands, `default` where it is absent."""
+        return self.values.get(name, default)
+
+    def count(self, name: str, default: int = _MISSING, *, least: int = 1) -> int:
+        """An integer of at least `least`; null counts as absent."""
+        value = self._present(name, default)
+        if type(value) is not int or value < least:
+            raise UserError(
+                f"{self.where}: {name}={_short(value)} is not an integer of {least} or more"
+            )
+        return value
+
+    def number(self, name: str, default: float = _MISSING) -> float:
+        """A positive finite number; null counts as absent."""
+        value = self._present(name, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise UserError(f"{self.where}: {name}={_short(value)} is not a positive number")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false; null counts as absent."""
+        value = self._present(name, default)
+        if type(value) is not bool:
+            raise UserError(f"{self.where}: {name}={_short(value)} is neither true nor false")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """A list of strings; absent or null is the empty one."""
+        value = self._present(name, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise UserError(f"{self.where}: {name}={_short(value)} is not a list of strings")
+        return value
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """An object; absent or null is the empty one."""
+        value = self._present(name, {})
+        if not isinstance(value, Mapping):
+            raise UserError(f"{self.where}: {name}={_short(value)} is not an object")
+        return value
+
+    def refuse(self, allowed: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:
+        """Raise one error that names every setting whose value is not among the allowed ones.
+
+        Args:
+          allowed: name -> (values, the reason and the cure); an absent setting is allowed.
+        """
+        wrong = [
+            f"{name}={_short(self.get(name))} ({why})"
+            for name, (values, why) in allowed.items()
+            if name in self and self.get(name) not in values
+        ]
+        if wrong:
+            raise UserError(f"{self.where} is not supported: {'; '.join(wrong)}")
+
+    def _present(self, name, default):
+        value = self.values.get(name)
+        if value is not None:
+            return value
+        if default is _MISSING:
+            raise UserError(f"{self.where}: {name} is missing; get the whole checkpoint again")
+        return default
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,80 @@
+"""Writing safetensors, one tensor in memory at a time: a single file, or shards and their index."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from seq1f1b_jax.formats.safetensors import DTYPES, INDEX, SINGLE
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def write_checkpoint(
+    folder: Path,
+    shapes: Shapes,
+    get: Callable[[str], np.ndarray],
+    *,
+    dtype: str,
+    max_shard_bytes: int = 5 * 10**9,
+) -> list[Path]:
+    """Write tensors of one dtype into a folder that exists, in the order of `shapes`.
+
+    Args:
+      folder: where `model.safetensors` or the shards and `model.safetensors.index.json` go.
+      shapes: shape of every tensor by name.
+      get: gives the tensor of a name, converted to `dtype` here; called once for each.
+      dtype: a key of `DTYPES`, such as `BF16`.
+      max_shard_bytes: tensors of one file; a larger tensor gets a file of its own.
+
+    Returns:
+      The files of tensors.
+    """
+    shards = _shards(shapes, dtype=dtype, max_bytes=max_shard_bytes)
+    if len(shards) == 1:
+        names = [SINGLE]
+    else:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        write_file(Path(folder) / name, shard, get, dtype=dtype)
+    if len(shards) > 1:
+        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(_num_bytes(shape, dtype) for shape in shapes.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        (Path(folder) / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return [Path(folder) / name for name in names]
+
+
+def write_file(path: Path, shapes: Shapes, get: Callable[[str], np.ndarray], *, dtype: str) -> None:
+    """Write one file; the header is padded so that the tensors begin at a multiple of 8 bytes."""
+    header, stop = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, stop = stop, stop + _num_bytes(shape, dtype)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name, shape in shapes.items():
+            tensor = np.asarray(get(name), DTYPES[dtype], order="C")
+            assert tensor.shape == tuple(shape), (name, tensor.shape, shape)
+            file.write(tensor.reshape(-1).view(np.uint8).data)
+
+
+def _shards(shapes: Shapes, *, dtype: str, max_bytes: int) -> list[dict[str, tuple[int, ...]]]:
+    shards, room = [{}], max_bytes
+    for name, shape in shapes.items():
+        size = _num_bytes(shape, dtype)
+        if size > room and shards[-1]:
+            shards.append({})
+            room = max_bytes
+        shards[-1][name] = shape
+        room -= size
+    return shards
+
+
+def _num_bytes(shape, dtype: str) -> int:
+    return math.prod(shape) * DTYPES[dtype].itemsize

@@ -1,0 +1,233 @@
+"""config.json to our fields and back: both spellings, every family, and what is refused."""
+
+import pytest
+
+from models import build_stage
+from models.hf.config import read_config
+from models.hf.write_config import hf_config
+from seq1f1b_jax.config import RopeConfig, UserError
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32,
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+    "bos_token_id": 1, "eos_token_id": [2, 3],
+}
+MISTRAL = {**LLAMA, "architectures": ["MistralForCausalLM"], "sliding_window": 7}
+QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 7}
+GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 2, "n_embd": 24,
+        "n_head": 4, "n_positions": 50, "vocab_size": 32}
+FIELDS = {
+    "family": "llama", "num_layers": 3, "model_dim": 24, "num_heads": 4, "num_kv_heads": 4,
+    "head_dim": 6, "mlp_dim": 40, "vocab_size": 32, "tied": False, "norm_eps": 1e-5,
+    "rope_theta": 10_000.0, "rope": RopeConfig(), "window": None, "qkv_bias": False,
+    "output_bias": False,
+}
+
+
+def read(config):
+    return read_config(config, where="config.json")
+
+
+FIELD_CASES = {
+    "llama": (LLAMA, {}),
+    "llama by its type": ({**LLAMA, "architectures": None}, {}),
+    "grouped": ({**LLAMA, "num_key_value_heads": 2}, {"num_kv_heads": 2}),
+    "null is absent": ({**LLAMA, "num_key_value_heads": None, "head_dim": None}, {}),
+    "wide heads": ({**LLAMA, "head_dim": 10}, {"head_dim": 10}),
+    "tied": ({**LLAMA, "tie_word_embeddings": True}, {"tied": True}),
+    "biases": ({**LLAMA, "attention_bias": True}, {"qkv_bias": True, "output_bias": True}),
+    "mistral": ({**MISTRAL, "num_key_value_heads": 2}, {"window": 7, "num_kv_heads": 2}),
+    "mistral's defaults": (
+        {k: v for k, v in MISTRAL.items() if k != "sliding_window"}
+        | {"num_attention_heads": 8, "head_dim": 4},
+        {"window": 4096, "num_kv_heads": 8, "num_heads": 8, "head_dim": 4}),
+    "mistral without a window": (
+        {**MISTRAL, "sliding_window": None, "num_key_value_heads": None}, {}),
+    "qwen2": ({**QWEN2, "num_key_value_heads": 4}, {"qkv_bias": True}),
+    "qwen2, all layers slide": (
+        {**QWEN2, "num_key_value_heads": 4, "use_sliding_window": True, "max_window_layers": 0},
+        {"qkv_bias": True, "window": 7}),
+    "qwen2, no layer slides": (
+        {**QWEN2, "num_key_value_heads": 4, "use_sliding_window": True, "max_window_layers": 3},
+        {"qkv_bias": True}),
+}
+
+
+@pytest.mark.parametrize("case", FIELD_CASES)
+def test_fields(case):
+    config, changes = FIELD_CASES[case]
+    description = read(config)
+    assert description.fields == {**FIELDS, **changes}
+    assert description.context_length == 4096
+    assert description.special_tokens == {"bos": 1, "eos": [2, 3]}
+    build_stage(**description.fields)
+
+
+def test_fields_of_gpt2():
+    description = read(GPT2)
+    assert description.fields == {
+        "family": "gpt", "num_layers": 2, "model_dim": 24, "num_heads": 4, "num_kv_heads": 4,
+        "head_dim": 6, "mlp_dim": 96, "vocab_size": 32, "max_positions": 50, "tied": True,
+        "norm_eps": 1e-5,
+    }
+    assert description.context_length == 50
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 512}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 1024}
+# Name -> (type and options, what they mean).
+ROPES = {
+    "none": ({"rope_type": "default"}, RopeConfig()),
+    "linear": ({"rope_type": "linear", "factor": 2.0}, RopeConfig("linear", factor=2.0)),
+    "llama3": (
+        {"rope_type": "llama3", **LLAMA3},
+        RopeConfig("llama3", factor=8.0, original_max_positions=512)),
+    "yarn": (
+        {"rope_type": "yarn", **YARN}, RopeConfig("yarn", factor=4.0, original_max_positions=1024)),
+    "yarn's options": (
+        {"rope_type": "yarn", **YARN, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.2},
+        RopeConfig("yarn", factor=4.0, original_max_positions=1024, beta_fast=16.0, beta_slow=2.0,
+                   attention_factor=1.2)),
+    "yarn's length is the config's": (
+        {"rope_type": "yarn", "factor": 4.0},
+        RopeConfig("yarn", factor=4.0, original_max_positions=4096)),
+    "yarn's factor is the ratio": (
+        {"rope_type": "yarn", "original_max_position_embeddings": 512},
+        RopeConfig("yarn", factor=8.0, original_max_positions=512)),
+    "yarn's scale as a ratio": (
+        {"rope_type": "yarn", **YARN, "mscale": 1.0, "mscale_all_dim": 0.5},
+        RopeConfig("yarn", factor=4.0, original_max_positions=1024,
+                   attention_factor=1.0648216253)),
+}
+
+
+@pytest.mark.parametrize("case", ROPES)
+def test_both_spellings_of_a_stretch_mean_the_same(case):
+    options, expected = ROPES[case]
+    spellings = {
+        "4": {"rope_theta": 5e5, "rope_scaling": options},
+        "4, older": {
+            "rope_theta": 5e5,
+            "rope_scaling": {"type" if k == "rope_type" else k: v for k, v in options.items()},
+        },
+        "5": {"rope_parameters": {"rope_theta": 5e5, **options}},
+    }
+    for spelling, entries in spellings.items():
+        fields = read({**LLAMA, **entries}).fields
+        assert fields["rope_theta"] == 5e5, spelling
+        scale = fields["rope"].attention_factor
+        if expected.attention_factor is not None:
+            assert scale == pytest.approx(expected.attention_factor)
+        assert {**vars(fields["rope"]), "attention_factor": 0} == {
+            **vars(expected), "attention_factor": 0}, spelling
+
+
+NESTED = {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_theta": 1e6}}
+REFUSED = {
+    "architecture": ({**LLAMA, "architectures": ["GemmaForCausalLM"]}, "'GemmaForCausalLM'.*use a"),
+    "no architecture": ({"hidden_size": 3}, r"architectures=\[\], model_type=None"),
+    "quantised": ({**LLAMA, "quantization_config": {"bits": 4}}, "quantization_config is set"),
+    "several at once": (
+        {**LLAMA, "hidden_act": "gelu", "mlp_bias": True},
+        "hidden_act='gelu' .*silu.*; mlp_bias=True"),
+    "dynamic": (
+        {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        "'dynamic' is not supported .* --model.rope.type ntk"),
+    "longrope": ({**LLAMA, "rope_scaling": {"rope_type": "longrope"}}, "'longrope' is not supp"),
+    "part of a head": ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    "part of a head, 5": (
+        {**LLAMA, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}},
+        "partial_rotary_factor=0.25"),
+    "per layer": ({**LLAMA, "rope_parameters": NESTED}, "full_attention, sliding_atten"),
+    "half pairs": (
+        {**LLAMA, "rope_scaling": {"rope_type": "yarn", **YARN, "truncate": False}},
+        "truncate=False"),
+    "no factor": ({**LLAMA, "rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
+    "some layers slide": (
+        {**QWEN2, "use_sliding_window": True, "max_window_layers": 2},
+        "sliding_window=7 holds for 1 of 3 layers"),
+    "layers by name": (
+        {**QWEN2, "use_sliding_window": True,
+         "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
+        "sliding_window=7 holds for 2 of 3 layers"),
+    "mistral's layers by name": (
+        {**MISTRAL, "layer_types": ["full_attention"] * 3}, "layer_types holds full_attention"),
+    "gelu": ({**GPT2, "activation_function": "relu"}, "activation_function='relu'"),
+    "unscaled": ({**GPT2, "scale_attn_weights": False}, "scale_attn_weights=False"),
+    "missing": ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, "hidden_size is missing"),
+    "text for a number": ({**LLAMA, "hidden_size": "24"}, "hidden_size='24' is not an integer"),
+    "zero": ({**LLAMA, "num_attention_heads": 0}, "num_attention_heads=0 is not an integer of 1"),
+    "infinite": ({**LLAMA, "rope_theta": float("inf")}, "rope_theta=inf is not a positive"),
+    "no flag": ({**LLAMA, "tie_word_embeddings": "no"}, "'no' is neither true nor false"),
+    "no list": ({**LLAMA, "layer_types": 3}, "layer_types=3 is not a list of strings"),
+    "no object": ({**LLAMA, "rope_scaling": 3}, "rope_scaling=3 is not an object"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_we_cannot_be_is_refused_in_one_line(case):
+    config, message = REFUSED[case]
+    with pytest.raises(UserError, match=message) as error:
+        read(config)
+    assert "\n" not in str(error.value) and "config.json" in str(error.value)
+
+
+EXPORTED = {
+    "llama": (LLAMA, "LlamaForCausalLM"),
+    "biases": ({**LLAMA, "attention_bias": True}, "LlamaForCausalLM"),
+    "uneven": ({**LLAMA, "hidden_size": 26, "head_dim": 8}, "MistralForCausalLM"),
+    "mistral": ({**MISTRAL, "num_key_value_heads": 2}, "MistralForCausalLM"),
+    "qwen2": ({**QWEN2, "num_key_value_heads": 2}, "Qwen2ForCausalLM"),
+    "qwen2, window": (
+        {**QWEN2, "num_key_value_heads": 2, "use_sliding_window": True, "max_window_layers": 0},
+        "Qwen2ForCausalLM"),
+    "gpt2": (GPT2, "GPT2LMHeadModel"),
+    **{f"rope {name}": ({**LLAMA, "rope_scaling": options}, "LlamaForCausalLM")
+       for name, (options, _) in ROPES.items()},
+}
+
+
+@pytest.mark.parametrize("spelling", [4, 5])
+@pytest.mark.parametrize("case", EXPORTED)
+def test_the_exported_config_means_the_same_in_both_spellings(case, spelling):
+    config, architecture = EXPORTED[case]
+    description = read(config)
+    stage = build_stage(**description.fields)
+    written = hf_config(
+        stage, dtype="float32", context_length=4096, special_tokens=description.special_tokens
+    )
+    assert written["architectures"] == [architecture]
+    for name in (("rope_parameters",), ("rope_theta", "rope_scaling"))[spelling == 5]:
+        written.pop(name, None)
+    again = read(written)
+    assert build_stage(**again.fields) == stage
+    assert again.special_tokens == description.special_tokens
+    if "yarn" not in case:
+        assert again.context_length == description.context_length
+
+
+def test_yarns_exported_lengths_have_its_factor():
+    stage = build_stage(**{**read(LLAMA).fields, "rope": ROPES["yarn"][1]})
+    written = hf_config(stage, dtype="float32", context_length=100_000, special_tokens={})
+    assert written["max_position_embeddings"] == 4096
+    assert written["bos_token_id"] is None and written["eos_token_id"] is None
+
+
+SIZES = {"num_layers": 2, "model_dim": 24, "num_heads": 4, "vocab_size": 10, "max_positions": 16}
+UNKNOWN = {
+    "output bias alone": ("llama", {"output_bias": True}, "qkv_bias=False, output_bias=True"),
+    "biases and a window": (
+        "llama", {"qkv_bias": True, "output_bias": True, "window": 3}, "and window=3"),
+    "grouped gpt": ("gpt", {"num_kv_heads": 2}, "num_kv_heads=2.*GPT-2"),
+    "wide gpt": ("gpt", {"head_dim": 8}, "head_dim=8.*GPT-2"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_a_model_that_transformers_does_not_have(case):
+    family, changes, message = UNKNOWN[case]
+    stage = build_stage(family, **{**SIZES, **changes})
+    with pytest.raises(UserError, match=message):
+        hf_config(stage, dtype="float32", context_length=None, special_tokens={})

@@ -1,0 +1,201 @@
+"""Against `transformers` itself, on random tiny models of every family (extra `hf`)."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import build_stage
+from models.forward import logits
+from models.hf import export, load_canonical, read_source
+from models.rope import inverse_frequencies
+from seq1f1b_jax.config import RopeConfig
+from seq1f1b_jax.formats.safetensors import open_checkpoint
+
+REASON = "needs the extra `hf`: pip install 'seq1f1b-jax[hf]'"
+with warnings.catch_warnings():
+    # Importing it makes torch and its friends complain about themselves.
+    warnings.simplefilter("ignore")
+    torch = pytest.importorskip("torch", reason=REASON)
+    transformers = pytest.importorskip("transformers", reason=REASON)
+
+TOLERANCE = 1e-5
+"""Of the largest logit: float32 sums in another order, over three layers."""
+
+LLAMA = {
+    "vocab_size": 67, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
+}
+YARN = {
+    "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0,
+    "original_max_position_embeddings": 16, "beta_fast": 2.0, "beta_slow": 0.25,
+}
+GPT2 = {
+    "vocab_size": 67, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 40,
+    "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+}
+WINDOW = 5
+CASES = {
+    "llama": ("llama", LLAMA),
+    "llama, all heads, wide": ("llama", {**LLAMA, "num_key_value_heads": 4, "head_dim": 20}),
+    "llama, tied": ("llama", {**LLAMA, "tie_word_embeddings": True}),
+    "llama, biases": ("llama", {**LLAMA, "attention_bias": True}),
+    "llama, rope llama3": ("llama", {**LLAMA, "rope_parameters": LLAMA3}),
+    "llama, rope yarn": ("llama", {**LLAMA, "rope_parameters": YARN}),
+    "llama, rope linear": (
+        "llama",
+        {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    ),
+    "mistral": ("mistral", {**LLAMA, "sliding_window": WINDOW}),
+    "mistral, no window": ("mistral", {**LLAMA, "sliding_window": None}),
+    "qwen2": ("qwen2", LLAMA),
+    "qwen2, tied": ("qwen2", {**LLAMA, "tie_word_embeddings": True}),
+    "qwen2, window": (
+        "qwen2",
+        {**LLAMA, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0},
+    ),
+    "gpt2": ("gpt2", GPT2),
+    "gpt2, untied": ("gpt2", {**GPT2, "tie_word_embeddings": False}),
+}
+TOKENS = np.random.default_rng(0).integers(0, 67, (2, 33)).astype(np.int32)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
+
+
+def spelled(sizes):
+    """The settings as the installed version spells them; a copy, for it writes into them."""
+    sizes = json.loads(json.dumps(sizes))
+    if "rope_parameters" in sizes and int(transformers.__version__.split(".")[0]) < 5:
+        sizes["rope_scaling"] = sizes.pop("rope_parameters")
+        sizes["rope_theta"] = sizes["rope_scaling"].pop("rope_theta")
+    return sizes
+
+
+def random_model(case):
+    """A torch model none of whose weights is zero or one, in float32."""
+    kind, sizes = CASES[case]
+    config = transformers.AutoConfig.for_model(kind, **spelled(sizes))
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * noise + (1.0 if parameter.ndim == 1 else 0.0))
+    return model
+
+
+def torch_logits(model):
+    with torch.no_grad():
+        return model(torch.from_numpy(TOKENS).long()).logits.float().numpy()
+
+
+def our_logits(stage, params):
+    return np.asarray(jax.jit(logits, static_argnums=0)(stage, params, jnp.asarray(TOKENS)))
+
+
+def difference(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def tensors(folder):
+    files = open_checkpoint(folder)
+    return {
+        name: (info.dtype, info.shape, files.read(name).tobytes())
+        for name, info in files.tensors.items()
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_transformers_both_ways(case, tmp_path):
+    model = random_model(case)
+    model.save_pretrained(tmp_path / "theirs")
+    expected = torch_logits(model)
+    source = read_source(tmp_path / "theirs")
+    stage = build_stage(**source.fields)
+    params = load_canonical(source, stage)
+    apart = difference(our_logits(stage, params), expected)
+    print(f"{case}: logits differ by {apart:.1e}")
+    assert apart <= TOLERANCE
+
+    export(params, stage, tmp_path / "ours", context_length=source.context_length)
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", dtype=torch.float32
+    )
+    assert np.array_equal(torch_logits(again.eval()), expected)
+    assert tensors(tmp_path / "ours") == tensors(tmp_path / "theirs")
+    assert read_source(tmp_path / "ours").fields == source.fields
+
+
+@pytest.mark.parametrize("case", ["llama, tied", "qwen2", "gpt2"])
+def test_bfloat16_and_shards_survive_import_and_export(case, tmp_path):
+    model = random_model(case).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    source = read_source(tmp_path / "theirs")
+    stage = build_stage(**source.fields)
+    params = load_canonical(source, stage)
+    export(params, stage, tmp_path / "ours", dtype="bfloat16", max_shard_bytes=30_000)
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
+    assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 1
+    assert tensors(tmp_path / "ours") == tensors(tmp_path / "theirs")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
+    assert again.dtype == torch.bfloat16
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_stretch_by_a_larger_base_is_exported_as_that_base(tmp_path):
+    model = random_model("llama")
+    model.save_pretrained(tmp_path / "theirs")
+    source = read_source(tmp_path / "theirs")
+    stage = build_stage(**{**source.fields, "rope": RopeConfig("ntk", factor=3.0)})
+    params = load_canonical(source, stage)
+    export(params, stage, tmp_path / "ours")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    expected = our_logits(stage, params)
+    assert difference(torch_logits(again), expected) <= TOLERANCE
+    assert difference(torch_logits(model), expected) > 1e-2
+
+
+STRETCHES = {
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096},
+    "yarn with options": {
+        "rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096,
+        "beta_fast": 20.0, "beta_slow": 2.0, "mscale": 1.0, "mscale_all_dim": 0.7,
+    },
+    "yarn with a scale": {
+        "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 2048,
+        "attention_factor": 1.5,
+    },
+}
+
+
+@pytest.mark.parametrize("theta", [1e4, 5e5])
+@pytest.mark.parametrize("name", STRETCHES)
+def test_frequencies_are_those_of_transformers(name, theta):
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    from models.hf.rope import read_rope
+    from models.hf.settings import Settings
+
+    rope = {**STRETCHES[name], "rope_theta": theta}
+    length = int(rope["factor"] * rope.get("original_max_position_embeddings", 512))
+    sizes = {"hidden_size": 512, "num_attention_heads": 4, "max_position_embeddings": length}
+    config = transformers.LlamaConfig(**spelled({**sizes, "rope_parameters": rope}))
+    expected, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
+    base, ours = read_rope(Settings({"rope_parameters": rope}, "config.json"))
+    frequencies, our_scale = inverse_frequencies(128, theta=base, rope=ours)
+    np.testing.assert_allclose(frequencies, expected.numpy(), rtol=2e-6)
+    assert our_scale == pytest.approx(scale, rel=1e-12)
