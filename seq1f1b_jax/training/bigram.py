@@ -3,21 +3,20 @@
     p(b | a) = (count(a, b) + strength * p(b)) / (count(a, *) + strength)
     p(b)     = (count(*, b) + 1) / (count(*, *) + vocab_size)
 
-Counts come from the training windows, within each window, so the model is fitted on exactly the
-pairs (input, target) that the transformer trains on. The unigram prior keeps large vocabularies in
-bounds; on the standard library's bytes, strengths from 0.1 to 100 move the result by less than
-0.002 nats.
+Counts come from the training sequences, so the model is fitted on exactly the pairs (input, target)
+that the transformer trains on: none cross the border of a document. The unigram prior keeps large
+vocabularies in bounds; on the standard library's bytes, strengths from 0.1 to 100 move the result
+by less than 0.002 nats.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from seq1f1b_jax.training.data.sequences import Batch, SequenceData
+from seq1f1b_jax.data.sequences import Batch, SequenceData
 
 DENSE_PAIRS = 1 << 22
-BLOCK_TOKENS = 1 << 22
 
 
 def bigram_loss(
@@ -30,8 +29,9 @@ def bigram_loss(
     """Mean negative log-likelihood of `held_out` in nats per token, under a bigram model.
 
     Args:
-      data: the training windows to fit on.
-      held_out: the batches that the transformer is evaluated on; every target is scored.
+      data: the training sequences to fit on.
+      held_out: the batches that the transformer is evaluated on; every target is scored, but those
+        below 0.
       prior_strength: weight of the unigram prior, in counts.
       max_tokens: fit on at most this many training tokens, the first ones of the corpus.
 
@@ -39,7 +39,7 @@ def bigram_loss(
       >>> bigram_loss(data, data.held_out(4, num_microbatches=8, microbatch_size=1))
     """
     vocab_size = data.corpus.vocab_size
-    scored = np.concatenate([_pairs(*batch, vocab_size) for batch in held_out])
+    scored = np.concatenate([_number(*_pairs(batch), vocab_size) for batch in held_out])
     keys, times = np.unique(scored, return_counts=True)
     pair_counts, first_counts, next_counts = _count(data, keys, max_tokens)
     first, following = keys // vocab_size, keys % vocab_size
@@ -49,37 +49,35 @@ def bigram_loss(
     return float(-(times * log_likelihood).sum() / times.sum())
 
 
-def _pairs(
-    tokens: Int32[np.ndarray, "*shape"], targets: Int32[np.ndarray, "*shape"], vocab_size: int
+def _pairs(batch: Batch) -> tuple[Int32[np.ndarray, " pairs"], Int32[np.ndarray, " pairs"]]:
+    """The tokens that have a target, and their targets."""
+    scored = batch.targets >= 0
+    return batch.tokens[scored], batch.targets[scored]
+
+
+def _number(
+    first: Int32[np.ndarray, " pairs"], following: Int32[np.ndarray, " pairs"], vocab_size: int
 ) -> Int64[np.ndarray, " pairs"]:
-    """Each (token, target) pair (a, b) as the number `a * vocab_size + b`."""
-    return (tokens.astype(np.int64) * vocab_size + targets).ravel()
+    """Each pair (a, b) as the number `a * vocab_size + b`."""
+    return first.astype(np.int64) * vocab_size + following
 
 
 def _count(
     data: SequenceData, keys: Int64[np.ndarray, " k"], max_tokens: int
 ) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " v"], Int64[np.ndarray, " v"]]:
-    """Counts over the training windows: of the pairs in `keys`, of first and of second tokens."""
+    """Counts over the training sequences: of the pairs in `keys`, of first and second tokens."""
     vocab_size = data.corpus.vocab_size
     of_keys = np.zeros(keys.size, np.int64)
     of_first, of_next = np.zeros((2, vocab_size), np.int64)
     dense = vocab_size**2 <= DENSE_PAIRS
-    for windows in _train_blocks(data, max_tokens):
-        tokens, targets = windows[:, :-1], windows[:, 1:]
-        of_first += np.bincount(tokens.ravel(), minlength=vocab_size)
-        of_next += np.bincount(targets.ravel(), minlength=vocab_size)
-        pairs = _pairs(tokens, targets, vocab_size)
+    for batch in data.train_blocks(max_tokens):
+        first, following = _pairs(batch)
+        of_first += np.bincount(first, minlength=vocab_size)
+        of_next += np.bincount(following, minlength=vocab_size)
+        pairs = _number(first, following, vocab_size)
         if dense:
             of_keys += np.bincount(pairs, minlength=vocab_size**2)[keys]
         else:
             places = np.minimum(np.searchsorted(keys, pairs), keys.size - 1)
             of_keys += np.bincount(places[keys[places] == pairs], minlength=keys.size)
     return of_keys, of_first, of_next
-
-
-def _train_blocks(data: SequenceData, max_tokens: int) -> Iterator[Int32[np.ndarray, "n window"]]:
-    window = data.seq_len + 1
-    indices = data.train_windows[: max(1, max_tokens // window)]
-    step = max(1, BLOCK_TOKENS // window)
-    for start in range(0, indices.size, step):
-        yield data.windows(indices[start : start + step])

@@ -1,10 +1,13 @@
 """The bigram bar against a slow count, by hand, and against entropies that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from seq1f1b_jax.data import Batch, Corpus, load_corpus, make_data
 from seq1f1b_jax.training.bigram import bigram_loss
-from seq1f1b_jax.training.data import Corpus, load_corpus, make_data
+from tests.data.documents import corpus_of
 
 
 def data_of(tokens, vocab_size, seq_len=16):
@@ -16,8 +19,9 @@ def slow_bigram_loss(data, batches, strength):
     """The formula of the module, pair by pair."""
     v = data.corpus.vocab_size
     pairs, follows = np.zeros((v, v)), np.zeros(v)
-    for window in data.windows(data.train_windows):
-        for a, b in zip(window[:-1], window[1:], strict=True):
+    trained = data.sequences(data.split.train)
+    for a, b in zip(trained.tokens.ravel(), trained.targets.ravel(), strict=True):
+        if b >= 0:
             pairs[a, b] += 1
             follows[b] += 1
     prior = (follows + 1) / (follows.sum() + v)
@@ -25,6 +29,7 @@ def slow_bigram_loss(data, batches, strength):
         -np.log((pairs[a, b] + strength * prior[b]) / (pairs[a].sum() + strength))
         for batch in batches
         for a, b in zip(batch.tokens.ravel(), batch.targets.ravel(), strict=True)
+        if b >= 0
     ]
     return np.mean(losses)
 
@@ -32,12 +37,24 @@ def slow_bigram_loss(data, batches, strength):
 @pytest.mark.parametrize("dense_pairs", [1 << 22, 0], ids=["dense", "sparse"])
 def test_agrees_with_the_slow_count(monkeypatch, dense_pairs):
     monkeypatch.setattr("seq1f1b_jax.training.bigram.DENSE_PAIRS", dense_pairs)
-    monkeypatch.setattr("seq1f1b_jax.training.bigram.BLOCK_TOKENS", 100)  # several blocks
+    monkeypatch.setattr("seq1f1b_jax.data.sequences.BLOCK_TOKENS", 100)  # several blocks
     rng = np.random.default_rng(0)
     data = data_of(rng.zipf(1.5, 2000).clip(max=29), 30)
     batches = data.held_out(3, num_microbatches=2, microbatch_size=2)
     expected = slow_bigram_loss(data, batches, 3.0)
     assert bigram_loss(data, batches, prior_strength=3.0) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pairs_never_cross_a_document():
+    # within a document 0 follows 0 or 1 follows 1; across borders it is always the other
+    corpus = corpus_of([4] * 100)
+    tokens = (np.arange(400) // 4 % 2).astype(np.uint32)
+    corpus = replace(corpus, tokens=tokens, vocab_size=2)
+    data = make_data(corpus, seq_len=16, eval_fraction=0.2, seed=0, packing="documents")
+    held_out = data.held_out(5, num_microbatches=1, microbatch_size=1)
+    assert bigram_loss(data, held_out, prior_strength=1e-6) < 1e-6
+    expected = slow_bigram_loss(data, held_out, 3.0)
+    assert bigram_loss(data, held_out, prior_strength=3.0) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_cycle_costs_nothing_and_coin_flips_cost_log_2():
@@ -52,8 +69,8 @@ def test_a_cycle_costs_nothing_and_coin_flips_cost_log_2():
 def test_probabilities_sum_to_one_also_for_a_first_token_never_seen():
     data = data_of(np.arange(1000) % 5, 8)  # tokens 5, 6, 7 never occur
     for first in (2, 6):
-        batch = (np.full((1, 1, 1), first, np.int32), np.zeros((1, 1, 1), np.int32))
-        losses = [bigram_loss(data, [(batch[0], batch[1] + b)]) for b in range(8)]
+        tokens, zeros = np.full((1, 1, 1), first, np.int32), np.zeros((1, 1, 1), np.int32)
+        losses = [bigram_loss(data, [Batch(tokens, zeros + b)]) for b in range(8)]
         assert np.exp(-np.array(losses)).sum() == pytest.approx(1, abs=1e-12)
 
 

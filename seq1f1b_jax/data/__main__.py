@@ -1,0 +1,83 @@
+"""Turn text into token folders, and look at them.
+
+    python -m seq1f1b_jax.data prepare books/ --to tokens --train-bpe 8192
+    python -m seq1f1b_jax.data prepare web.jsonl --key text --to tokens --tokenizer tokenizer.json
+    python -m seq1f1b_jax.data show tokens --seq-len 4096
+
+A killed `prepare` continues when the same command is given again.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.folder import TokenFolder, open_folder
+from seq1f1b_jax.data.prepare.bar import BytesBar
+from seq1f1b_jax.data.prepare.options import job, parser
+from seq1f1b_jax.data.prepare.run import prepare
+from seq1f1b_jax.data.summary import summary
+from seq1f1b_jax.data.tokenizer import BYTES, load_tokenizer
+
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+      arguments: of the command line; those of the process unless given.
+
+    Returns:
+      The exit status: 0, 2 after one line about bad input on standard error, 130 after Ctrl-C.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        text = _prepare(options) if options.command == "prepare" else _show(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> str:
+    began = time.perf_counter()
+    with BytesBar() as bar:
+        meta = prepare(job(options), say=bar.message, advance=bar.advance)
+    rate = meta.num_tokens * bar.share / (time.perf_counter() - began)
+    told = f"{options.to}: {rate:,.0f} tokens/s" if bar.share else f"{options.to}:"
+    return f"{told}\n{summary(open_folder(options.to))}"
+
+
+def _show(options: argparse.Namespace) -> str:
+    folder = open_folder(options.folder)
+    if options.document is not None:
+        return _text(options.folder, folder, options.document)
+    return summary(folder, seq_len=options.seq_len)
+
+
+def _text(path: Path, folder: TokenFolder, document: int) -> str:
+    """One document, decoded; what a terminal would obey becomes U+FFFD."""
+    if not 0 <= document < folder.meta.num_documents:
+        raise UserError(
+            f"--document {document}: {path} has {folder.meta.num_documents}, numbered from 0"
+        )
+    tokenizer = load_tokenizer(BYTES if folder.meta.tokenizer == BYTES else path)
+    ids = folder.tokens[folder.documents[document] : folder.documents[document + 1]].tolist()
+    ids = ids[:-1] if ids[-1] == tokenizer.eos else ids
+    text = tokenizer.decode(ids)
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Where the tokens come from: text, Python's own source, a `.bin` of token ids, a token folder.
+
+Text that is read here is byte-level: one token is one byte of UTF-8, so the vocabulary has 256 ids
+and there is nothing to download. Every file is a document. Those of a folder are joined in the
+order of their relative paths, with one zero byte after each; zero bytes inside a text are refused,
+so the mark is unambiguous. Other tokenizers: `python -m seq1f1b_jax.data prepare`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.folder import META, open_folder
+from seq1f1b_jax.data.text import (
+    BLOCK_BYTES,
+    END_OF_FILE,
+    folder_files,
+    read_text,
+    stdlib_files,
+    unreadable,
+)
+from seq1f1b_jax.data.tokenizer import BYTES, Tokenizer, load_tokenizer
+
+BYTE_VOCAB_SIZE = 256
+MAX_VOCAB_SIZE = 2**31  # batches are int32
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokens of a whole corpus and what identifies them.
+
+    Attributes:
+      tokens: token ids in corpus order, `[num_tokens]`; in memory for text, else memory-mapped.
+      vocab_size: ids lie in `[0, vocab_size)`.
+      kind: `stdlib`, `text`, `tokens` (a `.bin`) or `prepared` (a token folder).
+      sha256: hash of all bytes of `tokens` in their order, in hexadecimal.
+      num_files: files that hold the tokens.
+      documents: where each document begins, with the end; None where nobody knows.
+      tokenizer: what `load_tokenizer` makes its tokenizer from; None where nobody knows.
+    """
+
+    tokens: UInt[np.ndarray, " num_tokens"]
+    vocab_size: int
+    kind: str
+    sha256: str
+    num_files: int
+    documents: Int64[np.ndarray, " num_documents_and_1"] | None = None
+    tokenizer: str | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of `tokens`."""
+        return self.tokens.nbytes
+
+    def load_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that the tokens were made with; None for a `.bin`, which does not tell.
+
+        Raises:
+          UserError: the file is missing or malformed, or is another tokenizer's.
+        """
+        if self.tokenizer is None:
+            return None
+        tokenizer = load_tokenizer(self.tokenizer)
+        if tokenizer.vocab_size > self.vocab_size:
+            raise UserError(
+                f"{self.tokenizer} has a tokenizer with {tokenizer.vocab_size} tokens, and "
+                f"meta.json says {self.vocab_size}; it is not the one that the tokens were made "
+                "with: prepare the folder again"
+            )
+        return tokenizer
+
+
+def load_corpus(
+    source: str, *, token_dtype: str = "uint16", vocab_size: int | None = None
+) -> Corpus:
+    """Read the corpus that `source` names; every byte is read and hashed once.
+
+    Args:
+      source: `stdlib` for the `.py` files of the running interpreter's standard library (without
+        its tests), or the path of a text file, of a folder of text files (searched recursively,
+        hidden names left out), of a folder made by `prepare`, or of a `.bin` file: little-endian
+        token ids without a header.
+      token_dtype: type of the ids in a `.bin`: `uint16` or `uint32`.
+      vocab_size: rows of the model's vocabulary; None: 256 for text, largest id + 1 for a `.bin`,
+        those of its tokenizer for a token folder.
+
+    Raises:
+      UserError: a missing, unreadable, empty or binary file, a `.bin` of a broken size, an id
+        outside the vocabulary, a token folder that is not what its meta.json says.
+
+    Example:
+      >>> corpus = load_corpus("stdlib")
+      >>> corpus.vocab_size, corpus.kind
+      (256, 'stdlib')
+    """
+    if source == "stdlib":
+        return _text_corpus(source, stdlib_files(), vocab_size)
+    if Path(source, META).is_file():
+        return _prepared_corpus(source, vocab_size)
+    if Path(source).is_dir():
+        return _text_corpus(source, folder_files(Path(source)), vocab_size)
+    if source.endswith(".bin"):
+        return _bin_corpus(source, token_dtype, vocab_size)
+    return _text_corpus(source, [Path(source)], vocab_size)
+
+
+def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corpus:
+    """All files as bytes; a single one is left as it is, of a folder each gets its mark."""
+    single = source != "stdlib" and not Path(source).is_dir()
+    texts = [text for text in map(read_text, files) if text]
+    if not texts:
+        raise _no_tokens(source)
+    joined = texts[0] if single else END_OF_FILE.join([*texts, b""])
+    tokens = np.frombuffer(joined, np.uint8)
+    lengths = np.array([len(text) + (not single) for text in texts])
+    return Corpus(
+        tokens, *_examined(tokens, vocab_size or BYTE_VOCAB_SIZE, source,
+        kind="stdlib" if source == "stdlib" else "text"), num_files=len(texts),
+        documents=np.concatenate([[0], np.cumsum(lengths)]), tokenizer=BYTES,
+    )
+
+
+def _bin_corpus(source: str, token_dtype: str, vocab_size: int | None) -> Corpus:
+    tokens = _map_tokens(Path(source), token_dtype)
+    if not tokens.size:
+        raise _no_tokens(source)
+    return Corpus(tokens, *_examined(tokens, vocab_size, source, kind="tokens"), num_files=1)
+
+
+def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
+    folder = open_folder(Path(source))
+    meta = folder.meta
+    if vocab_size is not None and vocab_size < meta.vocab_size:
+        raise UserError(
+            f"data.source={source}: its tokenizer has {meta.vocab_size} tokens and "
+            f"model.vocab_size={vocab_size} has no rows for all of them; leave model.vocab_size "
+            "out, or raise it"
+        )
+    rows, kind, sha256 = _examined(
+        folder.tokens, vocab_size or meta.vocab_size, source, kind="prepared"
+    )
+    if sha256 != meta.sha256:
+        raise UserError(
+            f"{source}: tokens.bin has sha256 {sha256[:12]} and meta.json says {meta.sha256[:12]}; "
+            "the file was changed since it was prepared: prepare the folder again"
+        )
+    tokenizer = BYTES if meta.tokenizer == BYTES else source
+    return Corpus(folder.tokens, rows, kind, sha256, 1, folder.documents, tokenizer)
+
+
+def _examined(
+    tokens: np.ndarray, vocab_size: int | None, source: str, *, kind: str
+) -> tuple[int, str, str]:
+    """Rows of the vocabulary, kind and hash, from one pass over all tokens."""
+    sha256, largest = _hash_and_largest(tokens)
+    rows = vocab_size or min(largest + 1, MAX_VOCAB_SIZE)
+    if largest >= rows:
+        _refuse_id(tokens, rows, source)
+    return rows, kind, sha256
+
+
+def _map_tokens(path: Path, token_dtype: str) -> np.ndarray:
+    """The ids of a `.bin`, memory-mapped."""
+    if token_dtype not in ("uint16", "uint32"):
+        raise UserError(f"data.token_dtype={token_dtype}; it must be uint16 or uint32")
+    dtype = np.dtype(token_dtype).newbyteorder("<")
+    try:
+        size = path.stat().st_size
+        if size % dtype.itemsize:
+            raise UserError(
+                f"{path} has {size} bytes, which is not a multiple of the {dtype.itemsize} bytes "
+                f"of {token_dtype}; set data.token_dtype to the type it was written with"
+            )
+        return np.memmap(path, dtype, mode="r") if size else np.zeros(0, dtype)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _no_tokens(source: str) -> UserError:
+    return UserError(f"data.source={source} holds 0 tokens; give a source with text in it")
+
+
+def _blocks(tokens: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    length = BLOCK_BYTES // tokens.itemsize
+    for start in range(0, tokens.size, length):
+        yield start, tokens[start : start + length]
+
+
+def _hash_and_largest(tokens: np.ndarray) -> tuple[str, int]:
+    """Full sha256 (no sampling: a changed byte anywhere is another corpus) and the largest id."""
+    digest, largest = hashlib.sha256(), 0
+    for _, block in _blocks(tokens):
+        digest.update(block.data)
+        largest = max(largest, int(block.max()))
+    return digest.hexdigest(), largest
+
+
+def _refuse_id(tokens: np.ndarray, vocab_size: int, source: str) -> None:
+    """Raise for the first id outside the vocabulary; there is one."""
+    for start, block in _blocks(tokens):
+        bad = np.flatnonzero(block >= vocab_size)
+        if bad.size:
+            raise UserError(
+                f"data.source={source}: token id {block[bad[0]]} at position {start + bad[0]} is "
+                f"not below vocab_size={vocab_size}; raise model.vocab_size or correct "
+                "data.token_dtype"
+            )

@@ -1,0 +1,197 @@
+"""A token folder: what `prepare` writes, and what may be believed of one that is read.
+
+    tokens.bin        token ids one after the other, little-endian uint16 or uint32, no header
+    documents.npy     int64 [num_documents + 1]: where each document begins, with the end
+    meta.json         `Meta`
+    tokenizer.json    the tokenizer, with tokenizer_config.json beside it; absent for bytes
+
+Files may be truncated, or of another folder: every length is checked before it is used.
+"""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, UInt
+
+from seq1f1b_jax.config import UserError
+
+VERSION = 1
+META, TOKENS, DOCUMENTS = "meta.json", "tokens.bin", "documents.npy"
+CHECKED_DOCUMENTS = 1 << 20  # at a time
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a token folder says about itself.
+
+    Attributes:
+      version: of this format.
+      token_dtype: `uint16` or `uint32`.
+      vocab_size: tokens of the tokenizer.
+      num_tokens: ids in tokens.bin.
+      num_documents: documents.
+      num_bytes: bytes of UTF-8 of all documents.
+      sha256: hash of tokens.bin, in hexadecimal.
+      tokenizer: `bytes`, or `tokenizer.json`.
+      eos: id of the token behind each document; None: there is none.
+      num_empty: empty documents, which were left out.
+      num_skipped: documents that could not be read and were left out.
+      fingerprint: hash of the inputs and settings that it was made from.
+    """
+
+    version: int
+    token_dtype: str
+    vocab_size: int
+    num_tokens: int
+    num_documents: int
+    num_bytes: int
+    sha256: str
+    tokenizer: str
+    eos: int | None
+    num_empty: int = 0
+    num_skipped: int = 0
+    fingerprint: str = ""
+
+
+class TokenFolder(NamedTuple):
+    """An opened folder; both arrays are memory-mapped."""
+
+    meta: Meta
+    tokens: UInt[np.ndarray, " num_tokens"]
+    documents: Int64[np.ndarray, " num_documents_and_1"]
+
+
+def open_folder(path: Path) -> TokenFolder:
+    """Open a token folder and check it, but for the hash of its tokens.
+
+    Raises:
+      UserError: a file is missing, or is not what meta.json says.
+    """
+    meta = read_meta(path / META)
+    try:
+        tokens = _map_tokens(path / TOKENS, meta)
+        documents = _map_documents(path / DOCUMENTS, meta)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename} ({error.strerror}); {path} is not whole: prepare it "
+            "again"
+        ) from error
+    _check_offsets(path / DOCUMENTS, documents, meta.num_tokens)
+    return TokenFolder(meta, tokens, documents)
+
+
+def write_meta(path: Path, meta: Meta) -> None:
+    """Write meta.json."""
+    path.write_text(json.dumps(asdict(meta), indent=1) + "\n", encoding="utf-8")
+
+
+def read_meta(path: Path) -> Meta:
+    """Read meta.json, every field of the type it must have.
+
+    Raises:
+      UserError: it is missing, malformed, of another version, or says what cannot be.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); prepare the folder again") from error
+    if not isinstance(given, dict) or given.get("version") != VERSION:
+        version = given.get("version") if isinstance(given, dict) else None
+        raise UserError(
+            f"{path} has version {version!r} and this program reads {VERSION}; prepare the folder "
+            "again"
+        )
+    defaults = {
+        field.name: None if field.default is MISSING else field.default for field in fields(Meta)
+    }
+    meta = Meta(**{name: given.get(name, default) for name, default in defaults.items()})
+    _check_meta(path, meta)
+    return meta
+
+
+def _check_meta(path: Path, meta: Meta) -> None:
+    counts = ("vocab_size", "num_tokens", "num_documents")
+    rules: dict[str, Any] = {
+        "token_dtype": meta.token_dtype in ("uint16", "uint32"),
+        **{name: _is_count(getattr(meta, name), at_least=1) for name in counts},
+        **{name: _is_count(getattr(meta, name)) for name in ("num_bytes", "num_empty")},
+        "num_skipped": _is_count(meta.num_skipped),
+        "sha256": isinstance(meta.sha256, str) and len(meta.sha256) == 64,
+        "tokenizer": meta.tokenizer in ("bytes", "tokenizer.json"),
+        "eos": meta.eos is None or _is_count(meta.eos),
+        "fingerprint": isinstance(meta.fingerprint, str),
+    }
+    if all(rules.values()):
+        rules["eos"] = meta.eos is None or meta.eos < meta.vocab_size
+    broken = [name for name, holds in rules.items() if not holds]
+    if broken:
+        told = json.dumps(getattr(meta, broken[0]))[:60]
+        raise UserError(
+            f"{path} says {told} for {broken[0]}, which cannot be; prepare the folder again"
+        )
+
+
+def _is_count(value: Any, *, at_least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and at_least <= value < 2**62
+
+
+def _map_tokens(path: Path, meta: Meta) -> np.ndarray:
+    dtype = np.dtype(meta.token_dtype).newbyteorder("<")
+    expected, size = meta.num_tokens * dtype.itemsize, path.stat().st_size
+    if size != expected:
+        raise UserError(
+            f"{path} has {size} bytes and meta.json says {meta.num_tokens} tokens of "
+            f"{meta.token_dtype}, {expected} bytes; the file is not whole: prepare the folder again"
+        )
+    return np.memmap(path, dtype, mode="r")
+
+
+def _map_documents(path: Path, meta: Meta) -> np.ndarray:
+    """The offsets, after their header and the size of the file have agreed with `meta`."""
+    expected = (meta.num_documents + 1,)
+    with path.open("rb") as file:
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("not version 1.0 of the format")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        except ValueError as error:
+            raise UserError(f"{path} is not an array file ({_one_line(error)})") from error
+        begin = file.tell()
+    if dtype != np.dtype("<i8") or shape != expected or fortran and len(shape) > 1:
+        raise UserError(
+            f"{path} holds {dtype}{list(shape)} and meta.json says int64{list(expected)}; prepare "
+            "the folder again"
+        )
+    size = path.stat().st_size
+    if size != begin + expected[0] * 8:
+        raise UserError(
+            f"{path} has {size} bytes and its header says {begin + expected[0] * 8}; the file is "
+            "not whole: prepare the folder again"
+        )
+    return np.memmap(path, "<i8", mode="r", offset=begin, shape=expected)
+
+
+def _check_offsets(path: Path, documents: np.ndarray, num_tokens: int) -> None:
+    """Offsets rise from 0 to the number of tokens; no document is empty."""
+    for start in range(0, documents.size - 1, CHECKED_DOCUMENTS):
+        lengths = np.diff(documents[start : start + CHECKED_DOCUMENTS + 1])
+        if (lengths < 1).any():
+            at = start + int(np.argmax(lengths < 1))
+            raise UserError(
+                f"{path}: document {at} begins at {documents[at]} and ends at {documents[at + 1]}; "
+                "prepare the folder again"
+            )
+    if documents[0] != 0 or documents[-1] != num_tokens:
+        raise UserError(
+            f"{path} runs from {documents[0]} to {documents[-1]} and tokens.bin has {num_tokens} "
+            "tokens; prepare the folder again"
+        )
+
+
+def _one_line(error: ValueError) -> str:
+    return " ".join(str(error).split())[:100]

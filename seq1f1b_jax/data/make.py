@@ -1,0 +1,47 @@
+"""Cut a corpus into sequences, hold some out, and fix the order of the others."""
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.corpus import Corpus
+from seq1f1b_jax.data.packed import make_packed
+from seq1f1b_jax.data.sequences import SequenceData
+from seq1f1b_jax.data.windows import make_windows
+
+
+def make_data(
+    corpus: Corpus,
+    *,
+    seq_len: int,
+    eval_fraction: float,
+    seed: int,
+    packing: str = "windows",
+    long_documents: str = "split",
+) -> SequenceData:
+    """Cut a corpus into sequences, hold some out, and fix the order of the others.
+
+    Args:
+      corpus: what `load_corpus` returned.
+      seq_len: tokens of one sequence.
+      eval_fraction: part of the sequences to hold out, in (0, 0.5].
+      seed: seed of the order, in [0, 2**32).
+      packing: `windows` cuts without regard to documents, `documents` packs whole ones.
+      long_documents: with packing `documents`: `split` those longer than `seq_len`, or `drop` them.
+
+    Raises:
+      UserError: a sequence is longer than the data, nothing would be held out, the corpus knows no
+        documents, or a setting is out of its range.
+
+    Example:
+      >>> data = make_data(load_corpus("stdlib"), seq_len=1024, eval_fraction=0.05, seed=0)
+    """
+    if not 0 < eval_fraction <= 0.5:
+        raise UserError(f"data.eval_fraction={eval_fraction} is not in (0, 0.5]; use 0.05, say")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"data.seed={seed} is not in [0, 2**32); use a number in that range")
+    if not 1 <= seq_len < 2**31:
+        raise UserError(f"data.seq_len={seq_len}; a sequence has 1 token at least, and below 2**31")
+    sizes = {"seq_len": seq_len, "eval_fraction": eval_fraction, "seed": seed}
+    if packing == "windows":
+        return make_windows(corpus, **sizes)
+    if packing == "documents":
+        return make_packed(corpus, **sizes, long_documents=long_documents)
+    raise UserError(f"data.packing={packing}; it must be windows or documents")

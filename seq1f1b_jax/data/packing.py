@@ -1,0 +1,120 @@
+"""Which pieces of documents share a sequence: best fit, the longest first.
+
+Pieces are taken by falling length, and each goes into the fullest sequence that still has room for
+it, else into a new one. Nothing of the result depends on a seed.
+
+Sequences with equally much room are alike, and pieces of equal length too, so both are handled as
+groups. With n pieces of length l to place, and sequences of room r >= l the tightest group there
+is, one of these sequences takes floor(r / l) pieces in a row, because after each it is the tightest
+of all; so ceil(n / floor(r / l)) of them fill up, or all there are. The work is one step per pair
+(length, room) that meets, not one per piece.
+"""
+
+from bisect import bisect_left, insort
+
+import numpy as np
+from jaxtyping import Int64
+
+GROUP_PIECES = 1 << 20
+
+
+def pack(
+    lengths: Int64[np.ndarray, " pieces"], seq_len: int, *, group_pieces: int = GROUP_PIECES
+) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " num_sequences_and_1"]]:
+    """Pack pieces into sequences of `seq_len` tokens.
+
+    Args:
+      lengths: tokens of each piece, in `[1, seq_len]`.
+      seq_len: tokens of a sequence.
+      group_pieces: so many neighbours in the corpus are packed together; bounds memory, and keeps
+        a sequence's pieces near each other on the disk.
+
+    Returns:
+      The pieces in the order in which they lie in the sequences, and where in this order each
+      sequence begins, with the end. Within a sequence pieces ascend, and sequences are in the order
+      of their first pieces.
+
+    Example:
+      >>> pack(np.array([3, 2, 5, 1, 2]), 5)  # 3+2, 5, 2+1
+      (array([0, 1, 2, 3, 4]), array([0, 2, 3, 5]))
+    """
+    orders, sizes = [], []
+    for first in range(0, lengths.size, group_pieces):
+        order, counts = _in_order(_assign(lengths[first : first + group_pieces], seq_len))
+        orders.append(order + first)
+        sizes.append(counts)
+    bounds = np.cumsum(np.concatenate([[0], *sizes]), dtype=np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *orders]), bounds
+
+
+def _in_order(
+    sequence_of: Int64[np.ndarray, " pieces"],
+) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " num_sequences"]]:
+    """Pieces sorted by sequence, sequences by their first pieces; with pieces per sequence."""
+    _, first_piece, inverse = np.unique(sequence_of, return_index=True, return_inverse=True)
+    rank = np.empty_like(first_piece)
+    rank[np.argsort(first_piece)] = np.arange(first_piece.size)
+    ranked = rank[inverse]
+    return np.argsort(ranked, kind="stable"), np.bincount(ranked)
+
+
+def _assign(lengths: Int64[np.ndarray, " pieces"], seq_len: int) -> Int64[np.ndarray, " pieces"]:
+    """The sequence of each piece, numbered as they were opened."""
+    by_length = np.argsort(-lengths, kind="stable")
+    values, counts = np.unique(lengths, return_counts=True)
+    placed = np.empty(lengths.size, np.int64)  # sequence of each piece, by falling length
+    rooms, done = _Rooms(seq_len), 0
+    for length, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        end = done + count
+        while done < end:
+            done += rooms.place(length, placed[done:end])
+    result = np.empty_like(placed)
+    result[by_length] = placed
+    return result
+
+
+class _Rooms:
+    """The open sequences, grouped by the room they have left."""
+
+    def __init__(self, seq_len: int):
+        self._seq_len = seq_len
+        self._opened = 0
+        self._sizes: list[int] = []  # rooms that occur, ascending
+        self._groups: dict[int, list[np.ndarray]] = {}  # the sequences of each, in parts
+
+    def place(self, length: int, out: Int64[np.ndarray, " pieces"]) -> int:
+        """Write the sequences of the first pieces of equal length into `out`; how many."""
+        at = bisect_left(self._sizes, length)
+        if at == len(self._sizes):
+            room, sequences = self._seq_len, self._open(-(-out.size // (self._seq_len // length)))
+        else:
+            room, sequences = self._sizes[at], self._take(at)
+        each = room // length
+        full, rest = divmod(min(out.size, each * sequences.size), each)
+        used = full + (rest > 0)
+        num_placed = full * each + rest
+        out[:num_placed] = np.repeat(sequences[:used], each)[:num_placed]
+        self._put(room - each * length, sequences[:full])
+        self._put(room - rest * length, sequences[full:used])
+        self._put(room, sequences[used:])
+        return num_placed
+
+    def _open(self, count: int) -> Int64[np.ndarray, " count"]:
+        self._opened += count
+        return np.arange(self._opened - count, self._opened)
+
+    def _take(self, at: int) -> Int64[np.ndarray, " n"]:
+        """Remove a part of a group: any sequence of it is as good as another."""
+        parts = self._groups[self._sizes[at]]
+        taken = parts.pop()
+        if not parts:
+            del self._groups[self._sizes.pop(at)]
+        return taken
+
+    def _put(self, room: int, sequences: Int64[np.ndarray, " n"]) -> None:
+        if not sequences.size or not room:  # full ones are never asked for again
+            return
+        if room not in self._groups:
+            self._groups[room] = []
+            insort(self._sizes, room)
+        self._groups[room].append(sequences)

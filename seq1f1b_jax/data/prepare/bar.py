@@ -1,0 +1,49 @@
+"""How far `prepare` is: a bar in a terminal, nothing in a log but what it is told to say."""
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.progress import TransferSpeedColumn as SpeedColumn
+
+
+class BytesBar:
+    """Bytes that are finished, of all; with speed and time left.
+
+    Args:
+      console: where to draw; None: standard error, so that standard output is the summary.
+
+    Attributes:
+      share: part of all bytes that was done while this bar was there; an earlier run's is not in.
+
+    Example:
+      >>> with BytesBar() as bar:
+      ...     bar.advance(5, 10)
+      ...     bar.message("half of it")
+    """
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(stderr=True, highlight=False)
+        columns = (BarColumn(bar_width=20), DownloadColumn(), SpeedColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            *columns, console=self._console, disable=not self._console.is_terminal, transient=True
+        )
+        self._task, self._first = None, 0
+        self.share = 0.0
+
+    def advance(self, done: int, total: int) -> None:
+        """Show that `done` bytes of `total` are finished."""
+        if self._task is None:
+            self._first = done
+            self._task = self._bar.add_task("", total=total, completed=done)
+        self._bar.update(self._task, completed=done)
+        self.share = (done - self._first) / total if total else 0.0
+
+    def message(self, text: str) -> None:
+        """Print a line of its own."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> "BytesBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,154 @@
+"""A portion to tokens, in a process of its own."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from itertools import islice
+from multiprocessing import connection
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, UInt
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.documents import read_documents
+from seq1f1b_jax.data.prepare.portions import Portion
+from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
+
+AHEAD = 2  # portions per process that are asked for before they are needed
+
+
+class Reading(NamedTuple):
+    """How documents are read and encoded.
+
+    Attributes:
+      tokenizer: what `load_tokenizer` makes it from.
+      token_dtype: `uint16` or `uint32`.
+      key: field or column that holds the text.
+      separator: line between the documents of a text file; None: a file is a document.
+      skip_bad: leave documents out that cannot be read, and count them.
+    """
+
+    tokenizer: str
+    token_dtype: str
+    key: str
+    separator: str | None
+    skip_bad: bool
+
+
+class Encoded(NamedTuple):
+    """Tokens of one portion.
+
+    Attributes:
+      tokens: of all its documents.
+      lengths: tokens of each document, or of the part of it that is here.
+      num_bytes: UTF-8 bytes of its documents.
+      num_empty: documents without text, left out.
+      num_skipped: documents that could not be read, left out.
+      first_skipped: what was wrong with the first of them; empty: none.
+    """
+
+    tokens: UInt[np.ndarray, " num_tokens"]
+    lengths: Int64[np.ndarray, " num_documents"]
+    num_bytes: int = 0
+    num_empty: int = 0
+    num_skipped: int = 0
+    first_skipped: str = ""
+
+
+def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> Encoded:
+    """Read and encode a portion.
+
+    Raises:
+      UserError: a document that cannot be read, unless `reading.skip_bad`.
+    """
+    dtype = np.dtype(reading.token_dtype).newbyteorder("<")
+    begin = np.array(tokenizer.prefix if portion.opens else (), dtype)
+    closed = portion.closes and tokenizer.eos is not None
+    end = np.array((tokenizer.eos,) if closed else (), dtype)
+    kept, num_bytes, num_empty, faults = [], 0, 0, []
+    for text in read_documents(portion, key=reading.key, separator=reading.separator):
+        if isinstance(text, UserError):
+            if not reading.skip_bad:
+                raise text
+            faults.append(str(text) if not faults else "")
+            continue
+        ids = tokenizer.array(text, dtype)
+        if ids.size:
+            num_bytes += len(text.encode())
+            kept.append(np.concatenate([begin, ids, end]))
+        else:
+            num_empty += 1
+    lengths = np.array([len(ids) for ids in kept], np.int64)
+    tokens = np.concatenate([np.zeros(0, dtype), *kept])
+    return Encoded(
+        tokens, lengths, num_bytes, num_empty, len(faults), faults[0] if faults else ""
+    )
+
+
+def encode_all(
+    portions: Iterable[Portion], tokenizer: Tokenizer, reading: Reading, *, processes: int
+) -> Iterator[Encoded]:
+    """Encode portions, in their order; only a few are in memory at a time.
+
+    Args:
+      portions: what to encode.
+      tokenizer: for this process, where it is the only one; others load `reading.tokenizer`.
+      reading: how documents are read.
+      processes: how many work; 1: this one.
+
+    Raises:
+      UserError: a document that cannot be read, or a process that ended by itself.
+    """
+    if processes == 1:
+        yield from (encode_portion(portion, tokenizer, reading) for portion in portions)
+        return
+    # spawned, not forked: the tokenizer's library has threads, which a fork would leave half there
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_start)
+    try:
+        yield from _in_order(pool, iter(portions), reading, AHEAD * processes)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {processes} processes ended by itself, for want of memory perhaps; what is "
+            "finished is kept: give the same command with fewer --processes"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, portions: Iterator[Portion], reading: Reading, ahead: int
+) -> Iterator[Encoded]:
+    coming: deque[Future[Encoded]] = deque()
+    while True:
+        room = ahead - len(coming)
+        coming.extend(pool.submit(_encode_here, p, reading) for p in islice(portions, room))
+        if not coming:
+            return
+        yield coming.popleft().result()
+
+
+def _start() -> None:
+    """Leave Ctrl-C to the first process, and end when that one has, however it did."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _encode_here(portion: Portion, reading: Reading) -> Encoded:
+    return encode_portion(portion, _loaded(reading.tokenizer), reading)
+
+
+_loaded = cache(load_tokenizer)  # once in each process
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    connection.wait([parent.sentinel])
+    os._exit(1)

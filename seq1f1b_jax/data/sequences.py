@@ -1,0 +1,203 @@
+"""From tokens to batches: what every cut of a corpus shares, and the batch of a step by its index.
+
+A cut says what sequence `i` of the corpus is (`windows`, `packed`). Here is decided which of them
+are held out, and in which order the others come.
+
+Held out: sequences are grouped into up to 64 blocks of neighbours, and the last of every block,
+`eval_fraction` in all, are never trained on. Their order goes round the blocks, so the first few of
+them already come from all over the corpus.
+
+Training order: epoch after epoch, each shuffled by (seed, epoch). Sequence `i` of this endless
+order depends on nothing else; step `k` of `n` sequences takes `k*n ... k*n + n-1`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.corpus import Corpus
+
+NUM_BLOCKS = 64
+BLOCK_TOKENS = 1 << 22
+
+
+class Batch(NamedTuple):
+    """One step's sequences.
+
+    Query `i` of a sequence sees the keys `starts[i] ... i`. Targets are the tokens that follow
+    within a document; -1 where there is none: at a document's last token, and in the padding, which
+    is a document of its own at the end of a sequence.
+    """
+
+    tokens: Int32[np.ndarray, "num_microbatches microbatch_size seq_len"]
+    targets: Int32[np.ndarray, "num_microbatches microbatch_size seq_len"]
+    starts: Int32[np.ndarray, "num_microbatches microbatch_size seq_len"] | None = None
+
+
+class Split(NamedTuple):
+    """Which sequences of a corpus are for what.
+
+    Attributes:
+      train: sequence indices for training, ascending.
+      held_out: sequence indices held out, in evaluation order.
+      order: the endless shuffled training order (`grain.MapDataset`); item `i` is an index into
+        `train`.
+    """
+
+    train: Int64[np.ndarray, " num_train"]
+    held_out: Int64[np.ndarray, " num_held_out"]
+    order: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceData(ABC):
+    """Training and held-out sequences of one corpus. Made by `make_data`.
+
+    Attributes:
+      corpus: the tokens.
+      seq_len: tokens of one sequence.
+      eval_fraction: part of the sequences that is held out.
+      seed: seed of the training order.
+      split: which sequences are trained on, in which order, and which are held out.
+    """
+
+    corpus: Corpus
+    seq_len: int
+    eval_fraction: float
+    seed: int
+    split: Split
+
+    @abstractmethod
+    def sequences(self, indices: Int64[np.ndarray, " n"]) -> Batch:
+        """Sequences by index, as a batch of shape `[n, seq_len]`."""
+
+    @abstractmethod
+    def mean_visible_keys(self, *, window: int | None = None) -> Float64[np.ndarray, " seq_len"]:
+        """Keys that a query sees at each position, the mean over all sequences of the corpus.
+
+        Args:
+          window: keys a query looks back at, itself included; None: all of its document.
+        """
+
+    @property
+    @abstractmethod
+    def fill_rate(self) -> float:
+        """Part of the positions that hold a token of the corpus, not padding."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a resumed run to see the same batches; the path is not in it."""
+        return {
+            "kind": self.corpus.kind,
+            "sha256": self.corpus.sha256,
+            "num_tokens": int(self.corpus.tokens.size),
+            "vocab_size": self.corpus.vocab_size,
+            "seq_len": self.seq_len,
+            "eval_fraction": self.eval_fraction,
+            "seed": self.seed,
+        }
+
+    def batch(self, step: int, *, num_microbatches: int, microbatch_size: int) -> Batch:
+        """The batch of step `step`, a function of (corpus, seed, step) and of nothing before it.
+
+        Two runs whose `num_microbatches * microbatch_size` agree see the same sequences in the same
+        order, however they are factored.
+
+        Example:
+          >>> data.batch(0, num_microbatches=8, microbatch_size=1).tokens.shape
+          (8, 1, 1024)
+        """
+        size = num_microbatches * microbatch_size
+        picks = [self.split.order[i] for i in range(step * size, (step + 1) * size)]
+        return _grouped(self.sequences(self.split.train[picks]), num_microbatches)
+
+    def held_out(
+        self, num_batches: int, *, num_microbatches: int, microbatch_size: int
+    ) -> tuple[Batch, ...]:
+        """The first held-out sequences in their fixed order, as at most `num_batches` full batches.
+
+        Raises:
+          UserError: the held-out sequences do not fill one batch.
+        """
+        size, available = num_microbatches * microbatch_size, self.split.held_out.size
+        if available < size:
+            raise UserError(
+                f"{available} sequences of {self.seq_len} tokens are held out, and one evaluation "
+                f"batch takes {size} ({num_microbatches} microbatches of {microbatch_size}); raise "
+                "data.eval_fraction, or lower data.seq_len or schedule.num_microbatches"
+            )
+        full = min(num_batches, available // size)
+        parts = np.split(self.split.held_out[: full * size], full)
+        return tuple(_grouped(self.sequences(part), num_microbatches) for part in parts)
+
+    def train_blocks(self, max_tokens: int) -> Iterator[Batch]:
+        """The first training sequences in corpus order, in blocks of shape `[n, seq_len]`.
+
+        Args:
+          max_tokens: no more positions than these, but one sequence at least.
+        """
+        indices = self.split.train[: max(1, max_tokens // self.seq_len)]
+        step = max(1, BLOCK_TOKENS // self.seq_len)
+        for start in range(0, indices.size, step):
+            yield self.sequences(indices[start : start + step])
+
+
+def make_split(num_sequences: int, *, eval_fraction: float, seed: int, seq_len: int) -> Split:
+    """Hold sequences out and fix the order of the others.
+
+    Args:
+      num_sequences: sequences of the corpus, one at least.
+      eval_fraction: part to hold out, in (0, 0.5].
+      seed: seed of the order, in [0, 2**32).
+      seq_len: tokens of one sequence, for the message.
+
+    Raises:
+      UserError: nothing would be held out.
+    """
+    import grain  # here: it loads JAX, and preparing tokens does without
+
+    num_held_out = int(num_sequences * eval_fraction)
+    if num_held_out < 1:
+        raise UserError(
+            f"data.eval_fraction={eval_fraction} of {num_sequences} sequences of {seq_len} tokens "
+            "is less than 1 held-out sequence; raise data.eval_fraction, lower data.seq_len or add "
+            "text"
+        )
+    train, held_out = split_sequences(num_sequences, num_held_out)
+    return Split(train, held_out, grain.MapDataset.range(train.size).seed(seed).shuffle().repeat())
+
+
+def split_sequences(
+    num_sequences: int, num_held_out: int
+) -> tuple[Int64[np.ndarray, " num_train"], Int64[np.ndarray, " num_held_out"]]:
+    """Sequence indices for training (ascending) and held out (going round the blocks).
+
+    Example:
+      >>> split_sequences(10, 2)  # two blocks of five, the last sequence of each held out
+      (array([0, 1, 2, 3, 5, 6, 7, 8]), array([4, 9]))
+    """
+    num_blocks = min(NUM_BLOCKS, num_held_out)
+    edges = np.arange(num_blocks + 1)
+    block_ends = edges[1:] * num_sequences // num_blocks
+    sizes = np.diff(edges * num_held_out // num_blocks)
+    # turn t takes sequence t of the held-out tail of every block that has so many
+    turns = np.arange(int(sizes.max()))[:, None]
+    tails = block_ends - sizes + turns
+    held_out = tails[turns < sizes]
+    trained = np.ones(num_sequences, bool)
+    trained[held_out] = False
+    return np.flatnonzero(trained), held_out
+
+
+def _grouped(batch: Batch, num_microbatches: int) -> Batch:
+    """`[n, seq_len]` to `[num_microbatches, microbatch_size, seq_len]`."""
+
+    def group(part: Int32[np.ndarray, "n seq_len"] | None):
+        return None if part is None else part.reshape(num_microbatches, -1, part.shape[-1])
+
+    return Batch(*map(group, batch))

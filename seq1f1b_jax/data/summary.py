@@ -1,0 +1,79 @@
+"""What a token folder holds, in words."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from seq1f1b_jax.data.folder import CHECKED_DOCUMENTS, Meta, TokenFolder
+from seq1f1b_jax.data.packed import cut_and_pack
+
+BAR_WIDTH = 40
+
+
+def summary(folder: TokenFolder, *, seq_len: int | None = None) -> str:
+    """Figures of a token folder and the lengths of its documents.
+
+    Args:
+      folder: what `open_folder` gave.
+      seq_len: also tell how documents pack into sequences of so many tokens.
+    """
+    rows = _rows(folder.meta)
+    if seq_len is not None:
+        rows["packed"] = _packed(folder.documents, seq_len)
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
+    return "\n".join([*lines, "", "tokens of a document", *histogram(lengths_of(folder))])
+
+
+def lengths_of(folder: TokenFolder) -> Iterable[Int64[np.ndarray, " documents"]]:
+    """Tokens of each document, a block at a time."""
+    for start in range(0, folder.meta.num_documents, CHECKED_DOCUMENTS):
+        yield np.diff(folder.documents[start : start + CHECKED_DOCUMENTS + 1])
+
+
+def histogram(blocks: Iterable[Int64[np.ndarray, " documents"]]) -> Sequence[str]:
+    """Bars: how many documents are how long, by powers of two.
+
+    Example:
+      >>> histogram([np.array([1, 5, 6, 7])])[1:]
+      ['2-3  0', '4-7  3  ########################################']
+    """
+    counts = np.zeros(64, np.int64)
+    for lengths in blocks:
+        counts += np.bincount(np.frexp(lengths.astype(float))[1] - 1, minlength=64)
+    used = np.flatnonzero(counts)
+    rows = range(used[0], used[-1] + 1)
+    names = ["1" if row == 0 else f"{2**row}-{2 ** (row + 1) - 1}" for row in rows]
+    names_width, counts_width = max(map(len, names)), max(len(f"{counts[row]:,}") for row in rows)
+    lines = (
+        f"{name:<{names_width}}  {counts[row]:>{counts_width},}  {_bar(counts[row], counts.max())}"
+        for name, row in zip(names, rows, strict=True)
+    )
+    return [line.rstrip() for line in lines]
+
+
+def _bar(count: int, largest: int) -> str:
+    return "#" * max(int(count > 0), int(BAR_WIDTH * count / largest))
+
+
+def _rows(meta: Meta) -> dict[str, str]:
+    eos = "none" if meta.eos is None else f"token {meta.eos}"
+    return {
+        "documents": f"{meta.num_documents:,}",
+        "tokens": f"{meta.num_tokens:,} as {meta.token_dtype}",
+        "per document": f"{meta.num_tokens / meta.num_documents:,.1f} tokens",
+        "text": f"{meta.num_bytes:,} bytes, {meta.num_bytes / meta.num_tokens:.3f} per token",
+        "left out": f"{meta.num_empty:,} empty, {meta.num_skipped:,} that could not be read",
+        "tokenizer": f"{meta.tokenizer}, {meta.vocab_size:,} tokens; end of a document: {eos}",
+        "sha256": meta.sha256,
+    }
+
+
+def _packed(documents: Int64[np.ndarray, " num_documents_and_1"], seq_len: int) -> str:
+    pieces = cut_and_pack(np.asarray(documents), seq_len, "split")
+    rate = pieces.num_tokens / (pieces.num_sequences * seq_len)
+    return (
+        f"{pieces.num_sequences:,} sequences of {seq_len:,}, {rate:.2%} full; "
+        f"documents that are longer, and cut: {pieces.num_split:,}"
+    )

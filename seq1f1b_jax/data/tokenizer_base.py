@@ -1,0 +1,160 @@
+"""What every tokenizer can do, and the one that needs no file: bytes."""
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt
+
+from seq1f1b_jax.config import UserError
+
+BYTES = "bytes"
+TOKENIZER = "tokenizer.json"
+UNKNOWN = "\ufffd"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    Attributes:
+      vocab_size: ids lie in `[0, vocab_size)`.
+      eos: id of the token that ends a document; None: there is none.
+      prefix: ids that begin a document, such as a begin-of-text token; mostly none.
+      token_bytes: bytes of UTF-8 that each token stands for; 0 for special tokens. Exact where
+        tokens are made of bytes.
+      sha256: hash of everything that decides about tokens, in hexadecimal; `bytes` for those.
+      can_cut_text: whether a text may be cut between a newline and a letter without a change of its
+        tokens.
+    """
+
+    vocab_size: int
+    eos: int | None
+    prefix: tuple[int, ...]
+    token_bytes: Int32[np.ndarray, " vocab_size"]
+    sha256: str
+    can_cut_text: bool
+
+    @abstractmethod
+    def _ids(self, text: str, *, specials: bool) -> list[int]:
+        """Token ids of UTF-8 text, without a prefix."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special ones included; what is not UTF-8 becomes U+FFFD."""
+
+    @abstractmethod
+    def decode_stream(self) -> "DecodeStream":
+        """Start to decode tokens that come one by one."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what `load_tokenizer(folder)` reads; nothing for bytes."""
+
+    def encode(self, text: str, *, specials: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+          text: any text.
+          specials: for a prompt: special tokens spelled out in the text are recognised, and the
+            prefix is put before it. Else the text is only text, whatever it spells.
+
+        Raises:
+          UserError: half a surrogate pair, which is no character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"character {error.start} of the text is {text[error.start]!r}, half a surrogate "
+                "pair, which UTF-8 cannot write; take it out"
+            ) from error
+        ids = self._ids(text, specials=specials)
+        return [*self.prefix, *ids] if specials else ids
+
+    def array(self, text: str, dtype: np.dtype) -> UInt[np.ndarray, " tokens"]:
+        """Token ids of a piece of a corpus, where special tokens are only text."""
+        return np.array(self._ids(text, specials=False), dtype)
+
+    def encode_batch(self, texts: Iterable[str], *, specials: bool = False) -> list[list[int]]:
+        """Token ids of several texts."""
+        return [self.encode(text, specials=specials) for text in texts]
+
+    def count_bytes(self, targets: Int[np.ndarray, "..."]) -> int:
+        """Bytes of text that targets stand for, for bits per byte; those below 0 do not count.
+
+        Example:
+          >>> load_tokenizer("bytes").count_bytes(np.array([104, 105, 0, -1]))
+          2
+        """
+        return int(self.token_bytes[targets[targets >= 0]].sum(dtype=np.int64))
+
+
+class DecodeStream(ABC):
+    """Text of tokens that come one by one, never half a character.
+
+    Example:
+      >>> stream = load_tokenizer("bytes").decode_stream()
+      >>> [stream.step(token) for token in "né".encode()], stream.finish()
+      (['n', '', 'é'], '')
+    """
+
+    @abstractmethod
+    def step(self, token: int) -> str:
+        """The text that this token completes; empty inside a character."""
+
+    @abstractmethod
+    def finish(self) -> str:
+        """What an unfinished character at the end looks like."""
+
+
+class ByteStream(DecodeStream):
+    """Decodes by the bytes of each token.
+
+    Args:
+      pieces: bytes of every token; ids beyond them, and None, are U+FFFD.
+    """
+
+    def __init__(self, pieces: Sequence[bytes | None]):
+        self._pieces = pieces
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def step(self, token: int) -> str:
+        """The text that this token completes; empty inside a character."""
+        piece = self._pieces[token] if 0 <= token < len(self._pieces) else None
+        return self._decoder.decode(UNKNOWN.encode() if piece is None else piece)
+
+    def finish(self) -> str:
+        """What an unfinished character at the end looks like."""
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer(Tokenizer):
+    """One token is one byte of UTF-8; a zero byte, which no text holds, ends a document."""
+
+    def __init__(self):
+        self.vocab_size, self.eos, self.prefix = 256, 0, ()
+        self.sha256, self.can_cut_text = BYTES, True
+        self.token_bytes = np.ones(256, np.int32)
+        self.token_bytes[0] = 0
+        self._pieces = [bytes([byte]) for byte in range(256)]
+
+    def _ids(self, text: str, *, specials: bool) -> list[int]:
+        return list(text.encode())
+
+    def array(self, text: str, dtype: np.dtype) -> UInt[np.ndarray, " tokens"]:
+        """The bytes of a piece of a corpus."""
+        return np.frombuffer(text.encode(), np.uint8).astype(dtype)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of bytes; what is not UTF-8 becomes U+FFFD."""
+        stream = self.decode_stream()
+        return "".join(map(stream.step, ids)) + stream.finish()
+
+    def decode_stream(self) -> DecodeStream:
+        """Start to decode bytes that come one by one."""
+        return ByteStream(self._pieces)
+
+    def save(self, folder: Path) -> None:
+        """Nothing to write."""

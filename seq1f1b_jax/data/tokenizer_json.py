@@ -1,0 +1,237 @@
+"""Any tokenizer.json, through the `tokenizers` library."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.tokenizer_base import (
+    TOKENIZER,
+    UNKNOWN,
+    ByteStream,
+    DecodeStream,
+    Tokenizer,
+)
+
+CONFIG = "tokenizer_config.json"
+EOS_FILES = ("generation_config.json", "config.json")
+BEFORE_NEWLINE = ("a", "1", "é", "東", ".", "'", "/", "_", " ", "a ", "\t", "\n", "\r", ".\n", "")
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
+
+
+class Refusals:
+    """Turn what the library raises about bad input, a bare `Exception`, into a `UserError`.
+
+    Args:
+      path: the file it is about.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if kind is Exception:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self._path} holds no tokenizer that can be used: {reason}")
+
+
+def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
+    """Load a tokenizer.json, or that of a folder.
+
+    Raises:
+      UserError: a missing or malformed file, or an `eos` that is not one of its tokens.
+    """
+    file = path / TOKENIZER if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file} ({error.strerror}); give bytes, a tokenizer.json, a folder that "
+            "holds one, or a .gguf"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 (offset {error.start})") from error
+    with Refusals(file):
+        inner = tokenizers.Tokenizer.from_str(text)
+    return JsonTokenizer(inner, eos=_named(inner, eos, file) if eos else _eos(inner, file.parent))
+
+
+class JsonTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library.
+
+    Args:
+      inner: the library's tokenizer; it becomes this one's own.
+      eos: id of the token behind a document.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, *, eos: int | None):
+        inner.no_truncation()  # some files cut texts to the length of the model they came with
+        inner.no_padding()
+        vocab = inner.get_vocab(with_added_tokens=True)
+        added = inner.get_added_tokens_decoder()
+        specials = {token for token, entry in added.items() if entry.special}
+        self._inner, self.eos = inner, eos
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        self.prefix = _prefix(inner)
+        settings = inner.to_str()
+        self.sha256 = hashlib.sha256(settings.encode()).hexdigest()
+        self.byte_level = _is_byte_level(json.loads(settings))
+        self.can_cut_text = self.byte_level and _ends_words_at_newlines(inner)
+        pieces: list[bytes | None] = [None] * self.vocab_size
+        for name, token in vocab.items():
+            pieces[token] = name.encode() if token in added else self._piece(name)
+        self._pieces = pieces
+        counts = (
+            0 if piece is None or token in specials else len(piece)
+            for token, piece in enumerate(pieces)
+        )
+        self.token_bytes = np.fromiter(counts, np.int32, self.vocab_size)
+
+    def _ids(self, text: str, *, specials: bool) -> list[int]:
+        self._inner.encode_special_tokens = not specials
+        return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, special ones included; what is not UTF-8 becomes U+FFFD."""
+        if self.byte_level:
+            stream = self.decode_stream()
+            return "".join(map(stream.step, ids)) + stream.finish()
+        return self._inner.decode(list(ids), skip_special_tokens=False)
+
+    def decode_stream(self) -> DecodeStream:
+        """Start to decode tokens that come one by one."""
+        return ByteStream(self._pieces) if self.byte_level else _WholeStream(self)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, and tokenizer_config.json with the token behind a document."""
+        self._inner.encode_special_tokens = False
+        self._inner.save(str(folder / TOKENIZER))
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        if self.eos is not None:
+            config["eos_token"] = self._inner.id_to_token(self.eos)
+        text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+
+    def _piece(self, name: str) -> bytes | None:
+        """Bytes of a token of the model by its name in the vocabulary."""
+        if self.byte_level:
+            return bytes(BYTE_OF.get(letter, 0) for letter in name)
+        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+            return b"?"  # one byte of a character; which one does not matter for counting
+        return name.removeprefix("##").replace(SPACE, " ").encode()
+
+
+class _WholeStream(DecodeStream):
+    """For tokens whose text depends on those before: decode them together, show what is new.
+
+    The tokens of the last piece that was shown are decoded again, before those that are pending:
+    what a token looks like depends on whether it is the first (SentencePiece drops a space there).
+    """
+
+    def __init__(self, tokenizer: JsonTokenizer):
+        self._tokenizer = tokenizer
+        self._shown: list[int] = []
+        self._pending: list[int] = []
+
+    def step(self, token: int) -> str:
+        """The text that this token completes; empty inside a character."""
+        self._pending.append(token)
+        new = self._new()
+        # four bytes are a character at most, so more tokens than that are not a character's
+        if new.endswith(UNKNOWN) and len(self._pending) < 4:
+            return ""
+        self._shown, self._pending = self._pending, []
+        return new
+
+    def finish(self) -> str:
+        """What an unfinished character at the end looks like."""
+        new = self._new() if self._pending else ""
+        self._pending = []
+        return new
+
+    def _new(self) -> str:
+        before = self._tokenizer.decode(self._shown)
+        return self._tokenizer.decode([*self._shown, *self._pending])[len(before) :]
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters that stand for bytes in byte-level vocabularies.
+
+    Visible characters of Latin-1 stand for themselves; the other bytes, in order, are the letters
+    from U+0100 on, so that no token has spaces or control characters in it.
+    """
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {
+        chr(0x100 + at): byte for at, byte in enumerate(others)
+    }
+
+
+BYTE_OF: Mapping[str, int] = _byte_letters()
+
+
+def _is_byte_level(settings: Mapping[str, Any]) -> bool:
+    decoder = settings.get("decoder") or {}
+    parts = decoder.get("decoders", [decoder])
+    return [part.get("type") for part in parts] == ["ByteLevel"]
+
+
+def _ends_words_at_newlines(inner: tokenizers.Tokenizer) -> bool:
+    """Whether no word, and so no token, reaches from a newline to a letter behind it.
+
+    The patterns in use all end words there; what stands before the newline could matter.
+    """
+    if inner.normalizer is not None or inner.pre_tokenizer is None:
+        return False
+    after = ("b", "Zz", "s ")
+    text = "".join(f"{before}\n{letter}" for before in BEFORE_NEWLINE for letter in after)
+    begins = {begin for _, (begin, _) in inner.pre_tokenizer.pre_tokenize_str(text)}
+    return all(match.end() in begins for match in re.finditer(r"\n(?=[A-Za-z])", text))
+
+
+def _prefix(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """Special tokens that the tokenizer itself puts before a text."""
+    encoding = inner.encode("a", add_special_tokens=True)
+    mask = [*encoding.special_tokens_mask, 0]
+    return tuple(encoding.ids[: mask.index(0)])
+
+
+def _named(inner: tokenizers.Tokenizer, name: str, file: Path) -> int:
+    token = inner.token_to_id(name)
+    if token is None:
+        raise UserError(f"eos={name!r} is not a token of {file}; give one that is")
+    return token
+
+
+def _eos(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
+    """The end of a document as the files beside a tokenizer tell it; the first that does."""
+    name = _read(folder / CONFIG).get("eos_token")
+    name = name.get("content") if isinstance(name, dict) else name
+    if isinstance(name, str):
+        return _named(inner, name, folder / TOKENIZER)
+    for file in EOS_FILES:
+        found = _read(folder / file).get("eos_token_id")
+        token = found[0] if isinstance(found, list) and found else found
+        if isinstance(token, int) and inner.id_to_token(token) is not None:
+            return token
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where the file is missing."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); correct or remove it") from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,71 @@
+"""How many keys a query sees: what attention costs where documents do not see each other.
+
+With documents of a sequence beginning at `starts`, query i sees `i - starts[i] + 1` keys, and of a
+sliding window w at most w of them.
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64, Num
+
+
+def visible_in_window(
+    visible: Num[np.ndarray, "*shape"], window: int | None
+) -> Num[np.ndarray, "*shape"]:
+    """Bound numbers of keys by a sliding window, where there is one."""
+    return visible if window is None else np.minimum(visible, window)
+
+
+def mean_visible_keys(
+    starts: Int32[np.ndarray, "*batch seq_len"], *, window: int | None = None
+) -> Float64[np.ndarray, " seq_len"]:
+    """Keys that a query of one batch sees at each position, the mean over its sequences.
+
+    Args:
+      starts: position of the first token of every token's document.
+      window: keys a query looks back at, itself included; None: all of its document.
+
+    Example:
+      >>> mean_visible_keys(np.array([[0, 0, 2, 2], [0, 0, 0, 0]]))
+      array([1. , 2. , 2. , 3. ])
+    """
+    seq_len = starts.shape[-1]
+    visible = np.arange(seq_len) - starts.reshape(-1, seq_len) + 1
+    return visible_in_window(visible, window).mean(axis=0)
+
+
+def mean_visible_of_pieces(
+    offsets: Int64[np.ndarray, " pieces"],
+    lengths: Int64[np.ndarray, " pieces"],
+    *,
+    num_sequences: int,
+    seq_len: int,
+    window: int | None = None,
+) -> Float64[np.ndarray, " seq_len"]:
+    """The same from where pieces lie in their sequences, without a look at the sequences.
+
+    A piece of length n at offset o adds a ramp 1, 2, ... at o, o + 1, ... which stops rising after
+    w = min(n, window) steps and falls by w behind its last position. Ramps are summed by what they
+    change from one position to the next, which needs only where they begin and end:
+
+        sum[i] - sum[i - 1] = pieces that rise at i  -  sum of w over pieces that end at i - 1
+
+    Args:
+      offsets: first position of each piece in its sequence.
+      lengths: tokens of each piece; what no piece covers, at the end of a sequence, must be given
+        as a piece too.
+      num_sequences: sequences that the pieces lie in.
+      seq_len: tokens of one sequence.
+      window: keys a query looks back at, itself included; None: all of its piece.
+
+    Example:
+      >>> sizes = dict(num_sequences=2, seq_len=4)
+      >>> mean_visible_of_pieces(np.array([0, 2, 0]), np.array([2, 2, 4]), **sizes)
+      array([1. , 2. , 2. , 3. ])
+    """
+    heights = visible_in_window(lengths, window)
+
+    def count(positions, weights=None):
+        return np.bincount(positions, weights, minlength=seq_len + 1)[:seq_len]
+
+    rising = np.cumsum(count(offsets) - count(offsets + heights))
+    return np.cumsum(rising - count(offsets + lengths, heights)) / num_sequences

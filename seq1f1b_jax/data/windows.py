@@ -1,0 +1,54 @@
+"""Windows: the corpus cut every `seq_len + 1` tokens, wherever documents begin and end.
+
+Windows do not overlap, and a rest shorter than a window is left out. A window's first `seq_len`
+tokens are the inputs, its last `seq_len` the targets.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.corpus import Corpus
+from seq1f1b_jax.data.sequences import Batch, SequenceData, make_split
+from seq1f1b_jax.data.visible import visible_in_window
+
+
+@dataclass(frozen=True, eq=False)
+class WindowData(SequenceData):
+    """Sequences that are windows; a query sees all keys before it."""
+
+    def sequences(self, indices: Int64[np.ndarray, " n"]) -> Batch:
+        """Windows by index, as inputs and targets of shape `[n, seq_len]`."""
+        window = self.seq_len + 1
+        whole = self.corpus.tokens[: self.corpus.tokens.size // window * window]
+        picked = whole.reshape(-1, window)[indices].astype(np.int32)
+        return Batch(*map(np.ascontiguousarray, (picked[:, :-1], picked[:, 1:])))
+
+    def mean_visible_keys(self, *, window: int | None = None) -> Float64[np.ndarray, " seq_len"]:
+        """`i + 1` keys at position i, at most `window`."""
+        return visible_in_window(np.arange(self.seq_len) + 1.0, window)
+
+    @property
+    def fill_rate(self) -> float:
+        """All positions hold tokens."""
+        return 1.0
+
+
+def make_windows(
+    corpus: Corpus, *, seq_len: int, eval_fraction: float, seed: int
+) -> WindowData:
+    """Cut a corpus into windows.
+
+    Raises:
+      UserError: a window is longer than the data, or nothing would be held out.
+    """
+    num_windows = corpus.tokens.size // (seq_len + 1)
+    if num_windows < 1:
+        raise UserError(
+            f"data.seq_len={seq_len} needs {seq_len + 1} tokens and the data has "
+            f"{corpus.tokens.size}; use data.seq_len<{corpus.tokens.size} or more text"
+        )
+    split = make_split(num_windows, eval_fraction=eval_fraction, seed=seed, seq_len=seq_len)
+    return WindowData(corpus, seq_len, eval_fraction, seed, split)
