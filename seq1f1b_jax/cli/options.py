@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,28 @@ class GenerateOptions:
     seed: int = 0
 
 
-Options = TrainOptions | EvaluateOptions | GenerateOptions
+@dataclass(frozen=True)
+class ExportOptions:
+    """The newest checkpoint as a folder of config.json and safetensors that transformers loads.
+
+    Attributes:
+      to: the folder, which must not exist yet.
+      dtype: of the tensors.
+    """
+
+    to: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+Options = TrainOptions | EvaluateOptions | GenerateOptions | ExportOptions
 
 COMMANDS: Mapping[str, type[Options]] = MappingProxyType(
-    {"train": TrainOptions, "evaluate": EvaluateOptions, "generate": GenerateOptions}
+    {
+        "train": TrainOptions,
+        "evaluate": EvaluateOptions,
+        "generate": GenerateOptions,
+        "export": ExportOptions,
+    }
 )
 
 
@@ -54,6 +73,8 @@ def option_problem(options: Options) -> str | None:
     if isinstance(options, EvaluateOptions) and options.num_batches is not None:
         if options.num_batches < 1:
             return f"--num_batches {options.num_batches}: must be above 0; use 1 or more"
+    if isinstance(options, ExportOptions) and options.to is None:
+        return "export writes a new folder; name it with --to FOLDER"
     if isinstance(options, GenerateOptions):
         if options.num_tokens < 1:
             return f"--num_tokens {options.num_tokens}: must be above 0; use 1 or more"

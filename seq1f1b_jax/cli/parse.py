@@ -28,7 +28,7 @@ class Invocation:
     """What the user asked for.
 
     Attributes:
-      command: `train`, `evaluate` or `generate`.
+      command: `train`, `evaluate`, `generate` or `export`.
       config: the settings, as given: preset and devices are not looked up yet.
       options: what the command takes beside the configuration.
       print_config: whether to print the configuration instead of running.

@@ -1,13 +1,52 @@
-"""Held-out loss through the pipeline, beside the loss of a bigram model."""
+"""Held-out loss through the pipeline: its mean, and how it depends on the position."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float64, Int64
 
+from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.pipeline.stage import Params
-from seq1f1b_jax.training.data import Batch, SequenceData
 from seq1f1b_jax.training.setup import Setup
+
+FIRST_BIN = 64
+
+
+class HeldOut(NamedTuple):
+    """Losses of held-out targets by how many tokens of its document a target's query has before it.
+
+    Attributes:
+      losses: sum of the losses at each position, nats.
+      counts: targets at each position.
+    """
+
+    losses: Float64[np.ndarray, " seq_len"]
+    counts: Int64[np.ndarray, " seq_len"]
+
+    @property
+    def mean(self) -> float:
+        """Nats per target; 0 where there is none."""
+        return float(self.losses.sum() / max(1, self.counts.sum()))
+
+    def by_position(self) -> Iterator[tuple[int, int, float]]:
+        """`(first, end, nats per target)` of positions; every bin twice as long as the one before.
+
+        Example:
+          >>> held_out = HeldOut(np.ones(256), np.full(256, 2))
+          >>> list(held_out.by_position())
+          [(0, 64, 0.5), (64, 128, 0.5), (128, 256, 0.5)]
+        """
+        first, end = 0, FIRST_BIN
+        while first < self.counts.size:
+            end = min(end, self.counts.size)
+            if count := self.counts[first:end].sum():
+                yield first, end, float(self.losses[first:end].sum() / count)
+            first, end = end, 2 * end
+
+
+Evaluate = Callable[[Params, Sequence[Batch]], HeldOut]
 
 
 def held_out_batches(setup: Setup, data: SequenceData, num_batches: int) -> tuple[Batch, ...]:
@@ -18,11 +57,25 @@ def held_out_batches(setup: Setup, data: SequenceData, num_batches: int) -> tupl
     )
 
 
-def make_evaluation(setup: Setup) -> Callable[[Params, Sequence[Batch]], float]:
-    """`(params, batches) -> mean loss in nats per token`, compiled once."""
-    loss = jax.jit(setup.pipeline.loss)
+def make_evaluation(setup: Setup) -> Evaluate:
+    """`(params, batches) -> HeldOut`, compiled once."""
+    token_losses = jax.jit(setup.pipeline.token_losses)
 
-    def evaluate(params: Params, batches: Sequence[Batch]) -> float:
-        return float(np.mean([float(loss(params, *batch)) for batch in batches]))
+    def evaluate(params: Params, batches: Sequence[Batch]) -> HeldOut:
+        parts = [_by_position(batch, token_losses(params, *batch)) for batch in batches]
+        return HeldOut(*map(sum, zip(*parts, strict=True)))
 
     return evaluate
+
+
+def _by_position(batch: Batch, losses: jax.Array) -> HeldOut:
+    seq_len = batch.tokens.shape[-1]
+    positions = np.broadcast_to(np.arange(seq_len), batch.tokens.shape)
+    if batch.starts is not None:
+        positions = positions - batch.starts
+    counted = batch.targets >= 0
+    values = np.asarray(losses, np.float64)[counted]
+    return HeldOut(
+        np.bincount(positions[counted], values, minlength=seq_len),
+        np.bincount(positions[counted], minlength=seq_len),
+    )

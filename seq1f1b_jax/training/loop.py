@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.data import Batch, Prefetcher, SequenceData
 from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.data import Batch, SequenceData
+from seq1f1b_jax.training.evaluation import Evaluate
 from seq1f1b_jax.training.flops import step_flops
 from seq1f1b_jax.training.interrupt import stop_on_signals
 from seq1f1b_jax.training.metrics import MetricsWriter
@@ -23,8 +23,8 @@ class Loop:
     """A run from some step to the last.
 
     Attributes:
-      step: the compiled `(state, tokens, targets) -> (state, metrics)`.
-      evaluate: `(params, batches) -> nats per token`.
+      step: the compiled `(state, *batch) -> (state, metrics)`.
+      evaluate: `(params, batches) -> HeldOut`.
       held_out: the batches it is given; `bigram` is the bigram model's loss on the same.
       num_layer_params: parameters of all layers, for the FLOP count.
       meta: what every checkpoint records.
@@ -35,7 +35,7 @@ class Loop:
     step: Callable[..., tuple[TrainState, StepMetrics]]
     checkpointer: Checkpointer
     metrics: MetricsWriter
-    evaluate: Callable[[Params, Sequence[Batch]], float]
+    evaluate: Evaluate
     held_out: Sequence[Batch]
     bigram: float
     num_layer_params: int
@@ -59,9 +59,10 @@ class Loop:
         with (
             stop_on_signals() as stop,
             ProgressReport(num_steps, start_step=start, bar=bar) as progress,
+            Prefetcher(self._batch, range(start, num_steps)) as batches,
         ):
             for index in range(start, num_steps):
-                state, values = self._one_step(state, index)
+                state, values = self._one_step(state, index, batches)
                 self.metrics.write(index, **values)
                 progress.update(
                     index + 1, loss=values["loss"], step_seconds=values["step_seconds"],
@@ -80,13 +81,19 @@ class Loop:
             self.checkpointer.wait()  # here, where a signal does not end the process
         return state, finished
 
-    def _one_step(self, state: TrainState, index: int) -> tuple[TrainState, dict[str, float]]:
+    def _batch(self, index: int) -> Batch:
         config = self.setup.config
-        began = time.perf_counter()
-        batch = self.data.batch(
+        return self.data.batch(
             index, num_microbatches=config.schedule.num_microbatches,
             microbatch_size=config.data.microbatch_size,
         )
+
+    def _one_step(
+        self, state: TrainState, index: int, batches: Prefetcher[Batch]
+    ) -> tuple[TrainState, dict[str, float]]:
+        config = self.setup.config
+        began, waited = time.perf_counter(), batches.waited_seconds
+        batch = next(batches)
         state, metrics = self.step(state, *batch)
         loss, grad_norm, update_norm, learning_rate = map(float, metrics)
         seconds = time.perf_counter() - began
@@ -94,12 +101,14 @@ class Loop:
         flops = step_flops(
             self.setup.stage, num_layer_params=self.num_layer_params,
             num_sequences=self.setup.num_sequences, seq_len=config.data.seq_len,
+            pairs=self.setup.cost.pairs(config.data.seq_len),
         )
         return state, {
             "loss": loss,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
             "step_seconds": seconds,
+            "data_seconds": batches.waited_seconds - waited,
             "tokens_per_second": batch.tokens.size / seconds,
             "model_flops_per_second": flops / seconds,
         }
@@ -120,7 +129,7 @@ class Loop:
         self.checkpointer.save(step, self.setup.pipeline.to_canonical(state), meta=self.meta)
 
     def _evaluate(self, state: TrainState, index: int) -> str:
-        loss = self.evaluate(state.params, self.held_out)
+        loss = self.evaluate(state.params, self.held_out).mean
         self.metrics.write(index, held_out_loss=loss, bigram_loss=self.bigram)
         return (
             f"step {index + 1}: held-out loss {loss:.4f} nats per token, "

@@ -1,60 +1,50 @@
-"""The three commands: train, evaluate, generate. Each takes a job and returns an exit status."""
+"""The command `train`: a run from its first or its newest step to its last."""
 
-import math
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 
 from seq1f1b_jax.config import Config
-from seq1f1b_jax.pipeline.stage import Stage
+from seq1f1b_jax.data import SequenceData, Tokenizer
+from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.data import SequenceData, load_corpus, make_data
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
+from seq1f1b_jax.training.job import Job, make_parts
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.metrics import MetricsWriter, Sink, tensorboard_sink, wandb_sink
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
+from seq1f1b_jax.training.partition import StepByCut
 from seq1f1b_jax.training.report import describe, size_text
-from seq1f1b_jax.training.sampling import Stream, sample_text
-from seq1f1b_jax.training.setup import Setup, make_setup
+from seq1f1b_jax.training.sampling import sample_text, write_now
+from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
 from seq1f1b_jax.training.storage import (
     CHECKPOINTS,
     METRICS,
-    load_newest,
     make_meta,
     restore_run,
     set_aside,
     write_recipe,
+    write_tokenizer,
 )
 from seq1f1b_jax.training.trace import trace_step
 
-SAMPLE_PROMPT, SAMPLE_TOKEN = "def ", "0"
+PROMPT_TOKENS = 16
+SAMPLE_PROMPT = {"stdlib": "def "}
 SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
-
-
-class Job(NamedTuple):
-    """What a command works on: configuration, the same as YAML, the model and its sampler."""
-
-    config: Config
-    recipe: str
-    stage: Stage
-    stream: Stream
 
 
 def train(job: Job) -> int:
     """Train, or continue the run in `train.output_dir`; then evaluate and sample."""
-    config, recipe, stage, _ = job
-    setup, data = make_setup(config, stage), load_data(config)
+    config, stage, folder = job.config, job.stage, job.folder
+    setup, data = make_parts(job)
     batches = held_out_batches(setup, data, config.train.eval_batches)
-    folder = Path(config.train.output_dir)
-    num_params = count_params(stage)
-    print(describe(setup, data, num_params), flush=True)
+    tokenizer = data.corpus.load_tokenizer()
+    print(describe(setup, data, count_params(stage), source=job.source), flush=True)
     if config.train.resume == "never" and (moved := set_aside(folder)):
         print(f"starting over; the earlier run is kept in {moved}")
     with Checkpointer(folder / CHECKPOINTS, keep=config.checkpoint.keep) as checkpointer:
@@ -69,12 +59,16 @@ def train(job: Job) -> int:
             return 0
         if start:
             print(f"continuing {folder} after step {start}")
-        write_recipe(folder, recipe)
+        write_recipe(folder, job.recipe)
+        if tokenizer is not None:
+            write_tokenizer(folder, tokenizer)
         if state is None:
-            state = init_state(setup.pipeline, setup.optimizer, jax.random.key(config.train.seed))
+            params = first_params(job, setup)
+            state = init_state(setup.pipeline, setup.optimizer, params)
+            del params  # the first step donates them
         sinks = make_sinks(config, folder, start)
         batch = data.batch(start, **batch_shape(config))
-        step = compile_step(setup, state, batch)
+        step = make_step(setup, state, batch)
         if config.train.trace:
             trace_step(setup, state, batch, folder=folder, say=print)
         with MetricsWriter(folder / METRICS, start_step=start, sinks=sinks) as metrics:
@@ -92,52 +86,25 @@ def train(job: Job) -> int:
     if config.train.sample_tokens:
         params = setup.pipeline.to_canonical(state.params)
         del state  # its memory on the devices
-        sample(job, params, is_text=is_text(data.identity))
+        prompt = first_words(data, batches[0].tokens[0, 0], tokenizer)
+        sample(job, params, prompt, tokenizer=tokenizer)
     return 0
 
 
-def evaluate(job: Job, *, num_batches: int | None = None) -> int:
-    """Held-out loss of the newest checkpoint, through the pipeline."""
-    config, stage = job.config, job.stage
-    setup, data = make_setup(config, stage), load_data(config)
-    _, state = load_newest(setup, print)
-    batches = held_out_batches(setup, data, num_batches or config.train.eval_batches)
-    params = setup.pipeline.from_canonical(state.params)
-    loss = make_evaluation(setup)(params, batches)
-    tokens = sum(batch.targets.size for batch in batches)
-    print(f"step {int(state.step)}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
-    print(f"perplexity {math.exp(loss):.3f}, bits per token {loss / math.log(2):.4f}")
-    print(f"bigram model on the same text: {bigram_loss(data, batches):.4f} nats per token")
-    return 0
+def first_params(job: Job, setup: Setup) -> Params:
+    """Where training starts: the weights of a checkpoint, or fresh ones."""
+    if job.source is None:
+        return setup.pipeline.init(jax.random.key(job.config.train.seed))
+    print(f"starting from {job.source.told}", flush=True)
+    return job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
 
 
-def generate(
-    job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
-) -> int:
-    """Text sampled from the newest checkpoint, written as it comes."""
-    meta, state = load_newest(make_setup(job.config, job.stage), print)
-    sample_text(
-        job.stage, state.params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
-        temperature=temperature, top_p=top_p, is_text=is_text(meta["data"]), write=write_now,
-    )
-    return 0
-
-
-def is_text(identity: Mapping[str, Any]) -> bool:
-    """Whether data is bytes of text, by what identifies it; else it is token ids."""
-    return identity["kind"] != "tokens"
-
-
-def load_data(config: Config) -> SequenceData:
-    """The corpus and its sequences."""
-    corpus = load_corpus(
-        config.data.source, token_dtype=config.data.token_dtype,
-        vocab_size=config.model.vocab_size,
-    )
-    return make_data(
-        corpus, seq_len=config.data.seq_len, eval_fraction=config.data.eval_fraction,
-        seed=config.data.seed,
-    )
+def first_words(data: SequenceData, tokens, tokenizer: Tokenizer | None) -> str:
+    """What the sample at the end begins with: a word of Python, or the first held-out tokens."""
+    if data.corpus.kind in SAMPLE_PROMPT:
+        return SAMPLE_PROMPT[data.corpus.kind]
+    ids = tokens[:PROMPT_TOKENS].tolist()
+    return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
 
 
 def batch_shape(config: Config) -> dict[str, int]:
@@ -146,6 +113,15 @@ def batch_shape(config: Config) -> dict[str, int]:
         "num_microbatches": config.schedule.num_microbatches,
         "microbatch_size": config.data.microbatch_size,
     }
+
+
+def make_step(setup: Setup, state: TrainState, batch) -> Callable:
+    """The compiled step; cut anew for every batch where the partition follows the batch."""
+    config = setup.config
+    by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
+    if by_batch and config.schedule.partition == "balanced":
+        return StepByCut(setup, compile_step)
+    return compile_step(setup, state, batch)
 
 
 def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
@@ -184,22 +160,15 @@ def make_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
     return tuple(sinks)
 
 
-def sample(job: Job, params, *, is_text: bool) -> None:
+def sample(job: Job, params, prompt: str, *, tokenizer: Tokenizer | None) -> None:
     """A few lines from the trained model."""
     train = job.config.train
     try:
         print("\nsampled from the trained model:")
         sample_text(
-            job.stage, params, SAMPLE_PROMPT if is_text else SAMPLE_TOKEN, stream=job.stream,
-            num_tokens=train.sample_tokens, seed=train.seed, temperature=SAMPLE_TEMPERATURE,
-            top_p=SAMPLE_TOP_P, is_text=is_text, write=write_now,
+            job.stage, params, prompt, stream=job.stream, num_tokens=train.sample_tokens,
+            seed=train.seed, temperature=SAMPLE_TEMPERATURE, top_p=SAMPLE_TOP_P,
+            tokenizer=tokenizer, write=write_now,
         )
     except ValueError as error:  # more tokens than learned positions: the run itself is complete
         print(f"none: {error}; set a smaller --train.sample_tokens")
-
-
-def write_now(text: str) -> None:
-    """Print a piece of a line at once; what the terminal's encoding lacks becomes `?`."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()

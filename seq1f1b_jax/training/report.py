@@ -1,10 +1,12 @@
 """What will run, told before it runs: mesh, layers, chunks, predictions, schedule in letters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from seq1f1b_jax.config import Config
+from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.schedule import Costs, Op, Simulation, draw_simulation, peak_units, simulate
-from seq1f1b_jax.training.data import SequenceData
+from seq1f1b_jax.training.job import Source
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
@@ -18,8 +20,17 @@ def predict_time(setup: Setup) -> Simulation:
     return simulate(setup.pipeline.plan, costs, machine="executor")
 
 
-def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
-    """The lines that stand above a run."""
+def describe(
+    setup: Setup, data: SequenceData, num_params: int, *, source: Source | None = None
+) -> str:
+    """The lines that stand above a run.
+
+    Args:
+      setup: of the run.
+      data: its sequences.
+      num_params: parameters of the whole model.
+      source: the checkpoint that it starts from.
+    """
     config, pipeline = setup.config, setup.pipeline
     device = setup.mesh.devices.flat[0]
     table = pipeline.table
@@ -30,6 +41,7 @@ def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
     rows = {
         "model": f"{config.model.family}, {num_params:,} parameters, "
         f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
+        **({"source": source.told} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, axis pipe",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
         + f", {pipeline.plan.num_virtual} stages on a device" * (pipeline.plan.num_virtual > 1),
@@ -41,7 +53,8 @@ def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
         "compute": f"{pipeline.compute_dtype.__name__}, attention {config.executor.attention}, "
         f"residuals {config.executor.residuals}",
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
-        f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}",
+        f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
+        + f", packed documents fill {data.fill_rate:.1%}" * (config.data.packing == "documents"),
         "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
         f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.num_virtual} units in "
         "flight on a device",
@@ -49,7 +62,22 @@ def describe(setup: Setup, data: SequenceData, num_params: int) -> str:
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
     }
     lines = [f"{name:<10}{text}" for name, text in rows.items()]
-    return "\n".join([*lines, *(f"note      {note}" for note in setup.notes), "", _picture(setup)])
+    notes = [*setup.notes, *_notes(config, source)]
+    return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
+
+
+def _notes(config: Config, source: Source | None) -> Iterator[str]:
+    """What a user should hear about the checkpoint that the run starts from."""
+    if source is None or source.context_length is None:
+        return
+    if config.data.seq_len > source.context_length and config.model.rope.type == "none":
+        factor = -(-config.data.seq_len // source.context_length)
+        yield (
+            f"the checkpoint was trained on {source.context_length} tokens, data.seq_len is "
+            f"{config.data.seq_len}: stretch its positions with --model.rope.type yarn "
+            f"--model.rope.factor {factor} --model.rope.original_max_positions "
+            f"{source.context_length}"
+        )
 
 
 def device_name(device) -> str:

@@ -1,6 +1,8 @@
-"""Text from a trained model, outside the pipeline."""
+"""Text from a model, outside the pipeline."""
 
+import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Protocol
 
 import jax
@@ -9,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.tokenizer import Tokenizer
 from seq1f1b_jax.pipeline.stage import Params, Stage
-
-NUM_BYTES = 256
 
 
 class Stream(Protocol):
@@ -23,16 +24,16 @@ class Stream(Protocol):
     ) -> Iterator[Int[Array, "B"]]: ...
 
 
-def encode(prompt: str, *, is_text: bool) -> np.ndarray:
-    """Prompt to tokens `[1, T]`: UTF-8 bytes for a model of text, else numbers.
+def encode(prompt: str, tokenizer: Tokenizer | None) -> np.ndarray:
+    """Prompt to tokens `[1, T]`; without a tokenizer it is token ids between spaces.
 
     Raises:
       UserError: an empty prompt, or words that are not token ids.
     """
     if not prompt:
         raise UserError("the prompt is empty; give at least one character with --prompt")
-    if is_text:
-        return np.frombuffer(prompt.encode(), np.uint8).astype(np.int32)[None]
+    if tokenizer is not None:
+        return np.asarray([tokenizer.encode(prompt)], np.int32)
     words = prompt.split()
     if not all(word.isdigit() for word in words):
         raise UserError(
@@ -42,37 +43,45 @@ def encode(prompt: str, *, is_text: bool) -> np.ndarray:
     return np.asarray([[int(word) for word in words]], np.int32)
 
 
-def pieces(tokens: Iterator[int], *, is_text: bool) -> Iterator[str]:
-    """Tokens to text that is safe to print, as they come: bytes are decoded as UTF-8.
+def pieces(tokens: Iterator[int], tokenizer: Tokenizer | None) -> Iterator[str]:
+    """Tokens to text that is safe to print, as they come, up to the end of the document.
 
     Control characters other than line feed and tab become U+FFFD: a model early in its training
     writes any byte, and a terminal would obey some of them.
     """
-    if not is_text:
+    if tokenizer is None:
         yield from (f"{token} " for token in tokens)
         return
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token in tokens:
-        # a vocabulary may have more rows than there are bytes
-        text = decoder.decode(bytes([token])) if token < NUM_BYTES else "\ufffd"
-        yield "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    stream = tokenizer.decode_stream()
+    for token in takewhile(lambda token: token != tokenizer.eos, tokens):
+        yield _printable(stream.step(token))
+    yield _printable(stream.finish())
 
 
 def sample_text(
     stage: Stage, params: Params, prompt: str, *, stream: Stream, num_tokens: int, seed: int,
-    temperature: float, top_p: float, is_text: bool, write: Callable[[str], None],
+    temperature: float, top_p: float, tokenizer: Tokenizer | None, write: Callable[[str], None],
 ) -> None:
     """Write the prompt and its continuation, piece by piece; `params` are topology-free.
 
-    `is_text`: whether the model was trained on bytes of text, or on token ids.
+    `tokenizer`: of the text that the model was trained on; `None` for token ids.
     """
     tokens = stream(
-        stage, jax.tree.map(jnp.asarray, params), encode(prompt, is_text=is_text),
+        stage, jax.tree.map(jnp.asarray, params), encode(prompt, tokenizer),
         num_tokens=num_tokens, key=jax.random.key(seed), temperature=temperature, top_p=top_p,
     )
     write(prompt)
-    for piece in pieces((int(token[0]) for token in tokens), is_text=is_text):
+    for piece in pieces((int(token[0]) for token in tokens), tokenizer):
         write(piece)
     write("\n")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def write_now(text: str) -> None:
+    """Print a piece of a line at once; what the terminal's encoding lacks becomes `?`."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()

@@ -1,16 +1,19 @@
 """From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
+from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
+from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
     Plan,
     StageCost,
@@ -56,8 +59,16 @@ class Setup:
         return self.config.schedule.num_microbatches * self.config.data.microbatch_size
 
 
-def make_setup(config: Config, stage: SizedStage) -> Setup:
+def make_setup(
+    config: Config, stage: SizedStage, *, visible_keys: NDArray[np.float64] | None = None
+) -> Setup:
     """Build everything but data and parameters; nothing is compiled yet.
+
+    Args:
+      config: of the run.
+      stage: the model.
+      visible_keys: `[seq_len]`, keys that the query at each position sees, on average over packed
+        documents; `None`: what causality and the model's window leave.
 
     Raises:
       ValueError: devices, layers, chunk lengths or names that do not fit together.
@@ -68,13 +79,16 @@ def make_setup(config: Config, stage: SizedStage) -> Setup:
         stage.num_layers, mesh.size, vocab_size=stage.vocab_size, tied=stage.tied,
         num_virtual=plan.num_virtual, layers_per_stage=config.mesh.layers_per_stage,
     )
-    cost = stage_cost(config, stage, layout.layers_per_stage)
+    cost = replace(
+        stage_cost(config, stage, layout.layers_per_stage), visible_keys=visible_keys
+    )
     lengths = chunk_lengths(config, cost)
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
     pipeline = build_step(
         stage, plan, mesh, chunk_lengths=lengths, attention=config.executor.attention,
         residuals=config.executor.residuals, compute_dtype=dtype,
         loss_block=config.executor.loss_block, layers_per_stage=layout.layers_per_stage,
+        restart_positions=config.data.restart_positions,
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     return Setup(config, stage, mesh, cost, pipeline, optimizer, notes)
@@ -149,4 +163,5 @@ def stage_cost(config: Config, stage: SizedStage, layers_per_stage: tuple[int, .
         head_dim=stage.head_dim, mlp_dim=stage.mlp_dim, gated=stage.gated,
         vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
         num_sequences=config.data.microbatch_size, residuals=config.executor.residuals,
+        window=window_of(stage),
     )

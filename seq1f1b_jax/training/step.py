@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.layout import shardings
@@ -38,10 +38,9 @@ class StepMetrics(NamedTuple):
 
 
 def init_state(
-    pipeline: PipelineStep, optimizer: optax.GradientTransformation, key: PRNGKeyArray
+    pipeline: PipelineStep, optimizer: optax.GradientTransformation, params: Params
 ) -> TrainState:
-    """A fresh state on the mesh, in the in-memory layout."""
-    params = pipeline.init(key)
+    """The state of step 0 around parameters on the mesh, in the in-memory layout."""
     shapes = jax.eval_shape(optimizer.init, params)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings(shapes, pipeline.mesh))(params)
     step = jnp.zeros((), jnp.int32)
@@ -53,15 +52,16 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     learning_rate: optax.Schedule,
-) -> Callable[[TrainState, Array, Array], tuple[TrainState, StepMetrics]]:
-    """The jitted step `(state, tokens, targets) -> (state, metrics)`; the old state is donated.
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """The jitted step `(state, tokens, targets, starts) -> (state, metrics)`; donates the state.
 
-    tokens, targets: int32 `[num_microbatches, sequences, seq_len]`. `learning_rate` is the schedule
-    inside the optimizer, which keeps it to itself.
+    tokens, targets, starts: int32 `[num_microbatches, sequences, seq_len]`; starts may be `None`,
+    see `PipelineStep.loss_and_grads`. `learning_rate` is the schedule inside the optimizer, which
+    keeps it to itself.
     """
 
-    def train_step(state: TrainState, tokens: Array, targets: Array):
-        loss, grads = pipeline.loss_and_grads(state.params, tokens, targets)
+    def train_step(state: TrainState, tokens: Array, targets: Array, starts: Array | None = None):
+        loss, grads = pipeline.loss_and_grads(state.params, tokens, targets, starts)
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(params, opt_state, state.step + 1)

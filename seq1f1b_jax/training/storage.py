@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.config import Config, ModelConfig, UserError
+from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.training.checkpoint import Checkpointer, differences, find_checkpoint, load_state
-from seq1f1b_jax.training.data import SequenceData
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState
 
@@ -68,6 +68,21 @@ def write_recipe(folder: Path, recipe: str) -> None:
         ) from error
 
 
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Keep the tokenizer of the run's text, so that the run can be sampled from without its data.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        tokenizer.save(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the tokenizer to {folder} ({error.strerror}); "
+            "set train.output_dir to a folder that this user may write"
+        ) from error
+
+
 def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
     """What a checkpoint records beside the state."""
     return {"config": asdict(config), "data": data.identity}
@@ -118,9 +133,10 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     Raises:
       UserError: the fields that differ.
     """
-    free = ("preset", "max_positions") if setup.config.model.family == "llama" else ("preset",)
+    free = ["preset", "source"] + ["max_positions"] * (setup.config.model.family == "llama")
+    # a setting that an older checkpoint does not name had what is now its default
     saved, current = (
-        {name: value for name, value in model.items() if name not in free}
+        {name: value for name, value in (asdict(ModelConfig()) | model).items() if name not in free}
         for model in (meta["config"]["model"], asdict(setup.config)["model"])
     )
     changed = differences(saved, current)

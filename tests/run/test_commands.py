@@ -8,11 +8,13 @@ import shutil
 import pytest
 import yaml
 
+from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.training.sampling import pieces
 from tests.run.tiny import checkpoint_steps, command_line, held_out_losses, losses, run
 
 METRICS = {
-    "step", "loss", "grad_norm", "learning_rate", "step_seconds", "tokens_per_second",
+    "step", "loss", "grad_norm", "learning_rate", "step_seconds", "data_seconds",
+    "tokens_per_second",
     "model_flops_per_second",
 }  # fmt: skip
 
@@ -35,7 +37,8 @@ def test_a_run_tells_what_runs_how_it_went_and_where_it_is(first_run, source):
     loss = held_out_losses(folder)[5]
     assert f"step 6: held-out loss {loss:.4f} nats per token, bigram model " in told
     assert f"checkpoints and metrics are in {folder}\n" in told
-    assert "\nsampled from the trained model:\ndef " in told
+    prompt = told.partition("\nsampled from the trained model:\n")[2][:16]
+    assert len(prompt) == 16 and prompt in source.read_text()  # held-out text
 
 
 def test_metrics_hold_every_step_and_the_configuration_reads_back(finished):
@@ -118,5 +121,6 @@ def test_generate_writes_the_prompt_and_as_many_tokens_as_asked(finished, source
 
 
 def test_no_sampled_byte_commands_the_terminal():
-    text = "".join(pieces(iter([65, 27, 7, 10, 9, 13, 0xC3, 0xA9, 0xFF]), is_text=True))
-    assert text == "A\ufffd\ufffd\n\t\ufffdé\ufffd"
+    sampled = iter([65, 27, 7, 10, 9, 13, 0xC3, 0xA9, 0xFF, 0, 66])
+    text = "".join(pieces(sampled, load_tokenizer("bytes")))
+    assert text == "A\ufffd\ufffd\n\t\ufffdé\ufffd"  # byte 0 ends the document

@@ -8,7 +8,8 @@ import pytest
 
 import train
 from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig
-from seq1f1b_jax.training.data import Batch
+from seq1f1b_jax.data import Batch
+from seq1f1b_jax.training.evaluation import HeldOut
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.step import StepMetrics
 
@@ -25,13 +26,13 @@ class Recorder:
         if event == self._signal_in:
             signal.raise_signal(signal.SIGTERM)
 
-    def step(self, state: int, tokens, targets):
+    def step(self, state: int, tokens, targets, starts):
         self.note(f"step {state + 1}")
         return state + 1, StepMetrics(*np.ones(4, np.float32))
 
-    def evaluate(self, params, batches) -> float:
+    def evaluate(self, params, batches) -> HeldOut:
         self.note(f"evaluate {self.events[-1].split()[-1]}")
-        return 1.0
+        return HeldOut(np.ones(1), np.ones(1))
 
     def write(self, index: int, **values) -> None:
         self.note(f"{'loss' if 'loss' in values else 'held_out'} {index + 1}")
@@ -51,7 +52,10 @@ def events_of(recorder, *, start=0):
     )
     stage = SimpleNamespace(vocab_size=2, model_dim=2, num_heads=1, head_dim=2, num_layers=1)
     pipeline = SimpleNamespace(to_canonical=lambda state: state)
-    setup = SimpleNamespace(config=config, stage=stage, pipeline=pipeline, num_sequences=1)
+    cost = SimpleNamespace(pairs=lambda num_queries: 1)
+    setup = SimpleNamespace(
+        config=config, stage=stage, pipeline=pipeline, num_sequences=1, cost=cost
+    )
     data = SimpleNamespace(batch=lambda index, **_: Batch(np.zeros(1), np.zeros(1)))
     loop = Loop(
         setup, data, recorder.step, recorder, recorder, evaluate=recorder.evaluate, held_out=(),

@@ -1,0 +1,83 @@
+"""What one does with a model that is there: evaluate it, sample from it, hand it on."""
+
+import math
+
+from seq1f1b_jax.data import Batch, SequenceData
+from seq1f1b_jax.training.bigram import bigram_loss
+from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
+from seq1f1b_jax.training.job import TOKENIZER, Job, load_model, make_parts
+from seq1f1b_jax.training.sampling import sample_text, write_now
+from seq1f1b_jax.training.setup import make_setup
+
+BAR_WIDTH = 40
+
+
+def evaluate(job: Job, *, num_batches: int | None = None) -> int:
+    """Held-out loss of the newest checkpoint, through the pipeline, as a whole and by position."""
+    setup, data = make_parts(job)
+    batches = held_out_batches(setup, data, num_batches or job.config.train.eval_batches)
+    model = load_model(job, setup, print)
+    held_out = make_evaluation(setup)(model.params, batches)
+    loss, tokens = held_out.mean, int(held_out.counts.sum())
+    print(f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
+    told = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
+    if num_bytes := count_bytes(data, batches):
+        told += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
+    print(told)
+    print(f"bigram model on the same text: {bigram_loss(data, batches):.4f} nats per token")
+    print("\nloss by the tokens that came before, nats per token")
+    print("\n".join(position_rows(held_out)))
+    return 0
+
+
+def generate(
+    job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
+) -> int:
+    """Text sampled from the newest checkpoint, written as it comes."""
+    setup = make_setup(job.config, job.stage)
+    model = load_model(job, setup, print)
+    sample_text(
+        job.stage, setup.pipeline.to_canonical(model.params), prompt, stream=job.stream,
+        num_tokens=num_tokens, seed=seed, temperature=temperature, top_p=top_p,
+        tokenizer=model.tokenizer, write=write_now,
+    )
+    return 0
+
+
+def export(job: Job, *, to: str, dtype: str) -> int:
+    """The newest checkpoint as a folder that `transformers` loads."""
+    setup = make_setup(job.config, job.stage)
+    model = load_model(job, setup, print)
+    params = setup.pipeline.to_canonical(model.params)
+    job.export(params, to, dtype=dtype, tokenizer=model.tokenizer)
+    print(f"{model.told} is in {to}: config.json and safetensors of {dtype}")
+    if model.tokenizer is None:
+        print(f"without {TOKENIZER}: the model was trained on token ids")
+    return 0
+
+
+def count_bytes(data: SequenceData, batches: tuple[Batch, ...]) -> int:
+    """Bytes of text that the targets stand for; 0 where nobody knows."""
+    tokenizer = data.corpus.load_tokenizer()
+    if tokenizer is None:
+        return 0
+    return sum(tokenizer.count_bytes(batch.targets) for batch in batches)
+
+
+def position_rows(held_out: HeldOut) -> list[str]:
+    r"""A line for every bin of positions, with a bar as long as its loss.
+
+    Example:
+      >>> held_out = HeldOut(np.r_[np.full(64, 3.0), np.full(64, 1.5)], np.ones(128, int))
+      >>> print(*position_rows(held_out), sep="\n")
+         0 ...  63   3.0000  ########################################
+        64 ... 127   1.5000  ####################
+    """
+    rows = list(held_out.by_position())
+    highest = max((loss for *_, loss in rows), default=0) or 1
+    width = len(str(held_out.counts.size - 1))
+    return [
+        f"  {first:>{width}} ... {end - 1:>{width}}   {loss:.4f}  "
+        + "#" * round(BAR_WIDTH * loss / highest)
+        for first, end, loss in rows
+    ]

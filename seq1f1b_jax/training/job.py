@@ -1,0 +1,151 @@
+"""What a command works on, and where its data, its model and its tokenizer come from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
+from seq1f1b_jax.pipeline.layout import Layout
+from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.training.checkpoint_folder import committed_steps
+from seq1f1b_jax.training.sampling import Stream
+from seq1f1b_jax.training.setup import Setup, make_setup
+from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
+
+TOKENIZER = "tokenizer.json"
+"""Of the text that a run was trained on, in its folder; bytes need none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The checkpoint that `model.source` names, opened by whoever knows models.
+
+    Attributes:
+      told: what it is, in one line.
+      load: its weights on a mesh, in the in-memory layout.
+      tokenizer: what `load_tokenizer` makes its tokenizer from; `None` where it has none.
+      context_length: tokens of the longest sequence that it was trained on, where it says so.
+    """
+
+    told: str
+    load: Callable[[Stage, Layout, Mesh], Params]
+    tokenizer: Path | None
+    context_length: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a command works on.
+
+    Attributes:
+      config: of the run.
+      recipe: the same as YAML.
+      stage: the model.
+      stream: its sampler.
+      source: the checkpoint that the run starts from, where it does.
+      export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters as a
+        checkpoint for others.
+    """
+
+    config: Config
+    recipe: str
+    stage: Stage
+    stream: Stream
+    source: Source | None
+    export: Callable[..., None]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return Path(self.config.train.output_dir)
+
+
+class Model(NamedTuple):
+    """Weights to look at.
+
+    Attributes:
+      told: where they come from.
+      params: on the mesh, in the in-memory layout.
+      tokenizer: of the text they were trained on; `None` where that was token ids.
+    """
+
+    told: str
+    params: Params
+    tokenizer: Tokenizer | None
+
+
+def load_data(job: Job) -> SequenceData:
+    """The corpus and its sequences.
+
+    Raises:
+      UserError: also where the model starts from a checkpoint of another tokenizer.
+    """
+    data = job.config.data
+    corpus = load_corpus(
+        data.source, token_dtype=data.token_dtype, vocab_size=job.config.model.vocab_size
+    )
+    if job.source is not None:
+        check_tokenizer(corpus, job)
+    return make_data(
+        corpus, seq_len=data.seq_len, eval_fraction=data.eval_fraction, seed=data.seed,
+        packing=data.packing, long_documents=data.long_documents,
+    )
+
+
+def make_parts(job: Job) -> tuple[Setup, SequenceData]:
+    """Data, and the setup that is balanced for it."""
+    config, data = job.config, load_data(job)
+    balanced = config.data.packing == "documents" and config.schedule.documents != "ignore"
+    window = window_of(job.stage)
+    visible_keys = data.mean_visible_keys(window=window) if balanced else None
+    return make_setup(config, job.stage, visible_keys=visible_keys), data
+
+
+def check_tokenizer(corpus: Corpus, job: Job) -> None:
+    """Refuse data of another tokenizer than that of the checkpoint; a `.bin` does not tell.
+
+    Raises:
+      UserError: their tokens are not the same.
+    """
+    ours = corpus.load_tokenizer()
+    if ours is None or job.source.tokenizer is None:
+        return
+    theirs = load_tokenizer(job.source.tokenizer)
+    probe = "def f(x):\n    return 12345 * x  # naïve, 東京, 🙂 and so on\n"
+    if ours.encode(probe, specials=False) == theirs.encode(probe, specials=False):
+        return
+    name = job.config.model.source
+    raise UserError(
+        f"data.source={job.config.data.source} has other tokens than the checkpoint "
+        f"model.source={name} ({ours.vocab_size} and {theirs.vocab_size} of them); make them with "
+        f"its tokenizer: python -m seq1f1b_jax.data prepare TEXT --to FOLDER --tokenizer {name}, "
+        "and set data.source to that folder"
+    )
+
+
+def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
+    """The newest good checkpoint of the run, or where there is none the one it would start from."""
+    if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
+        params = job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
+        return Model(job.config.model.source, params, source_tokenizer(job.source))
+    meta, state = load_newest(setup, report)
+    params = setup.pipeline.from_canonical(state.params)
+    return Model(f"step {int(state.step)}", params, run_tokenizer(job, meta["data"]))
+
+
+def run_tokenizer(job: Job, identity: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer of the text that a run was trained on, by what identifies its data."""
+    if (job.folder / TOKENIZER).is_file():
+        return load_tokenizer(job.folder)
+    if identity["kind"] != "tokens":
+        return load_tokenizer("bytes")
+    return None if job.source is None else source_tokenizer(job.source)
+
+
+def source_tokenizer(source: Source) -> Tokenizer | None:
+    """The tokenizer of a checkpoint."""
+    return None if source.tokenizer is None else load_tokenizer(source.tokenizer)
