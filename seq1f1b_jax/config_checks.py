@@ -11,11 +11,11 @@ from seq1f1b_jax.config import Config, MeshConfig, UserError
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
-    "model.rope_theta", "model.window", "mesh.pipe", "mesh.virtual_devices", "schedule.num_microbatches",
-    "schedule.num_chunks", "schedule.num_virtual", "schedule.block", "executor.loss_block",
-    "data.seq_len", "data.microbatch_size", "optimizer.learning_rate", "optimizer.eps",
-    "optimizer.clip_norm", "train.num_steps", "train.eval_batches", "checkpoint.every",
-    "checkpoint.keep",
+    "model.rope_theta", "model.window", "mesh.pipe", "mesh.virtual_devices",
+    "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
+    "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
+    "optimizer.eps", "optimizer.clip_norm", "train.num_steps", "train.eval_batches",
+    "checkpoint.every", "checkpoint.keep",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",

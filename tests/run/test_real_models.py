@@ -1,4 +1,4 @@
-"""From a checkpoint of others to one for others: train, evaluate, sample and export on documents."""
+"""From a checkpoint of others to one for others: train, evaluate, sample, export on documents."""
 
 import re
 
