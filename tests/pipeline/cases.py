@@ -17,6 +17,7 @@ from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline.covering import covering_array
 
 VOCAB = 19  # odd, so that no stage count divides it: table padding is always exercised
+WINDOW = 4  # tokens; less than a chunk
 SIZES = dict(model_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, vocab_size=VOCAB)
 
 
@@ -36,14 +37,12 @@ class Case(NamedTuple):
     extra_warmup: int = 0
     attention: str = "xla_blockwise"
     batch: int = 1
-    documents: str = "one"
-    window: int | None = None
+    masks: str = "causal"
     x64: bool = True
 
     @property
     def id(self) -> str:
-        flags = [self.documents] * (self.documents != "one")
-        flags += [f"window{self.window}"] * (self.window is not None)
+        flags = [self.masks] * (self.masks != "causal")
         flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
         virtual = f"V{self.V}" * (self.V > 1)
         words = [self.name, f"P{self.P}{virtual}M{self.M}C{self.C}", self.lengths, self.family]
@@ -91,33 +90,33 @@ FACTORS: dict[str, list[Any]] = dict(
     extra_warmup=[0, 2],
     attention=["xla_blockwise", "xla_dense"],
     batch=[1, 2],
-    documents=["one", "packed", "restart"],
-    window=[None, 7],
+    masks=["causal", "packed", "restart", "window"],
     x64=[True, False],
 )
 
 TRAPS = {
-    "one stage": Case(P=1, M=2, C=3, lengths="odd"),
+    "one stage": Case(P=1, M=2, C=3, lengths="odd", masks="packed"),
     "one stage, tied": Case(P=1, M=1, C=2, tied=True, family="gpt"),
     "odd number of stages": Case(P=3, M=5, C=2, residuals="none"),
-    "fewer microbatches than stages": Case(P=8, M=2, C=2, lengths="balanced"),
+    "fewer microbatches than stages": Case(
+        P=8, M=2, C=2, lengths="balanced", masks="restart"
+    ),
     "one unit in all": Case(P=4, M=1, C=1, schedule="seq-zb-h1"),
     "one rank, a ring with itself": Case(P=1, V=2, M=3, C=2, schedule="seq1f1b-i"),
     "odd ring, chunks that do not divide it": Case(
         P=3, V=2, M=4, C=2, schedule="seq1f1b-i", lengths="odd", layers="unequal"
     ),
-    "split, unequal layers and chunks": Case(
-        P=3, M=3, C=4, schedule="seq-zb-h1", lengths="odd", layers="unequal"
+    "split, unequal layers and chunks, documents": Case(
+        P=3, M=3, C=4, schedule="seq-zb-h1", lengths="odd", layers="unequal", masks="restart",
+        batch=2,
     ),
     "split, recompute everything": Case(P=2, M=2, C=2, schedule="seq-zb-h1", residuals="full"),
-    "unequal layers, tied": Case(P=4, M=2, C=2, layers="unequal", tied=True),
-    "documents, split backwards": Case(
-        P=2, M=2, C=3, schedule="seq-zb-h1", lengths="odd", documents="restart", batch=2
+    "unequal layers, tied": Case(
+        P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
     ),
-    "documents, window, learned positions, recompute": Case(
-        P=2, M=2, C=2, family="gpt", documents="restart", window=3, residuals="full"
+    "recompute everything, documents and a window": Case(
+        P=2, M=2, C=4, residuals="full", lengths="odd", batch=2, masks="restart and window"
     ),
-    "recompute everything": Case(P=2, M=2, C=4, residuals="full", lengths="odd", batch=2),
 }
 
 
@@ -140,7 +139,7 @@ def long_cases() -> list[Case]:
     """A three-wise cover of the factors that meet in the executor, for `make test-all`."""
     factors = dict(FACTORS)
     alone = ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64")
-    for name in (*alone, "documents", "window"):
+    for name in (*alone, "masks"):
         factors[name] = FACTORS[name][:1]
     everyday = set(everyday_cases())
     return [case for case in _cover(strength=3, factors=factors) if case not in everyday]
@@ -173,7 +172,7 @@ def build(case: Case, **overrides):
         max_positions=sum(case.chunk_lengths),
         **SIZES,
     )
-    stage = replace(stage, window=case.window)
+    stage = replace(stage, window=WINDOW if "window" in case.masks else None)
     plan = make_plan(
         case.name,
         num_stages=case.P,
@@ -192,7 +191,7 @@ def build(case: Case, **overrides):
         compute_dtype=case.dtype,
         loss_block=7,
         layers_per_stage=case.layers_per_stage,
-        restart_positions=case.documents == "restart",
+        restart_positions="restart" in case.masks,
         **overrides,
     )
 
@@ -203,7 +202,7 @@ def batch_of(case: Case) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     shape = (case.M, case.batch, sum(case.chunk_lengths))
     targets = np.where(rng.random(shape) < 0.1, -1, rng.integers(VOCAB, size=shape))
     tokens = rng.integers(VOCAB, size=shape)
-    batch = (tokens, targets, None if case.documents == "one" else starts_of(rng, shape))
+    batch = (tokens, targets, None if case.masks in ("causal", "window") else starts_of(rng, shape))
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.int32), batch)
 
 

@@ -110,7 +110,7 @@ def test_starts_of_another_shape_are_refused():
 
 
 def test_token_losses_are_those_of_the_reference(x64):
-    case = cases.Case(P=2, M=2, C=3, lengths="odd", documents="restart", batch=2)
+    case = cases.Case(P=2, M=2, C=3, lengths="odd", masks="restart", batch=2)
     step, batch = cases.build(case), cases.batch_of(case)
     params = cases.parameters(step.stage, case.dtype)
     losses = jax.jit(step.token_losses)(step.from_canonical(params), *batch)

@@ -21,7 +21,7 @@ def check(case: Case) -> None:
         batch = cases.batch_of(case)
         placed = step.from_canonical(params)
         loss, grads = jax.jit(step.loss_and_grads)(placed, *batch)
-        restart = case.documents == "restart"
+        restart = "restart" in case.masks
         expected_loss, expected = cases.reference(
             step.stage, params, batch, case.dtype, restart=restart
         )
@@ -54,7 +54,7 @@ def test_suite_sizes_and_cover():
     everyday, long = cases.everyday_cases(), cases.long_cases()
     assert len(everyday) <= 60 and len(everyday) + len(long) <= 300
     pairs = [("P", "C"), ("P", "M"), ("C", "residuals"), ("lengths", "family")]
-    pairs += [("documents", "C"), ("documents", "schedule"), ("window", "attention")]
+    pairs += [("masks", "C"), ("masks", "schedule"), ("masks", "attention")]
     pairs += [("schedule", other) for other in ("C", "M", "lengths", "layers", "residuals", "tied")]
     for first, second in pairs:
         seen = {(getattr(case, first), getattr(case, second)) for case in everyday}
