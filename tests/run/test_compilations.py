@@ -40,7 +40,7 @@ def test_one_compilation_per_run(source, tmp_path):
         outcome = run(*command_line(tmp_path / "run", source, train__eval_every=2))
     assert outcome.status == 0 and len(held_out_losses(tmp_path / "run")) == 3
     assert names["jit(train_step)"] == 1
-    assert names["jit(loss)"] == 1
+    assert names["jit(token_losses)"] == 1
     assert outcome.out.count("compiling ... ") == 1
 
 
@@ -48,4 +48,4 @@ def test_one_compilation_in_a_run_that_continues(finished, source, tmp_path):
     folder = copy_until(finished, tmp_path / "run", 2)
     with compilations() as names:
         assert run(*command_line(folder, source, train__eval_every=1)).status == 0
-    assert (names["jit(train_step)"], names["jit(loss)"]) == (1, 1)
+    assert (names["jit(train_step)"], names["jit(token_losses)"]) == (1, 1)
