@@ -91,13 +91,23 @@ def _run(invocation: Invocation) -> int:
 
 
 def _open_source(config: Config) -> Any:
-    """The checkpoint to start from (`models.hf.Source`), or None; no tensor is read."""
+    """The checkpoint to start from (`models.hf.Source`), or None; no tensor is read.
+
+    A run that has started has no need of it any more.
+    """
     if config.model.source is None:
         return None
     _models()
     from models.hf import read_source
+    from seq1f1b_jax.training.checkpoint_folder import committed_steps
 
-    return read_source(config.model.source)
+    try:
+        return read_source(config.model.source)
+    except UserError as error:
+        if not committed_steps(Path(config.train.output_dir) / "checkpoints"):
+            raise
+        print(f"going on without model.source: {error}")
+        return None
 
 
 def _described(source: Any) -> Any:

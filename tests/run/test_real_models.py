@@ -113,6 +113,15 @@ def test_export_hands_back_what_was_trained(tuned, prepared, theirs, tmp_path):
     assert again.status == 2 and "ours exists" in again.err
 
 
+def test_a_run_outlives_what_it_started_from(tuned, tmp_path):
+    folder = copy_until(tuned[0], tmp_path / "run", 6)
+    recipe = ["--config", folder / "config.yaml", f"--train.output_dir={folder}"]
+    outcome = run("evaluate", *recipe, "--model.source=gone")
+    assert outcome.status == 0, outcome.err
+    assert "going on without model.source: " in outcome.out and "'gone'" in outcome.out
+    assert "step 6: held-out loss " in outcome.out
+
+
 def test_resume_is_bit_equal_on_packed_documents(tuned, prepared, theirs, tmp_path):
     folder = copy_until(tuned[0], tmp_path / "run", 3)
     outcome = run(*settings(folder, prepared, theirs))
