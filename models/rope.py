@@ -89,8 +89,10 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
     types = ("none", "linear", "ntk", "yarn", "llama3")
     if rope.type not in types:
         raise ValueError(f"unknown rope.type {rope.type!r}; use one of {', '.join(types)}")
-    if not rope.factor >= 1:
-        raise ValueError(f"rope.factor={rope.factor} is below 1, and sequences grow; use 1 or more")
+    if not 1 <= rope.factor < math.inf:
+        raise ValueError(
+            f"rope.factor={rope.factor} is below 1 or infinite, and sequences grow; use 1 or more"
+        )
     if rope.type == "none" and rope.factor != 1:
         raise ValueError(
             f"rope.factor={rope.factor} has no effect with rope.type='none'; set rope.type to "
@@ -103,6 +105,11 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
         )
     if rope.type in ("yarn", "llama3"):
         _check_ramp(rope)
+    if rope.attention_factor is not None and not 0 < rope.attention_factor < math.inf:
+        raise ValueError(
+            f"rope.attention_factor={rope.attention_factor} scales queries and keys; use a number "
+            "above 0, or None"
+        )
     if rope.type == "yarn" and theta <= 1:
         raise ValueError(f"rope.type='yarn' needs rope_theta above 1, not {theta}; 10000 is usual")
 

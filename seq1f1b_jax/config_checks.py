@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from seq1f1b_jax.config import Config, MeshConfig, UserError
+from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
@@ -91,6 +91,12 @@ def _model(config: Config) -> Iterator[str]:
         yield (
             f"model.model_dim={model.model_dim} is not a multiple of model.num_heads={heads}; "
             f"use model.model_dim={-(-model.model_dim // heads) * heads} or set model.head_dim"
+        )
+    if model.rope.type == "none" and model.rope != RopeConfig():
+        given = next(f for f, v in vars(RopeConfig()).items() if getattr(model.rope, f) != v)
+        yield (
+            f"model.rope.{given}={getattr(model.rope, given)} has no effect without a type; set "
+            "model.rope.type to linear, ntk, yarn or llama3"
         )
     if model.family == "gpt" and model.max_positions and model.max_positions < data.seq_len:
         yield (

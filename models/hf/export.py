@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -52,7 +53,7 @@ def export(
       The folder.
 
     Raises:
-      UserError: the folder exists, or transformers has no such architecture.
+      UserError: the folder exists or cannot be written, or transformers has no such architecture.
       ValueError: the parameters are not those of the model.
     """
     folder = Path(folder)
@@ -66,18 +67,31 @@ def export(
     config = hf_config(
         stage, dtype=dtype, context_length=context_length, special_tokens=special_tokens
     )
+    try:
+        with _renamed_when_whole(folder) as inner:
+            _write_tensors(inner, params, stage, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            _write_json(inner / "config.json", config)
+            if special_tokens:
+                ids = {f"{name}_token_id": value for name, value in special_tokens.items()}
+                _write_json(inner / "generation_config.json", {"_from_model_config": True, **ids})
+            _copy_tokenizer(tokenizer_file, inner)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder} ({error.strerror or error}); nothing of it is kept: free "
+            "space, or give the name of a folder that this user may write"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _renamed_when_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that gets its name at the end, or is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         inner = Path(temporary) / folder.name
         inner.mkdir()
-        _write_tensors(inner, params, stage, dtype=dtype, max_shard_bytes=max_shard_bytes)
-        _write_json(inner / "config.json", config)
-        if special_tokens:
-            ids = {f"{name}_token_id": value for name, value in special_tokens.items()}
-            _write_json(inner / "generation_config.json", {"_from_model_config": True, **ids})
-        _copy_tokenizer(tokenizer_file, inner)
+        yield inner
         os.rename(inner, folder)
-    return folder
 
 
 def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_shard_bytes) -> None:

@@ -75,9 +75,9 @@ def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
 
 def _rope(settings: Settings) -> RopeConfig:
     kind = settings.get("rope.scaling.type", "none")
-    old = settings.get("rope.scale_linear")
+    old = settings.number("rope.scale_linear", 1.0)
     if kind == "none":
-        return RopeConfig("linear", factor=float(old)) if old else RopeConfig()
+        return RopeConfig("linear", factor=old) if old != 1 else RopeConfig()
     if kind == "linear":
         return RopeConfig("linear", factor=settings.number("rope.scaling.factor"))
     raise UserError(

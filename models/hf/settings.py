@@ -1,6 +1,6 @@
 """Values of a config.json or of a GGUF header, checked one by one as they are looked up."""
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +44,7 @@ class Settings:
     def number(self, name: str, default: float = _MISSING) -> float:
         """A positive finite number; null counts as absent."""
         value = self._present(name, default)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
             raise UserError(f"{self.where}: {name}={_short(value)} is not a positive number")
         return float(value)
 

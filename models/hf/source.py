@@ -77,6 +77,23 @@ def read_source(source: str | Path) -> Source:
     Raises:
       UserError: there is none, it is damaged, or our models cannot be it.
     """
+    try:
+        found = _open(source)
+    except OSError as error:
+        raise UserError(
+            f"model.source={str(source)!r}: cannot read {error.filename or source} "
+            f"({error.strerror}); give a checkpoint that is there and may be read"
+        ) from error
+    num_layers, num_tensors = found.fields["num_layers"], len(found.tensors.tensors)
+    if num_layers > num_tensors:  # so many that to name what is missing would take for ever
+        raise UserError(
+            f"{found.path} says {num_layers} layers and holds {num_tensors} tensors; the file is "
+            "damaged or not whole: get it again"
+        )
+    return found
+
+
+def _open(source: str | Path) -> Source:
     if str(source) in INSTALLED:
         return _read_gguf(installed_file(str(source)))
     path = Path(source)

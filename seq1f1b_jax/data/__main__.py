@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of a name that no file can have, or of a disk that fails
+        print(f"error: cannot use {error.filename or 'a file'} ({error.strerror})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return INTERRUPTED

@@ -42,6 +42,7 @@ class Corpus:
       num_files: files that hold the tokens.
       documents: where each document begins, with the end; None where nobody knows.
       tokenizer: what `load_tokenizer` makes its tokenizer from; None where nobody knows.
+      tokenizer_size: tokens that it has; the model's vocabulary may be larger.
     """
 
     tokens: UInt[np.ndarray, " num_tokens"]
@@ -51,6 +52,7 @@ class Corpus:
     num_files: int
     documents: Int64[np.ndarray, " num_documents_and_1"] | None = None
     tokenizer: str | None = None
+    tokenizer_size: int = BYTE_VOCAB_SIZE
 
     @property
     def num_bytes(self) -> int:
@@ -66,11 +68,11 @@ class Corpus:
         if self.tokenizer is None:
             return None
         tokenizer = load_tokenizer(self.tokenizer)
-        if tokenizer.vocab_size > self.vocab_size:
+        if tokenizer.vocab_size != self.tokenizer_size:
             raise UserError(
                 f"{self.tokenizer} has a tokenizer with {tokenizer.vocab_size} tokens, and "
-                f"meta.json says {self.vocab_size}; it is not the one that the tokens were made "
-                "with: prepare the folder again"
+                f"meta.json says {self.tokenizer_size}; it is not the one that the tokens were "
+                "made with: prepare the folder again"
             )
         return tokenizer
 
@@ -150,7 +152,9 @@ def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
             "the file was changed since it was prepared: prepare the folder again"
         )
     tokenizer = BYTES if meta.tokenizer == BYTES else source
-    return Corpus(folder.tokens, rows, kind, sha256, 1, folder.documents, tokenizer)
+    return Corpus(
+        folder.tokens, rows, kind, sha256, 1, folder.documents, tokenizer, meta.vocab_size
+    )
 
 
 def _examined(

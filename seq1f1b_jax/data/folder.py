@@ -9,6 +9,7 @@ Files may be truncated, or of another folder: every length is checked before it 
 """
 
 import json
+import tokenize
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,8 @@ def _map_documents(path: Path, meta: Meta) -> np.ndarray:
             if np.lib.format.read_magic(file) != (1, 0):
                 raise ValueError("not version 1.0 of the format")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        except ValueError as error:
+        # a header that is no literal is taken to pieces once more, which has errors of its own
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise UserError(f"{path} is not an array file ({_one_line(error)})") from error
         begin = file.tell()
     if dtype != np.dtype("<i8") or shape != expected or fortran and len(shape) > 1:
@@ -193,5 +195,5 @@ def _check_offsets(path: Path, documents: np.ndarray, num_tokens: int) -> None:
         )
 
 
-def _one_line(error: ValueError) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:100]

@@ -7,6 +7,7 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer_base import (
     BYTES,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     ByteTokenizer,
     DecodeStream,
     Tokenizer,
@@ -16,6 +17,7 @@ from seq1f1b_jax.formats.installed import INSTALLED, installed_file
 __all__ = [
     "BYTES",
     "TOKENIZER",
+    "TOKENIZER_CONFIG",
     "ByteTokenizer",
     "DecodeStream",
     "Tokenizer",

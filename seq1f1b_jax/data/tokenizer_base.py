@@ -11,7 +11,7 @@ from jaxtyping import Int, Int32, UInt
 from seq1f1b_jax.config import UserError
 
 BYTES = "bytes"
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 UNKNOWN = "\ufffd"
 
 
@@ -25,8 +25,8 @@ class Tokenizer(ABC):
       token_bytes: bytes of UTF-8 that each token stands for; 0 for special tokens. Exact where
         tokens are made of bytes.
       sha256: hash of everything that decides about tokens, in hexadecimal; `bytes` for those.
-      can_cut_text: whether a text may be cut between a newline and a letter without a change of its
-        tokens.
+      can_cut_text: whether a text may be cut between two words, before the space and between
+        letters of ASCII, without a change of its tokens.
     """
 
     vocab_size: int

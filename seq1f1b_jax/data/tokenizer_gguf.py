@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.tokenizer_json import SPACE, JsonTokenizer, Refusals
+from seq1f1b_jax.data.tokenizer_json import SPACE, UNUSABLE, JsonTokenizer, Refusals
 from seq1f1b_jax.formats.gguf import open_gguf
 
 CONTROL, USER_DEFINED = 3, 4
@@ -110,15 +110,15 @@ class _Metadata:
         token = self.get(name)
         if token is None:
             return None
-        if isinstance(token, bool) or not 0 <= int(token) < len(self.get("tokens")):
+        if type(token) is not int or not 0 <= token < len(self.tokens()):
             raise UserError(f"{self._path}: tokenizer.ggml.{name} is {token}, which is no token")
-        return int(token)
+        return token
 
 
 def _byte_level(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
     """A BPE over bytes, as GPT-2's."""
     pre = metadata.get("pre")
-    if pre not in PATTERNS:
+    if not isinstance(pre, str) or pre not in PATTERNS:
         raise UserError(
             f"{path}: tokenizer.ggml.pre is {pre!r}, which is none of {', '.join(PATTERNS)}; give "
             "the model's tokenizer.json"
@@ -128,7 +128,7 @@ def _byte_level(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
     broken = [merge for merge in merges if len(merge) != 2]
     if broken:
         raise UserError(f"{path}: tokenizer.ggml.merges has {' '.join(broken[0])!r}; a pair is two")
-    with Refusals(path):
+    with Refusals(f"{path} {UNUSABLE}"):
         model = models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in WHOLE_WORDS)
     inner = tokenizers.Tokenizer(model)
     if pre in COMPOSED:
@@ -154,7 +154,7 @@ def _sentencepiece(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
     scores = metadata.array("scores", float, len(names))
     unknown = metadata.token("unknown_token_id")
     vocab = {name: token for token, name in enumerate(names)}
-    with Refusals(path):
+    with Refusals(f"{path} {UNUSABLE}"):
         model = models.BPE(
             vocab=vocab, merges=_merges(names, scores), fuse_unk=True, byte_fallback=True,
             unk_token=names[0 if unknown is None else unknown],

@@ -13,27 +13,29 @@ import tokenizers
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer_base import (
     TOKENIZER,
+    TOKENIZER_CONFIG,
     UNKNOWN,
     ByteStream,
     DecodeStream,
     Tokenizer,
 )
 
-CONFIG = "tokenizer_config.json"
 EOS_FILES = ("generation_config.json", "config.json")
-BEFORE_NEWLINE = ("a", "1", "é", "東", ".", "'", "/", "_", " ", "a ", "\t", "\n", "\r", ".\n", "")
+WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
+UNUSABLE = "holds no tokenizer that can be used"
+MAX_TOKENS = 1 << 24  # room is made for every id up to the largest
 
 
 class Refusals:
     """Turn what the library raises about bad input, a bare `Exception`, into a `UserError`.
 
     Args:
-      path: the file it is about.
+      what: what went wrong; the library's reason is put behind it.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, what: str):
+        self._what = what
 
     def __enter__(self) -> None:
         pass
@@ -41,7 +43,7 @@ class Refusals:
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if kind is Exception:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._path} holds no tokenizer that can be used: {reason}")
+            raise UserError(f"{self._what}: {reason}")
 
 
 def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
@@ -50,8 +52,9 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
     Raises:
       UserError: a missing or malformed file, or an `eos` that is not one of its tokens.
     """
-    file = path / TOKENIZER if path.is_dir() else path
+    file = path
     try:
+        file = path / TOKENIZER if path.is_dir() else path
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -60,9 +63,25 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (offset {error.start})") from error
-    with Refusals(file):
+    with Refusals(f"{file} {UNUSABLE}"):
         inner = tokenizers.Tokenizer.from_str(text)
+        _check(inner, file)
     return JsonTokenizer(inner, eos=_named(inner, eos, file) if eos else _eos(inner, file.parent))
+
+
+def _check(inner: tokenizers.Tokenizer, file: Path) -> None:
+    """Refuse ids that nobody has room for, and tokens that depend on chance."""
+    largest = max([-1, *inner.get_vocab(with_added_tokens=True).values(), *_prefix(inner)])
+    if not 0 <= largest < MAX_TOKENS or inner.id_to_token(largest) is None:
+        raise UserError(
+            f"{file}: its largest token is {largest}; it must have a name, and lie in "
+            f"[0, {MAX_TOKENS}): get the file again"
+        )
+    if dropout := getattr(inner.model, "dropout", None):
+        raise UserError(
+            f"{file}: dropout={dropout} gives a text other tokens each time; set model.dropout to "
+            "null in it"
+        )
 
 
 class JsonTokenizer(Tokenizer):
@@ -85,7 +104,7 @@ class JsonTokenizer(Tokenizer):
         settings = inner.to_str()
         self.sha256 = hashlib.sha256(settings.encode()).hexdigest()
         self.byte_level = _is_byte_level(json.loads(settings))
-        self.can_cut_text = self.byte_level and _ends_words_at_newlines(inner)
+        self.can_cut_text = self.byte_level and _ends_words_at_spaces(inner)
         pieces: list[bytes | None] = [None] * self.vocab_size
         for name, token in vocab.items():
             pieces[token] = name.encode() if token in added else self._piece(name)
@@ -98,7 +117,8 @@ class JsonTokenizer(Tokenizer):
 
     def _ids(self, text: str, *, specials: bool) -> list[int]:
         self._inner.encode_special_tokens = not specials
-        return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        with Refusals("the tokenizer cannot encode the text"):
+            return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special ones included; what is not UTF-8 becomes U+FFFD."""
@@ -119,7 +139,7 @@ class JsonTokenizer(Tokenizer):
         if self.eos is not None:
             config["eos_token"] = self._inner.id_to_token(self.eos)
         text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-        (folder / CONFIG).write_text(text, encoding="utf-8")
+        (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
 
     def _piece(self, name: str) -> bytes | None:
         """Bytes of a token of the model by its name in the vocabulary."""
@@ -185,17 +205,22 @@ def _is_byte_level(settings: Mapping[str, Any]) -> bool:
     return [part.get("type") for part in parts] == ["ByteLevel"]
 
 
-def _ends_words_at_newlines(inner: tokenizers.Tokenizer) -> bool:
-    """Whether no word, and so no token, reaches from a newline to a letter behind it.
+def _ends_words_at_spaces(inner: tokenizers.Tokenizer) -> bool:
+    """Whether a text has the words, and so the tokens, of its two parts when cut before a space.
 
-    The patterns in use all end words there; what stands before the newline could matter.
+    The patterns in use all end words there; what stands before and behind could matter.
     """
     if inner.normalizer is not None or inner.pre_tokenizer is None:
         return False
-    after = ("b", "Zz", "s ")
-    text = "".join(f"{before}\n{letter}" for before in BEFORE_NEWLINE for letter in after)
-    begins = {begin for _, (begin, _) in inner.pre_tokenizer.pre_tokenize_str(text)}
-    return all(match.end() in begins for match in re.finditer(r"\n(?=[A-Za-z])", text))
+    added = inner.get_added_tokens_decoder().values()
+    if any(re.search("[A-Za-z] [A-Za-z]", token.content) for token in added):
+        return False
+
+    def words(text: str) -> list[str]:
+        return [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(text)]
+
+    pairs = ((left, f" {right}") for left in WORDS for right in ("b", "Zz c", "s\n", "a's", "a1"))
+    return all(words(left + right) == words(left) + words(right) for left, right in pairs)
 
 
 def _prefix(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
@@ -214,14 +239,15 @@ def _named(inner: tokenizers.Tokenizer, name: str, file: Path) -> int:
 
 def _eos(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
     """The end of a document as the files beside a tokenizer tell it; the first that does."""
-    name = _read(folder / CONFIG).get("eos_token")
+    name = _read(folder / TOKENIZER_CONFIG).get("eos_token")
     name = name.get("content") if isinstance(name, dict) else name
     if isinstance(name, str):
         return _named(inner, name, folder / TOKENIZER)
     for file in EOS_FILES:
         found = _read(folder / file).get("eos_token_id")
         token = found[0] if isinstance(found, list) and found else found
-        if isinstance(token, int) and inner.id_to_token(token) is not None:
+        # an id that is not below 2**32 cannot be asked for
+        if type(token) is int and 0 <= token < MAX_TOKENS and inner.id_to_token(token) is not None:
             return token
     return None
 

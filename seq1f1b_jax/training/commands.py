@@ -3,9 +3,10 @@
 import math
 
 from seq1f1b_jax.data import Batch, SequenceData
+from seq1f1b_jax.data.tokenizer import TOKENIZER
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
-from seq1f1b_jax.training.job import TOKENIZER, Job, load_model, make_parts
+from seq1f1b_jax.training.job import Job, load_model, make_parts
 from seq1f1b_jax.training.sampling import sample_text, write_now
 from seq1f1b_jax.training.setup import make_setup
 

@@ -9,15 +9,13 @@ from jax.sharding import Mesh
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
+from seq1f1b_jax.data.tokenizer import TOKENIZER
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
 from seq1f1b_jax.training.sampling import Stream
 from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
-
-TOKENIZER = "tokenizer.json"
-"""Of the text that a run was trained on, in its folder; bytes need none."""
 
 
 @dataclass(frozen=True, eq=False)

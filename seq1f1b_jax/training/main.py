@@ -25,6 +25,7 @@ from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
 from seq1f1b_jax.training.storage import (
     CHECKPOINTS,
     METRICS,
+    check_folder,
     make_meta,
     restore_run,
     set_aside,
@@ -47,6 +48,8 @@ def train(job: Job) -> int:
     print(describe(setup, data, count_params(stage), source=job.source), flush=True)
     if config.train.resume == "never" and (moved := set_aside(folder)):
         print(f"starting over; the earlier run is kept in {moved}")
+    if tokenizer is not None:
+        check_folder(folder)
     with Checkpointer(folder / CHECKPOINTS, keep=config.checkpoint.keep) as checkpointer:
         state = restore_run(checkpointer, setup, data, print)
         start = 0 if state is None else int(state.step)

@@ -35,10 +35,10 @@ def encode(prompt: str, tokenizer: Tokenizer | None) -> np.ndarray:
     if tokenizer is not None:
         return np.asarray([tokenizer.encode(prompt)], np.int32)
     words = prompt.split()
-    if not all(word.isdigit() for word in words):
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
         raise UserError(
             f"prompt {prompt!r}: this model was trained on token ids, not on text; give "
-            "numbers separated by spaces"
+            "token ids separated by spaces"
         )
     return np.asarray([[int(word) for word in words]], np.int32)
 

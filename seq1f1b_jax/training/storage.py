@@ -10,6 +10,7 @@ import jax
 
 from seq1f1b_jax.config import Config, ModelConfig, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
+from seq1f1b_jax.data.tokenizer import TOKENIZER, TOKENIZER_CONFIG
 from seq1f1b_jax.training.checkpoint import Checkpointer, differences, find_checkpoint, load_state
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState
@@ -68,6 +69,22 @@ def write_recipe(folder: Path, recipe: str) -> None:
         ) from error
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder with a tokenizer in it and no run, such as a checkpoint that others made.
+
+    Raises:
+      UserError: it is one; a run would overwrite the files.
+    """
+    if (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists():
+        return
+    found = [name for name in (TOKENIZER, TOKENIZER_CONFIG) if (folder / name).exists()]
+    if found:
+        raise UserError(
+            f"{folder} holds {found[0]} and no run; nothing is overwritten: set train.output_dir "
+            "to a folder of its own"
+        )
+
+
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Keep the tokenizer of the run's text, so that the run can be sampled from without its data.
 
@@ -111,19 +128,21 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
     """
     check_same_model(meta, setup)
     changed = differences(meta["data"], data.identity)
+    saved = meta["config"]["data"]
+    if data.identity.get("packing") == "documents":  # elsewhere there is nothing to restart
+        now = {"restart_positions": setup.config.data.restart_positions}
+        changed += differences({name: saved[name] for name in now}, now)
     if changed:
         raise UserError(
             f"the run in {setup.config.train.output_dir} was trained on other data "
             f"({'; '.join(changed)}); give it the same data, or set another --train.output_dir"
         )
-    saved = meta["config"]["schedule"]["num_microbatches"] * meta["config"]["data"][
-        "microbatch_size"
-    ]
-    if saved != setup.num_sequences:
+    size = meta["config"]["schedule"]["num_microbatches"] * saved["microbatch_size"]
+    if size != setup.num_sequences:
         raise UserError(
-            f"the run in {setup.config.train.output_dir} takes {saved} sequences a step and "
+            f"the run in {setup.config.train.output_dir} takes {size} sequences a step and "
             f"{setup.num_sequences} were asked for; keep schedule.num_microbatches * "
-            f"data.microbatch_size at {saved}, or set another --train.output_dir"
+            f"data.microbatch_size at {size}, or set another --train.output_dir"
         )
 
 

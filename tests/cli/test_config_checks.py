@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.config import Config, RopeConfig, UserError
 from seq1f1b_jax.config_checks import num_virtual_devices, problems, validate
 
 
@@ -27,6 +27,11 @@ CASES = {
         change(model={"family": "gpt", "max_positions": 512}),
         "max_positions=512",
         "--model.max_positions 1024",
+    ),
+    "stretch": (
+        change(model={"source": "x", "rope": RopeConfig(factor=8.0)}),
+        "model.rope.factor=8.0 has no effect without a type",
+        "rope.type to linear",
     ),
     "ids": (change(data={"source": "x.bin"}), "'x.bin'", "model.vocab_size"),
     "devices": (

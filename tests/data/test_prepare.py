@@ -8,6 +8,7 @@ import pytest
 from seq1f1b_jax.data import load_corpus, load_tokenizer
 from seq1f1b_jax.data.folder import read_meta
 from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.tokenizer_train import train_on_texts
 from tests.data.prepared import documents, json_lines
 from tests.data.test_tokenizer import BPE
 
@@ -51,6 +52,16 @@ def test_a_long_text_is_one_document_however_it_was_cut(tmp_path, bpe, small_por
     assert documents(tmp_path / "out") == [text]
     expected = load_tokenizer(kind).encode(text, specials=False)
     assert load_corpus(str(tmp_path / "out")).tokens[:-1].tolist() == expected
+
+
+def test_blank_lines_are_the_same_tokens_where_a_text_is_cut(tmp_path, small_portions):
+    text = "some words and\n\nothers, " * 40
+    tokenizer = train_on_texts(["\n\n\nx" * 99], 258)  # its one merge is two newlines
+    tokenizer.save(tmp_path)
+    (tmp_path / "a.txt").write_text(text)
+    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path)))
+    tokens = load_corpus(str(tmp_path / "out")).tokens[:-1].tolist()
+    assert tokens == tokenizer.encode(text)
 
 
 def test_lines_that_separate_documents(tmp_path, small_portions):
@@ -190,6 +201,15 @@ def test_a_journal_that_tells_of_more_than_there_is_is_not_believed(tmp_path, sm
     tokens.write_bytes(tokens.read_bytes()[:200])
     prepare(job)
     assert documents(tmp_path / "out") == TEXTS
+
+
+def test_what_is_made_of_a_folder_may_lie_in_it(tmp_path, small_portions):
+    (tmp_path / "a.txt").write_text("text")
+    job = Job([str(tmp_path)], tmp_path / "out")
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "plan.json").write_text("{}")
+    meta = prepare(job)
+    assert prepare(job) == meta and documents(tmp_path / "out") == ["text"]
 
 
 def test_what_is_there_is_not_written_again_nor_over(tmp_path):

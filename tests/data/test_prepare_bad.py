@@ -95,6 +95,8 @@ REFUSED = {
     "lines": (["prepare", "a.txt", "--to", "x", "--split-documents-on", "a\nb"], "is one line"),
     "processes": (["prepare", "a.txt", "--to", "x", "--processes", "0"], "'0' is not a whole num"),
     "to": (["prepare", "a.txt", "--to", "a.txt/x"], "cannot write a.txt/x.partial .Not a directo"),
+    "name": (["prepare", "a.txt", "--to", "n" * 300], "cannot use n{300}.* .File name too long"),
+    "here": (["prepare", "a.txt", "--to", "."], "--to . names no new folder; give one"),
     "show": (["show", "d"], "cannot read d/meta.json .No such file"),
 }
 

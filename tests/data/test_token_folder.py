@@ -41,10 +41,11 @@ def test_a_vocabulary_smaller_than_the_tokenizer(folder):
 
 
 def test_a_tokenizer_that_is_not_that_of_the_tokens(folder):
-    change(folder, tokenizer="tokenizer.json", vocab_size=250)
     BPE.save(folder)
-    with pytest.raises(ValueError, match="tokenizer with 300 tokens, and meta.json says 250"):
-        load_corpus(str(folder)).load_tokenizer()
+    for size in (250, 350):
+        change(folder, tokenizer="tokenizer.json", vocab_size=size)
+        with pytest.raises(ValueError, match=f"with 300 tokens, and meta.json says {size}"):
+            load_corpus(str(folder), vocab_size=400).load_tokenizer()
 
 
 def damage_tokens(folder):
@@ -76,6 +77,9 @@ LIES = {
     "not-an-array": (write("documents.npy", b"PK\x03\x04"), "documents.npy is not an array file"),
     "code-in-header": (
         write("documents.npy", HEADER.replace(b"(4,)", b"f()").ljust(128)), "not an array file"
+    ),
+    "open-header": (
+        write("documents.npy", HEADER.replace(b"(4,)", b"((4,)").ljust(128)), "not an array file"
     ),
     "huge-shape": (
         write("documents.npy", HEADER.replace(b"(4,)", b"(9**99,)").ljust(128)), "not an array file"

@@ -87,9 +87,10 @@ def test_a_trained_tokenizer_merges_and_is_the_same_each_time(tmp_path):
 
 
 CUTTERS = {
-    "newline-before-letters": (r"\s?\p{L}+|\s+|[^\s\p{L}]+", False),
     "space-before-letters": (r" ?\p{L}+|\s+|[^\s\p{L}]+", True),
-    "newline-and-all-before": (r"[^\p{L}]*\n[a-z]", False),
+    "space-after-letters": (r"\p{L}+ ?|\s+|[^\s\p{L}]+", False),
+    "two-words": (r"[a-z]+ [a-z]+", False),
+    "looks-ahead": (r"\p{L}+(?= )|\p{L}| |[^\p{L} ]+", False),
 }
 
 
@@ -122,6 +123,8 @@ EOS = {
     "by-number": ({"generation_config.json": {"eos_token_id": 65}}, 65),
     "several": ({"generation_config.json": {"eos_token_id": [66, 65]}}, 66),
     "in-config": ({"config.json": {"eos_token_id": 67}}, 67),
+    "negative": ({"generation_config.json": {"eos_token_id": -5}}, None),
+    "huge": ({"generation_config.json": {"eos_token_id": 2**40}}, None),
     "name-wins": ({"tokenizer_config.json": {"eos_token": "be"}, "config.json": {}}, "be"),
     "nowhere": ({}, None),
 }
@@ -165,10 +168,22 @@ def test_a_token_that_begins_texts_is_put_before_prompts_only(tmp_path):
     assert loaded.encode("be", specials=False) == BPE.encode("be")
 
 
+def bpe_with(**settings):
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": [], **settings}
+    return json.dumps({"model": model})
+
+
 REFUSED = {
     "malformed": ("{", "holds no tokenizer that can be used: EOF while parsing"),
     "other-json": ('{"model": {"type": "None"}}', "holds no tokenizer that can be used"),
     "not-utf8": (b"\xff", "is not UTF-8 .offset 0"),
+    "huge-id": (bpe_with(vocab={"a": 0, "b": 2**32 - 1}), "its largest token is 4294967295; it"),
+    "no-tokens": (bpe_with(vocab={}), "its largest token is -1; it must"),
+    "chance": (bpe_with(dropout=0.5), "dropout=0.5 gives a text other tokens each time"),
+    "no-unknown": (
+        json.dumps({"model": {"type": "WordLevel", "vocab": {"b": 0}, "unk_token": "[UNK]"}}),
+        "holds no tokenizer that can be used: WordLevel error: Missing .UNK. token",
+    ),
 }
 
 
@@ -178,6 +193,13 @@ def test_refused_files(tmp_path, content, message):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_tokenizer(tmp_path)
+
+
+def test_a_text_without_tokens(tmp_path):
+    described = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": described}))
+    with pytest.raises(ValueError, match="cannot encode the text: WordLevel error: Missing .UNK."):
+        load_tokenizer(tmp_path).encode("b")
 
 
 def test_refused_settings(tmp_path):

@@ -76,6 +76,8 @@ REFUSED = {
     "twice": (dict(tokens=["a", "b", "a"]), "has 3 names, 2 of them different"),
     "types": (dict(token_type=[1, 1]), "token_type has 2 values, and the tokenizer needs 262"),
     "eos": (dict(eos_token_id=262), "eos_token_id is 262, which is no token"),
+    "eos-text": (dict(eos_token_id="2"), "eos_token_id is 2, which is no token"),
+    "pres": (dict(pre=["gpt-2"]), r"pre is \['gpt-2'\], which is none of"),
 }
 
 

@@ -160,6 +160,7 @@ REFUSED = {
     "text for a number": ({**LLAMA, "hidden_size": "24"}, "hidden_size='24' is not an integer"),
     "zero": ({**LLAMA, "num_attention_heads": 0}, "num_attention_heads=0 is not an integer of 1"),
     "infinite": ({**LLAMA, "rope_theta": float("inf")}, "rope_theta=inf is not a positive"),
+    "no float": ({**LLAMA, "rms_norm_eps": 10**400}, "rms_norm_eps=10000.* is not a positive"),
     "no flag": ({**LLAMA, "tie_word_embeddings": "no"}, "'no' is neither true nor false"),
     "no list": ({**LLAMA, "layer_types": 3}, "layer_types=3 is not a list of strings"),
     "no object": ({**LLAMA, "rope_scaling": 3}, "rope_scaling=3 is not an object"),

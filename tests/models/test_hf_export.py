@@ -32,8 +32,12 @@ def test_export_never_overwrites_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match=r"1 parameters .* embedding is \(3, 3\), not \(11, 12\)"):
         export(broken, stage, tmp_path / "new")
     lost = parameters(stage)._replace(head=Lost())
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(UserError, match="cannot write .*new .the disk is gone.; nothing of it"):
         export(lost, stage, tmp_path / "new")
+    (tmp_path / "there").rmdir()
+    (tmp_path / "there").write_text("a file")
+    with pytest.raises(UserError, match="cannot write .*there/new .(File exists|Not a directory)"):
+        export(parameters(stage), stage, tmp_path / "there" / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

@@ -131,6 +131,9 @@ REFUSED = {
         "rope.scaling.type='yarn' is not supported in GGUF"),
     "part of a head": (
         {"change": lambda w: w.add_rope_dimension_count(8)}, "rope.dimension_count=8 .*16 dims"),
+    "old spelling": (
+        {"change": lambda w: w.add_string("llama.rope.scale_linear", "2")},
+        "rope.scale_linear='2' is not a positive number"),
     "experts": ({"change": lambda w: w.add_expert_count(4)}, "expert_count=4"),
     "own factors": (
         {"extra": [("rope_freqs.weight", np.ones(8, np.float32))]}, "rope_freqs.weight stretches"),

@@ -1,5 +1,6 @@
 """Checkpoints to parameters and back, without torch: every byte, every rank, every mismatch."""
 
+import json
 import shutil
 import tracemalloc
 from dataclasses import replace
@@ -234,11 +235,22 @@ def test_a_tied_head_may_stand_twice_but_not_differ(folders, tmp_path):
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(UserError, match="'nowhere' is no checkpoint; give a folder"):
         read_source("nowhere")
+    with pytest.raises(UserError, match="cannot read n{300} .File name too long"):
+        read_source("n" * 300)
     with pytest.raises(UserError, match="has no config.json"):
         read_source(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError, match="is a JSON list, not an object"):
         read_source(tmp_path)
+
+
+def test_more_layers_than_anyone_could_list(folders, tmp_path):
+    config = json.loads((folders / "llama" / "config.json").read_text())
+    config["num_hidden_layers"] = 10**30
+    shutil.copytree(folders / "llama", tmp_path / "many")
+    (tmp_path / "many" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"says {10**30} layers and holds [0-9]+ tensors"):
+        read_source(tmp_path / "many")
 
 
 def test_a_source_describes_itself(folders):

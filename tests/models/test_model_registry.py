@@ -115,6 +115,12 @@ ERRORS = {
     "rope type": ("llama", {"rope": {"type": "x"}}, "unknown rope.type 'x'; use one of none, lin"),
     "rope shrinks": (
         "llama", {"rope": {"type": "linear", "factor": 0.5}}, "rope.factor=0.5 is below 1"),
+    "endless": (
+        "llama", {"rope": {"type": "linear", "factor": float("inf")}}, "rope.factor=inf is below"),
+    "no scale": (
+        "llama",
+        {"rope": {"type": "yarn", "original_max_positions": 9, "attention_factor": -1.0}},
+        "rope.attention_factor=-1.0 scales"),
     "rope factor alone": ("llama", {"rope": {"factor": 2.0}}, "rope.factor=2.0 has no effect"),
     "ntk of a pair": (
         "llama", {"rope": {"type": "ntk", "factor": 2.0}, "head_dim": 2}, "head_dim=2"),

@@ -1,8 +1,8 @@
 """Files cut into parts that one process can hold, at places where tokens do not notice.
 
 JSONL is cut behind a line, parquet between row groups. A text file is one document: it is cut
-between a newline and a letter, if the tokenizer allows it, and the document goes on in the next
-portion; with a line that separates documents it is cut behind such a line.
+between two words, before the space, if the tokenizer allows it, and the document goes on in the
+next portion; with a line that separates documents it is cut behind such a line.
 """
 
 import re
@@ -55,7 +55,7 @@ def cut_files(
     Args:
       files: what to cut.
       separator: line between the documents of a text file; None: a file is a document.
-      can_cut_text: whether a document may be cut between a newline and a letter.
+      can_cut_text: whether a document may be cut between two words.
 
     Raises:
       UserError: a file that cannot be read, or is not what its name says.
@@ -78,7 +78,8 @@ def _cut_file(file: InputFile, separator: str | None, can_cut_text: bool) -> lis
         line = re.compile(rb"\n" + re.escape(separator.encode()) + rb"\r?\n")
         return _cut_bytes(file, Cut(line, len(separator.encode()) + 3), whole=True)
     if can_cut_text:
-        return _cut_bytes(file, Cut(re.compile(rb"\n(?=[A-Za-z])"), 2), whole=False)
+        # not at newlines: a run of them that ends a text can be another token than within it
+        return _cut_bytes(file, Cut(re.compile(rb"[A-Za-z](?= [A-Za-z])"), 3), whole=False)
     return [Portion(file.path, file.kind, 0, file.num_bytes, True, True, file.num_bytes)]
 
 

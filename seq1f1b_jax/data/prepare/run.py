@@ -68,13 +68,17 @@ def prepare(
     Raises:
       UserError: bad input, or a folder with something else in it.
     """
+    if job.to.name in ("", ".."):
+        raise UserError(f"--to {job.to} names no new folder; give one, such as --to tokens")
+    partial = job.to.with_name(job.to.name + ".partial")
     tokenizer = _given_tokenizer(job)
-    files = find_files(job.sources, extensions=job.extensions)
+    files = find_files(
+        job.sources, extensions=job.extensions, leave_out=(job.to, partial)
+    )
     fingerprint = _fingerprint(job, files, tokenizer)
     if (meta := _prepared(job.to, fingerprint)) is not None:
         say(f"{job.to} is prepared already, from the same inputs with the same settings")
         return meta
-    partial = job.to.with_name(job.to.name + ".partial")
     with open_partial(partial, fingerprint, say=say):
         tokenizer = tokenizer or _trained(job, files, partial, say)
         tokenizer.save(partial)

@@ -28,18 +28,23 @@ class InputFile(NamedTuple):
     changed: int
 
 
-def find_files(sources: Sequence[str], *, extensions: Sequence[str] = ()) -> list[InputFile]:
+def find_files(
+    sources: Sequence[str], *, extensions: Sequence[str] = (), leave_out: Sequence[Path] = ()
+) -> list[InputFile]:
     """The files of all sources, in the order of the sources, folders by relative path.
 
     Args:
       sources: files, folders (searched recursively, hidden names left out), or `stdlib`.
       extensions: of folders only the files whose names end so, such as `.txt`; none: all.
+      leave_out: folders whose files do not count, such as what is made of the others.
 
     Raises:
       UserError: a source that is missing, unreadable, compressed or given twice, or a folder
         without such files.
     """
     paths = [path for source in sources for path in _files_of(source, tuple(extensions))]
+    outside = [folder.resolve() for folder in leave_out]
+    paths = [path for path in paths if not any(map(path.resolve().is_relative_to, outside))]
     once = {path.resolve() for path in paths}
     if len(once) < len(paths):
         raise UserError(

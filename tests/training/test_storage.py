@@ -1,0 +1,52 @@
+"""What may change where a run is continued, and whose files it never touches."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from seq1f1b_jax.config import Config, DataConfig
+from seq1f1b_jax.training.storage import check_folder, check_same_run, make_meta
+
+DOCUMENTS = DataConfig(packing="documents")
+
+
+def run(data):
+    """A run as `check_same_run` looks at it: its setup and its data."""
+    config = replace(Config(), data=data)
+    sequences = config.schedule.num_microbatches * data.microbatch_size
+    identity = {"seq_len": data.seq_len, "packing": data.packing}
+    return SimpleNamespace(config=config, num_sequences=sequences), SimpleNamespace(
+        identity=identity
+    )
+
+
+CHANGES = {
+    "positions": ({"restart_positions": False}, "restart_positions: checkpoint True, this run Fal"),
+    "length": ({"seq_len": 512}, "seq_len: checkpoint 1024, this run 512"),
+    "size": ({"microbatch_size": 2}, "takes 8 sequences a step and 16 were asked for"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES.keys())
+def test_a_run_does_not_continue_as_another(change, message):
+    setup, data = run(DOCUMENTS)
+    meta = make_meta(setup.config, data)
+    check_same_run(meta, setup, data)
+    with pytest.raises(ValueError, match=message):
+        check_same_run(meta, *run(replace(DOCUMENTS, **change)))
+
+
+def test_windows_have_no_positions_to_restart():
+    setup, data = run(DataConfig())
+    check_same_run(make_meta(setup.config, data), *run(DataConfig(restart_positions=False)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_the_tokenizer_of_a_checkpoint_is_not_overwritten(tmp_path, name):
+    check_folder(tmp_path)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"holds {name} and no run; nothing is overwritten"):
+        check_folder(tmp_path)
+    (tmp_path / "config.yaml").write_text("")  # a run that was killed before its first checkpoint
+    check_folder(tmp_path)
