@@ -67,7 +67,7 @@ def _run(invocation: Invocation) -> int:
     config = invocation.config
     if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained
         config = _in_any_order(config)
-        config = replace(config, mesh=replace(config.mesh, pipe=1))
+        config = replace(config, mesh=replace(config.mesh, pipe=1, data=1))
     if invocation.command == "evaluate" and config.schedule.plan:
         config = _in_any_order(config)
     named = config.model.preset or config.model.source  # known once models may be imported
@@ -173,7 +173,7 @@ def _leave_out_cuda_plugins() -> None:
 
 
 def _with_devices(config: Config) -> Config:
-    """`mesh.pipe` as a number of devices that are present."""
+    """`mesh.pipe` as a number that the devices which are present give."""
     import jax
 
     try:
@@ -181,14 +181,18 @@ def _with_devices(config: Config) -> Config:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"JAX cannot start: {reason}; {mend_command(probe_machine())}") from error
-    asked = config.mesh.pipe or present
+    mesh = config.mesh
+    stages = mesh.pipe or max(1, present // mesh.data)
+    asked = mesh.data * stages
     if asked > present:
         more = f"--mesh.virtual_devices {asked}" if jax.default_backend() == "cpu" else "more GPUs"
+        fewer = f"--mesh.pipe {present // mesh.data}" if present >= mesh.data else "--mesh.data 1"
+        pipelines = f"mesh.data={mesh.data} pipelines of " * (mesh.data > 1)
         raise UserError(
-            f"mesh.pipe={asked} stages need as many devices, {present} are present; "
-            f"use --mesh.pipe {present} or {more}"
+            f"{pipelines}mesh.pipe={stages} stages need as many devices, {present} are present; "
+            f"use {fewer} or {more}"
         )
-    return replace(config, mesh=replace(config.mesh, pipe=asked))
+    return replace(config, mesh=replace(mesh, pipe=stages))
 
 
 def _with_model(config: Config, source: Any = None) -> Config:

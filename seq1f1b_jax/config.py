@@ -23,13 +23,16 @@ class MeshConfig:
     """The devices and how layers lie on them.
 
     Attributes:
-      pipe: pipeline stages, one device each; None: all devices.
+      data: pipelines that share the sequences of every microbatch, and the optimizer's state.
+      pipe: stages of a pipeline, one device each; None: as many as the devices give.
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
-      virtual_devices: CPU devices to simulate where the platform is the CPU; None: pipe, else 4.
+      virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe,
+        four stages where pipe is None.
       layers_per_stage: layers of each stage, first to last, virtual stages included; None: as even
         as they go.
     """
 
+    data: int = 1
     pipe: int | None = None
     platform: Literal["cpu", "gpu"] | None = None
     virtual_devices: int | None = None
@@ -103,7 +106,7 @@ class DataConfig:
       long_documents: a document longer than a sequence is `split` into pieces, or left out by
         `drop`.
       restart_positions: whether positions count from the first token of each packed document.
-      microbatch_size: sequences in one microbatch.
+      microbatch_size: sequences in one microbatch, on all pipelines together.
       eval_fraction: part of the tokens held out for evaluation.
       token_dtype: type of the ids in a `.bin` file.
       seed: seed of the order of the sequences.

@@ -11,7 +11,7 @@ from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
-    "model.rope_theta", "model.window", "mesh.pipe", "mesh.virtual_devices",
+    "model.rope_theta", "model.window", "mesh.data", "mesh.pipe", "mesh.virtual_devices",
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.eps", "optimizer.clip_norm", "train.num_steps", "train.eval_batches",
@@ -46,8 +46,8 @@ def problems(config: Config) -> Iterator[str]:
 
 
 def num_virtual_devices(mesh: MeshConfig) -> int:
-    """CPU devices to simulate: as asked, else one per stage, else four."""
-    return mesh.virtual_devices or mesh.pipe or 4
+    """CPU devices to simulate: as asked, else one per stage of each pipeline, else four of them."""
+    return mesh.virtual_devices or mesh.data * (mesh.pipe or 4)
 
 
 def _ranges(config: Config) -> Iterator[str]:
@@ -113,10 +113,18 @@ def _model(config: Config) -> Iterator[str]:
 
 def _mesh(config: Config) -> Iterator[str]:
     mesh, layers = config.mesh, config.model.num_layers
-    if mesh.platform == "cpu" and mesh.pipe and mesh.pipe > num_virtual_devices(mesh):
+    wanted = mesh.data * (mesh.pipe or 1)
+    if mesh.platform == "cpu" and wanted > num_virtual_devices(mesh):
         yield (
-            f"mesh.pipe={mesh.pipe} stages need as many devices, mesh.virtual_devices="
-            f"{mesh.virtual_devices} gives fewer; use --mesh.virtual_devices {mesh.pipe}"
+            f"{_devices_of(mesh)} need as many devices, mesh.virtual_devices="
+            f"{mesh.virtual_devices} gives fewer; use --mesh.virtual_devices {wanted}"
+        )
+    if config.data.microbatch_size % mesh.data:
+        above = -(-config.data.microbatch_size // mesh.data) * mesh.data
+        yield (
+            f"data.microbatch_size={config.data.microbatch_size} sequences cannot be spread over "
+            f"mesh.data={mesh.data} pipelines; use --data.microbatch_size {above}, or fewer "
+            "pipelines"
         )
     num_virtual = 1 if config.schedule.plan else config.schedule.num_virtual or 1
     stages = mesh.pipe and mesh.pipe * num_virtual
@@ -147,6 +155,12 @@ def _mesh(config: Config) -> Iterator[str]:
             f"mesh.layers_per_stage={list(per_stage)} adds up to {sum(per_stage)}, the model has "
             f"{layers} layers; change a number or use --model.num_layers {sum(per_stage)}"
         )
+
+
+def _devices_of(mesh: MeshConfig) -> str:
+    """The mesh in words."""
+    stages = f"mesh.pipe={mesh.pipe} stages"
+    return f"mesh.data={mesh.data} pipelines of {stages}" if mesh.data > 1 else stages
 
 
 def _schedule(config: Config) -> Iterator[str]:

@@ -44,6 +44,7 @@ ARROWS = {
         "seq1f1b_jax.config",
         "seq1f1b_jax.formats",
         "seq1f1b_jax.pipeline.layout",
+        "seq1f1b_jax.pipeline.sharding",
         "seq1f1b_jax.pipeline.stage",
     ),
     "models": ("models", "seq1f1b_jax.config", "seq1f1b_jax.pipeline.stage", "seq1f1b_jax.ops"),

@@ -11,9 +11,9 @@ from seq1f1b_jax.pipeline.layout import (
     Layout,
     is_layer_path,
     is_table_path,
-    shardings,
     staged_shapes,
 )
+from seq1f1b_jax.pipeline.sharding import shardings
 from seq1f1b_jax.pipeline.stage import Params
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from seq1f1b_jax.pipeline.stage import Params, Tree
@@ -121,16 +120,6 @@ def is_table_path(path: tuple) -> bool:
     return any(getattr(key, "name", None) in ("embedding", "head") for key in path)
 
 
-def shardings(tree: Tree, mesh: Mesh) -> Tree:
-    """Sharding of every leaf of in-memory parameters or of an optimizer state over them."""
-
-    def of(path, _):
-        staged = is_layer_path(path) or is_table_path(path)
-        return NamedSharding(mesh, Spec(AXIS) if staged else Spec())
-
-    return jax.tree.map_with_path(of, tree)
-
-
 def staged_shapes(tree: Tree, layout: Layout) -> Tree:
     """Shapes of the in-memory stack of topology-free leaves."""
 
@@ -180,19 +169,19 @@ def from_pipeline(tree: Tree, layout: Layout) -> Tree:
 
 
 def _ranks_on_host(leaf) -> list[np.ndarray]:
+    """One array per rank, put together from the shards of this process."""
     if not isinstance(leaf, jax.Array):
         return list(leaf)
-    by_rank = {shard.index[0].start or 0: shard.data for shard in leaf.addressable_shards}
-    if len(by_rank) == 1 and leaf.shape[0] > 1:
-        return list(np.asarray(leaf))
-    return [np.asarray(by_rank[rank])[0] for rank in sorted(by_rank)]
-
-
-def place(tree: Tree, mesh: Mesh) -> Tree:
-    """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
-
-    def put(leaf, sharding):
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-    return jax.tree.map(put, tree, shardings(tree, mesh))
+    ranks: list[np.ndarray | None] = [None] * leaf.shape[0]
+    for shard in leaf.addressable_shards:
+        first, *rest = shard.index
+        for row, rank in enumerate(range(*first.indices(leaf.shape[0]))):
+            part = shard.data[row] if shard.data.shape[0] > 1 else shard.data
+            part = np.asarray(part).reshape(shard.data.shape[1:])
+            if part.shape == leaf.shape[1:]:
+                ranks[rank] = part
+                continue
+            if ranks[rank] is None:
+                ranks[rank] = np.empty(leaf.shape[1:], leaf.dtype)
+            ranks[rank][tuple(rest)] = part
+    return ranks

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import io_callback
 
 from seq1f1b_jax.pipeline.executor import Actions
+from seq1f1b_jax.pipeline.mesh import DATA
 from seq1f1b_jax.schedule import Action, Op
 
 _STAMP = jax.ShapeDtypeStruct((), jnp.int32)
@@ -55,8 +57,8 @@ class Recorder:
         """Microseconds since the clock started; the arguments are what has to be there first."""
         return np.int32(1e6 * (time.perf_counter() - self._zero))
 
-    def finish(self, op: Op, chunk: int, stage, microbatch, start, *_) -> np.ndarray:
-        """Write down an action that is over.
+    def finish(self, op: Op, chunk: int, stage, microbatch, start, pipeline=0, *_) -> np.ndarray:
+        """Write down an action that is over; of several pipelines the first one's.
 
         Returns:
           0, for the program to add to something: so that it waits.
@@ -64,24 +66,29 @@ class Recorder:
         end = self.now() / 1e6
         action = Action(op, int(stage), int(microbatch), chunk)
         with self._lock:
-            self._records.append(Measured(action, float(start) / 1e6, float(end)))
+            if pipeline == 0:
+                self._records.append(Measured(action, float(start) / 1e6, float(end)))
         return np.int32(0)
 
 
-def record(actions: Actions, recorder: Recorder) -> Actions:
+def record(actions: Actions, recorder: Recorder, *, num_data: int = 1) -> Actions:
     """The same actions, each of which reports when it ran.
 
     Args:
       actions: what `run_ticks` takes.
       recorder: where they report.
+      num_data: size of the mesh axis `data`.
     """
+    pipeline = lax.axis_index(DATA) if num_data > 1 else jnp.int32(0)
     return {
-        op: [_recorded(action, recorder, op, chunk) for chunk, action in enumerate(of_op)]
+        op: [_recorded(action, recorder, op, chunk, pipeline) for chunk, action in enumerate(of_op)]
         for op, of_op in actions.items()
     }
 
 
-def _recorded(action: Callable, recorder: Recorder, op: Op, chunk: int) -> Callable:
+def _recorded(
+    action: Callable, recorder: Recorder, op: Op, chunk: int, pipeline: jax.Array
+) -> Callable:
     finish = partial(recorder.finish, op, chunk)
 
     def run(unit, state, *message):
@@ -93,7 +100,9 @@ def _recorded(action: Callable, recorder: Recorder, op: Op, chunk: int) -> Calla
         state, *sent = result if message else (result,)
         written = [] if state.grads is None else jax.tree.leaves(state.grads.layers)
         results = map(_probe, (*sent, *written))
-        over = io_callback(finish, _STAMP, unit.stage, unit.microbatch, start, *results)
+        over = io_callback(
+            finish, _STAMP, unit.stage, unit.microbatch, start, pipeline, *results
+        )
         state = state._replace(loss=_after(state.loss, over))
         return (state, *(_after(value, over) for value in sent)) if message else state
 

@@ -34,7 +34,9 @@ def describe(
     config, pipeline = setup.config, setup.pipeline
     device = setup.mesh.devices.flat[0]
     table = pipeline.table
-    memory = predict_memory(pipeline.program(config.data.microbatch_size))
+    memory = predict_memory(
+        pipeline.program(config.data.microbatch_size // pipeline.num_data)
+    )
     bubble = predict_time(setup).bubble_fraction
     schedule = config.schedule
     partition = "as listed" if schedule.chunk_lengths else schedule.partition
@@ -42,7 +44,7 @@ def describe(
         "model": f"{config.model.family}, {num_params:,} parameters, "
         f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
         **({"source": source.told} if source else {}),
-        "mesh": f"{setup.mesh.size} x {device_name(device)}, axis pipe",
+        "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
         + f", {pipeline.plan.num_virtual} stages on a device" * (pipeline.plan.num_virtual > 1),
         "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
@@ -78,6 +80,14 @@ def _notes(config: Config, source: Source | None) -> Iterator[str]:
             f"--model.rope.factor {factor} --model.rope.original_max_positions "
             f"{source.context_length}"
         )
+
+
+def _axes(setup: Setup) -> str:
+    """Axes of the mesh, with their sizes where there are several."""
+    axes = dict(setup.mesh.shape)
+    if len(axes) == 1:
+        return "axis pipe"
+    return ", ".join(f"{name} {size}" for name, size in axes.items())
 
 
 def device_name(device) -> str:

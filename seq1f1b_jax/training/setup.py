@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
+from seq1f1b_jax.pipeline.layout import AXIS
 from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
     Plan,
@@ -73,10 +74,11 @@ def make_setup(
     Raises:
       ValueError: devices, layers, chunk lengths or names that do not fit together.
     """
-    mesh = make_mesh(config.mesh.pipe)
-    plan = choose_plan(config.schedule, num_stages=mesh.size)
+    mesh = make_mesh(config.mesh.pipe, num_data=config.mesh.data)
+    num_stages = mesh.shape[AXIS]
+    plan = choose_plan(config.schedule, num_stages=num_stages)
     layout = make_layout(
-        stage.num_layers, mesh.size, vocab_size=stage.vocab_size, tied=stage.tied,
+        stage.num_layers, num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
         num_virtual=plan.num_virtual, layers_per_stage=config.mesh.layers_per_stage,
     )
     cost = replace(
@@ -162,6 +164,6 @@ def stage_cost(config: Config, stage: SizedStage, layers_per_stage: tuple[int, .
         model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
         head_dim=stage.head_dim, mlp_dim=stage.mlp_dim, gated=stage.gated,
         vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
-        num_sequences=config.data.microbatch_size, residuals=config.executor.residuals,
-        window=window_of(stage),
+        num_sequences=config.data.microbatch_size // config.mesh.data,
+        residuals=config.executor.residuals, window=window_of(stage),
     )

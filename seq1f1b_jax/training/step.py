@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
-from seq1f1b_jax.pipeline.layout import shardings
+from seq1f1b_jax.pipeline.sharding import shardings
 from seq1f1b_jax.pipeline.stage import Params
 
 
@@ -42,9 +43,19 @@ def init_state(
 ) -> TrainState:
     """The state of step 0 around parameters on the mesh, in the in-memory layout."""
     shapes = jax.eval_shape(optimizer.init, params)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings(shapes, pipeline.mesh))(params)
+    cut = shardings(shapes, pipeline.mesh, over_data=True)
+    opt_state = jax.jit(optimizer.init, out_shardings=cut)(params)
     step = jnp.zeros((), jnp.int32)
     return TrainState(params, opt_state, jax.device_put(step, shardings(step, pipeline.mesh)))
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where every leaf lies: parameters whole on each pipeline, the optimizer's state cut."""
+    return TrainState(
+        shardings(state.params, mesh),
+        shardings(state.optimizer, mesh, over_data=True),
+        shardings(state.step, mesh),
+    )
 
 
 def make_train_step(
@@ -65,7 +76,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(params, opt_state, state.step + 1)
-        new = jax.lax.with_sharding_constraint(new, shardings(new, pipeline.mesh))
+        new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline.mesh))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)))
 

@@ -177,7 +177,9 @@ def restore_run(
     newest = find_checkpoint(folder, report=report)
     check_same_run(newest.meta, setup, data)
     restored = checkpointer.restore(newest.step, like=abstract_state(setup))
-    return setup.pipeline.from_canonical(restored.state)
+    params, optimizer, step = restored.state
+    put = setup.pipeline.from_canonical
+    return TrainState(put(params), put(optimizer, over_data=True), put(step))
 
 
 def load_newest(

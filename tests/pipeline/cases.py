@@ -25,6 +25,7 @@ class Case(NamedTuple):
     """One compiled program of the exactness suite."""
 
     P: int = 2
+    D: int = 1
     V: int = 1
     M: int = 2
     C: int = 2
@@ -45,8 +46,9 @@ class Case(NamedTuple):
         flags = [self.masks] * (self.masks != "causal")
         flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
         virtual = f"V{self.V}" * (self.V > 1)
-        words = [self.name, f"P{self.P}{virtual}M{self.M}C{self.C}", self.lengths, self.family]
-        words += [self.residuals, self.layers, self.attention[4:], f"B{self.batch}"]
+        data = f"D{self.D}" * (self.D > 1)
+        words = [self.name, f"{data}P{self.P}{virtual}M{self.M}C{self.C}", self.lengths]
+        words += [self.family, self.residuals, self.layers, self.attention[4:], f"B{self.batch}"]
         return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
 
     @property
@@ -110,7 +112,9 @@ TRAPS = {
         P=3, M=3, C=4, schedule="seq-zb-h1", lengths="odd", layers="unequal", masks="restart",
         batch=2,
     ),
-    "split, recompute everything": Case(P=2, M=2, C=2, schedule="seq-zb-h1", residuals="full"),
+    "split, recompute everything, four pipelines": Case(
+        P=2, D=4, M=2, C=2, schedule="seq-zb-h1", residuals="full"
+    ),
     "unequal layers, tied": Case(
         P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
     ),
@@ -132,7 +136,13 @@ def everyday_cases() -> list[Case]:
         values.append(("unequal", case["lengths"] != "even"))
         return [(case["schedule"], *pair) for pair in itertools.combinations(values, 2)]
 
-    return _cover(strength=2, also=grid)
+    covered = _cover(strength=2, also=grid)
+    return [_spread(case) if index % 2 else case for index, case in enumerate(covered)]
+
+
+def _spread(case: Case) -> Case:
+    """The same on two pipelines, where there are devices for them."""
+    return case._replace(D=2) if case.D == 1 and case.P <= 4 else case
 
 
 def long_cases() -> list[Case]:
@@ -184,7 +194,7 @@ def build(case: Case, **overrides):
     return build_step(
         stage,
         plan,
-        make_mesh(case.P),
+        make_mesh(case.P, num_data=case.D),
         chunk_lengths=case.chunk_lengths,
         attention=case.attention,
         residuals=case.residuals,
@@ -199,7 +209,7 @@ def build(case: Case, **overrides):
 def batch_of(case: Case) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Random tokens, targets of which about a tenth carry no loss, starts of documents."""
     rng = np.random.default_rng(7)
-    shape = (case.M, case.batch, sum(case.chunk_lengths))
+    shape = (case.M, case.D * case.batch, sum(case.chunk_lengths))
     targets = np.where(rng.random(shape) < 0.1, -1, rng.integers(VOCAB, size=shape))
     tokens = rng.integers(VOCAB, size=shape)
     batch = (tokens, targets, None if case.masks in ("causal", "window") else starts_of(rng, shape))

@@ -32,7 +32,13 @@ def with_padding(params, layout, value: float):
     return params._replace(layers=jax.tree.map(fill, params.layers))
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * name.startswith("fewer"))
+        for name, case in CASES.items()
+    ],
+)
 def test_nan_in_idle_places_changes_nothing(x64, case):
     results = []
     for fill in (0.0, float("nan")):

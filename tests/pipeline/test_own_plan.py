@@ -41,6 +41,9 @@ PLANS = {
 }
 
 
+LONG = ("W at the end, unequal layers", "line in lock-step")
+
+
 def random_plan(own: Own) -> Plan:
     """Any order that the dependencies allow."""
     rng = random.Random(own.seed)
@@ -63,7 +66,13 @@ def random_plan(own: Own) -> Plan:
     return replace(empty, ranks=tuple(map(tuple, ranks)))
 
 
-@pytest.mark.parametrize("own", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(own, id=name, marks=[pytest.mark.slow] * (name in LONG))
+        for name, own in PLANS.items()
+    ],
+)
 def test_random_order_is_exact_with_nan_in_idle_places(x64, own):
     plan, stage = random_plan(own), OwnStage(num_layers=sum(own.layers))
     step = build_step(

@@ -20,7 +20,7 @@ from tests.pipeline.hlo import Module, buffer_copies
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
 needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
 
-DOCUMENTS = ", documents"
+DOCUMENTS, PIPELINES = ", documents", ", two pipelines"
 
 PROGRAMS = {
     "gpt, stores all, equal stages": ("gpt", "none", (3, 3, 3, 3), "seq1f1b"),
@@ -36,9 +36,11 @@ PROGRAMS = {
 
 def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
-    family, residuals, layers, schedule = PROGRAMS[name.removesuffix(DOCUMENTS)]
+    plain = name.removesuffix(DOCUMENTS).removesuffix(PIPELINES)
+    family, residuals, layers, schedule = PROGRAMS[plain]
     num_virtual = 2 if schedule == "seq1f1b-i" else 1
-    mesh = make_mesh(len(layers) // num_virtual)
+    num_data = 2 if name.endswith(PIPELINES) else 1
+    mesh = make_mesh(len(layers) // num_virtual, num_data=num_data)
     stage = build_stage(
         family,
         num_layers=sum(layers),
@@ -50,7 +52,7 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
     )
     plan = make_plan(
         schedule,
-        num_stages=mesh.size,
+        num_stages=mesh.shape["pipe"],
         num_microbatches=MICROBATCHES,
         num_chunks=CHUNKS,
         num_virtual=num_virtual,
@@ -68,14 +70,15 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
     )
 
 
-def h100s(num_stages: int):
-    return h100_mesh((num_stages,), ("pipe",))
+def h100s(num_stages: int, *, num_data: int):
+    axes = {"data": num_data, "pipe": num_stages} if num_data > 1 else {"pipe": num_stages}
+    return h100_mesh(tuple(axes.values()), tuple(axes))
 
 
 def compile_step(step):
-    replicated = NamedSharding(step.mesh, PartitionSpec())
-    shape = (MICROBATCHES, 1, CHUNKS * LENGTH)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=replicated)
+    spread = PartitionSpec(None, "data") if step.num_data > 1 else PartitionSpec()
+    shape = (MICROBATCHES, step.num_data, CHUNKS * LENGTH)
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(step.mesh, spread))
     batch = (tokens,) * (3 if step.restart_positions else 2)
     return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch).compile()
 
@@ -94,12 +97,20 @@ def check_program(text: str, step) -> None:
     module = Module(text)
     body = module.scan_body()
     assert buffer_copies(module, buffer_shapes(step)) == []
-    permutes = 2 if step.mesh.size > 1 else 0  # one permute in each of the body's two ticks
+    permutes = 2 if step.mesh.shape["pipe"] > 1 else 0  # one in each of the two ticks
     assert module.permutes(body) == permutes
     # F and B, or F, I and W, of every chunk in both ticks
     assert len(module.whiles(body)) == 2 * len(step.table.ops) * CHUNKS
-    collectives = [name for name in module.reachable(body) - {body} if module.permutes(name)]
-    assert collectives == []
+    inside = module.reachable(body)
+    assert [name for name in inside - {body} if module.permutes(name)] == []
+    assert [i.opcode for name in inside for i in module.computations[name] if is_reduction(i)] == []
+    scattered = [i for i in module.computations[module.entry] if i.opcode.startswith("reduce-sc")]
+    assert bool(scattered) == (step.num_data > 1)
+
+
+def is_reduction(instruction) -> bool:
+    """Whether it is a collective of many; there must be none over `data` in the loop."""
+    return instruction.opcode.startswith(("all-", "reduce-scatter"))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +132,7 @@ def test_cpu_program(name):
     "name",
     [
         "llama, selective, unequal stages" + DOCUMENTS,
-        "llama, split backwards",
+        "llama, split backwards" + PIPELINES,
         "llama, ring",
     ],
 )

@@ -1,0 +1,90 @@
+"""How in-memory leaves lie on the mesh.
+
+Parameters are whole on every pipeline: stacks over `pipe` by their first dim, small trees
+everywhere. The optimizer's state, and the gradients that it is updated with, are also cut over
+`data`: each pipeline keeps and updates its part (ZeRO-1). Which dim is cut: the first after the
+stack's that the number of pipelines divides; a leaf without one is whole everywhere.
+
+Source of the cut: Rajbhandari et al., ZeRO, arXiv 1910.02054, section 5.1.
+"""
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from seq1f1b_jax.pipeline.layout import AXIS, is_layer_path, is_table_path
+from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
+from seq1f1b_jax.pipeline.stage import Tree
+
+
+def specs(tree: Tree, *, num_data: int = 1) -> Tree:
+    """Partition spec of every leaf of in-memory parameters or of a tree over them.
+
+    Args:
+      tree: leaves with a shape.
+      num_data: pipelines to cut leaves over; 1: they are whole on each.
+    """
+
+    def of(path, leaf) -> Spec:
+        axes: list[str | None] = [AXIS] if _is_staged(path) else []
+        dim = cut_dim(leaf.shape, first=len(axes), num_data=num_data)
+        if dim is not None:
+            axes += [None] * (dim - len(axes)) + [DATA]
+        return Spec(*axes)
+
+    return jax.tree.map_with_path(of, tree)
+
+
+def cut_dim(shape: tuple[int, ...], *, first: int, num_data: int) -> int | None:
+    """The dim of a leaf that is cut over `data`; `None`: it is whole on every pipeline.
+
+    Example:
+      >>> cut_dim((1, 3, 8), first=1, num_data=2)
+      2
+    """
+    dims = range(first, len(shape)) if num_data > 1 else ()
+    return next((dim for dim in dims if shape[dim] and shape[dim] % num_data == 0), None)
+
+
+def shardings(tree: Tree, mesh: Mesh, *, over_data: bool = False) -> Tree:
+    """Sharding of every leaf of in-memory parameters or of an optimizer state over them.
+
+    Args:
+      tree: leaves with a shape.
+      mesh: axes `pipe` and perhaps `data`.
+      over_data: whether leaves are cut over `data` too.
+    """
+    cut = specs(tree, num_data=num_pipelines(mesh) if over_data else 1)
+    is_spec = lambda leaf: isinstance(leaf, Spec)  # noqa: E731
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), cut, is_leaf=is_spec)
+
+
+def reduce_over_data(grads: Tree, num_data: int) -> Tree:
+    """Sum of all pipelines' gradients, each keeping its part; inside `shard_map`, once per step."""
+    if num_data == 1:
+        return grads
+
+    def reduce(path, leaf):
+        dim = cut_dim(leaf.shape, first=int(_is_staged(path)), num_data=num_data)
+        if dim is None:
+            return lax.psum(leaf, DATA)
+        return lax.psum_scatter(leaf, DATA, scatter_dimension=dim, tiled=True)
+
+    return jax.tree.map_with_path(reduce, grads)
+
+
+def place(tree: Tree, mesh: Mesh, *, over_data: bool = False) -> Tree:
+    """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
+
+    def put(leaf, sharding):
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree, shardings(tree, mesh, over_data=over_data))
+
+
+def _is_staged(path: tuple) -> bool:
+    """Whether a leaf's first dim are the ranks."""
+    return is_layer_path(path) or is_table_path(path)

@@ -1,0 +1,237 @@
+"""One step of microbatches through a pipeline: loss, gradients, and the way to the mesh."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as Spec
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.ops.loss import num_targets
+from seq1f1b_jax.pipeline import layout as layouts
+from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run_schedule
+from seq1f1b_jax.pipeline.layout import AXIS, Layout
+from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
+from seq1f1b_jax.pipeline.program import Program
+from seq1f1b_jax.pipeline.sharding import place, reduce_over_data, shardings, specs
+from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.trace import Recorder, record
+from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
+
+Tokens = Int[Array, "M B T"]
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineStep:
+    """Loss and gradients of one step of microbatches through a pipeline of sequence chunks.
+
+    Made by `build_step`. `loss_and_grads` and `loss` are pure functions for `jax.jit`; the others
+    move parameters between host and mesh.
+    """
+
+    stage: Stage
+    plan: Plan
+    table: TickTable
+    mesh: Mesh
+    layout: Layout
+    attention: AttentionBackend
+    residuals: str
+    compute_dtype: DTypeLike
+    loss_block: int
+    restart_positions: bool = False
+    fill: float = 0.0
+    recorder: Recorder | None = None
+
+    def traced(self, recorder: Recorder) -> "PipelineStep":
+        """The same step, whose `loss_and_grads` reports when each action ran; see `trace`."""
+        return replace(self, recorder=recorder)
+
+    def with_lengths(self, chunk_lengths: Sequence[int]) -> "PipelineStep":
+        """The same step for sequences cut otherwise; parameters lie where they lay."""
+        return replace(self, table=lower(self.plan, tuple(chunk_lengths)))
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Fresh float32 parameters on the mesh, in the in-memory layout."""
+        with jax.default_device(jax.devices("cpu")[0]):  # no one device holds the whole model
+            params = jax.jit(self.stage.init)(jax.device_put(key, jax.devices("cpu")[0]))
+        return self.from_canonical(params)
+
+    def abstract_params(self) -> Params:
+        """Shapes, dtypes and shardings of the in-memory parameters: what a compilation needs."""
+        shapes = jax.eval_shape(self.stage.init, jax.random.key(0))
+        staged = layouts.staged_shapes(shapes, self.layout)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            staged,
+            shardings(staged, self.mesh),
+        )
+
+    def from_canonical(self, tree: Any, *, over_data: bool = False) -> Any:
+        """Put a tree in the topology-free layout (`[num_layers, ...]`) on the mesh.
+
+        Args:
+          tree: parameters, or with `over_data` an optimizer's state, which is cut over `data`.
+          over_data: see `sharding`.
+        """
+        return place(layouts.to_pipeline(tree, self.layout), self.mesh, over_data=over_data)
+
+    def to_canonical(self, tree: Any) -> Any:
+        """Bring a tree back to the host in the topology-free layout; the inverse."""
+        return layouts.from_pipeline(tree, self.layout)
+
+    def loss_and_grads(
+        self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None
+    ) -> tuple[Float[Array, ""], Params]:
+        """Mean loss over targets and its gradient by every parameter.
+
+        Args:
+          params: in-memory layout (`init`, `from_canonical`).
+          tokens: int32 `[num_microbatches, sequences, seq_len]`; the sequences are spread over the
+            axis `data`.
+          targets: likewise; a negative target carries no loss.
+          starts: likewise; position of the first token of every token's document, where sequences
+            hold documents. A token sees no other document. `None`: one document.
+
+        Returns:
+          Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`
+          and cut over `data` (`sharding`).
+        """
+        self._check(tokens, targets, starts)
+        if self.plan.forward_only:
+            raise ValueError(
+                f"plan {self.plan.name} holds no backward, so it has no gradients; train with "
+                "another plan, or use PipelineStep.loss"
+            )
+        if tokens.shape[0] != self.plan.num_microbatches:
+            raise ValueError(
+                f"tokens hold {tokens.shape[0]} microbatches and the plan runs "
+                f"{self.plan.num_microbatches}; build the step with num_microbatches="
+                f"{tokens.shape[0]}, or reshape the batch"
+            )
+        program = self.program(
+            tokens.shape[1] // self.num_data, has_starts=starts is not None
+        )
+        record_all = partial(record, recorder=self.recorder, num_data=self.num_data)
+        wrap = record_all if self.recorder else None
+
+        def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
+            inputs = prepare_inputs(program, params, tokens, targets, starts)
+            state = run_schedule(program, inputs, wrap=wrap)
+            loss, count = state.loss, num_targets(targets)
+            if self.num_data > 1:
+                loss, count = lax.psum((loss, count), DATA)
+            count = jnp.maximum(count, 1).astype(loss.dtype)
+            grads = collect_gradients(program, state.grads)
+            grads = jax.tree.map(lambda g: g / count, grads)
+            return lax.psum(loss, AXIS) / count, reduce_over_data(grads, self.num_data)
+
+        out_specs = specs(self.abstract_params(), num_data=self.num_data)
+        return self._shard(body, (Spec(), out_specs))(params, tokens, targets, starts)
+
+    def loss(
+        self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None
+    ) -> Float[Array, ""]:
+        """Mean loss in nats per target by the same pipeline, forward only (evaluation)."""
+        losses = self.token_losses(params, tokens, targets, starts)
+        return losses.sum() / count_targets(targets).astype(losses.dtype)
+
+    def token_losses(
+        self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None
+    ) -> Float[Array, "M B T"]:
+        """Loss of every target in nats, 0 where it carries none; arguments as `loss_and_grads`.
+
+        Any number of microbatches will do.
+        """
+        self._check(tokens, targets, starts)
+        plan = forward_plan(
+            num_stages=self.plan.num_stages,
+            num_microbatches=tokens.shape[0],
+            num_chunks=self.plan.num_chunks,
+            num_virtual=self.plan.num_virtual,
+        )
+        table = lower(plan, self.table.chunk_lengths)
+        program = replace(
+            self.program(
+            tokens.shape[1] // self.num_data, has_starts=starts is not None
+        ),
+            table=table, num_microbatches=tokens.shape[0], train=False,
+        )
+
+        def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
+            state = run_schedule(program, prepare_inputs(program, params, tokens, targets, starts))
+            return lax.psum(state.loss, AXIS)
+
+        return self._shard(body, self._batch_spec)(params, tokens, targets, starts)
+
+    @property
+    def num_data(self) -> int:
+        """Pipelines that share the sequences of a microbatch."""
+        return num_pipelines(self.mesh)
+
+    @property
+    def _batch_spec(self) -> Spec:
+        return Spec(None, DATA) if self.num_data > 1 else Spec()
+
+    def program(self, num_sequences: int, *, has_starts: bool = False) -> Program:
+        """The static facts of the step for microbatches of `num_sequences`.
+
+        Args:
+          num_sequences: sequences per microbatch on one device.
+          has_starts: whether they hold documents.
+        """
+        return Program(
+            stage=self.stage,
+            layout=self.layout,
+            table=self.table,
+            attention=self.attention,
+            policy=self.residuals,
+            num_sequences=num_sequences,
+            compute_dtype=self.compute_dtype,
+            loss_block=self.loss_block,
+            num_microbatches=self.plan.num_microbatches,
+            restart_positions=self.restart_positions and has_starts,
+            fill=self.fill,
+        )
+
+    def _shard(self, body: Callable, out_specs: Any) -> Callable:
+        return jax.shard_map(
+            body,
+            mesh=self.mesh,
+            in_specs=(self.layout.specs(), *(self._batch_spec,) * 3),
+            out_specs=out_specs,
+            check_vma=False,
+        )
+
+    def _check(self, tokens: Tokens, targets: Tokens, starts: Tokens | None) -> None:
+        seq_len = sum(self.table.chunk_lengths)
+        if tokens.ndim != 3 or tokens.shape[2] != seq_len:
+            raise ValueError(
+                f"tokens of shape {tokens.shape} must be [num_microbatches, sequences, {seq_len}]: "
+                f"the chunks {self.table.chunk_lengths} cover {seq_len} tokens"
+            )
+        if targets.shape != tokens.shape:
+            raise ValueError(
+                f"targets of shape {targets.shape} must have that of the tokens, {tokens.shape}; "
+                "targets are the next tokens, with -1 where there is none"
+            )
+        if tokens.shape[1] % self.num_data:
+            raise ValueError(
+                f"a microbatch of {tokens.shape[1]} sequences cannot be spread over "
+                f"{self.num_data} pipelines (mesh axis {DATA!r}); use a multiple of {self.num_data}"
+            )
+        if starts is not None and starts.shape != tokens.shape:
+            raise ValueError(
+                f"starts of shape {starts.shape} must have that of the tokens, {tokens.shape}; "
+                "they are the position of the first token of every token's document"
+            )
+
+
+def count_targets(targets: Tokens) -> Int[Array, ""]:
+    """How many targets carry loss; at least 1, so that an empty batch has loss 0."""
+    return jnp.maximum(num_targets(targets), 1)

@@ -1,0 +1,115 @@
+"""Several pipelines: the optimizer's cut state against plain Optax, and where collectives stand."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from seq1f1b_jax.pipeline import make_mesh
+from seq1f1b_jax.pipeline.sharding import cut_dim
+from seq1f1b_jax.training.step import init_state, make_train_step
+from tests.pipeline import cases
+from tests.pipeline.cases import Case
+from tests.pipeline.hlo import Module
+
+MESHES = [(2, 4), *(pytest.param(*m, marks=pytest.mark.slow) for m in [(4, 2), (8, 1)])]
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, weight_decay=0.1))
+
+
+def case_of(num_data, num_stages) -> Case:
+    return Case(
+        P=num_stages, D=num_data, M=2, C=2, lengths="odd", layers="unequal", masks="restart",
+    )  # fmt: skip
+
+
+def train_step_of(step):
+    return make_train_step(step, OPTIMIZER, learning_rate=lambda step: 0.01)
+
+
+@pytest.mark.parametrize("num_data, num_stages", MESHES)
+def test_three_updates_equal_plain_optax(x64, num_data, num_stages):
+    case = case_of(num_data, num_stages)
+    step = cases.build(case)
+    params = cases.parameters(step.stage, case.dtype)
+    batch = cases.batch_of(case)
+    state = init_state(step, OPTIMIZER, step.from_canonical(params))
+    train_step = train_step_of(step)
+    moments = OPTIMIZER.init(params)
+    for _ in range(3):
+        state, _ = train_step(state, *batch)
+        _, grads = cases.reference(step.stage, params, batch, case.dtype, restart=True)
+        updates, moments = OPTIMIZER.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+    errors = cases.relative_errors(step.to_canonical(state.params), params)
+    assert {name: e for name, e in errors.items() if not e <= 1e-9} == {}  # after a division
+
+
+def test_each_pipeline_keeps_its_part_of_the_moments():
+    case = case_of(4, 2)._replace(x64=False)
+    step = cases.build(case)
+    state = init_state(step, OPTIMIZER, step.init(jax.random.key(0)))
+    adam = state.optimizer[1][0]
+    whole, kept = 0, 0
+    for leaf, param in zip(jax.tree.leaves(adam.mu), jax.tree.leaves(state.params), strict=True):
+        whole += param.addressable_shards[0].data.size
+        kept += leaf.addressable_shards[0].data.size
+        assert leaf.shape == param.shape
+    assert kept <= 0.3 * whole  # a quarter, but for what four does not divide
+    back = step.to_canonical(state.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, back, step.to_canonical(step.from_canonical(back))
+    )
+    again = step.from_canonical(step.to_canonical(adam.mu), over_data=True)
+    assert jax.tree.leaves(again)[0].sharding == jax.tree.leaves(adam.mu)[0].sharding
+
+
+def collectives(module: Module, computation: str) -> list[str]:
+    """Opcodes with their groups of devices."""
+    found = []
+    for instruction in module.computations[computation]:
+        name = instruction.opcode.removesuffix("-start")
+        if name in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all"):
+            found.append(name + " " + re.search(r"replica_groups=(\S+?)[, ]", instruction.rest)[1])
+    return found
+
+
+def test_nothing_crosses_pipelines_inside_the_loop():
+    case = case_of(2, 4)._replace(x64=False)
+    step = cases.build(case)
+    state = init_state(step, OPTIMIZER, step.init(jax.random.key(0)))
+    text = train_step_of(step).lower(state, *cases.batch_of(case)).compile().as_text()
+    module = Module(text)
+    inside = [name for c in module.reachable(module.scan_body()) for name in collectives(module, c)]
+    assert inside == []
+    outside = collectives(module, module.entry)
+    assert any(name.startswith("all-gather") for name in outside)  # of the updated parameters
+    summed = [name for name in outside if name.startswith(("reduce-scatter", "all-reduce"))]
+    assert summed
+
+
+def test_the_mesh_keeps_neighbouring_stages_on_neighbouring_devices():
+    mesh = make_mesh(4, num_data=2)
+    assert dict(mesh.shape) == {"data": 2, "pipe": 4}
+    assert [[d.id for d in row] for row in mesh.devices] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert dict(make_mesh(4).shape) == {"pipe": 4}
+    with pytest.raises(ValueError, match="4 pipeline stages in 3 pipelines .* 8 are present"):
+        make_mesh(4, num_data=3)
+
+
+def test_a_microbatch_that_cannot_be_spread_is_refused():
+    step = cases.build(case_of(2, 2)._replace(x64=False))
+    tokens = jnp.zeros((2, 3, sum(step.table.chunk_lengths)), jnp.int32)
+    with pytest.raises(ValueError, match="3 sequences .* 2 pipelines .* multiple of 2"):
+        jax.eval_shape(step.loss_and_grads, step.abstract_params(), tokens, tokens)
+
+
+@pytest.mark.parametrize(
+    "shape, first, num_data, dim",
+    [((1, 4, 6), 1, 2, 1), ((1, 3, 6), 1, 2, 2), ((1, 3, 5), 1, 2, None), ((4,), 0, 1, None),
+     ((), 0, 2, None)],
+)  # fmt: skip
+def test_the_first_dim_that_divides_is_cut(shape, first, num_data, dim):
+    assert cut_dim(shape, first=first, num_data=num_data) == dim
