@@ -216,8 +216,9 @@ def _check_prompt(stage, prompt_tokens, num_tokens):
     max_positions = getattr(stage, "max_positions", None)
     needed = shape[1] + num_tokens - 1
     if max_positions is not None and needed > max_positions:
+        left = max_positions - shape[1] + 1
+        fewer = f"num_tokens={left} or fewer, or " if left > 0 else ""
         raise ValueError(
             f"{shape[1]} prompt tokens and num_tokens={num_tokens} need {needed} positions, but "
-            f"the model has learned max_positions={max_positions}; use num_tokens="
-            f"{max(0, max_positions - shape[1] + 1)} or fewer, or a shorter prompt"
+            f"the model has learned max_positions={max_positions}; use {fewer}a shorter prompt"
         )

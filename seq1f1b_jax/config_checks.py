@@ -11,7 +11,7 @@ from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
-    "model.rope_theta", "model.window", "mesh.data", "mesh.pipe", "mesh.virtual_devices",
+    "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.virtual_devices",
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.eps", "optimizer.clip_norm", "train.num_steps", "train.eval_batches",
@@ -98,10 +98,18 @@ def _model(config: Config) -> Iterator[str]:
             f"model.rope.{given}={getattr(model.rope, given)} has no effect without a type; set "
             "model.rope.type to linear, ntk, yarn or llama3"
         )
+    if model.window is not None and model.window < 1:
+        yield (
+            f"model.window={model.window}: a query sees itself at least; use 1 or more keys, or "
+            "null for no window"
+        )
     if model.family == "gpt" and model.max_positions and model.max_positions < data.seq_len:
+        cure = f"--model.max_positions {data.seq_len}"
+        if model.source:  # its table of positions is as long as it is
+            cure = f"--data.seq_len {model.max_positions} or less"
         yield (
             f"data.seq_len={data.seq_len} is longer than the model.max_positions="
-            f"{model.max_positions} it can learn; use --model.max_positions {data.seq_len}"
+            f"{model.max_positions} it can learn; use {cure}"
         )
     named = model.preset or model.source
     if data.source.endswith(".bin") and model.vocab_size is None and not named:

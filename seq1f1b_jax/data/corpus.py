@@ -140,8 +140,8 @@ def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
     if vocab_size is not None and vocab_size < meta.vocab_size:
         raise UserError(
             f"data.source={source}: its tokenizer has {meta.vocab_size} tokens and "
-            f"model.vocab_size={vocab_size} has no rows for all of them; leave model.vocab_size "
-            "out, or raise it"
+            f"model.vocab_size={vocab_size} has no rows for all of them; give a model of so many, "
+            "or tokens of the model's own tokenizer"
         )
     rows, kind, sha256 = _examined(
         folder.tokens, vocab_size or meta.vocab_size, source, kind="prepared"

@@ -26,7 +26,9 @@ def bigram_loss(
     prior_strength: float = 10.0,
     max_tokens: int = 1 << 28,
 ) -> float:
-    """Mean negative log-likelihood of `held_out` in nats per token, under a bigram model.
+    """Mean negative log-likelihood of `held_out` in nats per target, under a bigram model.
+
+    0 where there is no target, as `HeldOut.mean`.
 
     Args:
       data: the training sequences to fit on.
@@ -40,6 +42,8 @@ def bigram_loss(
     """
     vocab_size = data.corpus.vocab_size
     scored = np.concatenate([_number(*_pairs(batch), vocab_size) for batch in held_out])
+    if not scored.size:  # documents of one token each
+        return 0.0
     keys, times = np.unique(scored, return_counts=True)
     pair_counts, first_counts, next_counts = _count(data, keys, max_tokens)
     first, following = keys // vocab_size, keys % vocab_size

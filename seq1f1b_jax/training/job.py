@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
-from seq1f1b_jax.data.tokenizer import TOKENIZER
+from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
@@ -132,16 +132,25 @@ def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
         return Model(job.config.model.source, params, source_tokenizer(job.source))
     meta, state = load_newest(setup, report)
     params = setup.pipeline.from_canonical(state.params)
-    return Model(f"step {int(state.step)}", params, run_tokenizer(job, meta["data"]))
+    return Model(f"step {int(state.step)}", params, run_tokenizer(job, meta))
 
 
-def run_tokenizer(job: Job, identity: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the text that a run was trained on, by what identifies its data."""
-    if (job.folder / TOKENIZER).is_file():
-        return load_tokenizer(job.folder)
-    if identity["kind"] != "tokens":
-        return load_tokenizer("bytes")
-    return None if job.source is None else source_tokenizer(job.source)
+def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer of the text that a run was trained on, by what its checkpoint records.
+
+    Raises:
+      UserError: its file is gone from the run's folder.
+    """
+    older = None if meta["data"]["kind"] == "tokens" else BYTES
+    kind = meta.get("tokenizer", older)
+    if kind is None:
+        return None if job.source is None else source_tokenizer(job.source)
+    if kind != BYTES and not (job.folder / TOKENIZER).is_file():
+        raise UserError(
+            f"{job.folder} has no {TOKENIZER}, and the run was trained on its tokens; put the one "
+            "of its data back"
+        )
+    return load_tokenizer(BYTES if kind == BYTES else job.folder)
 
 
 def source_tokenizer(source: Source) -> Tokenizer | None:

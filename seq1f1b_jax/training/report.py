@@ -64,11 +64,11 @@ def describe(
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
     }
     lines = [f"{name:<10}{text}" for name, text in rows.items()]
-    notes = [*setup.notes, *_notes(config, source)]
+    notes = [*setup.notes, *source_notes(config, source)]
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
 
 
-def _notes(config: Config, source: Source | None) -> Iterator[str]:
+def source_notes(config: Config, source: Source | None) -> Iterator[str]:
     """What a user should hear about the checkpoint that the run starts from."""
     if source is None or source.context_length is None:
         return

@@ -10,7 +10,7 @@ import jax
 
 from seq1f1b_jax.config import Config, ModelConfig, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
-from seq1f1b_jax.data.tokenizer import TOKENIZER, TOKENIZER_CONFIG
+from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, TOKENIZER_CONFIG
 from seq1f1b_jax.training.checkpoint import Checkpointer, differences, find_checkpoint, load_state
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState
@@ -102,7 +102,9 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
     """What a checkpoint records beside the state."""
-    return {"config": asdict(config), "data": data.identity}
+    tokenizer = data.corpus.tokenizer  # bytes, a folder with a tokenizer.json, or unknown
+    kind = TOKENIZER if tokenizer not in (None, BYTES) else tokenizer
+    return {"config": asdict(config), "data": data.identity, "tokenizer": kind}
 
 
 def abstract_state(setup: Setup) -> TrainState:
@@ -167,6 +169,17 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
         )
 
 
+def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], None]) -> None:
+    """Say so where a run that has started is given another source: it has weights of its own."""
+    given, began = setup.config.model.source, meta["config"]["model"].get("source")
+    if given is not None and given != began:
+        what = "from fresh weights" if began is None else f"from model.source={began}"
+        report(
+            f"note: the run in {setup.config.train.output_dir} began {what}; {given} is not read: "
+            "set another --train.output_dir to start from it"
+        )
+
+
 def restore_run(
     checkpointer: Checkpointer, setup: Setup, data: SequenceData, report: Callable[[str], None]
 ) -> TrainState | None:
@@ -176,6 +189,7 @@ def restore_run(
     folder = Path(setup.config.train.output_dir) / CHECKPOINTS
     newest = find_checkpoint(folder, report=report)
     check_same_run(newest.meta, setup, data)
+    tell_source(newest.meta, setup, report)
     restored = checkpointer.restore(newest.step, like=abstract_state(setup))
     params, optimizer, step = restored.state
     put = setup.pipeline.from_canonical
@@ -189,4 +203,5 @@ def load_newest(
     folder = Path(setup.config.train.output_dir) / CHECKPOINTS
     checkpoint = find_checkpoint(folder, report=report)
     check_same_model(checkpoint.meta, setup)
+    tell_source(checkpoint.meta, setup, report)
     return checkpoint.meta, load_state(checkpoint, abstract_state(setup))

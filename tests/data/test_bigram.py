@@ -57,6 +57,12 @@ def test_pairs_never_cross_a_document():
     assert bigram_loss(data, held_out, prior_strength=3.0) == pytest.approx(expected, rel=1e-12)
 
 
+def test_documents_of_one_token_have_no_target_to_score():
+    corpus = replace(corpus_of([1] * 100), vocab_size=5000)
+    data = make_data(corpus, seq_len=4, eval_fraction=0.2, seed=0, packing="documents")
+    assert bigram_loss(data, data.held_out(1, num_microbatches=1, microbatch_size=1)) == 0
+
+
 def test_a_cycle_costs_nothing_and_coin_flips_cost_log_2():
     cycle = data_of(np.arange(20_000) % 7, 7)
     held_out = cycle.held_out(4, num_microbatches=4, microbatch_size=1)

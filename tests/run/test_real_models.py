@@ -1,6 +1,7 @@
 """From a checkpoint of others to one for others: train, evaluate, sample, export on documents."""
 
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -99,6 +100,13 @@ def test_generation_knows_the_tokenizer_without_the_data(tuned, theirs, tmp_path
     assert outcome.out.startswith("the ")
 
 
+def test_a_lost_tokenizer_is_not_taken_for_bytes(tuned, theirs, tmp_path):
+    folder = copy_until(tuned[0], tmp_path / "run", 6)
+    (folder / "tokenizer.json").unlink()
+    outcome = run("generate", *settings(folder, tmp_path / "gone", theirs), "--prompt=the ")
+    assert outcome.status == 2 and f"{folder} has no tokenizer.json" in outcome.err
+
+
 def test_export_hands_back_what_was_trained(tuned, prepared, theirs, tmp_path):
     arguments = ["export", *settings(tuned[0], prepared, theirs), f"--to={tmp_path / 'ours'}"]
     outcome = run(*arguments)
@@ -120,6 +128,13 @@ def test_a_run_outlives_what_it_started_from(tuned, tmp_path):
     assert outcome.status == 0, outcome.err
     assert "going on without model.source: " in outcome.out and "'gone'" in outcome.out
     assert "step 6: held-out loss " in outcome.out
+
+
+def test_another_source_is_not_read_by_a_run_that_began(tuned, prepared, theirs, tmp_path):
+    other = shutil.copytree(theirs, tmp_path / "other")
+    outcome = run("evaluate", *settings(tuned[0], prepared, other))
+    assert outcome.status == 0, outcome.err
+    assert f"began from model.source={theirs}; {other} is not read" in outcome.out
 
 
 def test_resume_is_bit_equal_on_packed_documents(tuned, prepared, theirs, tmp_path):
@@ -146,7 +161,7 @@ BAD = {
     "no checkpoint": ({"model__source": "nowhere"}, ["model.source='nowhere'", "config.json"]),
     "fewer rows than tokens": ({"model__vocab_size": 299}, ["300", "model.vocab_size=299"]),
     "documents of a .bin": ({"data__source": "x.bin"}, ["x.bin"]),
-    "window of nothing": ({"model__window": 0}, ["model.window=0", "above 0"]),
+    "window of nothing": ({"model__window": 0}, ["model.window=0", "null for no window"]),
 }
 
 
