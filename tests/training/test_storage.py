@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from seq1f1b_jax.config import Config, DataConfig
+from seq1f1b_jax.data.tokenizer import BYTES
 from seq1f1b_jax.training.storage import check_folder, check_same_run, make_meta
 
 DOCUMENTS = DataConfig(packing="documents")
@@ -15,10 +16,9 @@ def run(data):
     """A run as `check_same_run` looks at it: its setup and its data."""
     config = replace(Config(), data=data)
     sequences = config.schedule.num_microbatches * data.microbatch_size
+    setup = SimpleNamespace(config=config, num_sequences=sequences)
     identity = {"seq_len": data.seq_len, "packing": data.packing}
-    return SimpleNamespace(config=config, num_sequences=sequences), SimpleNamespace(
-        identity=identity
-    )
+    return setup, SimpleNamespace(corpus=SimpleNamespace(tokenizer=BYTES), identity=identity)
 
 
 CHANGES = {
