@@ -28,7 +28,8 @@ from seq1f1b_jax.cli.devices import (
     mend_command,
     probe_machine,
 )
-from seq1f1b_jax.config import Config, MeshConfig, ScheduleConfig, UserError, resolve_model
+from seq1f1b_jax.cli.xla_presets import xla_settings
+from seq1f1b_jax.config import Config, ScheduleConfig, UserError, resolve_model
 from seq1f1b_jax.config_checks import validate
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def _run(invocation: Invocation) -> int:
         config = _in_any_order(config)
     named = config.model.preset or config.model.source  # known once models may be imported
     validate(config if named else _with_model(config))
-    _set_environment(config.mesh)
+    for line in _set_environment(config):
+        print(line)
     source = _open_source(config)
     config = _with_devices(_with_model(config, source))
     validate(config)
@@ -156,12 +158,19 @@ def _in_any_order(config: Config) -> Config:
     return replace(config, schedule=schedule, mesh=mesh)
 
 
-def _set_environment(mesh: MeshConfig) -> None:
-    """Choose the devices; JAX reads these variables when it is first imported."""
-    platform = choose_platform(mesh, machine=probe_machine(), environment=os.environ)
-    os.environ.update(jax_environment(mesh, platform, environment=os.environ))
+def _set_environment(config: Config) -> tuple[str, ...]:
+    """Choose the devices and the compiler's flags; JAX reads them when it is first imported.
+
+    Returns:
+      Lines for the user: which flags.
+    """
+    platform = choose_platform(config.mesh, machine=probe_machine(), environment=os.environ)
+    os.environ.update(jax_environment(config.mesh, platform, environment=os.environ))
     if platform == "cpu":
         _leave_out_cuda_plugins()
+    xla = xla_settings(config.xla.preset, platform, environment=os.environ)
+    os.environ.update(xla.environment)
+    return xla.told
 
 
 def _leave_out_cuda_plugins() -> None:

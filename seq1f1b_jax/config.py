@@ -14,7 +14,7 @@ from seq1f1b_jax.config_model import MODEL_DEFAULTS, ModelConfig, RopeConfig, re
 __all__ = [
     "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "ExecutorConfig",
     "LoggingConfig", "MeshConfig", "ModelConfig", "OptimizerConfig", "RopeConfig",
-    "ScheduleConfig", "TrainConfig", "UserError", "resolve_model",
+    "ScheduleConfig", "TrainConfig", "UserError", "XlaConfig", "resolve_model",
 ]  # fmt: skip
 
 
@@ -90,6 +90,19 @@ class ExecutorConfig:
     residuals: Literal["none", "selective", "full"] = "selective"
     loss_block: int = 1024
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+@dataclass(frozen=True)
+class XlaConfig:
+    """The compiler.
+
+    Attributes:
+      preset: flags to set, on GPUs only and as far as this version of XLA knows them: `overlap`
+        schedules to hide communication, `memory` to need less of it, `deterministic` gives the same
+        bits in every run; `default` sets none. Those in XLA_FLAGS win (docs/design/xla.md).
+    """
+
+    preset: Literal["default", "overlap", "memory", "deterministic"] = "default"
 
 
 @dataclass(frozen=True)
@@ -213,6 +226,7 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    xla: XlaConfig = field(default_factory=XlaConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
