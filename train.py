@@ -68,7 +68,8 @@ def _run(invocation: Invocation) -> int:
     config = invocation.config
     if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained
         config = _in_any_order(config)
-        config = replace(config, mesh=replace(config.mesh, pipe=1, data=1))
+        alone = replace(config.mesh, pipe=1, data=1, tensor=1, sequence_parallel=False)
+        config = replace(config, mesh=alone)
     if invocation.command == "evaluate" and config.schedule.plan:
         config = _in_any_order(config)
     named = config.model.preset or config.model.source  # known once models may be imported
@@ -191,15 +192,18 @@ def _with_devices(config: Config) -> Config:
         reason = str(error).splitlines()[0]
         raise UserError(f"JAX cannot start: {reason}; {mend_command(probe_machine())}") from error
     mesh = config.mesh
-    stages = mesh.pipe or max(1, present // mesh.data)
-    asked = mesh.data * stages
+    others = mesh.data * mesh.tensor
+    stages = mesh.pipe or max(1, present // others)
+    asked = others * stages
     if asked > present:
         more = f"--mesh.virtual_devices {asked}" if jax.default_backend() == "cpu" else "more GPUs"
-        fewer = f"--mesh.pipe {present // mesh.data}" if present >= mesh.data else "--mesh.data 1"
+        single = " ".join(f"--mesh.{n} 1" for n in ("data", "tensor") if getattr(mesh, n) > 1)
+        fewer = f"--mesh.pipe {present // others}" if present >= others else single
         pipelines = f"mesh.data={mesh.data} pipelines of " * (mesh.data > 1)
+        shared = f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
         raise UserError(
-            f"{pipelines}mesh.pipe={stages} stages need as many devices, {present} are present; "
-            f"use {fewer} or {more}"
+            f"{pipelines}mesh.pipe={stages} stages{shared} need as many devices, {present} are "
+            f"present; use {fewer} or {more}"
         )
     return replace(config, mesh=replace(mesh, pipe=stages))
 

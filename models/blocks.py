@@ -4,16 +4,24 @@ What a vjp of these keeps is part of their design. Matrix products keep their in
 kernel untouched; activations keep their input and are computed again; the output projection
 contracts heads and head dimensions at once, so that it keeps attention's result as it came and not
 a reshaped copy.
+
+Where layers are cut over devices (`ops.tensor`), sizes are those of one device, and what writes
+into the residual stream is summed over them.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
+
+from seq1f1b_jax.ops import tensor
+from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 
 INIT_STD = 0.02
 """Standard deviation of every initial weight (GPT-2)."""
@@ -33,20 +41,24 @@ class Heads(nnx.Module):
       output_bias: whether the output projection has one.
       output_std: initial standard deviation of the output projection.
       rngs: random streams of the initial weights.
+      tensor: axis over which heads are cut; sizes are one device's.
+      whole_kv_heads: key/value heads of the whole model, where they are fewer than devices: every
+        device holds the projections of all and uses those of the one that its queries share.
     """
 
     def __init__(
         self, model_dim: int, num_heads: int, *, num_kv_heads: int, head_dim: int, qkv_bias: bool,
-        output_bias: bool, output_std: float, rngs: nnx.Rngs,
+        output_bias: bool, output_std: float, rngs: nnx.Rngs, tensor: TensorAxis = ONE_DEVICE,
+        whole_kv_heads: int | None = None,
     ):
-        kv_dim = num_kv_heads * head_dim
-        self.head_dim = head_dim
+        kv_dim = (whole_kv_heads or num_kv_heads) * head_dim
+        self.head_dim, self.tensor, self.whole_kv_heads = head_dim, tensor, whole_kv_heads
         self.query = _linear(model_dim, num_heads * head_dim, use_bias=qkv_bias, rngs=rngs)
         self.key = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
         self.value = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
         self.output = nnx.LinearGeneral(
             (num_heads, head_dim), model_dim, axis=(-2, -1),
-            **_options(use_bias=output_bias, std=output_std, rngs=rngs),
+            **_options(use_bias=output_bias, std=output_std, rngs=rngs, parts=tensor.size),
         )
 
     def split(
@@ -55,23 +67,42 @@ class Heads(nnx.Module):
         """Queries, keys and values of normalised input."""
         return tuple(
             rearrange(project(h).astype(h.dtype), "B T (H D) -> B T H D", D=self.head_dim)
-            for project in (self.query, self.key, self.value)
+            for project in (self.query, self._shared(self.key), self._shared(self.value))
         )
 
-    def join(self, attended: Float[Array, "B T Hq D"]) -> Float[Array, "B T d"]:
+    def join(self, attended: Float[Array, "B T Hq D"]) -> Float[Array, "B t d"]:
         """Heads back into the residual stream."""
-        return self.output(attended).astype(attended.dtype)
+        return self.tensor.leave(self.output(attended).astype(attended.dtype))
+
+    def _shared(self, project: nnx.Linear) -> Callable[[Array], Array]:
+        """A key/value projection, or of one of all heads the columns that this device uses."""
+        if self.whole_kv_heads is None:
+            return project
+        head = lax.axis_index(tensor.AXIS) * self.whole_kv_heads // self.tensor.size
+        graph, weights = nnx.split(project)
+
+        def own_head(weight: Array) -> Array:
+            start = head * self.head_dim
+            return lax.dynamic_slice_in_dim(weight, start, self.head_dim, weight.ndim - 1)
+
+        return nnx.merge(graph, jax.tree.map(own_head, weights))
 
 
 class GeluMlp(nnx.Module):
     """`down(gelu(up(h)))` with biases; GELU in its tanh form, as GPT-2."""
 
-    def __init__(self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs,
+        tensor: TensorAxis = ONE_DEVICE,
+    ):
+        self.tensor = tensor
         self.up = _linear(model_dim, mlp_dim, use_bias=True, rngs=rngs)
-        self.down = _linear(mlp_dim, model_dim, use_bias=True, std=output_std, rngs=rngs)
+        self.down = _linear(
+            mlp_dim, model_dim, use_bias=True, std=output_std, rngs=rngs, parts=tensor.size
+        )
 
-    def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
-        return self.down(gelu(self.up(h).astype(h.dtype))).astype(h.dtype)
+    def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
+        return self.tensor.leave(self.down(gelu(self.up(h).astype(h.dtype))).astype(h.dtype))
 
 
 class SwiGlu(nnx.Module):
@@ -80,13 +111,17 @@ class SwiGlu(nnx.Module):
     Source: Shazeer, GLU Variants Improve Transformer, arXiv 2002.05202, equation 6.
     """
 
-    def __init__(self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs,
+        tensor: TensorAxis = ONE_DEVICE,
+    ):
+        self.tensor = tensor
         self.gate = _linear(model_dim, mlp_dim, use_bias=False, rngs=rngs)
         self.up = _linear(model_dim, mlp_dim, use_bias=False, rngs=rngs)
         self.down = _linear(mlp_dim, model_dim, use_bias=False, std=output_std, rngs=rngs)
 
-    def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
-        return self.down(gated(self.gate(h), self.up(h)))
+    def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
+        return self.tensor.leave(self.down(gated(self.gate(h), self.up(h))))
 
 
 def keep_inputs(function: Callable) -> Callable:
@@ -111,26 +146,30 @@ gelu = keep_inputs(lambda h: jax.nn.gelu(h, approximate=True))
 gated = keep_inputs(lambda gate, up: jax.nn.silu(gate) * up)
 
 
-def _linear(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD):
-    return nnx.Linear(in_dim, out_dim, **_options(use_bias=use_bias, std=std, rngs=rngs))
+def _linear(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD, parts=1):
+    return nnx.Linear(
+        in_dim, out_dim, **_options(use_bias=use_bias, std=std, rngs=rngs, parts=parts)
+    )
 
 
-def _options(*, use_bias, std, rngs):
+def _options(*, use_bias, std, rngs, parts=1):
     return {
         "use_bias": use_bias,
         "kernel_init": nnx.initializers.normal(std),
         "param_dtype": jnp.float32,
-        "promote_dtype": _widen_bias,
+        "promote_dtype": partial(_widen_bias, parts=parts),
         "rngs": rngs,
     }
 
 
-def _widen_bias(operands, *, dtype):
+def _widen_bias(operands, *, dtype, parts):
     """Inputs and kernel as they are; the bias wide, so that its gradient is summed in float32.
 
     A bfloat16 sum over 32k tokens loses most of its digits. The caller casts the wide result back.
+    Where that is summed over devices, each adds its part of the bias.
     """
     inputs, kernel, bias = operands
     if bias is not None:
         bias = bias.astype(jnp.promote_types(jnp.float32, bias.dtype))
+        bias = bias / parts if parts > 1 else bias
     return inputs, kernel, bias

@@ -6,7 +6,7 @@ and call the module. A stage is a frozen dataclass of sizes: hashable, a static 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.blocks import INIT_STD
+from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline.stage import Params, Tree
 
 
@@ -28,6 +29,8 @@ class Decoder(ABC):
       tied: whether the head is the embedding.
       norm_eps: added to a norm's variance.
       window: keys a query looks back at, itself included; `None`: all before it.
+      tensor: the axis over which layers are cut; sizes are then those of one device (`shard`).
+      whole_kv_heads: see `models.blocks.Heads`.
     """
 
     family: ClassVar[str]
@@ -43,6 +46,32 @@ class Decoder(ABC):
     tied: bool
     norm_eps: float
     window: int | None = None
+    tensor: TensorAxis = ONE_DEVICE
+    whole_kv_heads: int | None = None
+
+    def shard(self, tensor: TensorAxis) -> "Decoder":
+        """The model as one device of the axis `tensor` sees it: its heads, its part of the MLP.
+
+        Raises:
+          ValueError: heads or the MLP's width cannot be cut into so many parts.
+        """
+        size = tensor.size
+        if self.num_heads % size or self.mlp_dim % size:
+            raise ValueError(
+                f"{self.num_heads} heads and an MLP of width {self.mlp_dim} cannot be cut over "
+                f"tensor={size} devices: it must divide both"
+            )
+        if self.num_kv_heads % size and size % self.num_kv_heads:
+            raise ValueError(
+                f"{self.num_kv_heads} key/value heads cannot be cut over tensor={size} devices, "
+                "nor shared evenly by them: one of the two numbers must divide the other"
+            )
+        shared = size > self.num_kv_heads
+        return replace(
+            self, num_heads=self.num_heads // size, mlp_dim=self.mlp_dim // size, tensor=tensor,
+            num_kv_heads=1 if shared else self.num_kv_heads // size,
+            whole_kv_heads=self.num_kv_heads if shared else None,
+        )
 
     @abstractmethod
     def make_layer(self, rngs: nnx.Rngs) -> nnx.Module:

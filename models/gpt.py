@@ -53,17 +53,21 @@ class GptLayer(nnx.Module):
 
     def __init__(self, sizes: Gpt, rngs: nnx.Rngs):
         std = output_std(sizes.num_layers)
+        self.tensor = sizes.tensor
         self.attention_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
             head_dim=sizes.head_dim, qkv_bias=True, output_bias=True, output_std=std, rngs=rngs,
+            tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads,
         )
         self.mlp_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
-        self.mlp = GeluMlp(sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs)
+        self.mlp = GeluMlp(
+            sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs, tensor=sizes.tensor
+        )
 
     def pre(self, x, context):
-        return self.attention.split(self.attention_norm(x))
+        return self.attention.split(self.tensor.enter(self.attention_norm, x))
 
     def post(self, x, attended):
         x = x + self.attention.join(attended)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(self.tensor.enter(self.mlp_norm, x))

@@ -58,20 +58,24 @@ class LlamaLayer(nnx.Module):
 
     def __init__(self, sizes: Llama, rngs: nnx.Rngs):
         std = output_std(sizes.num_layers)
+        self.tensor = sizes.tensor
         self.attention_norm = RMSNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
             head_dim=sizes.head_dim, qkv_bias=sizes.qkv_bias, output_bias=sizes.output_bias,
             output_std=std, rngs=rngs,
+            tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads,
         )
         self.mlp_norm = RMSNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
-        self.mlp = SwiGlu(sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs)
+        self.mlp = SwiGlu(
+            sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs, tensor=sizes.tensor
+        )
 
     def pre(self, x, context):
         cos, sin = context
-        q, k, v = self.attention.split(self.attention_norm(x))
+        q, k, v = self.attention.split(self.tensor.enter(self.attention_norm, x))
         return rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def post(self, x, attended):
         x = x + self.attention.join(attended)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(self.tensor.enter(self.mlp_norm, x))

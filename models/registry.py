@@ -83,7 +83,7 @@ def build_stage(
     _check(family, sizes)
     check_rope(sizes["rope"], head_dim=sizes["head_dim"], theta=sizes["rope_theta"])
     _check_gpt(family, sizes)
-    names = [field.name for field in fields(model)]
+    names = [field.name for field in fields(model) if field.name in sizes]
     return model(**{name: sizes[name] for name in names})
 
 

@@ -24,16 +24,22 @@ class MeshConfig:
 
     Attributes:
       data: pipelines that share the sequences of every microbatch, and the optimizer's state.
-      pipe: stages of a pipeline, one device each; None: as many as the devices give.
+      pipe: stages of a pipeline; None: as many as the devices give.
+      tensor: devices that share every stage, its heads, its MLPs and the vocabulary; they exchange
+        activations in every layer, so they belong into one host.
+      sequence_parallel: whether these devices share the tokens too between the parts of a layer
+        that they share: less memory, shorter messages between stages, as much exchanged.
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
-      virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe,
-        four stages where pipe is None.
+      virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe *
+        tensor, four stages where pipe is None.
       layers_per_stage: layers of each stage, first to last, virtual stages included; None: as even
         as they go.
     """
 
     data: int = 1
     pipe: int | None = None
+    tensor: int = 1
+    sequence_parallel: bool = False
     platform: Literal["cpu", "gpu"] | None = None
     virtual_devices: int | None = None
     layers_per_stage: tuple[int, ...] | None = None

@@ -11,7 +11,7 @@ from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
-    "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.virtual_devices",
+    "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.tensor", "mesh.virtual_devices",
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.eps", "optimizer.clip_norm", "train.num_steps", "train.eval_batches",
@@ -46,8 +46,8 @@ def problems(config: Config) -> Iterator[str]:
 
 
 def num_virtual_devices(mesh: MeshConfig) -> int:
-    """CPU devices to simulate: as asked, else one per stage of each pipeline, else four of them."""
-    return mesh.virtual_devices or mesh.data * (mesh.pipe or 4)
+    """CPU devices to simulate: as asked, else what the mesh takes, with four stages if need be."""
+    return mesh.virtual_devices or mesh.data * (mesh.pipe or 4) * mesh.tensor
 
 
 def _ranges(config: Config) -> Iterator[str]:
@@ -121,7 +121,7 @@ def _model(config: Config) -> Iterator[str]:
 
 def _mesh(config: Config) -> Iterator[str]:
     mesh, layers = config.mesh, config.model.num_layers
-    wanted = mesh.data * (mesh.pipe or 1)
+    wanted = mesh.data * (mesh.pipe or 1) * mesh.tensor
     if mesh.platform == "cpu" and wanted > num_virtual_devices(mesh):
         yield (
             f"{_devices_of(mesh)} need as many devices, mesh.virtual_devices="
@@ -134,6 +134,7 @@ def _mesh(config: Config) -> Iterator[str]:
             f"mesh.data={mesh.data} pipelines; use --data.microbatch_size {above}, or fewer "
             "pipelines"
         )
+    yield from _tensor(config)
     num_virtual = 1 if config.schedule.plan else config.schedule.num_virtual or 1
     stages = mesh.pipe and mesh.pipe * num_virtual
     held = f" with schedule.num_virtual={num_virtual} each" * (num_virtual > 1)
@@ -165,9 +166,37 @@ def _mesh(config: Config) -> Iterator[str]:
         )
 
 
+def _tensor(config: Config) -> Iterator[str]:
+    mesh, model = config.mesh, config.model
+    if mesh.sequence_parallel and mesh.tensor == 1:
+        yield (
+            "mesh.sequence_parallel shares tokens among the devices of a stage, and mesh.tensor=1 "
+            "leaves one; use --mesh.tensor 2 or more, or leave it off"
+        )
+    heads = model.num_heads
+    if heads and heads % mesh.tensor:
+        yield (
+            f"mesh.tensor={mesh.tensor} devices cannot share model.num_heads={heads} evenly; use "
+            f"one of {[n for n in range(1, heads + 1) if heads % n == 0]}"
+        )
+    shared = mesh.tensor if mesh.sequence_parallel else 1
+    lengths = config.schedule.chunk_lengths or ()
+    if config.data.seq_len % shared or any(length % shared for length in lengths):
+        yield (
+            f"mesh.sequence_parallel cuts every chunk over mesh.tensor={mesh.tensor} devices; use "
+            f"multiples of {shared} for data.seq_len={config.data.seq_len} and chunk_lengths"
+        )
+    if not lengths and config.schedule.block % shared:
+        yield (
+            f"schedule.block={config.schedule.block}: with mesh.sequence_parallel chunks are "
+            f"cut over mesh.tensor={mesh.tensor} devices; use a multiple of that"
+        )
+
+
 def _devices_of(mesh: MeshConfig) -> str:
     """The mesh in words."""
     stages = f"mesh.pipe={mesh.pipe} stages"
+    stages += f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
     return f"mesh.data={mesh.data} pipelines of {stages}" if mesh.data > 1 else stages
 
 

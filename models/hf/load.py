@@ -27,7 +27,7 @@ def load_params(source: Source, stage: Decoder, layout: Layout, mesh: Mesh) -> P
       source: from `read_source`.
       stage: the model; a source's `fields` build it.
       layout: which layer lives where.
-      mesh: has the axis `pipe`.
+      mesh: has the axis `pipe`, and perhaps `data` and `tensor`.
 
     Raises:
       UserError: checkpoint and model differ; one message tells all differences.
@@ -41,7 +41,7 @@ def load_params(source: Source, stage: Decoder, layout: Layout, mesh: Mesh) -> P
 
         return jax.make_array_from_callback(shape.shape, sharding, share)
 
-    return jax.tree.map_with_path(put, shapes, shardings(shapes, mesh))
+    return jax.tree.map_with_path(put, shapes, shardings(shapes, mesh, layout))
 
 
 def load_canonical(source: Source, stage: Decoder) -> Params:
@@ -80,7 +80,8 @@ def _share(found: Match, path, shape, layout: Layout, index) -> np.ndarray:
         return _whole(found, name, shape)[index]
     part = _layers_of_rank if is_layer_path(path) else _rows_of_rank
     ranks = range(*index[0].indices(layout.num_stages))
-    return np.stack([part(found, name, shape, layout, rank) for rank in ranks])
+    share = np.stack([part(found, name, shape, layout, rank) for rank in ranks])
+    return share[(slice(None), *index[1:])]
 
 
 def _whole(found: Match, name: str, shape) -> np.ndarray:
@@ -98,8 +99,11 @@ def _layers_of_rank(found: Match, name: str, shape, layout: Layout, rank: int) -
 
 
 def _rows_of_rank(found: Match, name: str, shape, layout: Layout, rank: int) -> np.ndarray:
-    """`[table_rows, d]`: one rank's rows of a vocabulary table, zeros below its last."""
+    """`[num_tensor * table_rows, d]`: one rank's rows of a table, zeros where there are none."""
     share = np.zeros(shape.shape[1:], shape.dtype)
-    rows = found.read(name)[rank * layout.table_rows : (rank + 1) * layout.table_rows]
-    share[: len(rows)] = rows
+    table, count = found.read(name), layout.table_rows
+    for part in range(layout.num_tensor):
+        first = (part * layout.num_stages + rank) * count
+        rows = table[first : first + count]
+        share[part * count : part * count + len(rows)] = rows
     return share

@@ -100,7 +100,7 @@ def jax_environment(
         return quiet
     flags = environment.get("XLA_FLAGS", "").split()
     given = any(flag.startswith(COUNT_FLAG) for flag in flags)
-    if not given or mesh.virtual_devices or mesh.pipe or mesh.data > 1:
+    if not given or mesh.virtual_devices or mesh.pipe or mesh.data * mesh.tensor > 1:
         flags = [flag for flag in flags if not flag.startswith(COUNT_FLAG)]
         flags.append(f"{COUNT_FLAG}={num_virtual_devices(mesh)}")
     return {**quiet, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}

@@ -7,12 +7,16 @@ backward and none are larger than one block. For a block of n tokens with h = fi
     dlogits = softmax(logits) - onehot(target)           (0 where the target is ignored)
     dh = dlogits table        dtable += dlogits^T h      (dlast, dy) = vjp of final at dh
 
+Where the vocabulary is cut over the mesh axis `tensor`, each device has the logits of its part: the
+largest logit, the sum of exponentials, the target's logit and dh are combined over devices.
+
 Blocks run over the flattened `B*T` tokens, so "one block" means `block_tokens * vocab_size` logits
 whatever B is. Losses are sums: divide by `num_targets` of the whole step. A target below zero is
 ignored.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,9 +26,31 @@ from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.blocks import cut
 from seq1f1b_jax.ops.precision import accumulation_dtype
+from seq1f1b_jax.ops.tensor import AXIS
 
 Tree = Any
 Final = Callable[[Tree, Array], Array]
+
+
+@dataclass(frozen=True)
+class VocabCut:
+    """A head that is cut over the mesh axis `tensor`: device j has the j-th run of rows.
+
+    Attributes:
+      vocab_size: rows that stand for tokens; the runs may end with others, which are left out.
+    """
+
+    vocab_size: int
+
+    def ids(self, rows: int) -> Int[Array, "rows"]:
+        """Tokens of this device's rows."""
+        return lax.axis_index(AXIS) * rows + jnp.arange(rows, dtype=jnp.int32)
+
+    def largest(self, values: Array) -> Array:
+        return lax.pmax(values, AXIS)
+
+    def total(self, values: Array) -> Array:
+        return lax.psum(values, AXIS)
 
 
 def num_targets(targets: Int[Array, "..."]) -> Int[Array, ""]:
@@ -46,6 +72,7 @@ def cross_entropy_and_grads(
     grads: tuple[Tree, Float[Array, "V d"]],
     *,
     block_tokens: int,
+    cut: VocabCut | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "B T d"], tuple[Tree, Float[Array, "V d"]]]:
     """Sum of token losses, its gradient in y, and its gradients in the weights added to `grads`.
 
@@ -57,6 +84,7 @@ def cross_entropy_and_grads(
       targets: next tokens; below zero is ignored.
       grads: accumulators like `(last, table)` in the accumulation dtype, updated in place.
       block_tokens: tokens of `B*T` whose logits exist at one time.
+      cut: how the table is cut over devices; `None`: it is whole.
 
     Returns:
       The loss in the accumulation dtype, dy in y's dtype, and `grads` with this call's share added.
@@ -78,7 +106,7 @@ def cross_entropy_and_grads(
     def block(carry, start, size):
         loss, dy, grads = carry
         block_loss, block_dy, *block_grads = _block_gradients(
-            final, last, table, _take(rows, start, size), _take(wanted, start, size)
+            final, last, table, _take(rows, start, size), _take(wanted, start, size), cut
         )
         dy = lax.dynamic_update_slice_in_dim(dy, block_dy, start, axis=0)
         grads = jax.tree.map(lambda a, g: a + g.astype(a.dtype), grads, tuple(block_grads))
@@ -97,6 +125,7 @@ def token_losses(
     targets: Int[Array, "B T"],
     *,
     block_tokens: int,
+    cut: VocabCut | None = None,
 ) -> Float[Array, "B T"]:
     """Loss of every token without gradients, for evaluation; the blocks of the function above.
 
@@ -107,6 +136,7 @@ def token_losses(
       y: see there.
       targets: see there.
       block_tokens: see there.
+      cut: see there.
 
     Returns:
       Losses in the accumulation dtype, 0 where the target is ignored.
@@ -124,7 +154,7 @@ def token_losses(
 
     def block(losses, start, size):
         h = _final_rows(final, last, _take(rows, start, size))
-        found = _softmax_loss(_logits(h, table), _take(wanted, start, size))[0]
+        found = _softmax_loss(_logits(h, table), _take(wanted, start, size), cut)[0]
         return lax.dynamic_update_slice_in_dim(losses, found, start, axis=0)
 
     zeros = jnp.zeros(wanted.shape, accumulation_dtype(y.dtype))
@@ -171,15 +201,16 @@ def _over_blocks(block: Callable, carry: Tree, num_tokens: int, block_tokens: in
     return block(carry, count * size, tail) if tail else carry
 
 
-def _block_gradients(final: Final, last: Tree, table, y, targets):
+def _block_gradients(final: Final, last: Tree, table, y, targets, cut: VocabCut | None):
     """Loss of n tokens and its gradients: (loss, dy, dlast, dtable)."""
     dtype = accumulation_dtype(y.dtype)
     h, pull = jax.vjp(lambda last, y: _final_rows(final, last, y), last, y)
-    loss, dlogits = _softmax_loss(_logits(h, table), targets)
+    loss, dlogits = _softmax_loss(_logits(h, table), targets, cut)
     dlogits = dlogits.astype(table.dtype)
     dh = jnp.einsum("nv,vd->nd", dlogits, table, preferred_element_type=dtype)
     dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
-    dlast, dy = pull(dh.astype(h.dtype))
+    dh = dh.astype(h.dtype)
+    dlast, dy = pull(dh if cut is None else cut.total(dh))
     return loss.sum(), dy, dlast, dtable
 
 
@@ -194,9 +225,11 @@ def _logits(h: Float[Array, "... d"], table: Float[Array, "V d"]) -> Float[Array
 
 
 def _softmax_loss(
-    logits: Float[Array, "n V"], targets: Int[Array, "n"]
+    logits: Float[Array, "n V"], targets: Int[Array, "n"], cut: VocabCut | None
 ) -> tuple[Float[Array, "n"], Float[Array, "n V"]]:
     """Token losses and their gradients in the logits; one exponential per logit for both."""
+    if cut is not None:
+        return _softmax_loss_of_part(logits, targets, cut)
     counts = (targets >= 0)[:, None]
     highest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - highest)
@@ -204,6 +237,20 @@ def _softmax_loss(
     chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, None], axis=-1)
     loss = jnp.where(counts, highest + jnp.log(total) - chosen, 0)[:, 0]
     hit = jnp.arange(logits.shape[1]) == targets[:, None]
+    return loss, jnp.where(counts, weights / total - hit, 0)
+
+
+def _softmax_loss_of_part(logits: Float[Array, "n V"], targets: Int[Array, "n"], cut: VocabCut):
+    """The same where each device has some of the logits; the losses are whole on each."""
+    counts = (targets >= 0)[:, None]
+    ids = cut.ids(logits.shape[1])
+    logits = jnp.where(ids < cut.vocab_size, logits, -jnp.inf)
+    highest = cut.largest(logits.max(-1, keepdims=True))
+    weights = jnp.exp(logits - highest)
+    hit = ids == targets[:, None]
+    chosen = jnp.where(hit, logits, 0).sum(-1, keepdims=True)
+    total, chosen = cut.total((weights.sum(-1, keepdims=True), chosen))
+    loss = jnp.where(counts, highest + jnp.log(total) - chosen, 0)[:, 0]
     return loss, jnp.where(counts, weights / total - hit, 0)
 
 

@@ -16,6 +16,7 @@ from seq1f1b_jax.pipeline.chunk import Chunk, Unit, WeightUnit
 from seq1f1b_jax.pipeline.control import run_if
 from seq1f1b_jax.pipeline.layer import Given, Kept, LayerSplit, post_backward, pre_backward
 from seq1f1b_jax.pipeline.stage import Tree
+from seq1f1b_jax.pipeline.vocabulary import add_rows, look_up
 
 
 def backward(
@@ -65,7 +66,7 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
 
 def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_step):
     program = chunk.program
-    dy = message[:, : chunk.length]
+    dy = message[:, : chunk.num_rows]
     is_last_stage = program.is_stage(-1, unit.stage)
     dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
     context = chunk.context(unit)
@@ -83,7 +84,7 @@ def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_st
 def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T d"]:
     shape = (chunk.length, state.dy.shape[1])
     dy = buffers.read(state.dy, shape, unit.loss_offset)
-    return dy.reshape(chunk.program.num_sequences, chunk.length, -1)
+    return dy.reshape(chunk.program.num_sequences, chunk.num_rows, -1)
 
 
 def _whole_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
@@ -171,15 +172,14 @@ def _prefix_gradients(chunk: Chunk, unit: Unit, layer, state: State, dk, dv):
     return state, own_dk, own_dv
 
 
-def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B T d"]) -> State:
-    stage, first = chunk.program.stage, chunk.inputs.weights.first
+def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B t d"]) -> State:
+    stage, first, tensor = chunk.program.stage, chunk.inputs.weights.first, chunk.program.tensor
     tokens = chunk.tokens(unit, chunk.inputs.tokens)
-    rows = chunk.inputs.tables[chunk.embedding][tokens]
-    _, pull = jax.vjp(lambda f, r: stage.embed(f, r, chunk.positions(unit)), first, rows)
+    rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, tensor)
+    _, pull = jax.vjp(lambda f, r: stage.embed(f, r, chunk.row_positions(unit)), first, rows)
     d_first, d_rows = pull(dx)
     grads = state.grads
-    table = grads.tables[chunk.embedding]
-    table = table.at[tokens].add(d_rows.astype(table.dtype))
+    table = add_rows(grads.tables[chunk.embedding], tokens, d_rows, tensor)
     grads = grads._replace(
         first=buffers.add_tree(grads.first, d_first),
         tables={**grads.tables, chunk.embedding: table},

@@ -37,7 +37,8 @@ class State(NamedTuple):
       prefix_dk, prefix_dv: gradients of the key/value prefix, in the accumulation dtype,
         `[slots, max_layers, B, prefix, Hkv, D]`; `prefix` is where the last chunk begins (0 for
         one chunk).
-      dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`; only the rank of
+      dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`, where the tokens
+        of the residual stream are cut over devices so much less wide; only the rank of
         the last stage writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
       loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
@@ -88,14 +89,23 @@ def write_entry(
     buffer: dict[str, Array], entry: Entry, value: Array, *, layer, offset, tokens: int
 ) -> dict[str, Array]:
     """Put one value of one layer at its unit's tokens of the ring, or of the deferred values."""
-    block = value.reshape(tokens, entry.size // tokens)
+    width = values_per_token(entry, tokens)
+    block = jnp.pad(value.ravel(), (0, tokens * width - entry.size)).reshape(tokens, width)
     return {**buffer, entry.name: write(buffer[entry.name], block, layer, offset)}
 
 
 def read_entry(buffer: dict[str, Array], entry: Entry, *, layer, offset, tokens: int) -> Array:
     """The value that `write_entry` put there, in its own shape."""
-    block = read(buffer[entry.name], (tokens, entry.size // tokens), layer, offset)
-    return block.reshape(entry.shape)
+    block = read(buffer[entry.name], (tokens, values_per_token(entry, tokens)), layer, offset)
+    return block.ravel()[: entry.size].reshape(entry.shape)
+
+
+def values_per_token(entry: Entry, tokens: int) -> int:
+    """Numbers that an entry of a chunk of `tokens` takes for each; rounded up.
+
+    What is one number per token of a residual stream that is cut over devices is less than one.
+    """
+    return -(-entry.size // tokens)
 
 
 def accumulate(total: Tree, update: Tree, index) -> Tree:

@@ -7,11 +7,14 @@ from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline import layout as layouts
 from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline.mesh import tensor_size
 from seq1f1b_jax.pipeline.residuals import check_policy
-from seq1f1b_jax.pipeline.stage import Stage, window_of
+from seq1f1b_jax.pipeline.stage import Stage, shard_stage, window_of
 from seq1f1b_jax.pipeline.step import PipelineStep
+from seq1f1b_jax.pipeline.tensor import check_tokens, tensor_dims
 from seq1f1b_jax.schedule import Plan, lower, validate
 
 
@@ -27,6 +30,7 @@ def build_step(
     loss_block: int = 1024,
     layers_per_stage: Sequence[int] | None = None,
     restart_positions: bool = False,
+    sequence_parallel: bool = False,
     fill: float = 0.0,
 ) -> PipelineStep:
     """Bring model, schedule and mesh together.
@@ -35,7 +39,8 @@ def build_step(
       stage: the model (`pipeline.stage.Stage`); anything with those functions will do.
       plan: the schedule (`schedule.make_plan`, or any plan that `schedule.validate` accepts).
       mesh: axis `pipe` with as many devices as the plan has stages, and perhaps an axis `data`
-      of pipelines that share the sequences of every microbatch (`make_mesh`).
+        of pipelines that share the sequences of every microbatch and an axis `tensor` of devices
+        that share every layer (`make_mesh`).
       chunk_lengths: tokens per chunk, one per chunk of the plan (`schedule.balanced_lengths`).
       attention: backend name, see `ops.attention`.
       residuals: what the backward keeps, `none`, `selective` or `full`.
@@ -45,6 +50,8 @@ def build_step(
       possible, earlier stages take the remainder.
       restart_positions: whether positions count from the first token of a document, where the
       batch has documents.
+      sequence_parallel: whether the devices of the axis `tensor` share the tokens between the parts
+        of a layer that they share, so that each holds its part of the residual stream.
       fill: content of unwritten buffers and idle messages; only tests change it.
 
     Raises:
@@ -65,6 +72,8 @@ def build_step(
             f"the plan has {plan.num_stages} stages and the mesh has axes {dict(mesh.shape)}; "
             f"the mesh needs an axis {AXIS!r} of size {plan.num_stages} (pipeline.make_mesh)"
         )
+    tensor = TensorAxis(tensor_size(mesh), sequence_parallel)
+    check_tokens(tensor, chunk_lengths)
     layout = layouts.make_layout(
         stage.num_layers,
         plan.num_stages,
@@ -72,6 +81,8 @@ def build_step(
         tied=stage.tied,
         num_virtual=plan.num_virtual,
         layers_per_stage=layers_per_stage,
+        num_tensor=tensor.size,
+        tensor_dims=tensor_dims(stage, shard_stage(stage, tensor)),
     )
     return PipelineStep(
         stage=stage,
@@ -85,6 +96,7 @@ def build_step(
         residuals=check_policy(residuals),
         compute_dtype=compute_dtype,
         loss_block=loss_block,
+        tensor=tensor,
         restart_positions=restart_positions,
         fill=fill,
     )

@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
     Attributes:
       weights: `layers` leaves `[num_virtual * max_layers, ...]`; the tables inside are not used.
-      tables: whole vocabulary tables, see `vocabulary.gather_tables`.
+      tables: vocabulary tables, see `vocabulary.gather_tables`.
       tokens, targets: `[M, B, T]`; targets below zero carry no loss.
       starts: position of the first token of every token's document; `None`: one document.
     """
@@ -66,6 +66,7 @@ class Chunk:
         self.program, self.inputs = program, inputs
         self.index = index
         self.offset, self.length = program.offsets[index], program.lengths[index]
+        self.num_rows = self.length // program.tensor.token_parts
         self.is_last = index == program.num_chunks - 1
         self.plan = program.residual_plans[index]
         self.entries = {entry.name: entry for entry in self.plan.entries}
@@ -76,6 +77,11 @@ class Chunk:
         """Positions of the chunk's tokens in the sequence, or in their documents."""
         positions = self.offset + jnp.arange(self.length, dtype=jnp.int32)
         return positions - self.starts(unit) if self.program.restart_positions else positions
+
+    def row_positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B t"]:
+        """Positions of those tokens whose place in the residual stream is on this device."""
+        positions = self.positions(unit)
+        return self.program.tensor.own_tokens(positions, dim=positions.ndim - 1)
 
     def context(self, unit: Unit | WeightUnit) -> Tree:
         """Constants that depend on the positions."""
@@ -114,8 +120,8 @@ class Chunk:
             for name, entry in self.entries.items()
         }
 
-    def message(self, value: Float[Array, "B T d"]) -> Float[Array, "B Tmax d"]:
+    def message(self, value: Float[Array, "B t d"]) -> Float[Array, "B Tmax d"]:
         """A value as it is sent: padded to the longest chunk."""
-        padding = self.program.message_shape[1] - self.length
+        padding = self.program.message_shape[1] - self.num_rows
         fill = jnp.asarray(self.program.fill, value.dtype)
         return lax.pad(value, fill, ((0, 0, 0), (0, padding, 0), (0, 0, 0)))

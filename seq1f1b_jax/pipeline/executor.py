@@ -31,7 +31,9 @@ from seq1f1b_jax.pipeline.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.control import run_if
 from seq1f1b_jax.pipeline.forward import forward
 from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline.mesh import TENSOR
 from seq1f1b_jax.pipeline.program import Program
+from seq1f1b_jax.pipeline.sharding import sum_parts
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.pipeline.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
@@ -220,12 +222,17 @@ def prepare_inputs(
 
 
 def collect_gradients(program: Program, grads: Gradients) -> Params:
-    """Gradients in the layout of the parameters; small trees are summed over stages."""
+    """Gradients in the layout of the parameters; small trees are summed over stages.
+
+    Where layers are cut over `tensor`, each device has its part of the gradients of weights that
+    are not, and of what is added to its part of the residual stream's tokens.
+    """
     embedding, head = scatter_gradients(grads.tables, program.layout)
-    return Params(
+    params = Params(
         layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),
-        first=lax.psum(grads.first, AXIS),
+        first=lax.psum(grads.first, (AXIS, TENSOR) if program.tensor.sequence else AXIS),
         last=lax.psum(grads.last, AXIS),
         embedding=embedding,
         head=head,
     )
+    return sum_parts(params, program.layout)

@@ -10,6 +10,7 @@ from seq1f1b_jax.pipeline.buffers import State
 from seq1f1b_jax.pipeline.chunk import Chunk, Unit
 from seq1f1b_jax.pipeline.control import run_if
 from seq1f1b_jax.pipeline.stage import Tree
+from seq1f1b_jax.pipeline.vocabulary import look_up
 
 
 def forward(
@@ -27,7 +28,7 @@ def forward(
       The state, and the message to the stage after.
     """
     program = chunk.program
-    x = message[:, : chunk.length]
+    x = message[:, : chunk.num_rows]
     x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
     context = chunk.context(unit)
 
@@ -40,9 +41,10 @@ def forward(
     return state, chunk.message(y)
 
 
-def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B T d"]:
-    rows = chunk.inputs.tables[chunk.embedding][chunk.tokens(unit, chunk.inputs.tokens)]
-    return chunk.program.stage.embed(chunk.inputs.weights.first, rows, chunk.positions(unit))
+def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B t d"]:
+    tokens = chunk.tokens(unit, chunk.inputs.tokens)
+    rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, chunk.program.tensor)
+    return chunk.program.stage.embed(chunk.inputs.weights.first, rows, chunk.row_positions(unit))
 
 
 def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
@@ -71,13 +73,16 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
     return y, state._replace(ring=ring)
 
 
-def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B T d"]) -> State:
+def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> State:
     program, weights = chunk.program, chunk.inputs.weights
+    y = program.tensor.all_tokens(y)  # each device has a part of the vocabulary for all tokens
     head = chunk.inputs.tables[chunk.head]
     targets = chunk.tokens(unit, chunk.inputs.targets)
     final, block = program.stage.final, program.loss_block
     if not program.train:
-        losses = token_losses(final, weights.last, head, y, targets, block_tokens=block)
+        losses = token_losses(
+            final, weights.last, head, y, targets, block_tokens=block, cut=program.vocab_cut
+        )
         place = (unit.microbatch, 0, chunk.offset)
         return state._replace(loss=buffers.write(state.loss, losses, *place))
     grads = state.grads
@@ -89,7 +94,9 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B T d"]) -> S
         targets,
         (grads.last, grads.tables[chunk.head]),
         block_tokens=block,
+        cut=program.vocab_cut,
     )
     grads = grads._replace(last=last, tables={**grads.tables, chunk.head: table})
+    dy = program.tensor.own_tokens(dy)
     dy = buffers.write(state.dy, dy.reshape(chunk.length, -1), unit.loss_offset)
     return state._replace(loss=state.loss + loss, dy=dy, grads=grads)

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from seq1f1b_jax.pipeline import residuals
 from seq1f1b_jax.pipeline.residuals import Entry, ResidualPlan
-from seq1f1b_jax.pipeline.stage import Stage, Tree
+from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 from seq1f1b_jax.pipeline.weight_split import SplitBackward, split_backward
 
 
@@ -89,7 +89,7 @@ def split_layer(
       stage: the model's functions.
       plan: residuals of this chunk length.
       layer: shapes of one layer's weights, in the compute dtype.
-      x: shape and dtype of the layer's input, `[B, T, d]`.
+      x: shape and dtype of the layer's input on one device, `[B, t, d]`.
       policy: residual policy.
       own_positions: see `residuals.plan_residuals`.
 
@@ -98,15 +98,17 @@ def split_layer(
     """
     pre, post = residuals.layer_functions(stage, policy)
     context = residuals.context_shape(stage, x, own_positions=own_positions)
-    q, k, v = jax.eval_shape(stage.pre, layer, x, context)
+    tensor = tensor_of(stage)
+    q, k, v = tensor.shape_of(stage.pre, layer, x, context)
     kept = Kept(
         layer, context, {e.name: jax.ShapeDtypeStruct(e.shape, e.dtype) for e in plan.entries}
     )
     values = {"q": q, "k": k, "v": v, "out": q}
     values = {name: value for name, value in values.items() if name not in kept.stored}
+    split = partial(split_backward, environment=tensor.environment)
     pieces = {
-        "pre": split_backward(partial(pre_backward, pre, plan), kept, Given(values, (q, k, v))),
-        "post": split_backward(partial(post_backward, post, plan), kept, Given(values, x)),
+        "pre": split(partial(pre_backward, pre, plan), kept, Given(values, (q, k, v))),
+        "post": split(partial(post_backward, post, plan), kept, Given(values, x)),
     }
     entries = {}
     for piece, halves in pieces.items():

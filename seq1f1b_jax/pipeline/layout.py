@@ -3,17 +3,21 @@
 In memory a leaf of `Params.layers` is `[num_stages, num_virtual * max_layers, ...]`, sharded over
 `pipe` by its first dim: rank p holds the stages p, p+P, p+2P ..., one after the other. Stages with
 fewer layers are padded with zeros that no action ever reads. The vocabulary tables are
-`[num_stages, rows, d]`, sharded likewise, with `rows = ceil(vocab_size / num_stages)`.
+`[num_stages, num_tensor * rows, d]` with `rows = ceil(vocab_size / (num_stages * num_tensor))`,
+sharded over `pipe` and `tensor`: device j of the axis `tensor` owns the j-th part of the
+vocabulary, and each of its stages a part of that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec as Spec
+from einops import rearrange
+from jax.tree_util import keystr
 
-from seq1f1b_jax.pipeline.stage import Params, Tree
+from seq1f1b_jax.pipeline.stage import Tree
 
 AXIS = "pipe"
 
@@ -27,12 +31,17 @@ class Layout:
       vocab_size: rows of a vocabulary table.
       tied: whether embedding and head are one table.
       num_virtual: virtual stages per rank.
+      num_tensor: devices that share every stage.
+      tensor_dims: which dim of a layer's leaf is cut over them, by the leaf's path in a layer;
+        leaves that are not named are whole on each.
     """
 
     layers_per_stage: tuple[int, ...]
     vocab_size: int
     tied: bool
     num_virtual: int = 1
+    num_tensor: int = 1
+    tensor_dims: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_stages(self) -> int:
@@ -51,12 +60,22 @@ class Layout:
 
     @property
     def table_rows(self) -> int:
-        return -(-self.vocab_size // self.num_stages)
+        """Rows of a vocabulary table that one device keeps."""
+        return -(-self.vocab_size // (self.num_stages * self.num_tensor))
 
-    def specs(self) -> Params:
-        """Partition specs of the in-memory parameters, as a prefix tree."""
-        staged = Spec(AXIS)
-        return Params(staged, Spec(), Spec(), staged, None if self.tied else staged)
+    @property
+    def vocab_part(self) -> int:
+        """Rows of a table that one device uses: all, or its part and perhaps padding."""
+        return self.vocab_size if self.num_tensor == 1 else self.num_stages * self.table_rows
+
+    def tensor_dim(self, path: tuple) -> int | None:
+        """The dim of an in-memory leaf that is cut over `tensor`; `None`: none is."""
+        if self.num_tensor == 1:
+            return None
+        if is_table_path(path):
+            return 1
+        dim = dict(self.tensor_dims).get(layer_leaf(path)) if is_layer_path(path) else None
+        return None if dim is None else 2 + dim
 
     def positions(self) -> np.ndarray:
         """Row of every layer in the flattened `[num_stages * num_virtual * max_layers]` stack."""
@@ -76,6 +95,8 @@ def make_layout(
     tied: bool,
     num_virtual: int = 1,
     layers_per_stage: Sequence[int] | None = None,
+    num_tensor: int = 1,
+    tensor_dims: Mapping[str, int] = MappingProxyType({}),
 ) -> Layout:
     """Spread layers over stages; the earlier stages take the remainder.
 
@@ -86,6 +107,8 @@ def make_layout(
       tied: whether embedding and head are one table.
       num_virtual: virtual stages per rank.
       layers_per_stage: layers of every (virtual) stage along the model; None: as even as they go.
+      num_tensor: devices that share every stage.
+      tensor_dims: see `Layout`.
 
     Raises:
       ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.
@@ -107,12 +130,19 @@ def make_layout(
             f"that add up to num_layers={num_layers}; they are {len(counts)} and sum to "
             f"{sum(counts)}"
         )
-    return Layout(counts, vocab_size, tied, num_virtual)
+    cut = tuple(sorted(tensor_dims.items()))
+    return Layout(counts, vocab_size, tied, num_virtual, num_tensor, cut)
 
 
 def is_layer_path(path: tuple) -> bool:
     """Whether a tree path lies in `Params.layers` (also inside an optimizer state)."""
     return any(getattr(key, "name", None) == "layers" for key in path)
+
+
+def layer_leaf(path: tuple) -> str:
+    """The part of a tree path inside `Params.layers`: a leaf's path in one layer."""
+    names = [getattr(key, "name", None) for key in path]
+    return keystr(path[names.index("layers") + 1 :])
 
 
 def is_table_path(path: tuple) -> bool:
@@ -128,7 +158,7 @@ def staged_shapes(tree: Tree, layout: Layout) -> Tree:
         if is_layer_path(path):
             shape = (layout.num_stages, layout.rank_layers, *leaf.shape[1:])
         elif is_table_path(path):
-            shape = (layout.num_stages, layout.table_rows, leaf.shape[1])
+            shape = (layout.num_stages, layout.num_tensor * layout.table_rows, leaf.shape[1])
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
     return jax.tree.map_with_path(convert, tree)
@@ -143,9 +173,10 @@ def to_pipeline(tree: Tree, layout: Layout) -> Tree:
             stack[layout.positions()] = np.asarray(leaf)
             return stack.reshape(layout.num_stages, layout.rank_layers, *leaf.shape[1:])
         if is_table_path(path):
-            rows = np.zeros((layout.num_stages * layout.table_rows, leaf.shape[1]), leaf.dtype)
+            parts, ranks = layout.num_tensor, layout.num_stages
+            rows = np.zeros((parts * ranks * layout.table_rows, leaf.shape[1]), leaf.dtype)
             rows[: layout.vocab_size] = np.asarray(leaf)
-            return rows.reshape(layout.num_stages, layout.table_rows, -1)
+            return rearrange(rows, "(part rank row) d -> rank (part row) d", part=parts, rank=ranks)
         return leaf
 
     return jax.tree.map_with_path(convert, tree)
@@ -162,7 +193,9 @@ def from_pipeline(tree: Tree, layout: Layout) -> Tree:
             counts = zip(places, layout.layers_per_stage, strict=True)
             return np.concatenate([groups[rank][group][:n] for (group, rank), n in counts])
         if is_table_path(path):
-            return np.concatenate(_ranks_on_host(leaf))[: layout.vocab_size]
+            ranks, parts = _ranks_on_host(leaf), layout.num_tensor
+            rows = rearrange(ranks, "rank (part row) d -> (part rank row) d", part=parts)
+            return rows[: layout.vocab_size]
         return np.asarray(leaf)
 
     return jax.tree.map_with_path(convert, tree)

@@ -127,11 +127,8 @@ def _message(program: Program) -> int:
 
 def _layer_values(program: Program, length: int) -> list[int]:
     """Bytes of what a vjp of one layer wants for a chunk: the ring's entries under `none`."""
-    stage = program.stage
-    x = jax.ShapeDtypeStruct(
-        (program.num_sequences, length, stage.model_dim), program.compute_dtype
-    )
-    plan = plan_residuals(stage, program.layer_shapes, x, policy="none")
+    x = program.layer_input(length)
+    plan = plan_residuals(program.stage, program.layer_shapes, x, policy="none")
     return [entry.size * entry.dtype.itemsize for entry in plan.entries]
 
 
@@ -162,7 +159,8 @@ def _head(program: Program, chunk: int) -> int:
     """Logits of a block, their softmax and gradient; the gradients of the table and of y."""
     stage, tokens = program.stage, program.num_sequences * program.lengths[chunk]
     wide = jnp.dtype(program.accumulation_dtype).itemsize
-    logits = min(tokens, program.loss_block) * stage.vocab_size * wide
+    vocab = program.layout.vocab_part
+    logits = min(tokens, program.loss_block) * vocab * wide
     if not program.train:
         return 2 * logits
-    return 3 * logits + (stage.vocab_size + 2 * tokens) * stage.model_dim * wide
+    return 3 * logits + (vocab + 2 * tokens) * stage.model_dim * wide

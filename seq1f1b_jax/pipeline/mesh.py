@@ -1,4 +1,9 @@
-"""The devices of a run: mesh axes `data`, outermost, and `pipe`, neighbours side by side."""
+"""The devices of a run: mesh axes `data`, outermost, `pipe`, and `tensor`, innermost.
+
+The more two devices exchange, the closer they stand. Those that share layers exchange activations
+four times per layer and unit, and lie in one host; neighbouring stages exchange two messages per
+unit; pipelines meet once per step.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,44 +11,74 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from seq1f1b_jax.ops.tensor import AXIS as TENSOR
 from seq1f1b_jax.pipeline.layout import AXIS
 
 DATA = "data"
 
 
 def make_mesh(
-    num_stages: int | None = None, devices: Sequence[Any] | None = None, *, num_data: int = 1
+    num_stages: int | None = None,
+    devices: Sequence[Any] | None = None,
+    *,
+    num_data: int = 1,
+    num_tensor: int = 1,
 ) -> Mesh:
-    """A mesh of `num_data` pipelines of `num_stages` devices each.
+    """A mesh of `num_data` pipelines of `num_stages` stages of `num_tensor` devices each.
 
-    Neighbouring stages stand on neighbouring devices. With one pipeline there is one axis, `pipe`.
+    Neighbouring stages stand on neighbouring devices, and the devices of a stage side by side. The
+    axes `data` and `tensor` are there only where they are larger than one.
 
     Args:
       num_stages: stages of a pipeline; default: as many as the devices give.
       devices: what to take them from, in order; default: all.
       num_data: pipelines, each of which works on its part of every microbatch.
+      num_tensor: devices that share every layer.
 
     Raises:
-      ValueError: more stages than devices.
+      ValueError: more stages than devices, or a stage that would lie on two hosts.
     """
     devices = jax.devices() if devices is None else list(devices)
-    num_stages = len(devices) // num_data if num_stages is None else num_stages
-    wanted = num_stages * num_data
+    if num_stages is None:
+        num_stages = max(1, len(devices) // (num_data * num_tensor))
+    wanted = num_stages * num_data * num_tensor
     if not 1 <= wanted <= len(devices):
+        shared = f" of {num_tensor} devices" * (num_tensor > 1)
         raise ValueError(
-            f"{num_stages} pipeline stages{f' in {num_data} pipelines' * (num_data > 1)} need as "
-            f"many devices, and {len(devices)} are present; use 1 to "
-            f"{len(devices) // num_data} stages, or on CPU ask for more virtual devices"
+            f"{num_stages} pipeline stages{shared}{f' in {num_data} pipelines' * (num_data > 1)} "
+            f"need as many devices, and {len(devices)} are present; use 1 to "
+            f"{len(devices) // (num_data * num_tensor)} stages, or on CPU ask for more virtual "
+            "devices"
         )
-    axes = ({DATA: num_data} if num_data > 1 else {}) | {AXIS: num_stages}
+    devices = devices[:wanted]
+    _check_hosts(devices, num_tensor)
+    axes = {DATA: num_data, AXIS: num_stages, TENSOR: num_tensor}
+    axes = {name: size for name, size in axes.items() if size > 1 or name == AXIS}
     return jax.make_mesh(
         tuple(axes.values()),
         tuple(axes),
         axis_types=(jax.sharding.AxisType.Auto,) * len(axes),
-        devices=devices[:wanted],
+        devices=devices,
     )
 
 
 def num_pipelines(mesh: Mesh) -> int:
     """Size of the axis `data`, 1 where there is none."""
     return dict(mesh.shape).get(DATA, 1)
+
+
+def tensor_size(mesh: Mesh) -> int:
+    """Size of the axis `tensor`, 1 where there is none."""
+    return dict(mesh.shape).get(TENSOR, 1)
+
+
+def _check_hosts(devices: Sequence[Any], num_tensor: int) -> None:
+    """The devices of a stage belong to one process: they exchange in every layer."""
+    for first in range(0, len(devices), num_tensor):
+        group = devices[first : first + num_tensor]
+        owners = {device.process_index for device in group}
+        if len(owners) > 1:
+            raise ValueError(
+                f"tensor={num_tensor} devices that share a stage would lie in the processes "
+                f"{sorted(owners)}; use a size that divides the devices of a process"
+            )

@@ -1,5 +1,6 @@
 """The static facts of one pipelined program: what is known before the scan is traced."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import AttentionBackend
-from seq1f1b_jax.pipeline.buffers import Gradients, State
+from seq1f1b_jax.ops.loss import VocabCut
+from seq1f1b_jax.ops.tensor import TensorAxis
+from seq1f1b_jax.pipeline.buffers import Gradients, State, values_per_token
 from seq1f1b_jax.pipeline.layer import LayerSplit, split_layer
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.residuals import Entry, ResidualPlan, plan_residuals
-from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, tensor_of
 from seq1f1b_jax.pipeline.vocabulary import table_names
 from seq1f1b_jax.schedule import Op, TickTable
 
@@ -24,8 +27,8 @@ class Program:
     """Everything static about a step.
 
     Attributes:
-      stage, layout, table, attention: the model, its place on the mesh, the lowered plan, the
-      kernel.
+      stage: the model as one device sees it (`stage.shard_stage`).
+      layout, table, attention: its place on the mesh, the lowered plan, the kernel.
       policy: residual policy (`residuals.POLICIES`).
       num_sequences: sequences per microbatch on this device.
       compute_dtype: dtype of activations and of the compute copy of the weights.
@@ -72,7 +75,17 @@ class Program:
 
     @property
     def message_shape(self) -> tuple[int, int, int]:
-        return (self.num_sequences, max(self.lengths), self.stage.model_dim)
+        return self.layer_input(max(self.lengths)).shape
+
+    @property
+    def tensor(self) -> TensorAxis:
+        """The axis over which layers are cut."""
+        return tensor_of(self.stage)
+
+    @property
+    def vocab_cut(self) -> VocabCut | None:
+        """How the vocabulary tables are cut over that axis."""
+        return VocabCut(self.stage.vocab_size) if self.tensor.size > 1 else None
 
     @property
     def accumulation_dtype(self) -> jnp.dtype:
@@ -100,8 +113,8 @@ class Program:
 
     @property
     def table_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The whole vocabulary tables a rank holds during a step."""
-        shape = (self.stage.vocab_size, self.stage.model_dim)
+        """The vocabulary tables, or the parts of them, that a device holds during a step."""
+        shape = (self.layout.vocab_part, self.stage.model_dim)
         names = table_names(self.layout)
         return {name: jax.ShapeDtypeStruct(shape, self.compute_dtype) for name in names}
 
@@ -119,7 +132,7 @@ class Program:
             return tuple(ResidualPlan((), (), ()) for _ in self.lengths)
 
         def plan(length: int) -> ResidualPlan:
-            x = self._layer_input(length)
+            x = self.layer_input(length)
             return plan_residuals(
                 self.stage, self.layer_shapes, x, policy=self.policy,
                 own_positions=self.restart_positions,
@@ -139,7 +152,7 @@ class Program:
         """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
 
         def split(length: int) -> LayerSplit:
-            plan, x = self.residual_plans[self.lengths.index(length)], self._layer_input(length)
+            plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
             return split_layer(
                 self.stage, plan, self.layer_shapes, x, policy=self.policy,
                 own_positions=self.restart_positions,
@@ -158,8 +171,10 @@ class Program:
             )
         return tuple(by_length[length] for length in self.lengths)
 
-    def _layer_input(self, length: int) -> jax.ShapeDtypeStruct:
-        shape = (self.num_sequences, length, self.stage.model_dim)
+    def layer_input(self, length: int) -> jax.ShapeDtypeStruct:
+        """What goes from layer to layer, on one device, for a chunk of `length` tokens."""
+        tokens = length // self.tensor.token_parts
+        shape = (self.num_sequences, tokens, self.stage.model_dim)
         return jax.ShapeDtypeStruct(shape, self.compute_dtype)
 
     def ring_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -176,8 +191,8 @@ class Program:
         """Entries of the first chunk give the values per token."""
 
         def shape(entry: Entry) -> jax.ShapeDtypeStruct:
-            per_token = entry.size // self.lengths[0]
-            return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, per_token), entry.dtype)
+            width = values_per_token(entry, self.lengths[0])
+            return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, width), entry.dtype)
 
         return {entry.name: shape(entry) for entry in entries}
 
@@ -205,7 +220,8 @@ class Program:
             prefix_dk=prefix_shape,
             prefix_dv=prefix_shape,
             dy=jax.ShapeDtypeStruct(
-                (self.table.loss_tokens, batch * stage.model_dim), self.compute_dtype
+                (self.table.loss_tokens, math.prod(self.message_shape) // max(self.lengths)),
+                self.compute_dtype,
             ),
             grads=grads,
             loss=jax.ShapeDtypeStruct(() if self.train else self.batch_shape, acc),

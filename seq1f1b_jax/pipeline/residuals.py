@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from seq1f1b_jax.pipeline.stage import Stage, Tree
+from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
+from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
 POLICIES = ("none", "selective", "full")
 """What is stored: all a vjp wants; matmul results and attention's out and lse; layer inputs."""
@@ -62,9 +63,9 @@ def check_policy(policy: str) -> str:
 
 def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
     """`pre` and `post` as the vjp sees them under a residual policy."""
-    if policy != "selective":
+    saveable = _saveable(stage, policy)
+    if saveable is None:
         return stage.pre, stage.post
-    saveable = jax.checkpoint_policies.dots_saveable
 
     def pre(layer, x, context):
         return jax.checkpoint(
@@ -72,6 +73,24 @@ def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
         )(layer, x)
 
     return pre, jax.checkpoint(stage.post, policy=saveable, prevent_cse=False)
+
+
+def _saveable(stage: Stage, policy: str) -> Callable | None:
+    """What a vjp may keep, as `jax.checkpoint` says it; `None`: what it wants.
+
+    Sums over devices are kept where the matmuls before them would be: a sum is made again only at
+    the price of a collective. Tokens gathered from other devices are never kept: each would keep
+    all of them.
+    """
+    policies = jax.checkpoint_policies
+    tensor = tensor_of(stage)
+    if policy == "selective":
+        matmuls = policies.dots_saveable
+        sums = policies.save_only_these_names(SUMMED)
+        return policies.save_from_both_policies(matmuls, sums) if tensor.size > 1 else matmuls
+    if policy == "none" and tensor.sequence:
+        return policies.save_anything_except_these_names(GATHERED)
+    return None
 
 
 def plan_residuals(
@@ -87,7 +106,7 @@ def plan_residuals(
     Args:
       stage: the model's functions.
       layer: shapes and dtypes of one layer's weights, in the compute dtype.
-      x: shape and dtype of the layer's input, `[B, T, d]`.
+      x: shape and dtype of the layer's input on one device, `[B, t, d]`.
       policy: one of `POLICIES`.
       own_positions: whether every sequence has positions of its own, `[B, T]`, for `[T]`.
 
@@ -110,14 +129,17 @@ def plan_residuals(
 
 
 def context_shape(stage: Stage, x: jax.ShapeDtypeStruct, *, own_positions: bool) -> Tree:
-    """Shapes of `Stage.context` for a chunk whose layer input is `x`."""
-    shape = x.shape[:2] if own_positions else x.shape[1:2]
+    """Shapes of `Stage.context` for a chunk whose layer input on one device is `x`."""
+    batch, tokens, _ = x.shape
+    tokens *= tensor_of(stage).token_parts
+    shape = (batch, tokens) if own_positions else (tokens,)
     return jax.eval_shape(stage.context, jax.ShapeDtypeStruct(shape, jnp.int32))
 
 
 def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_positions):
+    tensor = tensor_of(stage)
     context = context_shape(stage, x, own_positions=own_positions)
-    attended = jax.eval_shape(stage.pre, layer, x, context)[0]
+    attended = tensor.shape_of(stage.pre, layer, x, context)[0]
     if policy == "full":
         return ResidualPlan((), (), (Entry("x", x.shape, x.dtype),))
 
@@ -133,6 +155,7 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
         outputs=("q", "k", "v"),
         prefix="pre",
         stored=stored,
+        environment=tensor.environment,
     )
     post_sources = _sources(
         lambda layer, x, out: _with_leaves(post, layer, x, out),
@@ -142,6 +165,7 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
         outputs=(),
         prefix="post",
         stored=stored,
+        environment=tensor.environment,
     )
     entries = tuple(Entry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
     return ResidualPlan(pre_sources, post_sources, entries)
@@ -152,9 +176,10 @@ def _with_leaves(function, *primals):
     return outputs, jax.tree.leaves(vjp)
 
 
-def _sources(function, constants, units, *, inputs, outputs, prefix, stored):
+def _sources(function, constants, units, *, inputs, outputs, prefix, stored, environment):
     """Name the source of every vjp leaf of `function(*constants, *units)`; add ring entries."""
-    closed, (_, leaves) = jax.make_jaxpr(function, return_shape=True)(*constants, *units)
+    trace = jax.make_jaxpr(function, axis_env=environment, return_shape=True)
+    closed, (_, leaves) = trace(*constants, *units)
     jaxpr = closed.jaxpr
     num_constants = len(jaxpr.invars) - len(units)
     depends = _reachable(jaxpr, jaxpr.invars[num_constants:])

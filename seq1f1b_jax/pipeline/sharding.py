@@ -1,9 +1,10 @@
 """How in-memory leaves lie on the mesh.
 
-Parameters are whole on every pipeline: stacks over `pipe` by their first dim, small trees
-everywhere. The optimizer's state, and the gradients that it is updated with, are also cut over
-`data`: each pipeline keeps and updates its part (ZeRO-1). Which dim is cut: the first after the
-stack's that the number of pipelines divides; a leaf without one is whole everywhere.
+Parameters are whole on every pipeline: stacks over `pipe` by their first dim and over `tensor` by
+the dim that the layout names, small trees everywhere. The optimizer's state, and the gradients that
+it is updated with, are also cut over `data`: each pipeline keeps and updates its part (ZeRO-1).
+Which dim is cut: the first other one that the number of pipelines divides; a leaf without one is
+whole everywhere.
 
 Source of the cut: Rajbhandari et al., ZeRO, arXiv 1910.02054, section 5.1.
 """
@@ -14,60 +15,66 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from seq1f1b_jax.pipeline.layout import AXIS, is_layer_path, is_table_path
-from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
+from seq1f1b_jax.pipeline.layout import AXIS, Layout, is_layer_path, is_table_path
+from seq1f1b_jax.pipeline.mesh import DATA, TENSOR, num_pipelines
 from seq1f1b_jax.pipeline.stage import Tree
 
 
-def specs(tree: Tree, *, num_data: int = 1) -> Tree:
+def specs(tree: Tree, layout: Layout, *, num_data: int = 1) -> Tree:
     """Partition spec of every leaf of in-memory parameters or of a tree over them.
 
     Args:
       tree: leaves with a shape.
+      layout: which dims of a leaf are cut over `pipe` and `tensor`.
       num_data: pipelines to cut leaves over; 1: they are whole on each.
     """
 
     def of(path, leaf) -> Spec:
-        axes: list[str | None] = [AXIS] if _is_staged(path) else []
-        dim = cut_dim(leaf.shape, first=len(axes), num_data=num_data)
-        if dim is not None:
-            axes += [None] * (dim - len(axes)) + [DATA]
-        return Spec(*axes)
+        dims = _fixed_dims(path, layout)
+        dim = cut_dim(leaf.shape, taken=tuple(dims), num_data=num_data)
+        axes = dims if dim is None else {**dims, dim: DATA}
+        return Spec(*(axes.get(dim) for dim in range(1 + max(axes, default=-1))))
 
     return jax.tree.map_with_path(of, tree)
 
 
-def cut_dim(shape: tuple[int, ...], *, first: int, num_data: int) -> int | None:
+def cut_dim(shape: tuple[int, ...], *, taken: tuple[int, ...], num_data: int) -> int | None:
     """The dim of a leaf that is cut over `data`; `None`: it is whole on every pipeline.
 
+    Args:
+      shape: of the leaf.
+      taken: dims that are cut over other axes.
+      num_data: pipelines.
+
     Example:
-      >>> cut_dim((1, 3, 8), first=1, num_data=2)
+      >>> cut_dim((1, 3, 8), taken=(0,), num_data=2)
       2
     """
-    dims = range(first, len(shape)) if num_data > 1 else ()
-    return next((dim for dim in dims if shape[dim] and shape[dim] % num_data == 0), None)
+    free = [dim for dim in range(len(shape)) if dim not in taken] if num_data > 1 else ()
+    return next((dim for dim in free if shape[dim] and shape[dim] % num_data == 0), None)
 
 
-def shardings(tree: Tree, mesh: Mesh, *, over_data: bool = False) -> Tree:
+def shardings(tree: Tree, mesh: Mesh, layout: Layout, *, over_data: bool = False) -> Tree:
     """Sharding of every leaf of in-memory parameters or of an optimizer state over them.
 
     Args:
       tree: leaves with a shape.
-      mesh: axes `pipe` and perhaps `data`.
+      mesh: axes `pipe` and perhaps `data` and `tensor`.
+      layout: see `specs`.
       over_data: whether leaves are cut over `data` too.
     """
-    cut = specs(tree, num_data=num_pipelines(mesh) if over_data else 1)
+    cut = specs(tree, layout, num_data=num_pipelines(mesh) if over_data else 1)
     is_spec = lambda leaf: isinstance(leaf, Spec)  # noqa: E731
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), cut, is_leaf=is_spec)
 
 
-def reduce_over_data(grads: Tree, num_data: int) -> Tree:
+def reduce_over_data(grads: Tree, layout: Layout, *, num_data: int) -> Tree:
     """Sum of all pipelines' gradients, each keeping its part; inside `shard_map`, once per step."""
     if num_data == 1:
         return grads
 
     def reduce(path, leaf):
-        dim = cut_dim(leaf.shape, first=int(_is_staged(path)), num_data=num_data)
+        dim = cut_dim(leaf.shape, taken=tuple(_fixed_dims(path, layout)), num_data=num_data)
         if dim is None:
             return lax.psum(leaf, DATA)
         return lax.psum_scatter(leaf, DATA, scatter_dimension=dim, tiled=True)
@@ -75,16 +82,28 @@ def reduce_over_data(grads: Tree, num_data: int) -> Tree:
     return jax.tree.map_with_path(reduce, grads)
 
 
-def place(tree: Tree, mesh: Mesh, *, over_data: bool = False) -> Tree:
+def sum_parts(grads: Tree, layout: Layout) -> Tree:
+    """Sum, over `tensor`, the gradients of the layers' weights that are whole on every device."""
+
+    def complete(path, leaf):
+        whole = is_layer_path(path) and layout.tensor_dim(path) is None
+        return lax.psum(leaf, TENSOR) if whole and layout.num_tensor > 1 else leaf
+
+    return jax.tree.map_with_path(complete, grads)
+
+
+def place(tree: Tree, mesh: Mesh, layout: Layout, *, over_data: bool = False) -> Tree:
     """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
 
     def put(leaf, sharding):
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(put, tree, shardings(tree, mesh, over_data=over_data))
+    return jax.tree.map(put, tree, shardings(tree, mesh, layout, over_data=over_data))
 
 
-def _is_staged(path: tuple) -> bool:
-    """Whether a leaf's first dim are the ranks."""
-    return is_layer_path(path) or is_table_path(path)
+def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:
+    """Dims of a leaf that are cut over `pipe` and `tensor`."""
+    staged = is_layer_path(path) or is_table_path(path)
+    tensor_dim = layout.tensor_dim(path)
+    return ({0: AXIS} if staged else {}) | ({} if tensor_dim is None else {tensor_dim: TENSOR})

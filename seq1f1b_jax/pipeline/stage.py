@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
+
 Tree = Any
 
 
@@ -42,7 +44,7 @@ class Stage(Protocol):
     which the executor calls, looks back). Properties may be fields of a frozen dataclass.
 
     A stage may also have `window`, the number of keys a query looks back at, itself included; see
-    `window_of`.
+    `window_of`. One whose layers may be cut over devices has `shard(tensor)`; see `shard_stage`.
     """
 
     @property
@@ -103,3 +105,29 @@ class Stage(Protocol):
 def window_of(stage: Stage) -> int | None:
     """Keys a query looks back at, itself included; `None`, also where a stage says nothing: all."""
     return getattr(stage, "window", None)
+
+
+def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:
+    """The stage as one device of the mesh axis `tensor` sees it.
+
+    Its `shard(tensor)` gives a stage with sizes, `init`, `pre` and `post` of one device: weights of
+    layers may be shorter by `tensor.size` in one dim, and `pre` and `post` begin and end with
+    `tensor.enter` and `tensor.leave` (see `ops.tensor` on weights that are not cut).
+
+    Raises:
+      ValueError: the stage cannot be cut.
+    """
+    if tensor.size == 1:
+        return stage
+    shard = getattr(stage, "shard", None)
+    if shard is None:
+        raise ValueError(
+            f"{type(stage).__name__} has no method shard(tensor), so its layers cannot be cut over "
+            f"tensor={tensor.size} devices; use a mesh without the axis 'tensor'"
+        )
+    return shard(tensor)
+
+
+def tensor_of(stage: Stage) -> TensorAxis:
+    """The axis over which a stage's layers are cut; where it says nothing: over one device."""
+    return getattr(stage, "tensor", ONE_DEVICE)

@@ -14,13 +14,14 @@ from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.loss import num_targets
+from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline import layout as layouts
 from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.layout import AXIS, Layout
 from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
 from seq1f1b_jax.pipeline.program import Program
 from seq1f1b_jax.pipeline.sharding import place, reduce_over_data, shardings, specs
-from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage
 from seq1f1b_jax.pipeline.trace import Recorder, record
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
 
@@ -44,6 +45,7 @@ class PipelineStep:
     residuals: str
     compute_dtype: DTypeLike
     loss_block: int
+    tensor: TensorAxis = ONE_DEVICE
     restart_positions: bool = False
     fill: float = 0.0
     recorder: Recorder | None = None
@@ -69,7 +71,7 @@ class PipelineStep:
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             staged,
-            shardings(staged, self.mesh),
+            shardings(staged, self.mesh, self.layout),
         )
 
     def from_canonical(self, tree: Any, *, over_data: bool = False) -> Any:
@@ -79,7 +81,8 @@ class PipelineStep:
           tree: parameters, or with `over_data` an optimizer's state, which is cut over `data`.
           over_data: see `sharding`.
         """
-        return place(layouts.to_pipeline(tree, self.layout), self.mesh, over_data=over_data)
+        staged = layouts.to_pipeline(tree, self.layout)
+        return place(staged, self.mesh, self.layout, over_data=over_data)
 
     def to_canonical(self, tree: Any) -> Any:
         """Bring a tree back to the host in the topology-free layout; the inverse."""
@@ -114,10 +117,9 @@ class PipelineStep:
                 f"{self.plan.num_microbatches}; build the step with num_microbatches="
                 f"{tokens.shape[0]}, or reshape the batch"
             )
-        program = self.program(
-            tokens.shape[1] // self.num_data, has_starts=starts is not None
-        )
-        record_all = partial(record, recorder=self.recorder, num_data=self.num_data)
+        program = self.program(tokens.shape[1] // self.num_data, has_starts=starts is not None)
+        others = [axis for axis in self.mesh.axis_names if axis != AXIS]
+        record_all = partial(record, recorder=self.recorder, axes=others)
         wrap = record_all if self.recorder else None
 
         def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
@@ -129,9 +131,10 @@ class PipelineStep:
             count = jnp.maximum(count, 1).astype(loss.dtype)
             grads = collect_gradients(program, state.grads)
             grads = jax.tree.map(lambda g: g / count, grads)
-            return lax.psum(loss, AXIS) / count, reduce_over_data(grads, self.num_data)
+            grads = reduce_over_data(grads, self.layout, num_data=self.num_data)
+            return lax.psum(loss, AXIS) / count, grads
 
-        out_specs = specs(self.abstract_params(), num_data=self.num_data)
+        out_specs = specs(self.abstract_params(), self.layout, num_data=self.num_data)
         return self._shard(body, (Spec(), out_specs))(params, tokens, targets, starts)
 
     def loss(
@@ -156,11 +159,9 @@ class PipelineStep:
             num_virtual=self.plan.num_virtual,
         )
         table = lower(plan, self.table.chunk_lengths)
+        program = self.program(tokens.shape[1] // self.num_data, has_starts=starts is not None)
         program = replace(
-            self.program(
-            tokens.shape[1] // self.num_data, has_starts=starts is not None
-        ),
-            table=table, num_microbatches=tokens.shape[0], train=False,
+            program, table=table, num_microbatches=tokens.shape[0], train=False
         )
 
         def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
@@ -186,7 +187,7 @@ class PipelineStep:
           has_starts: whether they hold documents.
         """
         return Program(
-            stage=self.stage,
+            stage=shard_stage(self.stage, self.tensor),
             layout=self.layout,
             table=self.table,
             attention=self.attention,
@@ -203,7 +204,7 @@ class PipelineStep:
         return jax.shard_map(
             body,
             mesh=self.mesh,
-            in_specs=(self.layout.specs(), *(self._batch_spec,) * 3),
+            in_specs=(specs(self.abstract_params(), self.layout), *(self._batch_spec,) * 3),
             out_specs=out_specs,
             check_vma=False,
         )

@@ -8,7 +8,7 @@ they are. A step without a recorder holds nothing of this.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from jax import lax
 from jax.experimental import io_callback
 
 from seq1f1b_jax.pipeline.executor import Actions
-from seq1f1b_jax.pipeline.mesh import DATA
 from seq1f1b_jax.schedule import Action, Op
 
 _STAMP = jax.ShapeDtypeStruct((), jnp.int32)
@@ -57,8 +56,8 @@ class Recorder:
         """Microseconds since the clock started; the arguments are what has to be there first."""
         return np.int32(1e6 * (time.perf_counter() - self._zero))
 
-    def finish(self, op: Op, chunk: int, stage, microbatch, start, pipeline=0, *_) -> np.ndarray:
-        """Write down an action that is over; of several pipelines the first one's.
+    def finish(self, op: Op, chunk: int, stage, microbatch, start, replica=0, *_) -> np.ndarray:
+        """Write down an action that is over; of all devices of a stage the first one's.
 
         Returns:
           0, for the program to add to something: so that it waits.
@@ -66,28 +65,28 @@ class Recorder:
         end = self.now() / 1e6
         action = Action(op, int(stage), int(microbatch), chunk)
         with self._lock:
-            if pipeline == 0:
+            if replica == 0:
                 self._records.append(Measured(action, float(start) / 1e6, float(end)))
         return np.int32(0)
 
 
-def record(actions: Actions, recorder: Recorder, *, num_data: int = 1) -> Actions:
+def record(actions: Actions, recorder: Recorder, *, axes: Sequence[str] = ()) -> Actions:
     """The same actions, each of which reports when it ran.
 
     Args:
       actions: what `run_ticks` takes.
       recorder: where they report.
-      num_data: size of the mesh axis `data`.
+      axes: mesh axes beside `pipe`.
     """
-    pipeline = lax.axis_index(DATA) if num_data > 1 else jnp.int32(0)
+    replica = lax.axis_index(tuple(axes)) if axes else jnp.int32(0)
     return {
-        op: [_recorded(action, recorder, op, chunk, pipeline) for chunk, action in enumerate(of_op)]
+        op: [_recorded(action, recorder, op, chunk, replica) for chunk, action in enumerate(of_op)]
         for op, of_op in actions.items()
     }
 
 
 def _recorded(
-    action: Callable, recorder: Recorder, op: Op, chunk: int, pipeline: jax.Array
+    action: Callable, recorder: Recorder, op: Op, chunk: int, replica: jax.Array
 ) -> Callable:
     finish = partial(recorder.finish, op, chunk)
 
@@ -101,7 +100,7 @@ def _recorded(
         written = [] if state.grads is None else jax.tree.leaves(state.grads.layers)
         results = map(_probe, (*sent, *written))
         over = io_callback(
-            finish, _STAMP, unit.stage, unit.microbatch, start, pipeline, *results
+            finish, _STAMP, unit.stage, unit.microbatch, start, replica, *results
         )
         state = state._replace(loss=_after(state.loss, over))
         return (state, *(_after(value, over) for value in sent)) if message else state

@@ -59,18 +59,25 @@ class SplitBackward:
     deferred: tuple[jax.ShapeDtypeStruct, ...]
 
 
-def split_backward(backward: Callable, kept: Tree, given: Tree) -> SplitBackward:
+def split_backward(
+    backward: Callable,
+    kept: Tree,
+    given: Tree,
+    *,
+    environment: Sequence[tuple[str, int]] = (),
+) -> SplitBackward:
     """Trace a backward and cut it.
 
     Args:
       backward: `(kept, given) -> (weight_grads, results)`, linear in the cotangents in `given`.
       kept: shapes of what both halves can read: weights, constants, the unit's residuals.
       given: shapes of what only the first half has: cotangents and values it made again.
+      environment: mesh axes that the backward uses, with their sizes.
 
     Returns:
       The halves. A weight gradient that is zero by structure appears in neither.
     """
-    closed, out_tree = _flat_jaxpr(backward, kept, given)
+    closed, out_tree = _flat_jaxpr(backward, kept, given, environment=environment)
     graph = _Graph(closed.jaxpr)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     num_kept = len(jax.tree.leaves(kept))
@@ -146,7 +153,7 @@ class _Graph:
         """All that is computed from the inputs, and from nothing, without a matmul."""
         known = set(inputs)
         for eqn in self.jaxpr.eqns:
-            if _has_matmul(eqn) or eqn.effects:
+            if _has_matmul(eqn) or not _is_pure(eqn):
                 continue
             if all(isinstance(v, Literal) or v in known for v in eqn.invars):
                 known.update(eqn.outvars)
@@ -188,14 +195,16 @@ class _Graph:
         return _evaluate(self.jaxpr, equations, known, wanted)
 
 
-def _flat_jaxpr(function: Callable, *arguments: Tree):
+def _flat_jaxpr(function: Callable, *arguments: Tree, environment: Sequence[tuple[str, int]]):
     """The jaxpr of a function with all calls opened, and the structure of its result."""
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    trace = jax.make_jaxpr(function, axis_env=environment, return_shape=True)
+    closed, shapes = trace(*arguments)
 
     def flat(*values):
         return _run(closed.jaxpr, closed.consts, values)
 
-    return jax.make_jaxpr(flat)(*jax.tree.leaves(arguments)), jax.tree.structure(shapes)
+    again = jax.make_jaxpr(flat, axis_env=environment)
+    return again(*jax.tree.leaves(arguments)), jax.tree.structure(shapes)
 
 
 def _run(jaxpr, consts: Sequence, arguments: Sequence) -> list:
@@ -245,6 +254,11 @@ def _has_matmul(eqn) -> bool:
         if isinstance(jaxpr, core.Jaxpr) and any(_has_matmul(inner) for inner in jaxpr.eqns):
             return True
     return False
+
+
+def _is_pure(eqn) -> bool:
+    """Whether an equation may run again. A collective may: all devices of a stage run its `W`."""
+    return all(type(effect).__name__ == "NamedAxisEffect" for effect in eqn.effects)
 
 
 def _nbytes(var) -> int:

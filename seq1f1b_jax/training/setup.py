@@ -74,7 +74,8 @@ def make_setup(
     Raises:
       ValueError: devices, layers, chunk lengths or names that do not fit together.
     """
-    mesh = make_mesh(config.mesh.pipe, num_data=config.mesh.data)
+    sizes = config.mesh
+    mesh = make_mesh(sizes.pipe, num_data=sizes.data, num_tensor=sizes.tensor)
     num_stages = mesh.shape[AXIS]
     plan = choose_plan(config.schedule, num_stages=num_stages)
     layout = make_layout(
@@ -91,6 +92,7 @@ def make_setup(
         residuals=config.executor.residuals, compute_dtype=dtype,
         loss_block=config.executor.loss_block, layers_per_stage=layout.layers_per_stage,
         restart_positions=config.data.restart_positions,
+        sequence_parallel=config.mesh.sequence_parallel,
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     return Setup(config, stage, mesh, cost, pipeline, optimizer, notes)

@@ -1,12 +1,12 @@
 """One optimizer step: pipelined loss and gradients, then the update on global arrays."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
@@ -43,19 +43,17 @@ def init_state(
 ) -> TrainState:
     """The state of step 0 around parameters on the mesh, in the in-memory layout."""
     shapes = jax.eval_shape(optimizer.init, params)
-    cut = shardings(shapes, pipeline.mesh, over_data=True)
+    cut = shardings(shapes, pipeline.mesh, pipeline.layout, over_data=True)
     opt_state = jax.jit(optimizer.init, out_shardings=cut)(params)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(params, opt_state, jax.device_put(step, shardings(step, pipeline.mesh)))
+    whole = shardings(step, pipeline.mesh, pipeline.layout)
+    return TrainState(params, opt_state, jax.device_put(step, whole))
 
 
-def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+def state_shardings(state: TrainState, pipeline: PipelineStep) -> TrainState:
     """Where every leaf lies: parameters whole on each pipeline, the optimizer's state cut."""
-    return TrainState(
-        shardings(state.params, mesh),
-        shardings(state.optimizer, mesh, over_data=True),
-        shardings(state.step, mesh),
-    )
+    of = partial(shardings, mesh=pipeline.mesh, layout=pipeline.layout)
+    return TrainState(of(state.params), of(state.optimizer, over_data=True), of(state.step))
 
 
 def make_train_step(
@@ -76,7 +74,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(params, opt_state, state.step + 1)
-        new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline.mesh))
+        new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)))
 

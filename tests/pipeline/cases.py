@@ -26,6 +26,7 @@ class Case(NamedTuple):
 
     P: int = 2
     D: int = 1
+    T: int = 1
     V: int = 1
     M: int = 2
     C: int = 2
@@ -40,6 +41,7 @@ class Case(NamedTuple):
     batch: int = 1
     masks: str = "causal"
     x64: bool = True
+    sequence: bool = False
 
     @property
     def id(self) -> str:
@@ -47,7 +49,8 @@ class Case(NamedTuple):
         flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
         virtual = f"V{self.V}" * (self.V > 1)
         data = f"D{self.D}" * (self.D > 1)
-        words = [self.name, f"{data}P{self.P}{virtual}M{self.M}C{self.C}", self.lengths]
+        tensor = f"T{self.T}{'s' * self.sequence}" * (self.T > 1)
+        words = [self.name, f"{data}P{self.P}{tensor}{virtual}M{self.M}C{self.C}", self.lengths]
         words += [self.family, self.residuals, self.layers, self.attention[4:], f"B{self.batch}"]
         return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
 
@@ -118,8 +121,8 @@ TRAPS = {
     "unequal layers, tied": Case(
         P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
     ),
-    "recompute everything, documents and a window": Case(
-        P=2, M=2, C=4, residuals="full", lengths="odd", batch=2, masks="restart and window"
+    "recompute everything, documents and a window, four devices for two key/value heads": Case(
+        P=2, T=4, M=2, C=4, residuals="full", lengths="odd", batch=2, masks="restart and window"
     ),
 }
 
@@ -136,13 +139,18 @@ def everyday_cases() -> list[Case]:
         values.append(("unequal", case["lengths"] != "even"))
         return [(case["schedule"], *pair) for pair in itertools.combinations(values, 2)]
 
-    covered = _cover(strength=2, also=grid)
-    return [_spread(case) if index % 2 else case for index, case in enumerate(covered)]
+    return [_spread(case, index) for index, case in enumerate(_cover(strength=2, also=grid))]
 
 
-def _spread(case: Case) -> Case:
-    """The same on two pipelines, where there are devices for them."""
-    return case._replace(D=2) if case.D == 1 and case.P <= 4 else case
+def _spread(case: Case, index: int) -> Case:
+    """The same on several pipelines, or with layers cut over devices, where there are enough."""
+    if case.D * case.T > 1:
+        return case
+    data, tensor = [(1, 1), (2, 1), (1, 2), (2, 2)][index % 4]
+    while data * case.P * tensor > 8:
+        data, tensor = (1, tensor) if data > 1 else (1, 1)
+    even = case.lengths != "odd"
+    return case._replace(D=data, T=tensor, sequence=tensor > 1 and even and index % 8 < 4)
 
 
 def long_cases() -> list[Case]:
@@ -194,7 +202,7 @@ def build(case: Case, **overrides):
     return build_step(
         stage,
         plan,
-        make_mesh(case.P, num_data=case.D),
+        make_mesh(case.P, num_data=case.D, num_tensor=case.T),
         chunk_lengths=case.chunk_lengths,
         attention=case.attention,
         residuals=case.residuals,
@@ -202,6 +210,7 @@ def build(case: Case, **overrides):
         loss_block=7,
         layers_per_stage=case.layers_per_stage,
         restart_positions="restart" in case.masks,
+        sequence_parallel=case.sequence,
         **overrides,
     )
 

@@ -29,9 +29,19 @@ def train_step_of(step):
     return make_train_step(step, OPTIMIZER, learning_rate=lambda step: 0.01)
 
 
+def compile_train_step(step, case: Case) -> str:
+    """The text of the compiled program of a whole optimizer step."""
+    state = init_state(step, OPTIMIZER, step.init(jax.random.key(0)))
+    return train_step_of(step).lower(state, *cases.batch_of(case)).compile().as_text()
+
+
 @pytest.mark.parametrize("num_data, num_stages", MESHES)
 def test_three_updates_equal_plain_optax(x64, num_data, num_stages):
-    case = case_of(num_data, num_stages)
+    check_updates(case_of(num_data, num_stages))
+
+
+def check_updates(case: Case) -> None:
+    """Three steps on the case's mesh against plain Optax on whole parameters."""
     step = cases.build(case)
     params = cases.parameters(step.stage, case.dtype)
     batch = cases.batch_of(case)
@@ -72,16 +82,15 @@ def collectives(module: Module, computation: str) -> list[str]:
     for instruction in module.computations[computation]:
         name = instruction.opcode.removesuffix("-start")
         if name in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all"):
-            found.append(name + " " + re.search(r"replica_groups=(\S+?)[, ]", instruction.rest)[1])
+            groups = re.search(r"replica_groups=(\{\{.*?\}\}|\[[^ ]*\])", instruction.rest)
+            found.append(f"{name} {groups[1]}")
     return found
 
 
 def test_nothing_crosses_pipelines_inside_the_loop():
     case = case_of(2, 4)._replace(x64=False)
     step = cases.build(case)
-    state = init_state(step, OPTIMIZER, step.init(jax.random.key(0)))
-    text = train_step_of(step).lower(state, *cases.batch_of(case)).compile().as_text()
-    module = Module(text)
+    module = Module(compile_train_step(step, case))
     inside = [name for c in module.reachable(module.scan_body()) for name in collectives(module, c)]
     assert inside == []
     outside = collectives(module, module.entry)
@@ -107,9 +116,9 @@ def test_a_microbatch_that_cannot_be_spread_is_refused():
 
 
 @pytest.mark.parametrize(
-    "shape, first, num_data, dim",
-    [((1, 4, 6), 1, 2, 1), ((1, 3, 6), 1, 2, 2), ((1, 3, 5), 1, 2, None), ((4,), 0, 1, None),
-     ((), 0, 2, None)],
+    "shape, taken, num_data, dim",
+    [((1, 4, 6), (0,), 2, 1), ((1, 3, 6), (0,), 2, 2), ((1, 3, 5), (0,), 2, None),
+     ((1, 4, 6), (0, 1), 2, 2), ((4,), (), 1, None), ((), (), 2, None)],
 )  # fmt: skip
-def test_the_first_dim_that_divides_is_cut(shape, first, num_data, dim):
-    assert cut_dim(shape, first=first, num_data=num_data) == dim
+def test_the_first_free_dim_that_divides_is_cut(shape, taken, num_data, dim):
+    assert cut_dim(shape, taken=taken, num_data=num_data) == dim

@@ -20,7 +20,7 @@ from tests.pipeline.hlo import Module, buffer_copies
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
 needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
 
-DOCUMENTS, PIPELINES = ", documents", ", two pipelines"
+DOCUMENTS, PIPELINES, TENSOR = ", documents", ", two pipelines", ", layers cut over two devices"
 
 PROGRAMS = {
     "gpt, stores all, equal stages": ("gpt", "none", (3, 3, 3, 3), "seq1f1b"),
@@ -36,11 +36,12 @@ PROGRAMS = {
 
 def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
-    plain = name.removesuffix(DOCUMENTS).removesuffix(PIPELINES)
+    plain = name.removesuffix(DOCUMENTS).removesuffix(PIPELINES).removesuffix(TENSOR)
     family, residuals, layers, schedule = PROGRAMS[plain]
     num_virtual = 2 if schedule == "seq1f1b-i" else 1
     num_data = 2 if name.endswith(PIPELINES) else 1
-    mesh = make_mesh(len(layers) // num_virtual, num_data=num_data)
+    num_tensor = 2 if name.endswith(TENSOR) else 1
+    mesh = make_mesh(len(layers) // num_virtual, num_data=num_data, num_tensor=num_tensor)
     stage = build_stage(
         family,
         num_layers=sum(layers),
@@ -67,11 +68,13 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
         compute_dtype=dtype,
         layers_per_stage=layers,
         restart_positions=name.endswith(DOCUMENTS),
+        sequence_parallel=num_tensor > 1,
     )
 
 
-def h100s(num_stages: int, *, num_data: int):
-    axes = {"data": num_data, "pipe": num_stages} if num_data > 1 else {"pipe": num_stages}
+def h100s(num_stages: int, *, num_data: int, num_tensor: int):
+    axes = {"data": num_data, "pipe": num_stages, "tensor": num_tensor}
+    axes = {name: size for name, size in axes.items() if size > 1}
     return h100_mesh(tuple(axes.values()), tuple(axes))
 
 
@@ -103,7 +106,8 @@ def check_program(text: str, step) -> None:
     assert len(module.whiles(body)) == 2 * len(step.table.ops) * CHUNKS
     inside = module.reachable(body)
     assert [name for name in inside - {body} if module.permutes(name)] == []
-    assert [i.opcode for name in inside for i in module.computations[name] if is_reduction(i)] == []
+    reductions = [i for name in inside for i in module.computations[name] if is_reduction(i)]
+    assert bool(reductions) == (step.tensor.size > 1)  # test_tensor_axis counts and places them
     scattered = [i for i in module.computations[module.entry] if i.opcode.startswith("reduce-sc")]
     assert bool(scattered) == (step.num_data > 1)
 
@@ -133,7 +137,7 @@ def test_cpu_program(name):
     [
         "llama, selective, unequal stages" + DOCUMENTS,
         "llama, split backwards" + PIPELINES,
-        "llama, ring",
+        "gpt, stores all, equal stages" + TENSOR,
     ],
 )
 def test_h100_program(name):
@@ -163,8 +167,10 @@ def test_more_cpu_programs(name):
     [
         "gpt, stores all, equal stages",
         "gpt, lock-step",
+        "llama, ring",
         "llama, selective, unequal stages",
         "llama, split backwards" + DOCUMENTS,
+        "llama, split backwards" + TENSOR,
     ],
 )
 def test_more_h100_programs(name):

@@ -1,0 +1,119 @@
+"""The mesh axis `tensor`: a layer's matmuls cut by columns, then by rows, with one sum per pair.
+
+A column-cut matmul gives every device its own heads, or its own part of the MLP; the row-cut one
+that follows gives a part of a sum over devices. Between such pairs activations are whole on every
+device, or, with `sequence`, each device keeps its part of the tokens there:
+
+                      enter                        leave
+    whole tokens      x -> norm                    sum over devices
+    sequence          norm -> gather tokens        sum over devices, each keeps its tokens
+
+These functions stand inside functions that are differentiated, where no replication is checked, so
+their transposes are written by hand: that of `enter` sums, that of `leave` hands on or gathers. All
+weights that are not cut stand where every device contributes its part of their gradient (a norm
+before the sum of `enter`'s transpose, a bias as `1/size` of itself in front of `leave`), so that
+one sum per step completes them.
+
+Source: Megatron-LM, arXiv 1909.08053, section 3; sequence parallelism: arXiv 2205.05198, section
+4.2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+AXIS = "tensor"
+
+SUMMED, GATHERED = "tensor_summed", "tensor_gathered"
+"""Names of what collectives give, for policies of what a backward keeps."""
+
+TOKENS = 1
+"""Dim of the tokens in `[B, T, d]`."""
+
+
+@dataclass(frozen=True)
+class TensorAxis:
+    """How a model's layers lie on the mesh axis `tensor`.
+
+    Attributes:
+      size: devices that share every layer.
+      sequence: whether each keeps only its part of the tokens where a layer is not cut (norms,
+        residual stream, messages between stages).
+    """
+
+    size: int = 1
+    sequence: bool = False
+
+    @property
+    def token_parts(self) -> int:
+        """Devices over which the tokens of the residual stream are cut."""
+        return self.size if self.sequence else 1
+
+    @property
+    def environment(self) -> list[tuple[str, int]]:
+        """The axis, for tracing outside of `shard_map`."""
+        return [(AXIS, self.size)] if self.size > 1 else []
+
+    def enter(
+        self, norm: Callable[[Array], Array], x: Float[Array, "B t d"]
+    ) -> Float[Array, "B T d"]:
+        """`norm(x)` of all tokens, for a matmul cut by columns."""
+        if self.size == 1:
+            return norm(x)
+        if self.sequence:
+            return checkpoint_name(_gather(norm(x)), GATHERED)
+        return norm(_copy(x))
+
+    def leave(self, part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
+        """The sum over devices of what a matmul cut by rows gives."""
+        if self.size == 1:
+            return part
+        return checkpoint_name(_sum_tokens(part) if self.sequence else _sum(part), SUMMED)
+
+    def own_tokens(self, values: Array, *, dim: int = TOKENS) -> Array:
+        """The tokens of this device, of values that are whole on every device."""
+        if self.token_parts == 1:
+            return values
+        length = values.shape[dim] // self.size
+        return lax.dynamic_slice_in_dim(values, lax.axis_index(AXIS) * length, length, dim)
+
+    def all_tokens(self, values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
+        """The tokens of all devices; not differentiated."""
+        return all_tokens(values) if self.token_parts > 1 else values
+
+    def shape_of(self, function: Callable, *arguments):
+        """`jax.eval_shape` for a function that stands on this axis."""
+        traced = jax.make_jaxpr(function, axis_env=self.environment, return_shape=True)
+        return traced(*arguments)[1]
+
+
+ONE_DEVICE = TensorAxis()
+
+
+def all_tokens(values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
+    """Gather over the axis, first device first."""
+    return lax.all_gather(values, AXIS, axis=TOKENS, tiled=True)
+
+
+def sum_tokens(part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
+    """Sum over the axis; each device keeps its tokens."""
+    return lax.psum_scatter(part, AXIS, scatter_dimension=TOKENS, tiled=True)
+
+
+def _linear(function: Callable, transpose: Callable) -> Callable:
+    """A linear function whose transpose is given."""
+    linear = jax.custom_vjp(function)
+    linear.defvjp(lambda x: (function(x), None), lambda _, dy: (transpose(dy),))
+    return linear
+
+
+_psum = partial(lax.psum, axis_name=AXIS)
+_copy = _linear(lambda x: x, _psum)
+_sum = _linear(_psum, lambda dy: dy)
+_gather = _linear(all_tokens, sum_tokens)
+_sum_tokens = _linear(sum_tokens, all_tokens)
