@@ -193,7 +193,7 @@ def abstract_state(step):
     place = lambda leaf, where: jax.ShapeDtypeStruct(  # noqa: E731
         leaf.shape, leaf.dtype, sharding=where
     )
-    return jax.tree.map(place, state, state_shardings(state, step.mesh))
+    return jax.tree.map(place, state, state_shardings(state, step))
 
 
 def compile_train_step(step, state) -> tuple[Any, float]:
