@@ -67,3 +67,17 @@ def test_an_unknown_row_is_refused(capsys):
     with pytest.raises(SystemExit):
         published_sizes.main(["--only", "31b"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("residuals", ["none", "selective", "full"])
+def test_what_a_device_keeps_is_its_part_of_a_layer(residuals):
+    """Between two matmuls that are cut, too: tokens of other devices are gathered again."""
+    one, four = (
+        Shape("small", 1024, 2, tensor, 2, residuals=residuals) for tensor in (1, 4)
+    )
+    rings = [
+        published_sizes.build(shape, mesh=make_mesh(2, num_tensor=shape.tensor)).program(1)
+        for shape in (one, four)
+    ]
+    whole, part = (sum(e.size * e.dtype.itemsize for e in p.ring_shapes().values()) for p in rings)
+    assert 3.9 < whole / part < 4.1  # statistics of norms are rounded up
