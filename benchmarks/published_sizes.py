@@ -91,6 +91,8 @@ def main(arguments=None) -> int:
 
     _show(measured)
     values = {f"{name}_gb": row["held"] for name, row in measured.items()}
+    on_cpu = {n: row["cpu held"] for n, row in measured.items() if "cpu held" in row}
+    values |= {f"{name}_cpu_gb": held for name, held in on_cpu.items()}
     finish({**values, "rows": measured}, path=options.out)
     return 0
 

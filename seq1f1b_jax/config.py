@@ -104,11 +104,12 @@ class XlaConfig:
 
     Attributes:
       preset: flags to set, on GPUs only and as far as this version of XLA knows them: `overlap`
-        schedules to hide communication, `memory` to need less of it, `deterministic` gives the same
-        bits in every run; `default` sets none. Those in XLA_FLAGS win (docs/design/xla.md).
+        schedules to hide communication, `memory` for the least memory, `command_buffers` launches
+        the innermost loops at once, `deterministic` gives the same bits in every run; `default`
+        sets none. Those in XLA_FLAGS win (docs/design/xla.md).
     """
 
-    preset: Literal["default", "overlap", "memory", "deterministic"] = "default"
+    preset: Literal["default", "overlap", "memory", "command_buffers", "deterministic"] = "default"
 
 
 @dataclass(frozen=True)

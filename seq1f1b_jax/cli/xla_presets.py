@@ -23,6 +23,7 @@ PRESETS: Mapping[str, Flags] = MappingProxyType({
     "default": {},
     "overlap": {"xla_gpu_enable_latency_hiding_scheduler": "true"},
     "memory": {"xla_gpu_enable_latency_hiding_scheduler": "false"},
+    "command_buffers": {"xla_gpu_enable_command_buffer": "+WHILE"},
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
 })  # fmt: skip
 """Preset -> flag -> value, for GPUs."""
