@@ -54,9 +54,10 @@ def test_code_runs(page):
     assert float(names["loss"]) > 0 and names["grads"].embedding.any()
 
 
-def test_own_model_shows_the_tested_file():
-    source = (ROOT / "tests" / "pipeline" / "own_stage.py").read_text("utf-8")
-    shown = blocks(OWN_MODEL, "python")[0]
+@pytest.mark.parametrize("file, block", [("own_stage.py", 0), ("cut_stage.py", -1)])
+def test_own_model_shows_the_tested_file(file, block):
+    source = (ROOT / "tests" / "pipeline" / file).read_text("utf-8")
+    shown = blocks(OWN_MODEL, "python")[block]
     assert source.split('"""', 2)[2].strip() == shown.strip()
 
 

@@ -18,12 +18,14 @@ class OwnStage:
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 2
+    mlp_dim: int = 32
     tied: bool = False
 
     def init(self, key) -> Params:
-        d, kv = self.model_dim, self.num_kv_heads * self.head_dim
-        shapes = {"q": (d, d), "k": (d, kv), "v": (d, kv), "o": (d, d), "up": (d, 4 * d)}
-        shapes |= {"down": (4 * d, d), "scale": (d,)}
+        d, mlp = self.model_dim, self.mlp_dim
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        shapes = {"q": (d, q), "k": (d, kv), "v": (d, kv), "o": (q, d), "up": (d, mlp)}
+        shapes |= {"down": (mlp, d), "scale": (d,)}
         keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
         layers = {
             name: 0.3 * jax.random.normal(keys[name], (self.num_layers, *shape)) + (name == "scale")

@@ -1,4 +1,4 @@
-"""Layers cut over devices: exact on every mesh, collectives where they belong, bad input refused."""
+"""Layers cut over devices: exact on every mesh, collectives in their place, bad input refused."""
 
 from collections import Counter
 
@@ -14,6 +14,7 @@ from seq1f1b_jax.pipeline.tensor import tensor_dims
 from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
+from tests.pipeline.cut_stage import CutStage
 from tests.pipeline.hlo import Module
 from tests.pipeline.own_stage import OwnStage
 from tests.pipeline.test_data_axis import check_updates, collectives, compile_train_step
@@ -101,6 +102,19 @@ def test_a_model_that_cannot_be_cut_is_refused(size, changes, told):
     stage = build_stage("llama", num_layers=2, **cases.SIZES | changes)
     with pytest.raises(ValueError, match=told):
         stage.shard(TensorAxis(size))
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_a_model_of_ones_own_is_exact(x64, sequence):
+    stage = CutStage(num_layers=2)
+    step = build_small(stage, sequence_parallel=sequence, compute_dtype=jnp.float64)
+    params = cases.parameters(stage, jnp.float64)
+    batch = jax.random.randint(jax.random.key(0), (2, 2, 1, 16), 0, stage.vocab_size, jnp.int32)
+    loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
+    expected_loss, expected = cases.reference(stage, params, (*batch, None), jnp.float64)
+    errors = cases.relative_errors(step.to_canonical(grads), expected)
+    assert abs(float(loss - expected_loss)) <= 1e-10
+    assert {name: error for name, error in errors.items() if not error <= 1e-10} == {}
 
 
 def build_small(stage, *, lengths=(8, 8), num_tensor=2, **options):
