@@ -22,7 +22,10 @@ Flags = Mapping[str, str]
 PRESETS: Mapping[str, Flags] = MappingProxyType({
     "default": {},
     "overlap": {"xla_gpu_enable_latency_hiding_scheduler": "true"},
-    "memory": {"xla_gpu_enable_latency_hiding_scheduler": "false"},
+    "memory": {
+        "xla_gpu_enable_latency_hiding_scheduler": "false",
+        "xla_gpu_enable_analytical_sol_latency_estimator": "false",
+    },
     "command_buffers": {"xla_gpu_enable_command_buffer": "+WHILE"},
     "deterministic": {"xla_gpu_deterministic_ops": "true"},
 })  # fmt: skip
