@@ -13,7 +13,7 @@ from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.evaluation import Evaluate
 from seq1f1b_jax.training.flops import step_flops
 from seq1f1b_jax.training.interrupt import Agreement, stop_on_signals
-from seq1f1b_jax.training.metrics import MetricsWriter
+from seq1f1b_jax.training.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.progress import ProgressReport
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
@@ -38,7 +38,7 @@ class Loop:
     batch_of: Callable[[int], Batch]
     step: Callable[..., tuple[TrainState, StepMetrics]]
     checkpointer: Checkpointer
-    metrics: MetricsWriter
+    metrics: MetricsWriter | NoMetrics
     evaluate: Evaluate
     held_out: Sequence[Batch]
     bigram: float

@@ -1,6 +1,5 @@
 """The command `train`: a run from its first or its newest step to its last."""
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +21,13 @@ from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, make_parts
 from seq1f1b_jax.training.lock import run_lock
 from seq1f1b_jax.training.loop import Loop
-from seq1f1b_jax.training.metrics import MetricsWriter, Sink, tensorboard_sink, wandb_sink
+from seq1f1b_jax.training.metrics import (
+    MetricsWriter,
+    NoMetrics,
+    Sink,
+    tensorboard_sink,
+    wandb_sink,
+)
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.partition import StepByCut
 from seq1f1b_jax.training.report import describe, size_text
@@ -151,10 +156,10 @@ def write_settings(job: Job, tokenizer: Tokenizer | None) -> None:
         write_tokenizer(job.folder, tokenizer)
 
 
-def open_metrics(job: Job, start: int) -> MetricsWriter:
+def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:
     """Where the steps' numbers go; nowhere from other processes than the first."""
     if not job.group.is_first:
-        return MetricsWriter(os.devnull, start_step=0)
+        return NoMetrics()
     sinks = make_sinks(job.config, job.folder, start)
     return MetricsWriter(job.folder / METRICS, start_step=start, sinks=sinks)
 
