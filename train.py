@@ -29,8 +29,15 @@ from seq1f1b_jax.cli.devices import (
     probe_machine,
 )
 from seq1f1b_jax.cli.xla_presets import xla_settings
-from seq1f1b_jax.config import Config, ScheduleConfig, UserError, resolve_model
+from seq1f1b_jax.config import (
+    Config,
+    DistributedConfig,
+    ScheduleConfig,
+    UserError,
+    resolve_model,
+)
 from seq1f1b_jax.config_checks import validate
+from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
 
 if TYPE_CHECKING:
     from seq1f1b_jax.pipeline.stage import Stage
@@ -57,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if not _is_ours(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; what was saved before is kept", file=sys.stderr)
@@ -74,8 +81,20 @@ def _run(invocation: Invocation) -> int:
         config = _in_any_order(config)
     named = config.model.preset or config.model.source  # known once models may be imported
     validate(config if named else _with_model(config))
-    for line in _set_environment(config):
-        print(line)
+    processes = find_processes(config.distributed, os.environ)
+    if processes.count > 1 and invocation.command in ("generate", "export"):
+        raise UserError(
+            f"{invocation.command} is the work of one process, and {processes.count} were started; "
+            "start one, or set distributed.detect=never"
+        )
+    told = _set_environment(config, processes.count)
+    with one_voice(processes):
+        for line in told:
+            print(line)
+        return _run_in_group(invocation, config, start(processes, config.distributed))
+
+
+def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
     source = _open_source(config)
     config = _with_devices(_with_model(config, source))
     validate(config)
@@ -86,8 +105,9 @@ def _run(invocation: Invocation) -> int:
     from seq1f1b_jax.training.main import train
 
     job = Job(
-        config, to_yaml(config), stage, stream,
+        config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
         source=source and _described(source), export=partial(_export, stage, config, source),
+        group=group,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
     return run(job, **asdict(invocation.options))
@@ -159,14 +179,17 @@ def _in_any_order(config: Config) -> Config:
     return replace(config, schedule=schedule, mesh=mesh)
 
 
-def _set_environment(config: Config) -> tuple[str, ...]:
+def _set_environment(config: Config, num_processes: int) -> tuple[str, ...]:
     """Choose the devices and the compiler's flags; JAX reads them when it is first imported.
 
     Returns:
       Lines for the user: which flags.
     """
     platform = choose_platform(config.mesh, machine=probe_machine(), environment=os.environ)
-    os.environ.update(jax_environment(config.mesh, platform, environment=os.environ))
+    variables = jax_environment(
+        config.mesh, platform, environment=os.environ, num_processes=num_processes
+    )
+    os.environ.update(variables)
     if platform == "cpu":
         _leave_out_cuda_plugins()
     xla = xla_settings(config.xla.preset, platform, environment=os.environ)

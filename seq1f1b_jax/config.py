@@ -12,7 +12,8 @@ from typing import Literal
 from seq1f1b_jax.config_model import MODEL_DEFAULTS, ModelConfig, RopeConfig, resolve_model
 
 __all__ = [
-    "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "ExecutorConfig",
+    "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "DistributedConfig",
+    "ExecutorConfig",
     "LoggingConfig", "MeshConfig", "ModelConfig", "OptimizerConfig", "RopeConfig",
     "ScheduleConfig", "TrainConfig", "UserError", "XlaConfig", "resolve_model",
 ]  # fmt: skip
@@ -43,6 +44,27 @@ class MeshConfig:
     platform: Literal["cpu", "gpu"] | None = None
     virtual_devices: int | None = None
     layers_per_stage: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, on one host or many; each is started with the same settings.
+
+    Attributes:
+      coordinator: `host:port` of process 0, which the others can reach; with the next two.
+      num_processes: how many there are.
+      process_id: which one this is, counted from 0; the one setting that differs.
+      detect: without these three, `auto` asks the variables of SLURM and Open MPI; `never`.
+      initialization_timeout: seconds to wait for the others at the start.
+      heartbeat_timeout: seconds of silence after which a process counts as dead, and all end.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    detect: Literal["auto", "never"] = "auto"
+    initialization_timeout: int = 300
+    heartbeat_timeout: int = 30
 
 
 @dataclass(frozen=True)
@@ -231,6 +253,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     xla: XlaConfig = field(default_factory=XlaConfig)

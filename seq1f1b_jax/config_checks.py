@@ -15,7 +15,8 @@ POSITIVE = (
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.eps", "optimizer.clip_norm", "train.num_steps", "train.eval_batches",
-    "checkpoint.every", "checkpoint.keep",
+    "checkpoint.every", "checkpoint.keep", "distributed.initialization_timeout",
+    "distributed.heartbeat_timeout",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",

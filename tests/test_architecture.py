@@ -29,8 +29,10 @@ ARROWS = {
     ),
     "seq1f1b_jax.formats": ("seq1f1b_jax.formats", "seq1f1b_jax.config"),
     "seq1f1b_jax.data": ("seq1f1b_jax.data", "seq1f1b_jax.formats", "seq1f1b_jax.config"),
+    "seq1f1b_jax.distributed": ("seq1f1b_jax.distributed", "seq1f1b_jax.config"),
     "seq1f1b_jax.training": (
         "seq1f1b_jax.training",
+        "seq1f1b_jax.distributed",
         "seq1f1b_jax.data",
         "seq1f1b_jax.picture",
         "seq1f1b_jax.pipeline",

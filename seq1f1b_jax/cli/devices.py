@@ -80,7 +80,7 @@ def mend_command(machine: Machine) -> str:
 
 
 def jax_environment(
-    mesh: MeshConfig, platform: str, *, environment: Mapping[str, str]
+    mesh: MeshConfig, platform: str, *, environment: Mapping[str, str], num_processes: int = 1
 ) -> dict[str, str]:
     """Variables to set before JAX is imported.
 
@@ -88,6 +88,10 @@ def jax_environment(
       mesh: how many virtual CPU devices are wanted.
       platform: from `choose_platform`.
       environment: present variables; other XLA flags are kept.
+      num_processes: processes that share the virtual devices.
+
+    Raises:
+      UserError: they cannot be shared.
 
     Example:
       >>> jax_environment(MeshConfig(pipe=2), "cpu", environment={})["XLA_FLAGS"]
@@ -102,8 +106,24 @@ def jax_environment(
     given = any(flag.startswith(COUNT_FLAG) for flag in flags)
     if not given or mesh.virtual_devices or mesh.pipe or mesh.data * mesh.tensor > 1:
         flags = [flag for flag in flags if not flag.startswith(COUNT_FLAG)]
-        flags.append(f"{COUNT_FLAG}={num_virtual_devices(mesh)}")
+        flags.append(f"{COUNT_FLAG}={devices_of_process(mesh, num_processes)}")
     return {**quiet, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
+
+
+def devices_of_process(mesh: MeshConfig, num_processes: int) -> int:
+    """Virtual CPU devices of each process.
+
+    Raises:
+      UserError: they cannot be shared evenly.
+    """
+    count = num_virtual_devices(mesh)
+    if count % num_processes:
+        raise UserError(
+            f"{count} virtual CPU devices (mesh.virtual_devices, or what the mesh takes) cannot be "
+            f"shared by {num_processes} processes; use --mesh.virtual_devices "
+            f"{-(-count // num_processes) * num_processes}"
+        )
+    return count // num_processes
 
 
 def _nvidia_smi(*arguments: str) -> str:

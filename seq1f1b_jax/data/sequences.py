@@ -102,18 +102,21 @@ class SequenceData(ABC):
             "seed": self.seed,
         }
 
-    def batch(self, step: int, *, num_microbatches: int, microbatch_size: int) -> Batch:
+    def batch(
+        self, step: int, *, num_microbatches: int, microbatch_size: int, rows: slice = slice(None)
+    ) -> Batch:
         """The batch of step `step`, a function of (corpus, seed, step) and of nothing before it.
 
         Two runs whose `num_microbatches * microbatch_size` agree see the same sequences in the same
-        order, however they are factored.
+        order, however they are factored. Of every microbatch only `rows` are made.
 
         Example:
           >>> data.batch(0, num_microbatches=8, microbatch_size=1).tokens.shape
           (8, 1, 1024)
         """
         size = num_microbatches * microbatch_size
-        picks = [self.split.order[i] for i in range(step * size, (step + 1) * size)]
+        places = np.arange(step * size, (step + 1) * size).reshape(num_microbatches, -1)[:, rows]
+        picks = [self.split.order[i] for i in places.ravel().tolist()]
         return _grouped(self.sequences(self.split.train[picks]), num_microbatches)
 
     def held_out(

@@ -11,6 +11,7 @@ vocabulary, and each of its stages a part of that.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import jax
 import numpy as np
@@ -150,14 +151,25 @@ def is_table_path(path: tuple) -> bool:
     return any(getattr(key, "name", None) in ("embedding", "head") for key in path)
 
 
+Kind = Literal["layer", "table"] | None
+"""Of a leaf: stacked by layers, a vocabulary table, or small and the same in both layouts."""
+
+
+def kind_of(path: tuple) -> Kind:
+    """What a leaf is, by its path in parameters or in an optimizer's state."""
+    if is_layer_path(path):
+        return "layer"
+    return "table" if is_table_path(path) else None
+
+
 def staged_shapes(tree: Tree, layout: Layout) -> Tree:
     """Shapes of the in-memory stack of topology-free leaves."""
 
     def convert(path, leaf):
-        shape = leaf.shape
-        if is_layer_path(path):
+        shape, kind = leaf.shape, kind_of(path)
+        if kind == "layer":
             shape = (layout.num_stages, layout.rank_layers, *leaf.shape[1:])
-        elif is_table_path(path):
+        elif kind == "table":
             shape = (layout.num_stages, layout.num_tensor * layout.table_rows, leaf.shape[1])
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
@@ -166,39 +178,41 @@ def staged_shapes(tree: Tree, layout: Layout) -> Tree:
 
 def to_pipeline(tree: Tree, layout: Layout) -> Tree:
     """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the stack, in NumPy."""
-
-    def convert(path, leaf):
-        if is_layer_path(path):
-            stack = np.zeros((layout.num_stages * layout.rank_layers, *leaf.shape[1:]), leaf.dtype)
-            stack[layout.positions()] = np.asarray(leaf)
-            return stack.reshape(layout.num_stages, layout.rank_layers, *leaf.shape[1:])
-        if is_table_path(path):
-            parts, ranks = layout.num_tensor, layout.num_stages
-            rows = np.zeros((parts * ranks * layout.table_rows, leaf.shape[1]), leaf.dtype)
-            rows[: layout.vocab_size] = np.asarray(leaf)
-            return rearrange(rows, "(part rank row) d -> rank (part row) d", part=parts, rank=ranks)
-        return leaf
-
-    return jax.tree.map_with_path(convert, tree)
+    return jax.tree.map_with_path(lambda path, leaf: stack(leaf, kind_of(path), layout), tree)
 
 
 def from_pipeline(tree: Tree, layout: Layout) -> Tree:
     """The inverse of `to_pipeline`, on the host, one rank at a time; padding is dropped."""
+    return jax.tree.map_with_path(lambda path, leaf: unstack(leaf, kind_of(path), layout), tree)
 
-    def convert(path, leaf):
-        if is_layer_path(path):
-            rows = (layout.max_layers, *leaf.shape[2:])
-            groups = [rank.reshape(layout.num_virtual, *rows) for rank in _ranks_on_host(leaf)]
-            places = [divmod(s, layout.num_stages) for s in range(len(layout.layers_per_stage))]
-            counts = zip(places, layout.layers_per_stage, strict=True)
-            return np.concatenate([groups[rank][group][:n] for (group, rank), n in counts])
-        if is_table_path(path):
-            ranks, parts = _ranks_on_host(leaf), layout.num_tensor
-            rows = rearrange(ranks, "rank (part row) d -> (part rank row) d", part=parts)
-            return rows[: layout.vocab_size]
-        return np.asarray(leaf)
 
-    return jax.tree.map_with_path(convert, tree)
+def stack(leaf, kind: Kind, layout: Layout):
+    """One leaf of `to_pipeline`."""
+    if kind == "layer":
+        rows = np.zeros((layout.num_stages * layout.rank_layers, *leaf.shape[1:]), leaf.dtype)
+        rows[layout.positions()] = np.asarray(leaf)
+        return rows.reshape(layout.num_stages, layout.rank_layers, *leaf.shape[1:])
+    if kind == "table":
+        parts, ranks = layout.num_tensor, layout.num_stages
+        rows = np.zeros((parts * ranks * layout.table_rows, leaf.shape[1]), leaf.dtype)
+        rows[: layout.vocab_size] = np.asarray(leaf)
+        return rearrange(rows, "(part rank row) d -> rank (part row) d", part=parts, rank=ranks)
+    return leaf
+
+
+def unstack(leaf, kind: Kind, layout: Layout) -> np.ndarray:
+    """One leaf of `from_pipeline`."""
+    if kind == "layer":
+        rows = (layout.max_layers, *leaf.shape[2:])
+        groups = [rank.reshape(layout.num_virtual, *rows) for rank in _ranks_on_host(leaf)]
+        places = [divmod(s, layout.num_stages) for s in range(len(layout.layers_per_stage))]
+        counts = zip(places, layout.layers_per_stage, strict=True)
+        return np.concatenate([groups[rank][group][:n] for (group, rank), n in counts])
+    if kind == "table":
+        ranks, parts = _ranks_on_host(leaf), layout.num_tensor
+        rows = rearrange(ranks, "rank (part row) d -> (part rank row) d", part=parts)
+        return rows[: layout.vocab_size]
+    return np.asarray(leaf)
 
 
 def _ranks_on_host(leaf) -> list[np.ndarray]:

@@ -94,12 +94,13 @@ def sum_parts(grads: Tree, layout: Layout) -> Tree:
 
 def place(tree: Tree, mesh: Mesh, layout: Layout, *, over_data: bool = False) -> Tree:
     """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
+    return jax.tree.map(put_leaf, tree, shardings(tree, mesh, layout, over_data=over_data))
 
-    def put(leaf, sharding):
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(put, tree, shardings(tree, mesh, layout, over_data=over_data))
+def put_leaf(leaf, sharding: NamedSharding) -> jax.Array:
+    """One in-memory leaf on the mesh, from the whole of it on the host."""
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:

@@ -60,8 +60,9 @@ class PipelineStep:
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Fresh float32 parameters on the mesh, in the in-memory layout."""
-        with jax.default_device(jax.devices("cpu")[0]):  # no one device holds the whole model
-            params = jax.jit(self.stage.init)(jax.device_put(key, jax.devices("cpu")[0]))
+        host = jax.local_devices(backend="cpu")[0]  # no one device holds the whole model
+        with jax.default_device(host):
+            params = jax.jit(self.stage.init)(jax.device_put(key, host))
         return self.from_canonical(params)
 
     def abstract_params(self) -> Params:

@@ -1,16 +1,17 @@
 """Checkpoints: saved in the background, committed whole or not at all, checked when they are read.
 
-The state is a tree of arrays in a layout free of topology (`[num_layers, ...]`), so a run may
-continue under another number of stages, chunks or microbatches. Orbax writes and reads the arrays;
-`checkpoint_folder` makes the folder atomic and damage visible. One process writes one directory.
+Every process of a run writes what its devices own, as it lies there, so that no host holds the
+whole state; `meta.json` tells the layout. `checkpoint_read` turns it into the layout that is free
+of topology (`[num_layers, ...]`): a run may continue under another number of stages, chunks,
+microbatches, devices or processes. Orbax writes and reads the arrays; `checkpoint_folder` makes the
+folder atomic and damage visible. One run writes one directory.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,26 +21,16 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed import ALONE, Group
+from seq1f1b_jax.pipeline.layout import Layout, kind_of
 from seq1f1b_jax.training import checkpoint_folder as folders
-
-MAX_LINES = 8
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An undamaged checkpoint on disk.
-
-    Attributes:
-      step: finished steps.
-      path: its folder.
-      leaves: type and shape of every array by name, as in `{"params.head": "float32[256,128]"}`.
-      meta: what was given to `save`.
-    """
-
-    step: int
-    path: Path
-    leaves: dict[str, str]
-    meta: dict[str, Any]
+from seq1f1b_jax.training.checkpoint_read import (
+    find_checkpoint,
+    load_state,
+    make_record,
+    named_leaves,
+    names_of,
+)
 
 
 class Restored(NamedTuple):
@@ -58,6 +49,7 @@ class Checkpointer:
     Args:
       directory: folder of the checkpoints, `runs/x/checkpoints` say.
       keep: number of newest checkpoints that stay; older ones go after the next one is committed.
+      group: the processes of the run, all of which make the same calls.
 
     Raises:
       UserError: the directory cannot be written.
@@ -68,23 +60,14 @@ class Checkpointer:
       ...     step, state, meta = checkpointer.restore(like=state)
     """
 
-    def __init__(self, directory: str | Path, *, keep: int):
+    def __init__(self, directory: str | Path, *, keep: int, group: Group = ALONE):
         if keep < 1:
             raise UserError(f"checkpoint.keep={keep}; at least 1 checkpoint has to stay")
         # Orbax takes absolute paths only
         self._directory = Path(directory).absolute()
         self._keep = keep
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            folders.clean_up(self._directory)
-            probe = self._directory / ("probe" + folders.SAVING)
-            probe.mkdir()
-            probe.rmdir()
-        except OSError as error:
-            raise UserError(
-                f"cannot write checkpoints to {directory} ({error.strerror}); "
-                "set train.output_dir to a folder that this user may write"
-            ) from error
+        self._group = group
+        group.first("checkpoint directory", self._prepare)
         # The steps of this run's own past; a folder that is not among them is pruned.
         self._history = list(folders.committed_steps(self._directory))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -94,7 +77,10 @@ class Checkpointer:
         """Steps with a committed checkpoint, ascending; damage shows only when one is read."""
         return folders.committed_steps(self._directory)
 
-    def save(self, step: int, state: PyTree, *, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: PyTree, *, meta: Mapping[str, Any], like: PyTree | None = None,
+        layout: Layout | None = None,
+    ) -> None:
         """Start saving and return; waits first for a save that is still under way.
 
         The values are those at the time of the call: the caller may donate or overwrite the arrays
@@ -104,16 +90,17 @@ class Checkpointer:
           step: finished steps.
           state: tree of NumPy or JAX arrays without empty ones.
           meta: anything JSON can hold; committed together with the state.
+          like: shapes of the state free of topology, where it lies on devices in a layout.
+          layout: that one; None: the state is free of topology.
         """
         self.wait()
-        leaves = {name: _as_array(leaf) for name, leaf in _named_leaves(state).items()}
-        record = {"step": step, "leaves": _describe(leaves), "meta": dict(meta)}
-        json.dumps(record)  # what JSON cannot hold is an error here, not in the background
+        leaves = {name: _as_array(leaf) for name, leaf in named_leaves(state).items()}
+        kinds = {name: kind for name, path in names_of(state).items() if (kind := kind_of(path))}
+        record = make_record(step, leaves, meta=meta, like=like, layout=layout, kinds=kinds)
         target = folders.folder_of(self._directory, step)
         saving = target.with_name(target.name + folders.SAVING)
-        shutil.rmtree(saving, ignore_errors=True)
+        self._group.first("saving", partial(self._make_room, step, saving))
         with self._write_errors(step):
-            saving.mkdir()
             writing = ocp.save_async(saving / folders.STATE, leaves)
         self._pending = self._thread.submit(self._finish, step, saving, target, writing, record)
 
@@ -134,8 +121,12 @@ class Checkpointer:
         self.wait()
         checkpoint = find_checkpoint(self._directory, step, report=report)
         state = load_state(checkpoint, like)
-        self._history = [known for known in self._history if known <= checkpoint.step]
+        self.continue_from(checkpoint.step)
         return Restored(checkpoint.step, state, checkpoint.meta)
+
+    def continue_from(self, step: int) -> None:
+        """The run goes on after `step`: later checkpoints are pruned at the next save."""
+        self._history = [known for known in self._history if known <= step]
 
     def close(self) -> None:
         """Wait for the save under way and end the background thread."""
@@ -150,19 +141,47 @@ class Checkpointer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _prepare(self) -> None:
+        """Make the directory and see that it can be written."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            folders.clean_up(self._directory)
+            probe = self._directory / ("probe" + folders.SAVING)
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise UserError(
+                f"cannot write checkpoints to {self._directory} ({error.strerror}); "
+                "set train.output_dir to a folder that this user may write"
+            ) from error
+
+    def _make_room(self, step: int, saving: Path) -> None:
+        shutil.rmtree(saving, ignore_errors=True)
+        with self._write_errors(step):
+            saving.mkdir()
+
     def _finish(
         self, step: int, saving: Path, target: Path, writing: ocp.AsyncResponse, record: dict
     ) -> None:
-        """In the background: wait for Orbax, seal, commit, and only then prune."""
+        """In the background: wait for Orbax in all processes, then let the first one commit."""
         with self._write_errors(step):
             writing.result()
+        self._group.barrier("saved")
+        self._group.first("committed", partial(self._commit, step, saving, target, record))
+        self._history = self._past(step)
+
+    def _commit(self, step: int, saving: Path, target: Path, record: dict) -> None:
+        """Seal, commit, and only then prune."""
+        with self._write_errors(step):
             folders.seal(saving, record)
             folders.commit(saving, target)
-            past = [known for known in self._history if known < step]
-            self._history = [*past, step][-self._keep :]
             for known in folders.committed_steps(self._directory):
-                if known not in self._history:
+                if known not in self._past(step):
                     folders.remove(folders.folder_of(self._directory, known))
+
+    def _past(self, step: int) -> list[int]:
+        """Steps whose checkpoints stay once that of `step` is there."""
+        return [*(known for known in self._history if known < step), step][-self._keep :]
 
     @contextmanager
     def _write_errors(self, step: int) -> Iterator[None]:
@@ -176,108 +195,6 @@ class Checkpointer:
             ) from error
 
 
-def find_checkpoint(
-    directory: str | Path, step: int | None = None, *, report: Callable[[str], None] = print
-) -> Checkpoint:
-    """Look up a checkpoint and verify every byte of it. Writes nothing.
-
-    Args:
-      directory: folder of the checkpoints.
-      step: which one; None: the newest that is not damaged.
-      report: receives one line for each damaged checkpoint that is passed over.
-
-    Raises:
-      UserError: there is none, all are damaged, or the one asked for is missing or damaged.
-    """
-    directory = Path(directory).absolute()
-    steps = folders.committed_steps(directory)
-    known = ", ".join(map(str, steps)) or "none"
-    if step is not None and step not in steps:
-        raise UserError(f"no checkpoint of step {step} in {directory}; there are: {known}")
-    if not steps:
-        raise UserError(f"no checkpoint in {directory}; train first, or correct train.output_dir")
-    for candidate in reversed(steps) if step is None else (step,):
-        folder = folders.folder_of(directory, candidate)
-        problem = folders.damage(folder)
-        if problem is None:
-            record = folders.read_meta(folder)
-            return Checkpoint(candidate, folder, record["leaves"], record["meta"])
-        report(f"checkpoint of step {candidate} is damaged ({problem}); not used")
-    raise UserError(
-        f"no undamaged checkpoint in {directory} (looked at: {known if step is None else step}); "
-        "restore one from a backup, or move the folder away to start over"
-    )
-
-
-def load_state(checkpoint: Checkpoint, like: PyTree) -> PyTree[np.ndarray]:
-    """The arrays of a checkpoint, as NumPy arrays in the structure of `like`.
-
-    Args:
-      checkpoint: from `find_checkpoint`.
-      like: tree whose leaves have a shape and a dtype (`jax.ShapeDtypeStruct`, arrays).
-
-    Raises:
-      UserError: an array is missing, left over, or of another shape or type; each in one line.
-    """
-    named = _named_leaves(like)
-    different = differences(checkpoint.leaves, _describe(named))
-    if different:
-        raise UserError(
-            f"checkpoint of step {checkpoint.step} is of another model: {len(different)} arrays "
-            f"differ ({'; '.join(_shortened(different))}); use the configuration it was trained "
-            "with, or another train.output_dir"
-        )
-    wanted = {
-        name: np.broadcast_to(np.empty((), leaf.dtype), leaf.shape) for name, leaf in named.items()
-    }
-    loaded = ocp.load(checkpoint.path / folders.STATE, wanted)
-    return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in named])
-
-
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What differs between two nested mappings, one line per field; tuples equal lists, as in JSON.
-
-    Example:
-      >>> differences({"model": {"num_layers": 8}}, {"model": {"num_layers": 12}})
-      ['model.num_layers: checkpoint 8, this run 12']
-    """
-    old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
-    return [
-        f"{name}: checkpoint {old.get(name, 'has none')}, this run {new.get(name, 'has none')}"
-        for name in sorted(old.keys() | new.keys())
-        if name not in old or name not in new or old[name] != new[name]
-    ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        inner = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    rest = len(lines) - MAX_LINES
-    return lines if rest <= 0 else [*lines[:MAX_LINES], f"and {rest} more"]
-
-
-def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Leaves by dotted path: flat names outlive renamed classes of an optimizer's state."""
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    assert len(named) == len(paths), "two leaves share a dotted name"
-    return named
-
-
 def _as_array(leaf: Any) -> np.ndarray | jax.Array:
     """Scalars become arrays without dims: Orbax stores arrays only."""
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
-def _describe(leaves: Mapping[str, Any]) -> dict[str, str]:
-    """Type and shape of each leaf, `float32[8,128]`."""
-    return {
-        name: f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-        for name, leaf in leaves.items()
-    }

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Float64, Int64
 
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.setup import Setup
 
 FIRST_BIN = 64
@@ -58,23 +60,33 @@ def held_out_batches(setup: Setup, data: SequenceData, num_batches: int) -> tupl
 
 
 def make_evaluation(setup: Setup) -> Evaluate:
-    """`(params, batches) -> HeldOut`, compiled once."""
+    """`(params, batches) -> HeldOut`, compiled once; for all processes, each of which calls it."""
     token_losses = jax.jit(setup.pipeline.token_losses)
+    feed = make_feed(setup.config, setup.mesh)
 
     def evaluate(params: Params, batches: Sequence[Batch]) -> HeldOut:
-        parts = [_by_position(batch, token_losses(params, *batch)) for batch in batches]
+        losses = (token_losses(params, *feed.whole(batch)) for batch in batches)
+        found = zip(batches, map(whole, losses), strict=True)
+        parts = [_by_position(batch, values) for batch, values in found]
         return HeldOut(*map(sum, zip(*parts, strict=True)))
 
     return evaluate
 
 
-def _by_position(batch: Batch, losses: jax.Array) -> HeldOut:
+def whole(array: jax.Array) -> np.ndarray:
+    """An array on the host, also where its parts lie in several processes."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def _by_position(batch: Batch, losses: np.ndarray) -> HeldOut:
     seq_len = batch.tokens.shape[-1]
     positions = np.broadcast_to(np.arange(seq_len), batch.tokens.shape)
     if batch.starts is not None:
         positions = positions - batch.starts
     counted = batch.targets >= 0
-    values = np.asarray(losses, np.float64)[counted]
+    values = losses.astype(np.float64)[counted]
     return HeldOut(
         np.bincount(positions[counted], values, minlength=seq_len),
         np.bincount(positions[counted], minlength=seq_len),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed import Group
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,6 +28,35 @@ class StopRequest:
     def requested(self) -> bool:
         """True once Ctrl-C or SIGTERM has arrived."""
         return self.signal is not None
+
+
+class Agreement:
+    """Lets all processes of a run stop after the same step, whichever of them was asked to.
+
+    A process that was asked, during step k say, leaves a note that names k + 1. No process can
+    begin step k + 2 before all have finished k + 1, so each reads the note in time. With one
+    process the step itself is the last.
+
+    Args:
+      group: the processes.
+      stop: whether a signal came to this one.
+    """
+
+    NOTE = "last step"
+
+    def __init__(self, group: Group, stop: StopRequest):
+        self._group, self._stop = group, stop
+        self._last: int | None = None
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run stops after `step`; called once after every step, by all processes."""
+        if self._group.count == 1:
+            return self._stop.requested
+        if self._last is None and (note := self._group.peek(self.NOTE)) is not None:
+            self._last = int(note)
+        if self._last is None and self._stop.requested:
+            self._last = int(self._group.post(self.NOTE, str(step + 1)))
+        return self._last is not None and step >= self._last
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
+from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
@@ -47,6 +48,7 @@ class Job:
       source: the checkpoint that the run starts from, where it does.
       export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters as a
         checkpoint for others.
+      group: the processes of the run.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Job:
     stream: Stream
     source: Source | None
     export: Callable[..., None]
+    group: Group = ALONE
 
     @property
     def folder(self) -> Path:
@@ -130,9 +133,9 @@ def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
     if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
         params = job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
         return Model(job.config.model.source, params, source_tokenizer(job.source))
-    meta, state = load_newest(setup, report)
-    params = setup.pipeline.from_canonical(state.params)
-    return Model(f"step {int(state.step)}", params, run_tokenizer(job, meta))
+    step, meta, params = load_newest(setup, report, group=job.group)
+    placed = setup.pipeline.from_canonical(params)
+    return Model(f"step {step}", placed, run_tokenizer(job, meta))
 
 
 def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:

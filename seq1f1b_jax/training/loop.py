@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data import Batch, Prefetcher, SequenceData
+from seq1f1b_jax.data import Batch, Prefetcher
+from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.evaluation import Evaluate
 from seq1f1b_jax.training.flops import step_flops
-from seq1f1b_jax.training.interrupt import stop_on_signals
-from seq1f1b_jax.training.metrics import MetricsWriter
+from seq1f1b_jax.training.interrupt import Agreement, stop_on_signals
+from seq1f1b_jax.training.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.progress import ProgressReport
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
@@ -23,23 +24,28 @@ class Loop:
     """A run from some step to the last.
 
     Attributes:
+      batch_of: the batch of a step, on the devices.
       step: the compiled `(state, *batch) -> (state, metrics)`.
       evaluate: `(params, batches) -> HeldOut`.
       held_out: the batches it is given; `bigram` is the bigram model's loss on the same.
       num_layer_params: parameters of all layers, for the FLOP count.
       meta: what every checkpoint records.
+      shapes: of the state free of topology.
+      group: the processes of the run.
     """
 
     setup: Setup
-    data: SequenceData
+    batch_of: Callable[[int], Batch]
     step: Callable[..., tuple[TrainState, StepMetrics]]
     checkpointer: Checkpointer
-    metrics: MetricsWriter
+    metrics: MetricsWriter | NoMetrics
     evaluate: Evaluate
     held_out: Sequence[Batch]
     bigram: float
     num_layer_params: int
     meta: Mapping[str, Any]
+    shapes: TrainState
+    group: Group = ALONE
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
@@ -54,13 +60,14 @@ class Loop:
         config = self.setup.config
         num_steps, save_every = config.train.num_steps, config.checkpoint.every
         eval_every = config.train.eval_every or num_steps
-        bar = None if config.logging.progress else False
+        bar = None if config.logging.progress and self.group.is_first else False
         finished = False
         with (
             stop_on_signals() as stop,
             ProgressReport(num_steps, start_step=start, bar=bar) as progress,
-            Prefetcher(self._batch, range(start, num_steps)) as batches,
+            Prefetcher(self.batch_of, range(start, num_steps)) as batches,
         ):
+            agreement = Agreement(self.group, stop)
             for index in range(start, num_steps):
                 state, values = self._one_step(state, index, batches)
                 self.metrics.write(index, **values)
@@ -69,24 +76,19 @@ class Loop:
                     tokens_per_second=values["tokens_per_second"],
                 )
                 finished = index + 1 == num_steps
+                stopping = agreement.is_last(index) and not finished
                 try:
-                    if finished or ((index + 1) % eval_every == 0 and not stop.requested):
+                    if finished or ((index + 1) % eval_every == 0 and not stopping):
                         progress.message(self._evaluate(state, index))
                 finally:  # an evaluation that fails, for want of memory say, loses no step
-                    stopping = stop.requested and not finished  # asked once: what stops was saved
+                    if self.group.count == 1:  # a signal during the evaluation
+                        stopping = agreement.is_last(index) and not finished
                     if finished or stopping or (index + 1) % save_every == 0:
                         self._save(state, index + 1)
                 if stopping:
                     break
             self.checkpointer.wait()  # here, where a signal does not end the process
         return state, finished
-
-    def _batch(self, index: int) -> Batch:
-        config = self.setup.config
-        return self.data.batch(
-            index, num_microbatches=config.schedule.num_microbatches,
-            microbatch_size=config.data.microbatch_size,
-        )
 
     def _one_step(
         self, state: TrainState, index: int, batches: Prefetcher[Batch]
@@ -126,7 +128,8 @@ class Loop:
         )
 
     def _save(self, state: TrainState, step: int) -> None:
-        self.checkpointer.save(step, self.setup.pipeline.to_canonical(state), meta=self.meta)
+        layout = self.setup.pipeline.layout
+        self.checkpointer.save(step, state, meta=self.meta, like=self.shapes, layout=layout)
 
     def _evaluate(self, state: TrainState, index: int) -> str:
         loss = self.evaluate(state.params, self.held_out).mean

@@ -2,20 +2,32 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import jax
+import jaxlib
 
-from seq1f1b_jax.config import Config
+from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
+from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
 from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
+from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, make_parts
+from seq1f1b_jax.training.lock import run_lock
 from seq1f1b_jax.training.loop import Loop
-from seq1f1b_jax.training.metrics import MetricsWriter, Sink, tensorboard_sink, wandb_sink
+from seq1f1b_jax.training.metrics import (
+    MetricsWriter,
+    NoMetrics,
+    Sink,
+    tensorboard_sink,
+    wandb_sink,
+)
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.partition import StepByCut
 from seq1f1b_jax.training.report import describe, size_text
@@ -25,6 +37,7 @@ from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
 from seq1f1b_jax.training.storage import (
     CHECKPOINTS,
     METRICS,
+    abstract_state,
     check_folder,
     make_meta,
     restore_run,
@@ -40,18 +53,23 @@ SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
 
 
 def train(job: Job) -> int:
-    """Train, or continue the run in `train.output_dir`; then evaluate and sample."""
-    config, stage, folder = job.config, job.stage, job.folder
+    """Train, or continue the run in `train.output_dir`; then evaluate and sample.
+
+    Every process of the run calls this; process 0 writes and prints for all.
+    """
+    config, stage, group = job.config, job.stage, job.group
     setup, data = make_parts(job)
+    check_processes(job, data)
     batches = held_out_batches(setup, data, config.train.eval_batches)
     tokenizer = data.corpus.load_tokenizer()
     print(describe(setup, data, count_params(stage), source=job.source), flush=True)
-    if config.train.resume == "never" and (moved := set_aside(folder)):
-        print(f"starting over; the earlier run is kept in {moved}")
-    if tokenizer is not None:
-        check_folder(folder)
-    with Checkpointer(folder / CHECKPOINTS, keep=config.checkpoint.keep) as checkpointer:
-        state = restore_run(checkpointer, setup, data, print)
+    with ExitStack() as stack:
+        group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
+        folder = job.folder / CHECKPOINTS
+        checkpointer = stack.enter_context(
+            Checkpointer(folder, keep=config.checkpoint.keep, group=group)
+        )
+        state = restore_run(checkpointer, setup, data, print, group=group)
         start = 0 if state is None else int(state.step)
         if start >= config.train.num_steps:
             print(
@@ -61,37 +79,89 @@ def train(job: Job) -> int:
             )
             return 0
         if start:
-            print(f"continuing {folder} after step {start}")
-        write_recipe(folder, job.recipe)
-        if tokenizer is not None:
-            write_tokenizer(folder, tokenizer)
+            print(f"continuing {job.folder} after step {start}")
+        group.first("recipe", lambda: write_settings(job, tokenizer))
         if state is None:
             params = first_params(job, setup)
             state = init_state(setup.pipeline, setup.optimizer, params)
             del params  # the first step donates them
-        sinks = make_sinks(config, folder, start)
-        batch = data.batch(start, **batch_shape(config))
+        batch_of = partial(make_feed(config, setup.mesh).step, data)
+        batch = batch_of(start)
         step = make_step(setup, state, batch)
+        group.barrier("compiled")
         if config.train.trace:
-            trace_step(setup, state, batch, folder=folder, say=print)
-        with MetricsWriter(folder / METRICS, start_step=start, sinks=sinks) as metrics:
-            loop = Loop(
-                setup, data, step, checkpointer, metrics, evaluate=make_evaluation(setup),
-                held_out=batches, bigram=bigram_loss(data, batches),
-                num_layer_params=count_params(stage, only_layers=True),
-                meta=make_meta(config, data),
-            )
-            state, finished = loop.run(state, start)
+            trace_step(setup, state, batch, folder=job.folder, say=print)
+        loop = Loop(
+            setup, batch_of, step, checkpointer, stack.enter_context(open_metrics(job, start)),
+            evaluate=make_evaluation(setup), held_out=batches,
+            bigram=bigram_loss(data, batches) if group.is_first else 0.0,
+            num_layer_params=count_params(stage, only_layers=True),
+            meta=make_meta(config, data), shapes=abstract_state(setup), group=group,
+        )
+        state, finished = loop.run(state, start)
     if not finished:
         print(f"stopped after step {int(state.step)}; the same command continues")
         return 0
-    print(f"checkpoints and metrics are in {folder}")
-    if config.train.sample_tokens:
+    print(f"checkpoints and metrics are in {job.folder}")
+    if config.train.sample_tokens and group.count > 1:
+        print("sampling is the work of one process: python train.py generate --prompt ...")
+    elif config.train.sample_tokens:
         params = setup.pipeline.to_canonical(state.params)
         del state  # its memory on the devices
         prompt = first_words(data, batches[0].tokens[0, 0], tokenizer)
         sample(job, params, prompt, tokenizer=tokenizer)
     return 0
+
+
+def check_processes(job: Job, data: SequenceData) -> None:
+    """Refuse processes that would not do the same work.
+
+    Raises:
+      UserError: they differ, or a setting is for one process only.
+    """
+    config, group = job.config, job.group
+    if group.count == 1:
+        return
+    parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
+    data_parts = {f"data ({name})": value for name, value in data.identity.items()}
+    for warning in check_same(group, parts | settings_of(config) | data_parts):
+        print(f"note: {warning}")
+    if config.train.trace:
+        raise UserError(
+            f"train.trace measures the actions of one process, and there are {group.count}; leave "
+            "it off, or trace a run of one process"
+        )
+    if config.schedule.documents == "batch" and config.data.packing == "documents":
+        raise UserError(
+            "schedule.documents=batch cuts every step by all its documents, and each of "
+            f"{group.count} processes reads its own rows; use --schedule.documents corpus"
+        )
+
+
+def prepare_folder(job: Job, tokenizer: Tokenizer | None, stack: ExitStack) -> None:
+    """Make the run's folder this run's: nobody else's, and no earlier run's if it starts over."""
+    folder = job.folder
+    stack.enter_context(run_lock(folder))
+    if job.config.train.resume == "never" and (moved := set_aside(folder)):
+        print(f"starting over; the earlier run is kept in {moved}")
+        stack.enter_context(run_lock(folder))
+    if tokenizer is not None:
+        check_folder(folder)
+
+
+def write_settings(job: Job, tokenizer: Tokenizer | None) -> None:
+    """What evaluation and sampling need of the run beside its weights."""
+    write_recipe(job.folder, job.recipe)
+    if tokenizer is not None:
+        write_tokenizer(job.folder, tokenizer)
+
+
+def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:
+    """Where the steps' numbers go; nowhere from other processes than the first."""
+    if not job.group.is_first:
+        return NoMetrics()
+    sinks = make_sinks(job.config, job.folder, start)
+    return MetricsWriter(job.folder / METRICS, start_step=start, sinks=sinks)
 
 
 def first_params(job: Job, setup: Setup) -> Params:
@@ -108,14 +178,6 @@ def first_words(data: SequenceData, tokens, tokenizer: Tokenizer | None) -> str:
         return SAMPLE_PROMPT[data.corpus.kind]
     ids = tokens[:PROMPT_TOKENS].tolist()
     return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
-
-
-def batch_shape(config: Config) -> dict[str, int]:
-    """How a step's sequences are grouped."""
-    return {
-        "num_microbatches": config.schedule.num_microbatches,
-        "microbatch_size": config.data.microbatch_size,
-    }
 
 
 def make_step(setup: Setup, state: TrainState, batch) -> Callable:

@@ -89,6 +89,19 @@ class MetricsWriter:
         self.close()
 
 
+class NoMetrics:
+    """Stands in for a writer in a process whose numbers another one writes."""
+
+    def write(self, step: int, **values: float) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "NoMetrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl` in order, without half a line at the end.
 

@@ -11,9 +11,26 @@ import jax
 from seq1f1b_jax.config import Config, ModelConfig, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, TOKENIZER_CONFIG
-from seq1f1b_jax.training.checkpoint import Checkpointer, differences, find_checkpoint, load_state
+from seq1f1b_jax.distributed import ALONE, Group
+from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
+from seq1f1b_jax.pipeline.sharding import put_leaf
+from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.checkpoint_folder import folder_of
+from seq1f1b_jax.training.checkpoint_read import (
+    Checkpoint,
+    check_leaves,
+    differences,
+    find_checkpoint,
+    load_arrays,
+    load_leaves,
+    named_leaves,
+    names_of,
+    read_checkpoint,
+)
+from seq1f1b_jax.training.lock import LOCK
 from seq1f1b_jax.training.setup import Setup
-from seq1f1b_jax.training.step import TrainState
+from seq1f1b_jax.training.step import TrainState, state_shardings
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -27,7 +44,7 @@ def set_aside(folder: Path) -> Path | None:
       UserError: the folder holds no run, is in use as the working folder, or may not be renamed.
     """
     folder = folder.resolve()
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {LOCK}:
         return None
     if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, CONFIG)):
         raise UserError(
@@ -181,27 +198,82 @@ def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], N
 
 
 def restore_run(
-    checkpointer: Checkpointer, setup: Setup, data: SequenceData, report: Callable[[str], None]
+    checkpointer: Checkpointer,
+    setup: Setup,
+    data: SequenceData,
+    report: Callable[[str], None],
+    *,
+    group: Group = ALONE,
 ) -> TrainState | None:
-    """The newest good state of this run on the mesh, or None for a fresh folder."""
-    if not checkpointer.steps():
-        return None
+    """The newest good state of this run on the mesh, or None for a fresh folder.
+
+    Process 0 looks for it and verifies it; all read what belongs on their devices.
+    """
     folder = Path(setup.config.train.output_dir) / CHECKPOINTS
-    newest = find_checkpoint(folder, report=report)
-    check_same_run(newest.meta, setup, data)
-    tell_source(newest.meta, setup, report)
-    restored = checkpointer.restore(newest.step, like=abstract_state(setup))
-    params, optimizer, step = restored.state
-    put = setup.pipeline.from_canonical
-    return TrainState(put(params), put(optimizer, over_data=True), put(step))
+
+    def newest() -> int | None:
+        if not checkpointer.steps():
+            return None
+        found = find_checkpoint(folder, report=report)
+        check_same_run(found.meta, setup, data)
+        tell_source(found.meta, setup, report)
+        return found.step
+
+    step = group.first("newest checkpoint", newest)
+    if step is None:
+        return None
+    checkpoint = read_checkpoint(folder_of(folder, step), step)
+    state = place_state(checkpoint, setup)
+    checkpointer.continue_from(step)
+    return state
+
+
+def place_state(checkpoint: Checkpoint, setup: Setup) -> TrainState:
+    """A checkpoint's arrays on the mesh.
+
+    In the layout of the run they are read as they lie; else they are turned one by one.
+
+    Raises:
+      UserError: the arrays are not those of the run's model and optimizer.
+    """
+    pipeline, like = setup.pipeline, abstract_state(setup)
+    check_leaves(checkpoint, like)
+    shapes = staged_shapes(like, pipeline.layout)
+    places = state_shardings(shapes, pipeline)
+    named, paths = named_leaves(places), names_of(like)
+    if checkpoint.layout == pipeline.layout:
+        wanted = {
+            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=named[name])
+            for name, shape in named_leaves(shapes).items()
+        }
+        placed = load_arrays(checkpoint, wanted)
+    else:
+        placed = {
+            name: put_leaf(stack(leaf, kind_of(paths[name]), pipeline.layout), named[name])
+            for name, leaf in load_leaves(checkpoint, list(named))
+        }
+    return jax.tree.unflatten(jax.tree.structure(like), [placed[name] for name in named])
 
 
 def load_newest(
-    setup: Setup, report: Callable[[str], None]
-) -> tuple[Mapping[str, Any], TrainState]:
-    """Meta and topology-free state (NumPy) of the newest good checkpoint; writes nothing."""
+    setup: Setup, report: Callable[[str], None], *, group: Group = ALONE
+) -> tuple[int, Mapping[str, Any], Params]:
+    """Step, meta and topology-free parameters (NumPy) of the newest good checkpoint.
+
+    Writes nothing; of the optimizer nothing is read.
+    """
     folder = Path(setup.config.train.output_dir) / CHECKPOINTS
-    checkpoint = find_checkpoint(folder, report=report)
-    check_same_model(checkpoint.meta, setup)
-    tell_source(checkpoint.meta, setup, report)
-    return checkpoint.meta, load_state(checkpoint, abstract_state(setup))
+
+    def newest() -> int:
+        found = find_checkpoint(folder, report=report)
+        check_same_model(found.meta, setup)
+        tell_source(found.meta, setup, report)
+        return found.step
+
+    step = group.first("newest checkpoint", newest)
+    checkpoint = read_checkpoint(folder_of(folder, step), step)
+    like = abstract_state(setup).params
+    check_leaves(checkpoint, like, under="params.")
+    names = [f"params.{name}" for name in named_leaves(like)]
+    leaves = [leaf for _, leaf in load_leaves(checkpoint, names)]
+    return step, checkpoint.meta, jax.tree.unflatten(jax.tree.structure(like), leaves)

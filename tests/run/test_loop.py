@@ -37,7 +37,7 @@ class Recorder:
     def write(self, index: int, **values) -> None:
         self.note(f"{'loss' if 'loss' in values else 'held_out'} {index + 1}")
 
-    def save(self, step: int, state: int, *, meta) -> None:
+    def save(self, step: int, state: int, *, meta, like, layout) -> None:
         assert step == state
         self.note(f"save {step}")
 
@@ -51,15 +51,15 @@ def events_of(recorder, *, start=0):
         train=TrainConfig(num_steps=4, eval_every=2), checkpoint=CheckpointConfig(every=3)
     )
     stage = SimpleNamespace(vocab_size=2, model_dim=2, num_heads=1, head_dim=2, num_layers=1)
-    pipeline = SimpleNamespace(to_canonical=lambda state: state)
+    pipeline = SimpleNamespace(layout=None)
     cost = SimpleNamespace(pairs=lambda num_queries: 1)
     setup = SimpleNamespace(
         config=config, stage=stage, pipeline=pipeline, num_sequences=1, cost=cost
     )
-    data = SimpleNamespace(batch=lambda index, **_: Batch(np.zeros(1), np.zeros(1)))
     loop = Loop(
-        setup, data, recorder.step, recorder, recorder, evaluate=recorder.evaluate, held_out=(),
-        bigram=1.0, num_layer_params=1, meta={},
+        setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
+        evaluate=recorder.evaluate, held_out=(), bigram=1.0, num_layer_params=1, meta={},
+        shapes=None,
     )
     state, finished = loop.run(_State(start), start)
     return recorder.events, int(state), finished

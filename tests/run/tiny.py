@@ -18,7 +18,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import train
-from seq1f1b_jax.training.checkpoint import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
 from seq1f1b_jax.training.metrics import read_metrics
 
 SETTINGS = {

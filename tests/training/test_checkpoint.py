@@ -11,12 +11,8 @@ import optax
 import pytest
 
 from seq1f1b_jax.training import checkpoint_folder as folders
-from seq1f1b_jax.training.checkpoint import (
-    Checkpointer,
-    differences,
-    find_checkpoint,
-    load_state,
-)
+from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.checkpoint_read import differences, find_checkpoint, load_state
 
 
 def awkward_state(seed=0):

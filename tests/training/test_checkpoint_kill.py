@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seq1f1b_jax.training.checkpoint import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
 
 ENDLESS_SAVES = """
 import sys

@@ -2,16 +2,20 @@
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 
+from seq1f1b_jax.config import Config, DataConfig, ScheduleConfig
 from seq1f1b_jax.data import Batch
+from seq1f1b_jax.pipeline import make_mesh
 from seq1f1b_jax.training.commands import position_rows
 from seq1f1b_jax.training.evaluation import HeldOut, make_evaluation
 
 
 def evaluation_of(losses):
-    pipeline = SimpleNamespace(token_losses=lambda params, *batch: losses)
-    return make_evaluation(SimpleNamespace(pipeline=pipeline))
+    pipeline = SimpleNamespace(token_losses=lambda params, *batch: jnp.asarray(losses))
+    config = Config(data=DataConfig(microbatch_size=2), schedule=ScheduleConfig(num_microbatches=1))
+    return make_evaluation(SimpleNamespace(pipeline=pipeline, config=config, mesh=make_mesh(1)))
 
 
 def test_positions_count_from_the_first_token_of_a_document():

@@ -1,0 +1,13 @@
+"""How a process ends, for whoever started it; a launcher starts again what a new start can mend."""
+
+USER_ERROR = 2
+"""Bad input or bad luck that one line explains; the same command fails again."""
+
+STALLED = 75
+"""The watchdog ended a step that took far too long (`EX_TEMPFAIL` of sysexits)."""
+
+LOST_PEER = 76
+"""Another process of the run died, and this one could not go on."""
+
+MENDED_BY_RESTART = frozenset((STALLED, LOST_PEER))
+"""Beside deaths by a signal."""

@@ -1,0 +1,89 @@
+"""Do all processes run the same? Asked at the start, where a difference is a line and no hang."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.distributed.group import Group
+
+CLOCK_SECONDS = 5.0
+PACKAGES = ("seq1f1b_jax", "models")
+
+
+def check_same(group: Group, parts: Mapping[str, Any], *, clock=time.time) -> list[str]:
+    """Compare this process with the others.
+
+    Args:
+      group: the processes.
+      parts: what must be equal, by a name that a user understands; JSON can hold it.
+      clock: seconds; hosts whose clocks differ write logs that cannot be read together.
+
+    Returns:
+      Warnings: hosts whose clocks differ from that of process 0.
+
+    Raises:
+      UserError: which processes differ from process 0, and in what.
+    """
+    group.barrier("fingerprint")  # so that clocks are read at the same time
+    told = json.dumps({"parts": {k: _text(v) for k, v in parts.items()}, "clock": clock()})
+    answers = [json.loads(text) for text in group.gather("fingerprint", told)]
+    if differing := differences([answer["parts"] for answer in answers]):
+        raise UserError(
+            "the processes of this run are not alike: " + "; ".join(differing) + "; start all of "
+            "them with the same code, settings and data"
+        )
+    offsets = [answer["clock"] - answers[0]["clock"] for answer in answers]
+    return [
+        f"the clock of process {index} differs by {offset:+.0f} s from that of process 0"
+        for index, offset in enumerate(offsets)
+        if abs(offset) > CLOCK_SECONDS
+    ]
+
+
+def differences(parts: Sequence[Mapping[str, str]]) -> list[str]:
+    """A line for every part in which a process differs from process 0.
+
+    Example:
+      >>> differences([{"jax": "1", "data": "x"}, {"jax": "2", "data": "x"}])
+      ['jax is 2 in process 1 and 1 in process 0']
+    """
+    return [
+        f"{name} is {_short(other[name])} in process {index} and {_short(value)} in process 0"
+        for name, value in parts[0].items()
+        for index, other in enumerate(parts)
+        if other[name] != value
+    ]
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted name, without that which differs by process."""
+    flat = {
+        f"{section}.{name}": value
+        for section, fields in asdict(config).items()
+        for name, value in fields.items()
+    }
+    flat.pop("distributed.process_id", None)
+    return {f"--{name}": value for name, value in flat.items()}
+
+
+def code_hash() -> str:
+    """SHA-256, shortened, of the sources that run."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    files = [path for name in PACKAGES for path in (root / name).rglob("*.py")]
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

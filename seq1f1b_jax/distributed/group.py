@@ -1,0 +1,166 @@
+"""What the processes of a run tell each other: through JAX's coordination service, not by devices.
+
+Devices exchange in compiled programs, where a missing peer is a hang. Here every wait has an end, a
+refusal by process 0 reaches all, and background threads may take part. Calls of one name are
+counted, so all processes must make the same calls in the same order, per name.
+"""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from seq1f1b_jax.config import DistributedConfig, UserError
+from seq1f1b_jax.distributed.processes import Processes
+
+T = TypeVar("T")
+
+SHUTDOWN_SECONDS = 20
+PATIENCE_SECONDS = 3600
+"""For work that others wait for, such as reading a checkpoint; a death is noticed much earlier."""
+
+
+class Group:
+    """The processes of a run.
+
+    Args:
+      index: which of them this is.
+      count: how many there are.
+      client: of JAX's coordination service; None for one process.
+
+    Example:
+      >>> ALONE.first("answer", lambda: 42), ALONE.gather("name", "me")
+      (42, ['me'])
+    """
+
+    def __init__(self, index: int = 0, count: int = 1, client: Any = None):
+        self.index, self.count = index, count
+        self._client = client
+        self._calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints for all."""
+        return self.index == 0
+
+    def barrier(self, name: str, *, seconds: float = PATIENCE_SECONDS) -> None:
+        """Return once every process has called this."""
+        if self.count > 1:
+            self._client.wait_at_barrier(self._key(name), int(1000 * seconds))
+
+    def first(self, name: str, make: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
+        """What process 0 makes; JSON can hold it. The others wait, and raise what it raises.
+
+        Raises:
+          UserError: process 0 met one.
+        """
+        if self.count == 1:
+            return make()
+        key = self._key(name)
+        if self.is_first:
+            try:
+                answer = {"value": make()}
+            except UserError as error:
+                answer = {"error": str(error)}
+            self._client.key_value_set(key, json.dumps(answer))
+        else:
+            answer = json.loads(self._client.blocking_key_value_get(key, int(1000 * seconds)))
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer["value"]
+
+    def gather(self, name: str, text: str, *, seconds: float = PATIENCE_SECONDS) -> list[str]:
+        """What every process has to say, by its index."""
+        if self.count == 1:
+            return [text]
+        key = self._key(name)
+        self._client.key_value_set(f"{key}/{self.index}", text)
+        wait = int(1000 * seconds)
+        return [
+            self._client.blocking_key_value_get(f"{key}/{i}", wait) for i in range(self.count)
+        ]
+
+    def post(self, name: str, text: str) -> str:
+        """Leave a note that any process may have left before; whose came first stands.
+
+        Returns:
+          The note that stands.
+        """
+        from jax.errors import JaxRuntimeError
+
+        try:
+            self._client.key_value_set(f"seq1f1b/{name}", text)
+        except JaxRuntimeError as error:
+            if "ALREADY_EXISTS" not in str(error):
+                raise
+        return self._client.blocking_key_value_get(f"seq1f1b/{name}", 1000 * SHUTDOWN_SECONDS)
+
+    def peek(self, name: str) -> str | None:
+        """The note of that name, if there is one by now."""
+        from jax.errors import JaxRuntimeError
+
+        try:
+            return self._client.key_value_try_get(f"seq1f1b/{name}")
+        except JaxRuntimeError as error:
+            if "NOT_FOUND" not in str(error):
+                raise
+            return None
+
+    def _key(self, name: str) -> str:
+        with self._lock:
+            self._calls[name] += 1
+            return f"seq1f1b/{name}/{self._calls[name]}"
+
+
+ALONE = Group()
+
+
+def start(processes: Processes, config: DistributedConfig) -> Group:
+    """Meet the other processes; to be called before anything asks for a device.
+
+    Args:
+      processes: which they are.
+      config: how long to wait for them, and how soon a silent one counts as dead.
+
+    Raises:
+      UserError: they do not come, or the coordinator's address cannot be used.
+    """
+    if processes.count == 1:
+        return ALONE
+    import jax
+    from jax._src import distributed
+
+    # CPU devices of several processes exchange by Gloo; without effect on GPUs
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            processes.coordinator, processes.count, processes.index,
+            local_device_ids=processes.local_index,
+            initialization_timeout=config.initialization_timeout,
+            heartbeat_timeout_seconds=config.heartbeat_timeout,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            coordinator_bind_address=bind_address(processes.coordinator),
+            cluster_detection_method="deactivate",
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"process {processes.index} of {processes.count} (by {processes.found}) could not meet "
+            f"the others at {processes.coordinator} within {config.initialization_timeout} s "
+            f"({reason}); see that all are started, that process 0 is on that host and that the "
+            "port is free and open"
+        ) from error
+    return Group(processes.index, processes.count, distributed.global_state.client)
+
+
+def bind_address(coordinator: str) -> str | None:
+    """Where process 0 listens: on loopback only, where it is told to be there; else everywhere.
+
+    Example:
+      >>> bind_address("127.0.0.1:4000"), bind_address("node1:4000")
+      ('127.0.0.1:4000', None)
+    """
+    host = coordinator.rpartition(":")[0]
+    return coordinator if host in ("127.0.0.1", "localhost", "[::1]") else None

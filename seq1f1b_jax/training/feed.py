@@ -1,0 +1,77 @@
+"""A step's sequences on the devices: every process makes the rows that its own devices work on."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from seq1f1b_jax.config import Config
+from seq1f1b_jax.data import Batch, SequenceData
+from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Brings batches to the devices.
+
+    Attributes:
+      mesh: where they go: microbatches are spread over its axis `data`.
+      num_microbatches, microbatch_size: of a step.
+    """
+
+    mesh: Mesh
+    num_microbatches: int
+    microbatch_size: int
+
+    def step(self, data: SequenceData, step: int) -> Batch:
+        """The batch of a step; the same, whoever makes which part of it."""
+        rows = self.own_rows()
+        batch = data.batch(
+            step, num_microbatches=self.num_microbatches, microbatch_size=self.microbatch_size,
+            rows=rows,
+        )
+        return self.spread(batch, rows)
+
+    def whole(self, batch: Batch) -> Batch:
+        """A batch that every process has all of, on the devices."""
+        rows = self.own_rows()
+        parts = Batch(*(part if part is None else part[:, rows] for part in batch))
+        return self.spread(parts, rows)
+
+    def own_rows(self) -> slice:
+        """Sequences of every microbatch that this process' devices work on."""
+        each = self.microbatch_size // num_pipelines(self.mesh)
+        shape = (self.num_microbatches, self.microbatch_size, 1)
+        indices = self._sharding.addressable_devices_indices_map(shape).values()
+        firsts = {index[1].indices(self.microbatch_size)[0] for index in indices}
+        first, end = min(firsts), max(firsts) + each
+        assert end - first == each * len(firsts), "pipelines of a process are neighbours"
+        return slice(first, end)
+
+    def spread(self, batch: Batch, rows: slice) -> Batch:
+        """Rows of this process as its part of the batch of all."""
+
+        def put(part: np.ndarray | None) -> jax.Array | None:
+            if part is None:
+                return None
+            shape = (part.shape[0], self.microbatch_size, part.shape[2])
+
+            def own(index: tuple[slice, ...]) -> np.ndarray:
+                first, end, _ = index[1].indices(self.microbatch_size)
+                return part[:, first - rows.start : end - rows.start]
+
+            return jax.make_array_from_callback(shape, self._sharding, own)
+
+        return Batch(*map(put, batch))
+
+    @property
+    def _sharding(self) -> NamedSharding:
+        spec = Spec(None, DATA) if num_pipelines(self.mesh) > 1 else Spec()
+        return NamedSharding(self.mesh, spec)
+
+
+def make_feed(config: Config, mesh: Mesh) -> Feed:
+    """For a run's training steps and evaluations."""
+    return Feed(mesh, config.schedule.num_microbatches, config.data.microbatch_size)

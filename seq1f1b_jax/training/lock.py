@@ -1,0 +1,64 @@
+"""One run per folder: a lock that ends with its process, however that ends."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from seq1f1b_jax.config import UserError
+
+LOCK = "running.lock"
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run while it runs.
+
+    The lock is the kernel's (`flock`), on a file that tells who holds it; it is gone when the
+    process is, killed or not. The file stays, which means nothing. On network file systems that
+    keep locks to one host, a second host is not seen.
+
+    Raises:
+      UserError: another run holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise UserError(
+            f"cannot write {folder / LOCK} ({reason}); set train.output_dir to a folder that this "
+            "user may write"
+        ) from error
+    try:
+        _take(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"another run is in {folder}: {_holder(handle)}; wait for it, stop it, or set another "
+            "--train.output_dir"
+        ) from error
+    except OSError:  # a file system without locks: better unguarded than no run
+        return
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(holder).encode(), 0)
+
+
+def _holder(handle: int) -> str:
+    try:
+        holder = json.loads(os.pread(handle, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+    except (ValueError, KeyError):
+        return "it has only just begun"
