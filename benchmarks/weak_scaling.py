@@ -1,12 +1,13 @@
 """Weak scaling of overhead: CPU seconds of a step over those of its parts.
 
-    python -m benchmarks.weak_scaling                  about 3 minutes on two cores
+    python -m benchmarks.weak_scaling                  about 5 minutes on two cores
     python -m benchmarks.weak_scaling --mesh 1,1,1 2,2,2 --repeats 3
 
 Every device has the same work on every mesh (data, pipe, tensor): `data` times the sequences,
 `pipe` times the layers, `tensor` times the heads, the MLP's width and the vocabulary. So a step on
-N devices should take N times the CPU seconds of a step on one. What it takes beyond that is
-overhead: exchanges, idle ticks, work that devices of `tensor` do twice. Virtual devices share the
+N devices should take the CPU seconds of its parts: N steps on one device each, side by side. What
+it takes beyond that is overhead: exchanges, idle ticks, work that devices of `tensor` do twice.
+Less than that it can take too: the devices of a pipeline share one head. Virtual devices share the
 machine's cores, so wall time says nothing here; CPU seconds of the whole process do. One process
 holds all programs and runs them in turn.
 """
@@ -15,8 +16,10 @@ import argparse
 import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -67,7 +70,7 @@ def main(arguments=None) -> int:
     use_cpu_devices(max(data * pipe * tensor for data, pipe, tensor in options.mesh))
     work = Work(seq_len=options.length, model_dim=options.width, mlp_dim=4 * options.width)
     rows = measure(options.mesh, work, repeats=options.repeats)
-    report.show("CPU seconds of a step; ratio to devices x seconds on one", rows)
+    report.show("CPU seconds of a step over those of its parts", rows)
     values = {f"overhead_{row['mesh'].replace(',', '_')}": row["ratio"] for row in rows}
     worst = max(values.values())
     report.finish({**values, "max_overhead": worst, "rows": rows}, path=options.out)
@@ -77,30 +80,43 @@ def main(arguments=None) -> int:
 def measure(
     meshes: Sequence[tuple[int, int, int]], work: Work, *, repeats: int
 ) -> list[dict[str, Any]]:
-    """One row per mesh, the first of which is the one that the others are compared with."""
-    runs = {mesh: make_run(mesh, work) for mesh in meshes}
-    seconds: dict[tuple, list[float]] = {mesh: [] for mesh in meshes}
+    """One row per mesh: its step, and one step on each of as many devices, side by side."""
+    sizes = sorted({_size(mesh) for mesh in meshes})
+    alone = [make_run((1, 1, 1), work, devices=[d]) for d in jax.devices()[: sizes[-1]]]
+    runs: dict[Any, Callable] = {size: partial(side_by_side, alone[:size]) for size in sizes}
+    runs |= {mesh: make_run(mesh, work) for mesh in meshes}
+    seconds: dict[Any, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):  # in turn: a busy machine is busy for all of them
-        for mesh, run in runs.items():
-            seconds[mesh].append(cpu_seconds(run))
-    return table(seconds)
+        for name, run in runs.items():
+            seconds[name].append(cpu_seconds(run))
+    return table({mesh: (seconds[mesh], seconds[_size(mesh)]) for mesh in meshes})
 
 
-def table(seconds: dict[tuple[int, int, int], list[float]]) -> list[dict[str, Any]]:
-    """Medians and their ratio to as many steps of the first mesh as there are more devices."""
-    first = next(iter(seconds))
-    alone = report.median_and_spread(seconds[first])[0] / _size(first)
+def table(
+    seconds: Mapping[tuple[int, int, int], tuple[Sequence[float], Sequence[float]]],
+) -> list[dict[str, Any]]:
+    """Medians of the steps and of their parts, and the ratio of the two."""
     rows = []
-    for mesh, measured in seconds.items():
-        median, spread = report.median_and_spread(measured)
+    for mesh, (whole, parts) in seconds.items():
+        step, spread = report.median_and_spread(whole)
+        alone = report.median_and_spread(parts)[0]
         rows.append({
-            "mesh": ",".join(map(str, mesh)), "devices": _size(mesh), "cpu_seconds": median,
-            "spread": spread, "ratio": median / (_size(mesh) * alone),
+            "mesh": ",".join(map(str, mesh)), "devices": _size(mesh), "cpu_seconds": step,
+            "spread": spread, "parts_cpu_seconds": alone, "ratio": step / alone,
         })
     return rows
 
 
-def make_run(mesh: tuple[int, int, int], work: Work) -> Callable[[], Any]:
+def side_by_side(runs: Sequence[Callable[[], Any]]) -> None:
+    """All of them at once, a thread each."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for running in [pool.submit(run) for run in runs]:
+            running.result()
+
+
+def make_run(
+    mesh: tuple[int, int, int], work: Work, *, devices: Sequence[Any] | None = None
+) -> Callable[[], Any]:
     """A function that runs one training step on a mesh (data, pipe, tensor); it has run once."""
     num_data, num_stages, num_tensor = mesh
     stage = build_stage(
@@ -111,11 +127,10 @@ def make_run(mesh: tuple[int, int, int], work: Work) -> Callable[[], Any]:
     plan = make_plan(
         "seq1f1b", num_stages=num_stages, num_microbatches=MICROBATCHES, num_chunks=CHUNKS
     )
-    shared = {"num_tensor": num_tensor} if num_tensor > 1 else {}
-    split = {"sequence_parallel": True} if num_tensor > 1 else {}
     pipeline = build_step(
-        stage, plan, make_mesh(num_stages, num_data=num_data, **shared),
-        chunk_lengths=even_lengths(work.seq_len, CHUNKS, block=64), residuals="none", **split,
+        stage, plan, make_mesh(num_stages, devices, num_data=num_data, num_tensor=num_tensor),
+        chunk_lengths=even_lengths(work.seq_len, CHUNKS, block=64), residuals="none",
+        sequence_parallel=num_tensor > 1,
     )
     optimizer = make_optimizer(OptimizerConfig(), 100)
     step = make_train_step(pipeline, optimizer, learning_rate=lambda count: 1e-3)
@@ -168,7 +183,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mesh", type=_mesh, nargs="+", default=MESHES, metavar="DATA,PIPE,TENSOR",
-        help="the first is the one that the others are compared with",
     )
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the median counts")
     parser.add_argument("--length", type=int, default=512, help="tokens of a sequence")
