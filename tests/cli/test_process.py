@@ -67,7 +67,7 @@ def test_printed_configuration_is_whole_and_reads_back(tmp_path):
     assert printed.returncode == 0
     tree = yaml.safe_load(printed.stdout)
     assert (tree["model"]["num_layers"], tree["model"]["model_dim"]) == (12, 2560)
-    assert len(tree) == 10
+    assert len(tree) == 11
     path = tmp_path / "printed.yaml"
     path.write_text(printed.stdout, encoding="utf-8")
     again = run("--config", str(path), "--print_config", cwd=tmp_path)
