@@ -110,7 +110,9 @@ def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
         group=group,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
-    return run(job, **asdict(invocation.options))
+    status = run(job, **asdict(invocation.options))
+    group.leave()
+    return status
 
 
 def _open_source(config: Config) -> Any:

@@ -15,7 +15,7 @@ __all__ = [
     "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "DistributedConfig",
     "ExecutorConfig",
     "LoggingConfig", "MeshConfig", "ModelConfig", "OptimizerConfig", "RopeConfig",
-    "ScheduleConfig", "TrainConfig", "UserError", "XlaConfig", "resolve_model",
+    "ScheduleConfig", "TrainConfig", "UserError", "WatchdogConfig", "XlaConfig", "resolve_model",
 ]  # fmt: skip
 
 
@@ -218,6 +218,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class WatchdogConfig:
+    """When a run that does not get on is ended, with a diagnosis and a status that says why.
+
+    Attributes:
+      enabled: whether steps are watched; the processes of a run watch each other in any case.
+      factor: a step that takes so many times the running median counts as stalled.
+      min_seconds: but never before this many seconds.
+      first_seconds: limit of the first step, in which devices meet.
+      ticks: follow every action, so that a diagnosis names the cell of the plan; costs two host
+        callbacks per action.
+    """
+
+    enabled: bool = True
+    factor: float = 10.0
+    min_seconds: float = 60.0
+    first_seconds: float = 900.0
+    ticks: bool = False
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """What is saved when.
 
@@ -260,6 +280,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
