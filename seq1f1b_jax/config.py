@@ -15,7 +15,7 @@ __all__ = [
     "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "DistributedConfig",
     "ExecutorConfig",
     "LoggingConfig", "MeshConfig", "ModelConfig", "OptimizerConfig", "RopeConfig",
-    "ScheduleConfig", "TrainConfig", "UserError", "WatchdogConfig", "resolve_model",
+    "ScheduleConfig", "TrainConfig", "UserError", "WatchdogConfig", "XlaConfig", "resolve_model",
 ]  # fmt: skip
 
 
@@ -118,6 +118,20 @@ class ExecutorConfig:
     residuals: Literal["none", "selective", "full"] = "selective"
     loss_block: int = 1024
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+@dataclass(frozen=True)
+class XlaConfig:
+    """The compiler.
+
+    Attributes:
+      preset: flags to set, on GPUs only and as far as this version of XLA knows them: `overlap`
+        schedules to hide communication, `memory` for the least memory, `command_buffers` launches
+        the innermost loops at once, `deterministic` gives the same bits in every run; `default`
+        sets none. Those in XLA_FLAGS win (docs/design/xla.md).
+    """
+
+    preset: Literal["default", "overlap", "memory", "command_buffers", "deterministic"] = "default"
 
 
 @dataclass(frozen=True)
@@ -262,6 +276,7 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    xla: XlaConfig = field(default_factory=XlaConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
