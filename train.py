@@ -28,10 +28,10 @@ from seq1f1b_jax.cli.devices import (
     mend_command,
     probe_machine,
 )
+from seq1f1b_jax.cli.xla_presets import xla_settings
 from seq1f1b_jax.config import (
     Config,
     DistributedConfig,
-    MeshConfig,
     ScheduleConfig,
     UserError,
     resolve_model,
@@ -87,8 +87,10 @@ def _run(invocation: Invocation) -> int:
             f"{invocation.command} is the work of one process, and {processes.count} were started; "
             "start one, or set distributed.detect=never"
         )
-    _set_environment(config.mesh, processes.count)
+    told = _set_environment(config, processes.count)
     with one_voice(processes):
+        for line in told:
+            print(line)
         return _run_in_group(invocation, config, start(processes, config.distributed))
 
 
@@ -108,7 +110,9 @@ def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
         group=group,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
-    return run(job, **asdict(invocation.options))
+    status = run(job, **asdict(invocation.options))
+    group.leave()
+    return status
 
 
 def _open_source(config: Config) -> Any:
@@ -177,15 +181,22 @@ def _in_any_order(config: Config) -> Config:
     return replace(config, schedule=schedule, mesh=mesh)
 
 
-def _set_environment(mesh: MeshConfig, num_processes: int) -> None:
-    """Choose the devices; JAX reads these variables when it is first imported."""
-    platform = choose_platform(mesh, machine=probe_machine(), environment=os.environ)
+def _set_environment(config: Config, num_processes: int) -> tuple[str, ...]:
+    """Choose the devices and the compiler's flags; JAX reads them when it is first imported.
+
+    Returns:
+      Lines for the user: which flags.
+    """
+    platform = choose_platform(config.mesh, machine=probe_machine(), environment=os.environ)
     variables = jax_environment(
-        mesh, platform, environment=os.environ, num_processes=num_processes
+        config.mesh, platform, environment=os.environ, num_processes=num_processes
     )
     os.environ.update(variables)
     if platform == "cpu":
         _leave_out_cuda_plugins()
+    xla = xla_settings(config.xla.preset, platform, environment=os.environ)
+    os.environ.update(xla.environment)
+    return xla.told
 
 
 def _leave_out_cuda_plugins() -> None:

@@ -27,6 +27,7 @@ class Size:
     attention: str = "xla_blockwise"
     compute_dtype: Any = jnp.float32
     schedule: str = "seq1f1b"
+    sequence_parallel: bool = False
 
 
 def pipelined(
@@ -43,6 +44,7 @@ def pipelined(
     step = build_step(
         stage, plan, mesh, chunk_lengths=tuple(lengths), attention=size.attention,
         residuals=size.residuals, compute_dtype=size.compute_dtype,
+        **({"sequence_parallel": True} if size.sequence_parallel else {}),
     )
     platform = mesh.devices.flat[0].platform
     return replace(step, attention=get_backend(size.attention, platform=platform))

@@ -15,7 +15,7 @@ __all__ = [
     "MODEL_DEFAULTS", "CheckpointConfig", "Config", "DataConfig", "DistributedConfig",
     "ExecutorConfig",
     "LoggingConfig", "MeshConfig", "ModelConfig", "OptimizerConfig", "RopeConfig",
-    "ScheduleConfig", "TrainConfig", "UserError", "resolve_model",
+    "ScheduleConfig", "TrainConfig", "UserError", "WatchdogConfig", "XlaConfig", "resolve_model",
 ]  # fmt: skip
 
 
@@ -121,6 +121,20 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True)
+class XlaConfig:
+    """The compiler.
+
+    Attributes:
+      preset: flags to set, on GPUs only and as far as this version of XLA knows them: `overlap`
+        schedules to hide communication, `memory` for the least memory, `command_buffers` launches
+        the innermost loops at once, `deterministic` gives the same bits in every run; `default`
+        sets none. Those in XLA_FLAGS win (docs/design/xla.md).
+    """
+
+    preset: Literal["default", "overlap", "memory", "command_buffers", "deterministic"] = "default"
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The text.
 
@@ -207,6 +221,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class WatchdogConfig:
+    """When a run that does not get on is ended, with a diagnosis and a status that says why.
+
+    Attributes:
+      enabled: whether steps are watched; the processes of a run watch each other in any case.
+      factor: a step that takes so many times the running median counts as stalled.
+      min_seconds: but never before this many seconds.
+      first_seconds: limit of the first step, in which devices meet.
+      ticks: follow every action, so that a diagnosis names the cell of the plan; costs two host
+        callbacks per action.
+    """
+
+    enabled: bool = True
+    factor: float = 10.0
+    min_seconds: float = 60.0
+    first_seconds: float = 900.0
+    ticks: bool = False
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """What is saved when.
 
@@ -245,9 +279,11 @@ class Config:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    xla: XlaConfig = field(default_factory=XlaConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 

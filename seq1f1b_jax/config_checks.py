@@ -16,7 +16,8 @@ POSITIVE = (
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.eps", "optimizer.clip_norm", "train.num_steps", "train.eval_batches",
     "checkpoint.every", "checkpoint.keep", "distributed.initialization_timeout",
-    "distributed.heartbeat_timeout",
+    "distributed.heartbeat_timeout", "watchdog.factor", "watchdog.min_seconds",
+    "watchdog.first_seconds",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",

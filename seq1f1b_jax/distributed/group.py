@@ -7,6 +7,7 @@ counted, so all processes must make the same calls in the same order, per name.
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +18,9 @@ from seq1f1b_jax.distributed.processes import Processes
 T = TypeVar("T")
 
 SHUTDOWN_SECONDS = 20
+LINGER_SECONDS = 2
+"""How long process 0 stays when all have been told to end: so long others can still hear it."""
+
 PATIENCE_SECONDS = 3600
 """For work that others wait for, such as reading a checkpoint; a death is noticed much earlier."""
 
@@ -44,6 +48,17 @@ class Group:
     def is_first(self) -> bool:
         """Whether this process writes and prints for all."""
         return self.index == 0
+
+    def leave(self) -> None:
+        """End together: process 0 last, since the service by which they talk is in it."""
+        if self.count == 1:
+            return
+        import jax
+
+        self.barrier("end")
+        if self.is_first:
+            time.sleep(LINGER_SECONDS)
+        jax.distributed.shutdown()
 
     def barrier(self, name: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once every process has called this."""
@@ -108,6 +123,16 @@ class Group:
                 raise
             return None
 
+    def tell(self, name: str, text: str) -> None:
+        """Say how this process is; the last word counts."""
+        key = f"seq1f1b/{name}/{self.index}"
+        self._client.key_value_set(key, text, allow_overwrite=True)
+
+    def told(self, name: str) -> dict[int, str]:
+        """What processes said last, by their index."""
+        notes = self._client.key_value_dir_get(f"seq1f1b/{name}/")
+        return {int(key.rpartition("/")[2]): text for key, text in notes}
+
     def _key(self, name: str) -> str:
         with self._lock:
             self._calls[name] += 1
@@ -134,12 +159,15 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
 
     # CPU devices of several processes exchange by Gloo; without effect on GPUs
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Else JAX aborts this process when another dies, before anyone can say which; see `Watchdog`
+    jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(
             processes.coordinator, processes.count, processes.index,
             local_device_ids=processes.local_index,
             initialization_timeout=config.initialization_timeout,
-            heartbeat_timeout_seconds=config.heartbeat_timeout,
+            # JAX's own end of a silent process tells less, so it comes later than the watchdog's
+            heartbeat_timeout_seconds=config.heartbeat_timeout * 3 // 2,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             coordinator_bind_address=bind_address(processes.coordinator),
             cluster_detection_method="deactivate",

@@ -39,15 +39,16 @@ def has_aot() -> bool:
     return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
 
 
-def h100_mesh(shape: Sequence[int], axis_names: Sequence[str]) -> Mesh:
-    """A mesh of H100s on one NVLink domain, for `jit(f).lower(...).compile()` only.
+def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int = 1) -> Mesh:
+    """A mesh of H100s, for `jit(f).lower(...).compile()` only.
 
     Args:
-      shape: sizes of the mesh axes.
+      shape: sizes of the mesh axes, outermost first.
       axis_names: their names.
+      num_hosts: hosts that they lie in, equally many in each; NVLink joins those of a host.
 
     Raises:
-      ValueError: the extra `aot` is not installed.
+      ValueError: the extra `aot` is not installed, or devices do not fill the hosts.
 
     Example:
       >>> mesh = h100_mesh((4,), ("pipe",))
@@ -59,8 +60,13 @@ def h100_mesh(shape: Sequence[int], axis_names: Sequence[str]) -> Mesh:
     num_devices = 1
     for size in shape:
         num_devices *= size
+    if num_devices % num_hosts:
+        raise ValueError(
+            f"{num_devices} devices do not fill num_hosts={num_hosts} equally; use a divisor"
+        )
+    topology = f"1x{num_hosts}x{num_devices // num_hosts}"
     devices = topologies.get_topology_desc(
-        "", platform="cuda", target_config=_H100, topology=f"1x1x{num_devices}"
+        "", platform="cuda", target_config=_H100, topology=topology
     ).devices
     axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
     return jax.make_mesh(tuple(shape), tuple(axis_names), axis_types=axis_types, devices=devices)

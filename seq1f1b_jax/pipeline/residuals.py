@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Literal
 
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
@@ -89,8 +90,16 @@ def _saveable(stage: Stage, policy: str) -> Callable | None:
         sums = policies.save_only_these_names(SUMMED)
         return policies.save_from_both_policies(matmuls, sums) if tensor.size > 1 else matmuls
     if policy == "none" and tensor.sequence:
-        return policies.save_anything_except_these_names(GATHERED)
+        return _own_tokens
     return None
+
+
+def _own_tokens(primitive, *_, **params) -> bool:
+    """Whether a value is not tokens gathered from other devices.
+
+    The name marks what comes out of the gather; what goes into the name is the same value.
+    """
+    return primitive is not lax.all_gather_p and params.get("name") != GATHERED
 
 
 def plan_residuals(

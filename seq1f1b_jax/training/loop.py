@@ -17,6 +17,7 @@ from seq1f1b_jax.training.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.progress import ProgressReport
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
+from seq1f1b_jax.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Loop:
       meta: what every checkpoint records.
       shapes: of the state free of topology.
       group: the processes of the run.
+      watchdog: ends a step that does not get on.
     """
 
     setup: Setup
@@ -46,6 +48,7 @@ class Loop:
     meta: Mapping[str, Any]
     shapes: TrainState
     group: Group = ALONE
+    watchdog: Watchdog | None = None
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
@@ -96,8 +99,12 @@ class Loop:
         config = self.setup.config
         began, waited = time.perf_counter(), batches.waited_seconds
         batch = next(batches)
+        if self.watchdog:
+            self.watchdog.begin(index)
         state, metrics = self.step(state, *batch)
         loss, grad_norm, update_norm, learning_rate = map(float, metrics)
+        if self.watchdog:
+            self.watchdog.finish()
         seconds = time.perf_counter() - began
         self._check_finite(index, loss=loss, gradient_norm=grad_norm, update_norm=update_norm)
         flops = step_flops(

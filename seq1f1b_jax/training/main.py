@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from seq1f1b_jax.training.storage import (
     write_tokenizer,
 )
 from seq1f1b_jax.training.trace import trace_step
+from seq1f1b_jax.training.watchdog import Watchdog
 
 PROMPT_TOKENS = 16
 SAMPLE_PROMPT = {"stdlib": "def "}
@@ -68,6 +69,7 @@ def train(job: Job) -> int:
     tokenizer = data.corpus.load_tokenizer()
     print(describe(setup, data, count_params(stage), source=job.source), flush=True)
     with ExitStack() as stack:
+        watchdog = stack.enter_context(make_watchdog(job))
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
         folder = job.folder / CHECKPOINTS
         checkpointer = stack.enter_context(
@@ -91,7 +93,7 @@ def train(job: Job) -> int:
             del params  # the first step donates them
         batch_of = partial(make_feed(config, setup.mesh).step, data)
         batch = batch_of(start)
-        step = make_step(setup, state, batch)
+        step = make_step(setup, state, batch, watchdog)
         group.barrier("compiled")
         if config.train.trace:
             trace_step(setup, state, batch, folder=job.folder, say=print)
@@ -101,6 +103,7 @@ def train(job: Job) -> int:
             bigram=bigram_loss(data, batches) if group.is_first else 0.0,
             num_layer_params=count_params(stage, only_layers=True),
             meta=make_meta(config, data), shapes=abstract_state(setup), group=group,
+            watchdog=watchdog,
         )
         state, finished = loop.run(state, start)
     if not finished:
@@ -184,9 +187,18 @@ def first_words(data: SequenceData, tokens, tokenizer: Tokenizer | None) -> str:
     return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
 
 
-def make_step(setup: Setup, state: TrainState, batch) -> Callable:
+def make_watchdog(job: Job) -> Watchdog:
+    """What ends the run when it does not get on."""
+    config = job.config
+    silence = config.distributed.heartbeat_timeout
+    return Watchdog(config.watchdog, job.group, job.folder, silence=silence)
+
+
+def make_step(setup: Setup, state: TrainState, batch, watchdog: Watchdog) -> Callable:
     """The compiled step; cut anew for every batch where the partition follows the batch."""
     config = setup.config
+    if config.watchdog.ticks:
+        setup = replace(setup, pipeline=setup.pipeline.traced(watchdog.actions))
     by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
     if by_batch and config.schedule.partition == "balanced":
         return StepByCut(setup, compile_step)

@@ -1,0 +1,170 @@
+"""The watchdog: what it calls stalled or lost, whom it names, and with which status it ends."""
+
+import json
+import time
+
+import pytest
+from jax.errors import JaxRuntimeError
+
+from seq1f1b_jax.config import WatchdogConfig
+from seq1f1b_jax.distributed import ALONE
+from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED
+from seq1f1b_jax.schedule import Op
+from seq1f1b_jax.training import watchdog as module
+from seq1f1b_jax.training.watchdog import Watchdog
+
+
+class Ended(BaseException):
+    """Stands in for the end of the process."""
+
+
+class Peers:
+    """A group whose other processes say what a test lets them say."""
+
+    index, count = 0, 3
+
+    def __init__(self):
+        self.notes, self.is_reachable = {}, True
+
+    def tell(self, name, text):
+        if not self.is_reachable:
+            raise JaxRuntimeError("UNAVAILABLE: socket closed")
+        self.notes[self.index] = text
+
+    def told(self, name):
+        return dict(self.notes)
+
+    def say(self, process, **fields):
+        self.notes[process] = json.dumps({"process": process} | fields)
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Statuses that processes ended with; what they said is on standard error."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
+    statuses = []
+
+    def end(status):
+        statuses.append(status)
+        raise Ended
+
+    end.statuses = statuses
+    return end
+
+
+def watchdog_of(group, folder, end, *, silence=30.0, **settings) -> Watchdog:
+    return Watchdog(WatchdogConfig(**settings), group, folder, silence=silence, end=end)
+
+
+def test_the_limit_follows_the_median_of_steps(tmp_path, ended):
+    dog = watchdog_of(ALONE, tmp_path, ended, factor=10, min_seconds=0.01, first_seconds=7)
+    assert dog.limit == 7
+    dog._steps.extend([0.1, 0.2, 9.0])
+    assert dog.limit == 2.0
+    assert watchdog_of(ALONE, tmp_path, ended, first_seconds=3).limit == 3
+
+
+def test_a_stalled_step_is_told_with_action_and_stacks(tmp_path, ended, capfd):
+    dog = watchdog_of(ALONE, tmp_path, ended, first_seconds=0.05)
+    dog.actions.finish(Op.F, 1, 3, 2)
+    dog.begin(41)
+    time.sleep(0.06)
+    with pytest.raises(Ended):
+        dog._stalled(0.06)
+    told = capfd.readouterr().err
+    assert ended.statuses == [STALLED]
+    assert "step 41 has taken" in told and "last finished F2.1 on stage 3" in told
+    assert "test_a_stalled_step_is_told" in told  # the stack
+    written = json.loads((tmp_path / "watchdog" / "process-0.json").read_text())
+    assert written["step"] == 41 and "F2.1" in written["cell"]
+    assert (tmp_path / "watchdog" / "process-0.stacks.txt").stat().st_size > 0
+
+
+def wait_for(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_thread_ends_a_step_and_only_a_step(tmp_path, ended, capfd):
+    dog = watchdog_of(ALONE, tmp_path, ended, first_seconds=0.2, min_seconds=0.2, factor=1.0)
+    with dog:
+        time.sleep(0.4)  # no step has begun
+        assert ended.statuses == []
+        dog.begin(0)
+        dog.finish()
+        time.sleep(0.4)
+        assert ended.statuses == []
+        dog.begin(1)
+        wait_for(lambda: ended.statuses)
+    assert ended.statuses == [STALLED]
+    assert "step 1 has taken" in capfd.readouterr().err
+
+
+def test_one_that_is_switched_off_lets_steps_be(tmp_path, ended):
+    with watchdog_of(ALONE, tmp_path, ended, enabled=False, first_seconds=0.01) as dog:
+        dog.begin(0)
+        time.sleep(0.2)
+    assert ended.statuses == []
+
+
+def test_a_silent_process_is_named_with_its_place(tmp_path, ended, capfd):
+    peers = Peers()
+    dog = watchdog_of(peers, tmp_path, ended, silence=5.0)
+    peers.say(1, step=7, beat=1)
+    peers.say(2, step=6, beat=1, cell="B1.0 on stage 2")
+    dog._listen(100.0, fresh=False)
+    peers.say(1, step=7, beat=2)
+    dog._listen(104.9, fresh=False)
+    assert ended.statuses == []
+    peers.say(1, step=7, beat=3)
+    with pytest.raises(Ended):
+        dog._listen(105.1, fresh=False)
+    told = capfd.readouterr().err
+    assert ended.statuses == [LOST_PEER]
+    assert "process 2 is lost" in told and "in step 6, last finished B1.0 on stage 2" in told
+    assert "silent for 5 s" in told
+
+
+def test_after_this_process_slept_nobody_counts_as_silent(tmp_path, ended):
+    peers = Peers()
+    dog = watchdog_of(peers, tmp_path, ended, silence=5.0)
+    peers.say(1, beat=1)
+    dog._listen(100.0, fresh=False)
+    dog._listen(1000.0, fresh=True)
+    assert ended.statuses == []
+
+
+def test_a_process_that_fails_tells_why_and_the_others_name_it(tmp_path, ended, capfd):
+    peers = Peers()
+    dog = watchdog_of(peers, tmp_path, ended)
+    with pytest.raises(ValueError), dog:
+        raise ValueError("loss nan")
+    mine = json.loads(peers.notes[0])
+    assert mine["gone"] == "ValueError: loss nan"
+    other = watchdog_of(peers, tmp_path, ended)
+    peers.say(1, gone="ValueError: loss nan", step=3)
+    with pytest.raises(Ended):
+        other._listen(1.0, fresh=False)
+    assert "process 1 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
+
+
+def test_a_lost_coordinator_is_process_0(tmp_path, ended, capfd):
+    peers = Peers()
+    dog = watchdog_of(peers, tmp_path, ended)
+    peers.is_reachable = False
+    with pytest.raises(Ended):
+        dog._listen(1.0, fresh=False)
+    assert "process 0 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
+
+
+def test_a_failed_exchange_is_blamed_on_who_went_silent(tmp_path, ended, capfd):
+    peers = Peers()
+    dog = watchdog_of(peers, tmp_path, ended)
+    peers.say(1, step=7, beat=1)
+    dog._listen(time.monotonic(), fresh=False)
+    with pytest.raises(Ended):
+        dog._blame(JaxRuntimeError("UNKNOWN: connection closed by peer"))
+    assert "process 1 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
