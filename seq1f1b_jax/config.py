@@ -205,6 +205,8 @@ class TrainConfig:
       trace: record in one extra step when each action ran on each device, and draw that under the
         prediction, into output_dir/trace.*; costs a second compilation and two steps, no memory
         later.
+      compile_cache: where compiled programs are kept for the next start: `off`; a folder that is
+        yours alone; `auto`: one below the home folder on accelerators, none on the CPU.
     """
 
     num_steps: int = 200
@@ -215,6 +217,7 @@ class TrainConfig:
     output_dir: str = "runs/default"
     resume: Literal["auto", "never"] = "auto"
     trace: bool = False
+    compile_cache: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_
 from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.compile_cache import use_compile_cache
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, make_parts
@@ -59,6 +60,9 @@ def train(job: Job) -> int:
     Every process of the run calls this; process 0 writes and prints for all.
     """
     config, stage, group = job.config, job.stage, job.group
+    use_compile_cache(
+        config.train.compile_cache, run_folder=job.folder, platform=jax.default_backend()
+    )
     setup, data = make_parts(job)
     check_processes(job, data)
     batches = held_out_batches(setup, data, config.train.eval_batches)
@@ -197,7 +201,7 @@ def make_step(setup: Setup, state: TrainState, batch, watchdog: Watchdog) -> Cal
         setup = replace(setup, pipeline=setup.pipeline.traced(watchdog.actions))
     by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
     if by_batch and config.schedule.partition == "balanced":
-        return StepByCut(setup, compile_step)
+        return StepByCut(setup, compile_step, watchdog)
     return compile_step(setup, state, batch)
 
 
