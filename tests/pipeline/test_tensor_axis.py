@@ -78,9 +78,8 @@ def test_collectives_stand_where_they_belong():
         step = cases.build(case._replace(sequence=sequence))
         module = Module(compile_train_step(step, case))
         inside = [c for name in module.reachable(module.scan_body())
-                  for c in collectives(module, name)]  # fmt: skip
-        groups = {name.split(" ", 1)[1] for name in inside}
-        assert groups == {"{{0,1},{2,3},{4,5},{6,7}}"}, "only devices of one stage"
+                  for c in collectives(module, name, step.mesh)]  # fmt: skip
+        assert {name.split()[1] for name in inside} == {"tensor"}, "only devices of one stage"
         counts[sequence] = Counter(name.split()[0] for name in inside)
     # In each tick, C=2: per F 2 sums in a layer, 1 of embedded rows, 3 of the loss; per B 2 sums
     # in a layer. That of the last matmul is not made again.

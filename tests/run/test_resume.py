@@ -109,10 +109,20 @@ TOPOLOGIES = {
     },
     "ring_of_virtual_stages": {"schedule__name": "seq1f1b-i", "schedule__num_virtual": 2},
     "split_backwards": {"mesh__pipe": 4, "schedule__name": "seq-zb-h1"},
+    "layers_cut_over_devices": {
+        "mesh__pipe": 2, "mesh__tensor": 2, "mesh__sequence_parallel": "true",
+    },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", TOPOLOGIES.values(), ids=TOPOLOGIES)
+EVERYDAY = ("unequal_layers_and_chunks", "ring_of_virtual_stages", "layers_cut_over_devices")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(changes, id=name, marks=[pytest.mark.slow] * (name not in EVERYDAY))
+     for name, changes in TOPOLOGIES.items()],
+)  # fmt: skip
 def test_another_pipeline_continues_within_float32_rounding(changes, finished, source, tmp_path):
     folder = copy_until(finished, tmp_path / "run", 2)
     outcome = run(*command_line(folder, source, **changes))
