@@ -12,6 +12,7 @@ import pytest
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.cli.keys import setting_types
+from seq1f1b_jax.config_checks import validate
 from seq1f1b_jax.data.prepare.options import parser as data_parser
 from seq1f1b_jax.launch.options import parse as parse_launch
 from seq1f1b_jax.schedule.__main__ import main as schedule_command
@@ -115,15 +116,21 @@ def test_train_command_parses(words):
     assert parse(words, recipes=ROOT / "mesh_configs").config.train.num_steps > 0
 
 
-@pytest.mark.parametrize("words", commands("python -m seq1f1b_jax.launch"), ids=" ".join)
-def test_launch_command_parses(words):
-    program, *arguments = parse_launch(words).command
-    assert program == "train.py"
-    assert parse(arguments, recipes=ROOT / "mesh_configs").config.train.num_steps > 0
+SEVERAL = [
+    *(list(parse_launch(words).command) for words in commands("python -m seq1f1b_jax.launch")),
+    *(words[2:] for words in commands("sbatch")),
+    *(words[3:] for words in commands("mpirun")),
+]
+
+
+@pytest.mark.parametrize("words", SEVERAL, ids=" ".join)
+def test_commands_of_several_processes_are_valid(words):
+    assert words[0] in ("train.py", "launch/slurm.sbatch")
+    validate(parse(words[1:], recipes=ROOT / "mesh_configs").config)
 
 
 def test_readme_shows_commands():
-    assert len(commands("python -m seq1f1b_jax.launch")) >= 1
+    assert len(SEVERAL) >= 3
     assert len(commands("python train.py")) >= 8
     assert len(commands("python -m seq1f1b_jax.schedule")) >= 4
     assert len(commands("python -m seq1f1b_jax.data")) >= 2

@@ -13,6 +13,7 @@ import yaml
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.config import DistributedConfig
+from seq1f1b_jax.config_checks import validate
 from seq1f1b_jax.distributed import Processes, find_processes
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +182,7 @@ def test_jobset_arguments_are_those_of_the_command_line(jobset, job, container):
     assert program == ["python", "-u", "train.py"]
     arguments = [word.replace("$(PROCESS_ID)", "1") for word in arguments]
     config = parse(arguments, recipes=RECIPES).config
+    validate(config)
     found = find_processes(config.distributed, {})
     first = f"{jobset['metadata']['name']}-{jobset['spec']['replicatedJobs'][0]['name']}-0-0"
     service = jobset["spec"]["network"]["subdomain"]

@@ -1,6 +1,7 @@
 """The launcher with the real train.py: a process is killed, the run ends as if it had not been."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,11 +17,20 @@ from tests.run.tiny import command_line
 pytestmark = pytest.mark.slow
 
 
+def text(folder):
+    """What all runs of a test read, however the repository changes meanwhile."""
+    path = folder / "text.txt"
+    if not path.exists():
+        draw = random.Random(0)
+        path.write_text("".join(draw.choices("etaoin shrdlu", k=20_000)), encoding="utf-8")
+    return path
+
+
 def start(folder, *launcher, settings=()):
     # The first of data's two pipelines lies in process 0, the other in process 1.
     changes = {"mesh__data": 2, "data__microbatch_size": 2, "train__num_steps": 30,
                "train__eval_every": 10, "checkpoint__every": 5}  # fmt: skip
-    arguments = command_line(folder, ROOT / "README.md", **changes)
+    arguments = command_line(folder, text(folder.parent), **changes)
     return subprocess.Popen(
         [sys.executable, "-m", "seq1f1b_jax.launch", "--processes", "2", *launcher,
          "--", "train.py", *arguments, *settings],
