@@ -12,13 +12,15 @@ import pytest
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.cli.keys import setting_types
+from seq1f1b_jax.config_checks import validate
 from seq1f1b_jax.data.prepare.options import parser as data_parser
+from seq1f1b_jax.launch.options import parse as parse_launch
 from seq1f1b_jax.schedule.__main__ import main as schedule_command
 
 ROOT = Path(__file__).parents[1]
 README, OWN_MODEL = ROOT / "README.md", ROOT / "docs" / "own_model.md"
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "launch" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SECTIONS = {name.split(".")[0] for name in setting_types()}
 NO_PATH = {"config.yaml", "pipeline/stage.py"}  # of a run's folder; short for a path given above it
 
@@ -114,7 +116,21 @@ def test_train_command_parses(words):
     assert parse(words, recipes=ROOT / "mesh_configs").config.train.num_steps > 0
 
 
+SEVERAL = [
+    *(list(parse_launch(words).command) for words in commands("python -m seq1f1b_jax.launch")),
+    *(words[2:] for words in commands("sbatch")),
+    *(words[3:] for words in commands("mpirun")),
+]
+
+
+@pytest.mark.parametrize("words", SEVERAL, ids=" ".join)
+def test_commands_of_several_processes_are_valid(words):
+    assert words[0] in ("train.py", "launch/slurm.sbatch")
+    validate(parse(words[1:], recipes=ROOT / "mesh_configs").config)
+
+
 def test_readme_shows_commands():
+    assert len(SEVERAL) >= 3
     assert len(commands("python train.py")) >= 8
     assert len(commands("python -m seq1f1b_jax.schedule")) >= 4
     assert len(commands("python -m seq1f1b_jax.data")) >= 2
