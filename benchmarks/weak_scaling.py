@@ -1,6 +1,6 @@
 """Weak scaling of overhead: CPU seconds of a step over those of its parts.
 
-    python -m benchmarks.weak_scaling                  about 5 minutes on two cores
+    python -m benchmarks.weak_scaling                  about 6 minutes on two cores
     python -m benchmarks.weak_scaling --mesh 1,1,1 2,2,2 --repeats 3
 
 Every device has the same work on every mesh (data, pipe, tensor): `data` times the sequences,

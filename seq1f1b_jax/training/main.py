@@ -221,7 +221,7 @@ def make_step(setup: Setup, state: TrainState, batch, watchdog: Watchdog) -> Cal
         setup = replace(setup, pipeline=setup.pipeline.traced(watchdog.actions))
     by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
     if by_batch and config.schedule.partition == "balanced":
-        return StepByCut(setup, compile_step)
+        return StepByCut(setup, compile_step, watchdog)
     return compile_step(setup, state, batch)
 
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 from seq1f1b_jax.data import Batch, mean_visible_keys
 from seq1f1b_jax.training.setup import Setup, chunk_lengths
 from seq1f1b_jax.training.step import TrainState
+from seq1f1b_jax.training.watchdog import Watchdog
 
 Compile = Callable[[Setup, TrainState, Batch], Callable]
 
@@ -20,10 +21,11 @@ class StepByCut:
     Args:
       setup: of the run; its own chunk lengths are not used.
       compile_step: `(setup, state, batch) -> step`.
+      watchdog: does not count compilations as part of a step.
     """
 
-    def __init__(self, setup: Setup, compile_step: Compile):
-        self._setup, self._compile = setup, compile_step
+    def __init__(self, setup: Setup, compile_step: Compile, watchdog: Watchdog):
+        self._setup, self._compile, self._watchdog = setup, compile_step, watchdog
         self._steps: dict[tuple[int, ...], Callable] = {}
 
     def __call__(self, state: TrainState, *batch):
@@ -33,7 +35,8 @@ class StepByCut:
         if lengths not in self._steps:
             ends = list(accumulate(lengths))
             print(f"cut {len(self._steps) + 1}, chunks end at {ends}: ", end="", flush=True)
-            self._steps[lengths] = self._compile(setup, state, Batch(*batch))
+            with self._watchdog.paused():
+                self._steps[lengths] = self._compile(setup, state, Batch(*batch))
         return self._steps[lengths](state, *batch)
 
 

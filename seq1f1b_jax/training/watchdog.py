@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -111,6 +112,13 @@ class Watchdog:
         """It is done."""
         self._steps.append(time.monotonic() - self._began)
         self._began = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work inside a step that may take its time, such as a compilation; then it begins anew."""
+        self._began = None
+        yield
+        self._began = time.monotonic()
 
     @property
     def limit(self) -> float:

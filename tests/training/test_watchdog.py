@@ -103,6 +103,15 @@ def test_the_thread_ends_a_step_and_only_a_step(tmp_path, ended, capfd):
     assert "step 1 has taken" in capfd.readouterr().err
 
 
+def test_a_compilation_inside_a_step_is_not_counted(tmp_path, ended):
+    with watchdog_of(ALONE, tmp_path, ended, first_seconds=0.1) as dog:
+        dog.begin(0)
+        with dog.paused():
+            time.sleep(0.3)
+        dog.finish()
+    assert ended.statuses == [] and dog._steps[0] < 0.1
+
+
 def test_one_that_is_switched_off_lets_steps_be(tmp_path, ended):
     with watchdog_of(ALONE, tmp_path, ended, enabled=False, first_seconds=0.01) as dog:
         dog.begin(0)
