@@ -97,7 +97,9 @@ def jax_environment(
       >>> jax_environment(MeshConfig(pipe=2), "cpu", environment={})["XLA_FLAGS"]
       '--xla_force_host_platform_device_count=2'
     """
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "1")}
+    # 1: no information, 2: no warnings, of which the service of several processes has one per start
+    level = "1" if num_processes == 1 else "2"
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", level)}
     if platform == "gpu":
         return {**quiet, "JAX_PLATFORMS": "cuda,cpu"}
     if platform != "cpu":

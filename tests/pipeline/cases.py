@@ -146,11 +146,12 @@ def _spread(case: Case, index: int) -> Case:
     """The same on several pipelines, or with layers cut over devices, where there are enough."""
     if case.D * case.T > 1:
         return case
-    data, tensor = [(1, 1), (2, 1), (1, 2), (2, 2)][index % 4]
+    data, tensor = [(1, 1), (2, 1), (1, 1), (1, 2)][index % 4]
+    data, tensor = (2, 2) if index % 16 == 15 else (data, tensor)
     while data * case.P * tensor > 8:
         data, tensor = (1, tensor) if data > 1 else (1, 1)
     even = case.lengths != "odd"
-    return case._replace(D=data, T=tensor, sequence=tensor > 1 and even and index % 8 < 4)
+    return case._replace(D=data, T=tensor, sequence=tensor > 1 and even)
 
 
 def long_cases() -> list[Case]:
