@@ -11,6 +11,7 @@ from seq1f1b_jax.data import Batch, Prefetcher
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.evaluation import Evaluate
+from seq1f1b_jax.training.events import EVALUATE, FINISH, NO_EVENTS, SAVE, STEP, Events
 from seq1f1b_jax.training.flops import step_flops
 from seq1f1b_jax.training.interrupt import Agreement, stop_on_signals
 from seq1f1b_jax.training.metrics import MetricsWriter, NoMetrics
@@ -34,6 +35,7 @@ class Loop:
       shapes: of the state free of topology.
       group: the processes of the run.
       watchdog: ends a step that does not get on.
+      events: what time goes to.
     """
 
     setup: Setup
@@ -49,6 +51,7 @@ class Loop:
     shapes: TrainState
     group: Group = ALONE
     watchdog: Watchdog | None = None
+    events: Events = NO_EVENTS
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
@@ -72,6 +75,7 @@ class Loop:
         ):
             agreement = Agreement(self.group, stop)
             for index in range(start, num_steps):
+                self.events.begin(STEP, step=index)
                 state, values = self._one_step(state, index, batches)
                 self.metrics.write(index, **values)
                 progress.update(
@@ -90,6 +94,7 @@ class Loop:
                         self._save(state, index + 1)
                 if stopping:
                     break
+            self.events.begin(FINISH)
             self.checkpointer.wait()  # here, where a signal does not end the process
         return state, finished
 
@@ -135,10 +140,12 @@ class Loop:
         )
 
     def _save(self, state: TrainState, step: int) -> None:
+        self.events.begin(SAVE)
         layout = self.setup.pipeline.layout
         self.checkpointer.save(step, state, meta=self.meta, like=self.shapes, layout=layout)
 
     def _evaluate(self, state: TrainState, index: int) -> str:
+        self.events.begin(EVALUATE)
         loss = self.evaluate(state.params, self.held_out).mean
         self.metrics.write(index, held_out_loss=loss, bigram_loss=self.bigram)
         return (

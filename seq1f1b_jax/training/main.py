@@ -18,6 +18,15 @@ from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.compile_cache import use_compile_cache
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
+from seq1f1b_jax.training.events import (
+    COMPILE,
+    EVENTS,
+    MEET,
+    RESTORE,
+    START,
+    Events,
+    process_began,
+)
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, make_parts
 from seq1f1b_jax.training.lock import run_lock
@@ -71,6 +80,7 @@ def train(job: Job) -> int:
     with ExitStack() as stack:
         watchdog = stack.enter_context(make_watchdog(job))
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
+        events = stack.enter_context(open_events(job))
         folder = job.folder / CHECKPOINTS
         checkpointer = stack.enter_context(
             Checkpointer(folder, keep=config.checkpoint.keep, group=group)
@@ -93,7 +103,9 @@ def train(job: Job) -> int:
             del params  # the first step donates them
         batch_of = partial(make_feed(config, setup.mesh).step, data)
         batch = batch_of(start)
+        events.begin(COMPILE)
         step = make_step(setup, state, batch, watchdog)
+        events.begin(MEET)
         group.barrier("compiled")
         if config.train.trace:
             trace_step(setup, state, batch, folder=job.folder, say=print)
@@ -103,7 +115,7 @@ def train(job: Job) -> int:
             bigram=bigram_loss(data, batches) if group.is_first else 0.0,
             num_layer_params=count_params(stage, only_layers=True),
             meta=make_meta(config, data), shapes=abstract_state(setup), group=group,
-            watchdog=watchdog,
+            watchdog=watchdog, events=events,
         )
         state, finished = loop.run(state, start)
     if not finished:
@@ -161,6 +173,14 @@ def write_settings(job: Job, tokenizer: Tokenizer | None) -> None:
     write_recipe(job.folder, job.recipe)
     if tokenizer is not None:
         write_tokenizer(job.folder, tokenizer)
+
+
+def open_events(job: Job) -> Events:
+    """What the run's time goes to, told by process 0 from the moment it was started."""
+    events = Events(job.folder / EVENTS if job.group.is_first else None)
+    events.begin(START, at=process_began())
+    events.begin(RESTORE)
+    return events
 
 
 def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:

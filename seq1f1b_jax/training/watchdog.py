@@ -91,6 +91,8 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
+        if self._group.count > 1:
+            self._say()  # at once: who has never spoken cannot be missed
         self._thread.start()
         return self
 

@@ -1,0 +1,112 @@
+"""Goodput of a run whose processes are killed now and then: what part of the time counted.
+
+    python -m benchmarks.goodput                  # ten minutes, a kill every two minutes
+    python -m benchmarks.goodput --minutes 3 --every 45
+
+Two processes under the launcher train a small model; at random, on average as often as asked for,
+one of them is killed with SIGKILL. The launcher notices, ends the other and starts both again; they
+continue from the newest checkpoint. The last line is JSON: `goodput`, the time of steps that
+counted over all time, and where the rest went. A start of the interpreter, of JAX and of two
+processes takes as long on this scale as on any other, so the figure says how long a kill costs
+(`seconds_per_kill`) rather than what a large run would reach.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from seq1f1b_jax.training.events import EVENTS
+from seq1f1b_jax.training.goodput import USEFUL, Goodput, measure
+
+ENDLESS = 1_000_000
+SETTINGS = {
+    "train.num_steps": ENDLESS, "train.eval_batches": 1, "train.sample_tokens": 0,
+    "checkpoint.every": 25, "model.preset": "null", "model.num_layers": 4, "model.model_dim": 64,
+    "model.num_heads": 4, "model.mlp_dim": 256, "data.seq_len": 256, "schedule.block": 32,
+    "schedule.num_microbatches": 4, "schedule.num_chunks": 2, "mesh.pipe": 2,
+    "mesh.platform": "cpu", "logging.progress": "false",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run, kill, and print what came of it."""
+    options = parse()
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary, "run")
+        launcher = subprocess.Popen(command(folder, Path(temporary, "programs")))
+        try:
+            kills = disturb(launcher, folder, options, rng)
+        finally:
+            launcher.send_signal(signal.SIGTERM)  # they finish the step, save and end with 0
+            status = launcher.wait(120)
+        found = measure((folder / EVENTS).read_text(encoding="utf-8").splitlines())
+    print(found)
+    print(json.dumps(summary(found, kills=kills, status=status)))
+
+
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.goodput")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long; default 10")
+    parser.add_argument(
+        "--every", type=float, default=120.0, help="seconds between two kills, about; default 120"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the times and the victims")
+    parser.add_argument("--folder", help="where the run's temporary folder is made")
+    return parser.parse_args()
+
+
+def command(folder: Path, programs: Path) -> list[str]:
+    """The launcher with its two processes."""
+    settings = SETTINGS | {"train.output_dir": folder, "train.compile_cache": programs}
+    launch = [sys.executable, "-m", "seq1f1b_jax.launch", "--processes", "2", "--restarts", "1000"]
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    return [*launch, "--", "train.py", *words]
+
+
+def disturb(
+    launcher: subprocess.Popen, folder: Path, options: argparse.Namespace, rng: random.Random
+) -> int:
+    """Kill a process now and then until the time is over; how many were killed."""
+    began, kills = time.monotonic(), 0
+    end = began + 60 * options.minutes
+    due = began + options.every * rng.uniform(0.75, 1.25)
+    while (now := time.monotonic()) < end and launcher.poll() is None:
+        if now >= due and (pids := children(launcher.pid)):
+            victim = rng.randrange(len(pids))
+            print(f"benchmark: kill -9 of process {victim} after {now - began:.0f} s", flush=True)
+            os.kill(pids[victim], signal.SIGKILL)
+            kills, due = kills + 1, due + options.every * rng.uniform(0.75, 1.25)
+        time.sleep(0.1)
+    return kills
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, in that order (Linux)."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except OSError:
+        return []
+    return [*map(int, text.split())]
+
+
+def summary(found: Goodput, *, kills: int, status: int) -> dict:
+    """The JSON line."""
+    tree = json.loads(found.json_line)
+    lost = found.wall_seconds - found.seconds[USEFUL]
+    return {
+        "benchmark": "goodput", "kills": kills, "launcher_status": status,
+        "seconds_per_kill": round(lost / (kills + 1), 1), **tree,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
