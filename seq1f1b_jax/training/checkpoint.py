@@ -174,10 +174,10 @@ class Checkpointer:
     ) -> None:
         """In the background: wait for Orbax in all processes, then let the first one commit."""
         failure = begun.failure or self._attempt(step, partial(self._written, begun, step)).failure
-        if failure:
-            self._tell(step, failure)
-            raise UserError(failure)
-        self._group.barrier("saved")
+        self._tell(step, failure)
+        failures = self._group.gather("saved", failure)
+        if any(failures):
+            raise UserError(next(filter(None, failures)))
         self._group.first("committed", partial(self._commit, step, saving, target, record))
         self._history = self._past(step)
 
@@ -196,7 +196,7 @@ class Checkpointer:
 
     def _tell(self, step: int, failure: str) -> None:
         """Leave word for the others, which would wait in vain; the first word stands."""
-        if self._group.count > 1:
+        if failure and self._group.count > 1:
             self._group.post(f"failed save {step}", failure)
 
     def _attempt(self, step: int, write: Callable[[], Any]) -> Begun:
