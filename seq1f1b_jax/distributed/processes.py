@@ -70,10 +70,11 @@ def _from_settings(given: Mapping[str, str | int | None]) -> Processes:
             f"distributed.process_id={index} of distributed.num_processes={count}: processes are "
             f"counted from 0; use 0 to {max(count, 1) - 1}"
         )
-    if not re.fullmatch(r"(\[[\da-fA-F:]+\]|[^\s:]+):\d{1,5}", given["coordinator"]):
+    address = re.fullmatch(r"(?:\[[\da-fA-F:]+\]|[^\s:]+):(\d{1,5})", given["coordinator"])
+    if address is None or not 1 <= int(address[1]) <= 65535:
         raise UserError(
-            f"distributed.coordinator={given['coordinator']!r} is not HOST:PORT; give the address "
-            "on which process 0 can be reached, such as 10.0.0.1:61440"
+            f"distributed.coordinator={given['coordinator']!r} is not HOST:PORT, with a port from "
+            "1 to 65535; give the address on which process 0 can be reached, such as 10.0.0.1:61440"
         )
     return Processes(count, index, given["coordinator"]) if count > 1 else Processes()
 

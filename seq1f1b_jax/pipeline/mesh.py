@@ -36,7 +36,8 @@ def make_mesh(
       num_tensor: devices that share every layer.
 
     Raises:
-      ValueError: more stages than devices, or a stage that would lie on two hosts.
+      ValueError: more stages than devices, a stage that would lie on two hosts, or a process
+        without a device.
     """
     devices = jax.devices() if devices is None else list(devices)
     if num_stages is None:
@@ -49,6 +50,12 @@ def make_mesh(
             f"need as many devices, and {len(devices)} are present; use 1 to "
             f"{len(devices) // (num_data * num_tensor)} stages, or on CPU ask for more virtual "
             "devices"
+        )
+    idle = {d.process_index for d in devices} - {d.process_index for d in devices[:wanted]}
+    if idle:
+        raise ValueError(
+            f"process {min(idle)} has no device of the mesh, which takes {wanted} of "
+            f"{len(devices)}; start fewer processes, or use a larger mesh"
         )
     devices = devices[:wanted]
     _check_hosts(devices, num_tensor)

@@ -41,6 +41,16 @@ class Restored(NamedTuple):
     meta: dict[str, Any]
 
 
+POLL_SECONDS = 0.5
+
+
+class Begun(NamedTuple):
+    """A write under way, or the line that tells why there is none; an empty one if there is."""
+
+    writing: Any = None
+    failure: str = ""
+
+
 class Checkpointer:
     """Writes the checkpoints of one run, and reads them back.
 
@@ -100,9 +110,8 @@ class Checkpointer:
         target = folders.folder_of(self._directory, step)
         saving = target.with_name(target.name + folders.SAVING)
         self._group.first("saving", partial(self._make_room, step, saving))
-        with self._write_errors(step):
-            writing = ocp.save_async(saving / folders.STATE, leaves)
-        self._pending = self._thread.submit(self._finish, step, saving, target, writing, record)
+        begun = self._attempt(step, partial(ocp.save_async, saving / folders.STATE, leaves))
+        self._pending = self._thread.submit(self._finish, step, saving, target, begun, record)
 
     def wait(self) -> None:
         """Return once nothing is being saved; a save that failed in the background raises here."""
@@ -161,14 +170,42 @@ class Checkpointer:
             saving.mkdir()
 
     def _finish(
-        self, step: int, saving: Path, target: Path, writing: ocp.AsyncResponse, record: dict
+        self, step: int, saving: Path, target: Path, begun: Begun, record: dict
     ) -> None:
         """In the background: wait for Orbax in all processes, then let the first one commit."""
-        with self._write_errors(step):
-            writing.result()
-        self._group.barrier("saved")
+        failure = begun.failure or self._attempt(step, partial(self._written, begun, step)).failure
+        self._tell(step, failure)
+        failures = self._group.gather("saved", failure)
+        if any(failures):
+            raise UserError(next(filter(None, failures)))
         self._group.first("committed", partial(self._commit, step, saving, target, record))
         self._history = self._past(step)
+
+    def _written(self, begun: Begun, step: int) -> None:
+        """Wait for Orbax, which waits for all processes, or for one that tells why it failed.
+
+        Raises:
+          UserError: another process could not write.
+        """
+        while True:
+            try:
+                return begun.writing.result(timeout=POLL_SECONDS if self._group.count > 1 else None)
+            except TimeoutError:
+                if failure := self._group.peek(f"failed save {step}"):
+                    raise UserError(failure) from None
+
+    def _tell(self, step: int, failure: str) -> None:
+        """Leave word for the others, which would wait in vain; the first word stands."""
+        if failure and self._group.count > 1:
+            self._group.post(f"failed save {step}", failure)
+
+    def _attempt(self, step: int, write: Callable[[], Any]) -> Begun:
+        """What `write` returns, or the line that tells why it failed."""
+        try:
+            with self._write_errors(step):
+                return Begun(write())
+        except UserError as error:
+            return Begun(failure=str(error))
 
     def _commit(self, step: int, saving: Path, target: Path, record: dict) -> None:
         """Seal, commit, and only then prune."""
@@ -188,6 +225,8 @@ class Checkpointer:
         """Say what is left when a write fails; Orbax raises any of the three for a full disk."""
         try:
             yield
+        except UserError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"checkpoint of step {step} was not written to {self._directory} ({error}); make "

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.distributed.processes import processes
-from tests.run.conftest import _quick_compiler, cache, source  # noqa: F401
+from tests.run.conftest import _quick_compiler, cache, finished, first_run, source  # noqa: F401
 
 TWO = {"mesh__data": 2, "mesh__pipe": 2, "data__microbatch_size": 2}
 """Four devices; with two processes each has one pipeline."""

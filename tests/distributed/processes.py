@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def free_address() -> str:
 
 
 def _process(cache, arguments, log, limit, patch) -> None:
-    with open(log, "w", encoding="utf-8") as file:
+    with _opened(log, limited=limit is not None) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     compile_quickly(cache)
@@ -33,6 +34,19 @@ def _process(cache, arguments, log, limit, patch) -> None:
     if patch is not None:
         patch()
     sys.exit(train.main(arguments))
+
+
+@contextmanager
+def _opened(log, *, limited):
+    """Where the output goes; through a pipe where the size of files will be limited."""
+    if not limited:
+        with open(log, "w", encoding="utf-8") as file:
+            yield file
+        return
+    with open(log, "w", encoding="utf-8") as file:
+        cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
+    yield cat.stdin
+    cat.stdin.close()
 
 
 def _limit_files(num_bytes: int) -> None:

@@ -60,7 +60,9 @@ def together(members, work):
         except (UserError, ZeroDivisionError, JaxRuntimeError) as error:
             results[index] = error
 
-    threads = [threading.Thread(target=do, args=(index,), daemon=True) for index in range(len(members))]
+    threads = [
+        threading.Thread(target=do, args=(index,), daemon=True) for index in range(len(members))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Settings of several processes that do not fit together: one line, status 2, before any waiting."""
+"""Settings of several processes that do not fit together: one line, status 2, no waiting."""
 
 import pytest
 

@@ -77,7 +77,7 @@ def test_a_process_that_cannot_write_ends_both_and_what_was_saved_stays(
     full, cache, source, by_two, tmp_path
 ):
     folder = copy_until(by_two[0], tmp_path / "run", 2)
-    with Processes(cache, 2, folder, source, limits={full: 4096}, **TWO) as run:
+    with Processes(cache, 2, folder, source, limits={full: 50_000}, **TWO) as run:
         assert run.end() == [2, 2], run.told()
         for index in (0, 1):
             [line] = [text for text in run.told(index).splitlines() if text.startswith("error:")]
