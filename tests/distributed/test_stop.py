@@ -72,7 +72,8 @@ def test_kill_9_of_both_while_they_save(cache, source, uninterrupted, tmp_path):
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("full", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [0, 1])
 def test_a_process_that_cannot_write_ends_both_and_what_was_saved_stays(
     full, cache, source, by_two, tmp_path
 ):
