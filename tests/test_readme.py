@@ -159,7 +159,7 @@ def test_layout_names_what_exists():
     picture = next(block for block in blocks(README, "") if "train.py" in block)
     ours = r"(?<![\w/])((?:seq1f1b_jax|models|mesh_configs)/[\w./]*|train\.py)"
     named = re.findall(ours, picture)
-    assert len(named) == 12
+    assert len(named) == 14
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 

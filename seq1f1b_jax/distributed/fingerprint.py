@@ -13,6 +13,7 @@ from seq1f1b_jax.distributed.group import Group
 
 CLOCK_SECONDS = 5.0
 PACKAGES = ("seq1f1b_jax", "models")
+MISSING = "not there"
 
 
 def check_same(group: Group, parts: Mapping[str, Any], *, clock=time.time) -> list[str]:
@@ -52,11 +53,13 @@ def differences(parts: Sequence[Mapping[str, str]]) -> list[str]:
       >>> differences([{"jax": "1", "data": "x"}, {"jax": "2", "data": "x"}])
       ['jax is 2 in process 1 and 1 in process 0']
     """
+    names = list(dict.fromkeys(name for part in parts for name in part))
     return [
-        f"{name} is {_short(other[name])} in process {index} and {_short(value)} in process 0"
-        for name, value in parts[0].items()
+        f"{name} is {_short(other.get(name, MISSING))} in process {index} and "
+        f"{_short(parts[0].get(name, MISSING))} in process 0"
+        for name in names
         for index, other in enumerate(parts)
-        if other[name] != value
+        if other.get(name, MISSING) != parts[0].get(name, MISSING)
     ]
 
 

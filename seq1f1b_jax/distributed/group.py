@@ -75,11 +75,14 @@ class Group:
             return make()
         key = self._key(name)
         if self.is_first:
+            # a defect of process 0 is told too: nobody may wait for an answer that never comes
+            answer = {"error": f"process 0 could not go on ({name}); its own output tells why"}
             try:
                 answer = {"value": make()}
             except UserError as error:
                 answer = {"error": str(error)}
-            self._client.key_value_set(key, json.dumps(answer))
+            finally:
+                self._client.key_value_set(key, json.dumps(answer))
         else:
             answer = json.loads(self._client.blocking_key_value_get(key, int(1000 * seconds)))
         if "error" in answer:

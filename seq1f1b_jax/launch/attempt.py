@@ -85,7 +85,10 @@ class Attempt:
         self._deadline = time.monotonic() + self._grace
         if self._stopped:
             return
+        if code == USER_ERROR:  # its own line says it best
+            self._children.drain(index)
         self._say(described(index, code))
+        self._children.drain(index)
         lines = self._children.members[index].tail.lines
         if lines and code != USER_ERROR:
             self._say("\n".join(["  the last it wrote to standard error:", *_indented(lines)]))

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -9,11 +10,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import IO, NamedTuple
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.launch.output import Filter, Tail
 
 PIECE_BYTES = 1 << 16
+MAX_PIECES = 64
+"""What a dead process has left in its pipes is less; what it has started may write for ever."""
+HOLD_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
 
 Hearers = Callable[[int], tuple[Sequence[Filter], Sequence[Filter]]]
@@ -33,6 +38,15 @@ class Child:
     process: subprocess.Popen[bytes]
     tail: Tail = field(default_factory=Tail)
     code: int | None = None
+
+
+class Stream(NamedTuple):
+    """One of a process' two outputs, and who hears it."""
+
+    index: int
+    pipe: IO[bytes]
+    hearers: tuple[Filter, ...]
+    errors: bool
 
 
 class Children:
@@ -74,18 +88,27 @@ class Children:
             ) from error
         child = Child(process)
         self.members.append(child)
-        self._listen(process.stdout, out)
-        self._listen(process.stderr, [*err, child.tail])
+        self._listen(process.stdout, out, errors=False)
+        self._listen(process.stderr, [*err, child.tail], errors=True)
 
     def wait(self, seconds: float | None) -> None:
-        """Pass output on as it comes; return once a signal has come, or after `seconds`."""
-        while True:
-            ready = self._selector.select(seconds)
-            for key, _ in ready:
-                if key.data is not None:
-                    self._hear(key)
-            if not ready or any(key.data is None for key, _ in ready) or seconds is not None:
-                return
+        """Pass on what is written within `seconds`, at the latest until a signal comes.
+
+        A signal comes first: a death is to be told before what the others have to say about it.
+        """
+        ready = [key.data for key, _ in self._selector.select(seconds)]
+        if None in ready or any(stream.errors for stream in ready) and self._death_follows():
+            return
+        for stream in ready:
+            self._hear(stream)
+
+    def _death_follows(self) -> bool:
+        """Whether a signal comes while errors are held back, as long as all processes are alive.
+
+        The sockets of a process that is killed close before its parent is told.
+        """
+        alive = all(child.code is None for child in self.members)
+        return alive and bool(select.select([self._reader], [], [], HOLD_SECONDS)[0])
 
     def reap(self) -> dict[int, int]:
         """Index and exit status of those that have ended since the last call."""
@@ -93,15 +116,17 @@ class Children:
         for index, child in enumerate(self.members):
             if child.code is None and (code := child.process.poll()) is not None:
                 child.code = ended[index] = code
-        if ended:
-            self.drain()
         return ended
 
-    def drain(self) -> None:
-        """Pass on what has been written by now."""
-        while ready := [key for key, _ in self._selector.select(0) if key.data is not None]:
-            for key in ready:
-                self._hear(key)
+    def drain(self, index: int | None = None) -> None:
+        """Pass on what one process, or all, has written by now."""
+        for _ in range(MAX_PIECES):
+            ready = [key.data for key, _ in self._selector.select(0) if key.data is not None]
+            heard = [stream for stream in ready if index in (None, stream.index)]
+            if not heard:
+                return
+            for stream in heard:
+                self._hear(stream)
 
     def signal(self, number: int) -> list[int]:
         """Send a signal to every process that runs, and to what it has started; their indices."""
@@ -118,28 +143,29 @@ class Children:
         self.drain()
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
-                self._forget(key)
+                self._forget(key.data)
         self._selector.close()
 
-    def _listen(self, pipe, hearers: Sequence[Filter]) -> None:
+    def _listen(self, pipe: IO[bytes], hearers: Sequence[Filter], *, errors: bool) -> None:
         os.set_blocking(pipe.fileno(), False)
-        self._selector.register(pipe, selectors.EVENT_READ, hearers)
+        stream = Stream(len(self.members) - 1, pipe, tuple(hearers), errors)
+        self._selector.register(pipe, selectors.EVENT_READ, stream)
 
-    def _hear(self, key: selectors.SelectorKey) -> None:
+    def _hear(self, stream: Stream) -> None:
         try:
-            piece = os.read(key.fd, PIECE_BYTES)
+            piece = os.read(stream.pipe.fileno(), PIECE_BYTES)
         except BlockingIOError:
             return
-        for hearer in key.data if piece else ():
+        for hearer in stream.hearers if piece else ():
             hearer.feed(piece)
         if not piece:
-            self._forget(key)
+            self._forget(stream)
 
-    def _forget(self, key: selectors.SelectorKey) -> None:
-        self._selector.unregister(key.fileobj)
-        for hearer in key.data:
+    def _forget(self, stream: Stream) -> None:
+        self._selector.unregister(stream.pipe)
+        for hearer in stream.hearers:
             hearer.close()
-        key.fileobj.close()
+        stream.pipe.close()
 
 
 @contextmanager

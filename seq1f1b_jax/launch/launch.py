@@ -1,10 +1,8 @@
 """Start the set, and start it again as long as that helps."""
 
-import os
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -19,15 +17,13 @@ from seq1f1b_jax.launch.death import can_be_mended, exit_status
 from seq1f1b_jax.launch.folder import finished_steps, who_is_behind
 from seq1f1b_jax.launch.gpus import shares
 from seq1f1b_jax.launch.options import Options, command_of, setting
-from seq1f1b_jax.launch.output import Filter, Marked, PassThrough, ToFile
+from seq1f1b_jax.launch.output import Console, Filter, Marked, PassThrough, ToFile
 from seq1f1b_jax.launch.wakeups import listening
 
 PATIENCE = 3
 """Restarts in a row that may finish no new step; whatever kills the run then is not chance."""
 MIN_LIFETIME_SECONDS = 60.0
 """What counts as progress where the run's folder is not known."""
-
-Say = Callable[[str], None]
 
 
 def launch(options: Options, environment: Mapping[str, str]) -> int:
@@ -47,17 +43,17 @@ def launch(options: Options, environment: Mapping[str, str]) -> int:
     devices = shares(options.processes, options.command, environment)
     environments = [{**environment, **share} for share in devices]
     folder = _run_folder(options.command)
-    progress, ports = Progress(folder), set()
+    progress, ports, console = Progress(folder), set(), Console()
     with listening() as reader, _logs(options) as logs:
         for number in range(options.restarts + 1):
             ports.add(port := _free_port(ports))
-            _head_logs(logs, number, port)
+            _head_logs(logs, number, port, console)
             began = time.time()
-            outcome = _attempt(options, environments, port, logs, reader, folder)
+            outcome = _attempt(options, environments, port, logs, reader, folder, console)
             idle = progress.idle_restarts(number, seconds=time.time() - began)
             verdict = _verdict(outcome, options.restarts, number, idle)
             if verdict:
-                _say(verdict)
+                console.say(verdict)
             if not _again(outcome, options.restarts, number, idle):
                 return exit_status(outcome.code)
     raise AssertionError("the last attempt returns")
@@ -65,7 +61,7 @@ def launch(options: Options, environment: Mapping[str, str]) -> int:
 
 def _attempt(
     options: Options, environments: Sequence[Mapping[str, str]], port: int,
-    logs: Sequence[RawIOBase], reader: int, folder: Path | None,
+    logs: Sequence[RawIOBase], reader: int, folder: Path | None, console: Console,
 ) -> Outcome:
     count = options.processes
     commands = [
@@ -78,9 +74,9 @@ def _attempt(
         return who_is_behind(folder, count, since=since)
 
     began = time.time()
-    with started(commands, environments, _hearers(logs), reader) as children:
+    with started(commands, environments, _hearers(logs, console), reader) as children:
         attempt = Attempt(
-            children, grace_seconds=options.grace_seconds, say=_say,
+            children, grace_seconds=options.grace_seconds, say=console.say,
             explain=partial(explain, since=began),
         )
         return attempt.run(reader)
@@ -151,7 +147,7 @@ def _free_port(used: set[int]) -> int:
 
 
 @contextmanager
-def _logs(options: Options) -> Iterator[list[RawIOBase]]:
+def _logs(options: Options) -> Iterator[Sequence[RawIOBase]]:
     """A file for each process, appended to; none without `--log-dir`."""
     with ExitStack() as stack:
         try:
@@ -172,42 +168,22 @@ def _log_paths(options: Options) -> list[Path]:
     return [folder / f"process-{index}.log" for index in range(options.processes)]
 
 
-def _head_logs(logs: Sequence[RawIOBase], number: int, port: int) -> None:
+def _head_logs(
+    logs: Sequence[RawIOBase], number: int, port: int, console: Console
+) -> None:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     for log in logs:
-        ToFile(log, _say).feed(f"=== start {number + 1}, {now}, port {port}\n".encode())
+        ToFile(log, console.say).feed(f"=== start {number + 1}, {now}, port {port}\n".encode())
 
 
-def _hearers(logs: Sequence[RawIOBase]) -> Hearers:
+def _hearers(logs: Sequence[RawIOBase], console: Console) -> Hearers:
     """Process 0 speaks for all; of the others errors are shown, marked with their number."""
 
     def of(index: int) -> tuple[list[Filter], list[Filter]]:
-        out: list[Filter] = [ToFile(logs[index], _say)] if logs else []
+        out: list[Filter] = [ToFile(logs[index], console.say)] if logs else []
         err = list(out)
         if index == 0:
-            return [*out, PassThrough(Writer(1))], [*err, PassThrough(Writer(2))]
-        return out, [*err, Marked(Writer(2), f"[process {index}] ".encode())]
+            return [*out, PassThrough(console.out)], [*err, PassThrough(console.err)]
+        return out, [*err, Marked(console.err, f"[process {index}] ".encode())]
 
     return of
-
-
-class Writer:
-    """Writes to our own standard output (1) or error (2) at once; silent once that fails.
-
-    Nobody reads any more (`head` has seen enough) or the disk is full: the run itself goes on.
-    """
-
-    def __init__(self, number: int):
-        self._stream = {1: sys.stdout, 2: sys.stderr}[number]
-
-    def __call__(self, piece: bytes) -> None:
-        """Write all of it."""
-        try:
-            self._stream.buffer.write(piece)
-            self._stream.flush()
-        except OSError:
-            self._stream = open(os.devnull, "w", encoding="utf-8")
-
-
-def _say(line: str) -> None:
-    Writer(2)(f"{line}\n".encode())

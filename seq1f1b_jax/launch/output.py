@@ -1,9 +1,11 @@
 """What becomes of a child's output: passed on, without Gloo's lines, or marked line by line."""
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from io import RawIOBase
-from typing import Protocol
+from typing import Protocol, TextIO
 
 NOISE = b"[Gloo] "
 """Gloo writes a line per process and group to standard output."""
@@ -121,3 +123,39 @@ class ToFile:
 
     def close(self) -> None:
         """Leave the file open: two streams share it."""
+
+
+class Writer:
+    """Writes at once; silent once that fails.
+
+    Nobody reads any more (`head` has seen enough) or the disk is full: the run itself goes on.
+
+    Attributes:
+      inside: whether what was written last is an unfinished line.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.inside = False
+
+    def __call__(self, piece: bytes) -> None:
+        """Write all of it."""
+        self.inside = not piece.endswith(b"\n")
+        try:
+            self._stream.buffer.write(piece)
+            self._stream.flush()
+        except OSError:
+            self._stream = open(os.devnull, "w", encoding="utf-8")
+
+
+class Console:
+    """The launcher's own standard output and error."""
+
+    def __init__(self) -> None:
+        self.out, self.err = Writer(sys.stdout), Writer(sys.stderr)
+
+    def say(self, line: str) -> None:
+        """A line of our own on standard error, never in the middle of another one."""
+        unfinished = self.err.inside or (self.out.inside and sys.stdout.isatty())
+        self.out.inside = False
+        self.err(b"\n" * unfinished + line.encode() + b"\n")

@@ -12,7 +12,7 @@ from seq1f1b_jax.launch.folder import finished_steps, who_is_behind
 from seq1f1b_jax.launch.gpus import shares
 from seq1f1b_jax.launch.launch import MIN_LIFETIME_SECONDS, Progress
 from seq1f1b_jax.launch.options import parse, setting
-from seq1f1b_jax.launch.output import TAIL_LINES, Marked, PassThrough, Tail, ToFile
+from seq1f1b_jax.launch.output import TAIL_LINES, Console, Marked, PassThrough, Tail, ToFile
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,14 @@ def test_a_full_disk_ends_the_log_only():
         log.feed(b"x")
         log.feed(b"y")
     assert told == ["a log in --log-dir ends here: No space left on device"]
+
+
+def test_our_lines_stand_alone(capfd):
+    console = Console()
+    for piece in (b"half", b"whole\n"):
+        console.err(piece)
+        console.say("ours")
+    assert capfd.readouterr().err == "half\nours\nwhole\nours\n"
 
 
 def test_ends_in_words():

@@ -1,0 +1,63 @@
+"""One run per folder, in this process and in others; a dead holder holds nothing."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.training.lock import LOCK, run_lock
+from tests.run.tiny import command_line, run
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from seq1f1b_jax.training.lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_second_run_is_refused_and_told_who_is_first(tmp_path, source):
+    folder = tmp_path / "run"
+    with run_lock(folder):
+        outcome = run(*command_line(folder, source))
+        assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+        assert f"another run is in {folder}: process {os.getpid()} on {socket.gethostname()}" in (
+            outcome.err
+        )
+        assert os.listdir(folder) == [LOCK]
+    with run_lock(folder):
+        pass
+
+
+def test_a_holder_that_was_killed_holds_nothing(tmp_path):
+    program = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert program.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {program.pid} on"), run_lock(tmp_path):
+            pass
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+        with run_lock(tmp_path):
+            assert (tmp_path / LOCK).is_file()
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*Not a directory.*set train.output_dir"):
+        with run_lock(tmp_path / "file"):
+            pass
+    with pytest.raises(UserError, match="cannot write .*Not a directory"):
+        with run_lock(tmp_path / "file" / "run"):
+            pass
