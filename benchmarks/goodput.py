@@ -26,6 +26,7 @@ from seq1f1b_jax.training.events import EVENTS
 from seq1f1b_jax.training.goodput import USEFUL, Goodput, measure
 
 ENDLESS = 1_000_000
+LAST_SECONDS = 60
 SETTINGS = {
     "train.num_steps": ENDLESS, "train.eval_batches": 1, "train.sample_tokens": 0,
     "checkpoint.every": 25, "model.preset": "null", "model.num_layers": 4, "model.model_dim": 64,
@@ -45,8 +46,7 @@ def main() -> None:
         try:
             kills = disturb(launcher, folder, options, rng)
         finally:
-            launcher.send_signal(signal.SIGTERM)  # they finish the step, save and end with 0
-            status = launcher.wait(120)
+            status = end(launcher)
         found = measure((folder / EVENTS).read_text(encoding="utf-8").splitlines())
     print(found)
     print(json.dumps(summary(found, kills=kills, status=status)))
@@ -87,6 +87,16 @@ def disturb(
             kills, due = kills + 1, due + options.every * rng.uniform(0.75, 1.25)
         time.sleep(0.1)
     return kills
+
+
+def end(launcher: subprocess.Popen) -> int:
+    """Let the processes finish their step and save; the launcher's status."""
+    launcher.send_signal(signal.SIGTERM)
+    try:
+        return launcher.wait(LAST_SECONDS)
+    except subprocess.TimeoutExpired:
+        launcher.kill()  # its processes go with it
+        return launcher.wait()
 
 
 def children(pid: int) -> list[int]:

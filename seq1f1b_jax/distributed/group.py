@@ -164,6 +164,8 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Else JAX aborts this process when another dies, before anyone can say which; see `Watchdog`
     jax.config.update("jax_enable_recoverability", True)
+    # Else JAX swallows a SIGTERM from here to the first step, and the run goes on as if none came
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             processes.coordinator, processes.count, processes.index,

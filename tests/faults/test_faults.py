@@ -81,7 +81,7 @@ def test_kill_9_of_process_0_restarts_by_itself(place, undisturbed):
 def test_a_stalled_process_is_named_with_its_action(place):
     limits = {"watchdog__min_seconds": 6, "watchdog__factor": 3, "watchdog__ticks": "true"}
     with Run(place / "stalled", distributed__heartbeat_timeout=60, **limits) as run:
-        run.wait_for_step(EVERY)
+        run.wait_for_step(EVERY + 1)  # not in a save, where the watchdog of steps rests
         os.kill(run.pid(1), signal.SIGSTOP)
         assert run.end(seconds=BOUND_SECONDS) == STALLED, run.said
     assert "watchdog: [process 0 of 4] step" in run.said
@@ -91,7 +91,7 @@ def test_a_stalled_process_is_named_with_its_action(place):
 
 def test_a_stalled_process_is_lost_where_the_watchdog_waits_longer(place):
     with Run(place / "silent", distributed__heartbeat_timeout=10) as run:
-        run.wait_for_step(EVERY)
+        run.wait_for_step(EVERY + 1)
         os.kill(run.pid(3), signal.SIGSTOP)
         assert run.end(seconds=BOUND_SECONDS) != 0
     assert "process 3 is lost" in run.said
@@ -173,12 +173,14 @@ def test_a_disk_that_is_full_at_a_save_ends_the_run_and_keeps_what_was_saved(pla
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip(f"no file system of one's own here: {done.stderr}")
     assert done.returncode == USER_ERROR, done.stderr
-    assert "was not written" in done.stderr and "committed steps" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert re.search(r"checkpoint of step \d+ was not written .*committed steps: \(4,", done.stderr)
     shutil.rmtree(folder)
     kept.rename(folder)
-    assert 0 < len(losses(folder)) < STEPS
     with Run(folder, processes=2, mesh__data=1) as run:
         assert run.end() == 0, run.said
+    assert "continuing" in folder.with_suffix(".out").read_text(encoding="utf-8")
+    assert len(losses(folder)) == STEPS and final_arrays(folder)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +188,9 @@ def test_a_disk_that_is_full_at_a_save_ends_the_run_and_keeps_what_was_saved(pla
     [
         (2, {"mesh__data": 1, "mesh__pipe": 4}),
         (1, {"mesh__data": 1, "mesh__pipe": 1}),
-        (4, {"mesh__data": 1, "mesh__pipe": 2, "mesh__tensor": 2, "schedule__num_chunks": 4}),
+        (2, {"mesh__data": 1, "mesh__tensor": 2, "schedule__num_chunks": 4}),
     ],
-    ids=["pipe 4 by 2", "one device", "pipe 2 tensor 2 by 4"],
+    ids=["pipe 4 by 2", "one device", "pipe 2 tensor 2 by 2"],
 )
 def test_a_run_resumes_on_another_topology(halfway, undisturbed, processes, changes):
     with Run(halfway, processes=processes, **changes) as run:

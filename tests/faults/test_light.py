@@ -61,8 +61,13 @@ with Watchdog(WatchdogConfig(), group, folder, silence=3) as watchdog:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
-def test_a_process_names_the_one_that_is_gone_and_ends(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGSTOP, -signal.SIGKILL), (signal.SIGTERM, -signal.SIGTERM)],
+    ids=["SIGSTOP", "SIGTERM"],
+)
+def test_a_process_names_the_one_that_is_gone_and_ends(tmp_path, number, status):
+    """SIGTERM too: before the first step there is nothing to save, and it must not be swallowed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -81,5 +86,5 @@ def test_a_process_names_the_one_that_is_gone_and_ends(tmp_path, number):
         for process in (first, second):
             process.kill()
             process.communicate()
-    assert first.returncode == LOST_PEER, said
+    assert first.returncode == LOST_PEER and second.returncode == status, said
     assert "[process 0 of 2] process 1 is lost" in said and "it has been silent for 3 s" in said
