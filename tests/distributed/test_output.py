@@ -1,0 +1,35 @@
+"""One process speaks for all, and a refused run ends at once, with whose refusal it is."""
+
+import pytest
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed import Processes, one_voice
+from seq1f1b_jax.distributed.exits import USER_ERROR
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("seq1f1b_jax.distributed.output.LINGER_SECONDS", 0)
+
+
+@pytest.mark.parametrize("index, heard", [(0, "hello\n"), (1, "")])
+def test_only_process_0_is_heard(index, heard, capsys):
+    with one_voice(Processes(2, index, "127.0.0.1:1")):
+        print("hello")
+    assert capsys.readouterr().out == heard
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_error_names_its_process_and_ends_it(index, quick, capsys):
+    ended = []
+    with one_voice(Processes(2, index, "127.0.0.1:1"), end=ended.append):
+        raise UserError("no such file; give another")
+    assert ended == [USER_ERROR]
+    told = capsys.readouterr().err
+    assert told == f"error: [process {index} of 2] no such file; give another\n"
+
+
+def test_alone_it_is_left_to_the_caller(capsys):
+    with pytest.raises(UserError), one_voice(Processes()):
+        raise UserError("bad")
+    assert capsys.readouterr().err == ""
