@@ -56,7 +56,8 @@ def _ranges(config: Config) -> Iterator[str]:
     for key in POSITIVE:
         value = _get(config, key)
         if value is not None and not (0 < value < math.inf):
-            yield f"{key}={value}: must be above 0; use {'1' if isinstance(value, int) else '1e-3'}"
+            usual = _get(Config(), key)
+            yield f"{key}={value}: must be above 0; use {1 if usual is None else usual}"
     for key in NOT_NEGATIVE:
         value = _get(config, key)
         if not (0 <= value < math.inf):

@@ -24,6 +24,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+CHECKPOINTS = "checkpoints"
+"""In the folder of a run, where these lie."""
+
 STATE = "state"
 META = "meta.json"
 FILES = "files.json"

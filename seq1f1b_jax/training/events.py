@@ -66,9 +66,10 @@ class Events:
     def __enter__(self) -> "Events":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Say that the attempt ended by itself, well or not."""
-        self.begin(END)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Say that the attempt ended as it was meant to; one that failed was cut short."""
+        if kind is None:
+            self.begin(END)
         if self._file is not None:
             self._file.close()
 

@@ -76,10 +76,10 @@ def train(job: Job) -> int:
     check_processes(job, data)
     batches = held_out_batches(setup, data, config.train.eval_batches)
     tokenizer = data.corpus.load_tokenizer()
-    print(describe(setup, data, count_params(stage), source=job.source), flush=True)
     with ExitStack() as stack:
         watchdog = stack.enter_context(make_watchdog(job))
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
+        print(describe(setup, data, count_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
         folder = job.folder / CHECKPOINTS
         checkpointer = stack.enter_context(

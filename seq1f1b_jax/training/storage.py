@@ -16,7 +16,7 @@ from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
 from seq1f1b_jax.pipeline.sharding import put_leaf
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_folder import folder_of
+from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, folder_of
 from seq1f1b_jax.training.checkpoint_read import (
     Checkpoint,
     check_leaves,
@@ -32,7 +32,6 @@ from seq1f1b_jax.training.lock import LOCK
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
-CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 

@@ -30,6 +30,7 @@ from seq1f1b_jax.config import WatchdogConfig
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED
 from seq1f1b_jax.pipeline.trace import LastActions
+from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, committed_steps
 
 RECENT_STEPS = 50
 LOOK_SECONDS = 1.0
@@ -189,7 +190,7 @@ class Watchdog:
         where = f", last heard of {standing}" if standing else ""
         self._tell(
             f"process {index} is lost{where}: {reason}; this one, {self.standing()}, ends with "
-            f"status {LOST_PEER}; the same command continues from the last checkpoint"
+            f"status {LOST_PEER}; {self._saved()}"
         )
         self._end(LOST_PEER)
 
@@ -210,10 +211,17 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         self._tell(
-            f"stacks are in {path.with_suffix('.stacks.txt')}; ending with status {STALLED}; the "
-            "same command continues from the last checkpoint"
+            f"stacks are in {path.with_suffix('.stacks.txt')}; ending with status {STALLED}; "
+            f"{self._saved()}"
         )
         self._end(STALLED)
+
+    def _saved(self) -> str:
+        """What a new start begins with."""
+        steps = committed_steps(self._folder.parent / CHECKPOINTS)
+        if not steps:
+            return "nothing was saved yet: the same command begins anew"
+        return f"the same command continues after step {steps[-1]}"
 
     def _tell(self, text: str) -> None:
         who = f"[process {self._group.index} of {self._group.count}] " * (self._group.count > 1)

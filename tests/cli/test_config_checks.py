@@ -13,7 +13,7 @@ def change(**sections):
 
 
 CASES = {
-    "zero": (change(train={"num_steps": 0}), "train.num_steps=0", "use 1"),
+    "zero": (change(train={"num_steps": 0}), "train.num_steps=0", "use 200"),
     "negative": (change(schedule={"extra_warmup": -1}), "extra_warmup=-1", "0 or more"),
     "nan": (change(optimizer={"learning_rate": float("nan")}), "learning_rate=nan", "above 0"),
     "infinite": (change(optimizer={"clip_norm": float("inf")}), "clip_norm=inf", "above 0"),
