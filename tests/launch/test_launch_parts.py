@@ -14,6 +14,9 @@ from seq1f1b_jax.launch.launch import MIN_LIFETIME_SECONDS, Progress
 from seq1f1b_jax.launch.options import parse, setting
 from seq1f1b_jax.launch.output import TAIL_LINES, Console, Marked, PassThrough, Tail, ToFile
 
+# other tests load JAX into this process; here nothing of it runs, so a fork is harmless
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
