@@ -45,6 +45,7 @@ def in_the_older_form(folder, step):
     assert record.keys() == {"step", "leaves", "meta"}, json.dumps(record)[:200]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_older_version_continues(by_two, finished, source, tmp_path):
     folder = copy_until(finished, tmp_path / "run", 4)
     in_the_older_form(folder, 4)
