@@ -100,6 +100,8 @@ def _workspace(program: Program, chunk: int) -> int:
       and queries, keys and values of the whole prefix (gradients of the latter in the accumulation
       dtype);
     - three messages: received, leaving, and what an idle rank sends;
+    - where devices of `tensor` share tokens, all those that the matmuls of a sublayer see, and
+      the gradients by them;
     - one layer's weights, sliced out of the stack or transposed;
     - one after the other the MLP's wide values with their gradients, and attention's scores and
       their gradients, in the accumulation dtype and once more in the compute dtype.
@@ -114,15 +116,22 @@ def _workspace(program: Program, chunk: int) -> int:
     pairs = _prefix_pairs(program, chunk)
     accumulated = jnp.dtype(program.accumulation_dtype).itemsize
     scores = _score_values(program, chunk) * (item + accumulated)
+    gathered = _gathered(program, program.lengths[chunk])
     if program.train:
-        layer = 2 * narrow + pairs * (item + accumulated) + max(2 * wide, 2 * scores)
+        layer = 2 * (narrow + gathered) + pairs * (item + accumulated) + max(2 * wide, 2 * scores)
     else:
-        layer = narrow + pairs * item + max(wide, scores)
+        layer = narrow + gathered + pairs * item + max(wide, scores)
     return 3 * message + max(layer + nbytes(program.layer_shapes), _head(program, chunk))
 
 
 def _message(program: Program) -> int:
     return math.prod(program.message_shape) * jnp.dtype(program.compute_dtype).itemsize
+
+
+def _gathered(program: Program, length: int) -> int:
+    """Bytes of a chunk's tokens on every device, where each has its part of them; else none."""
+    parts = program.tensor.token_parts
+    return nbytes(program.layer_input(length)) * parts if parts > 1 else 0
 
 
 def _layer_values(program: Program, length: int) -> list[int]:
