@@ -34,7 +34,7 @@ def who_is_behind(folder: Path, count: int, *, since: float) -> str | None:
     """One line that names the processes behind the others, or None if the folder does not tell.
 
     Each process' watchdog writes `watchdog/process-I.json` with what it has finished; a file that
-    is missing, or older than the start, means that the process has not come that far.
+    is missing, or older than the start, means that the process could not even do that.
 
     Args:
       folder: of the run.
@@ -72,7 +72,7 @@ def _order(place: dict[str, Any] | None) -> tuple[int, int]:
 
 def _told(place: dict[str, Any] | None) -> str:
     if place is None:
-        return "before its first step"
+        return "it has left no word since the start"
     tick, cell = place.get("tick"), place.get("cell")
     told = f"in step {place['step']}"
     if tick is not None:

@@ -58,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--log-dir", help="keep each process' whole output in D/process-I.log")
     made.add_argument(
-        "--grace", type=float, default=10.0,
-        help="seconds for the others to end after one has died, before they are killed; default 10",
+        "--grace", type=float, default=20.0,
+        help="seconds for the others to end after one has died, before they are killed; default 20",
     )  # fmt: skip
     return made
 

@@ -61,7 +61,7 @@ class PassThrough:
 
 
 class Marked:
-    """Passes whole lines on, each behind a mark, except for lines of Gloo."""
+    """Passes whole lines on, each behind a mark, except for empty lines and those of Gloo."""
 
     def __init__(self, write: Write, mark: bytes):
         self._write, self._mark = write, mark
@@ -70,7 +70,8 @@ class Marked:
     def feed(self, piece: bytes) -> None:
         """Pass on the lines that are whole by now."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
-        whole = [self._mark + line + b"\n" for line in lines if not line.startswith(NOISE)]
+        told = [line for line in lines if line.strip() and not line.startswith(NOISE)]
+        whole = [self._mark + line + b"\n" for line in told]
         if whole:
             self._write(b"".join(whole))
 
@@ -101,7 +102,7 @@ class Tail:
 
     def _keep(self, text: bytes) -> None:
         lines = text.decode("utf-8", "replace").splitlines()
-        self.lines.extend(line for line in lines if line.strip())
+        self.lines.extend(lines)
 
 
 class ToFile:

@@ -66,7 +66,7 @@ def test_help_tells_of_statuses_and_options(capsys):
 def test_what_stands_behind_the_dashes_is_left_alone():
     options = parse(["--processes", "2", "--", "train.py", "--help", "--", "--grace", "1"])
     assert options.command == ("train.py", "--help", "--", "--grace", "1")
-    assert (options.restarts, options.grace_seconds, options.log_dir) == (0, 10.0, None)
+    assert (options.restarts, options.grace_seconds, options.log_dir) == (0, 20.0, None)
 
 
 def test_the_last_setting_counts():
@@ -91,7 +91,7 @@ def test_output_passes_without_gloo_however_it_is_cut(size):
     for piece in pieces:
         marked.feed(piece)
     marked.close()
-    assert b"".join(passed) == b"> [Gl\n> step 1 [Gloo] stays\r[Gloo] too\n> \n> [Gloo\n"
+    assert b"".join(passed) == b"> [Gl\n> step 1 [Gloo] stays\r[Gloo] too\n> [Gloo\n"
 
 
 def test_half_a_line_passes_at_once():
@@ -196,7 +196,7 @@ def place(folder, index, step, tick, time):
 def test_who_is_behind(tmp_path):
     assert who_is_behind(tmp_path, 2, since=10) is None
     place(tmp_path, 0, 5, None, 11)
-    told = "process 1 is behind: before its first step; the first is in step 5"
+    told = "process 1 is behind: it has left no word since the start; the first is in step 5"
     assert who_is_behind(tmp_path, 2, since=10) == told
     place(tmp_path, 1, 9, 3, 9)  # left by an earlier start
     assert who_is_behind(tmp_path, 2, since=10) == told
