@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from seq1f1b_jax.cli import Invocation, parse, to_yaml
 from seq1f1b_jax.cli.devices import (
     choose_platform,
+    count_stages,
     jax_environment,
     mend_command,
     probe_machine,
@@ -41,6 +44,7 @@ from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
 
 if TYPE_CHECKING:
     from seq1f1b_jax.pipeline.stage import Stage
+    from seq1f1b_jax.training.watchdog import Watchdog
 
 BYTE_VOCABULARY = 256
 
@@ -53,17 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       outside the steps (in a step it finishes the step, saves and ends with 0).
     """
     try:
-        invocation = parse(
-            sys.argv[1:] if arguments is None else arguments, recipes=_recipes_folder()
-        )
-        if invocation.print_config:
-            config = invocation.config
-            print(to_yaml(_with_model(config, _open_source(config))), end="")
-            return 0
-        return _run(invocation)
-    except ValueError as error:
-        if not _is_ours(error):
-            raise
+        with _refusals():
+            return _run(parse(sys.argv[1:] if arguments is None else arguments, recipes=_recipes()))
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
@@ -73,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(invocation: Invocation) -> int:
     config = invocation.config
+    if invocation.print_config:
+        print(to_yaml(_with_model(config, _open_source(config))), end="")
+        return 0
     if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained
         config = _in_any_order(config)
         alone = replace(config.mesh, pipe=1, data=1, tensor=1, sequence_parallel=False)
@@ -89,12 +88,24 @@ def _run(invocation: Invocation) -> int:
         )
     told = _set_environment(config, processes.count)
     with one_voice(processes):
-        for line in told:
-            print(line)
+        for line in (*told, *processes.told):
+            print(line, flush=True)
         return _run_in_group(invocation, config, start(processes, config.distributed))
 
 
 def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
+    from seq1f1b_jax.training.watchdog import Watchdog
+
+    folder, silence = Path(config.train.output_dir), config.distributed.heartbeat_timeout
+    with Watchdog(config.watchdog, group, folder, silence=silence) as watchdog, _refusals():
+        status = _run_watched(invocation, config, group, watchdog)
+    group.leave()
+    return status
+
+
+def _run_watched(
+    invocation: Invocation, config: Config, group: Group, watchdog: Watchdog
+) -> int:
     source = _open_source(config)
     config = _with_devices(_with_model(config, source))
     validate(config)
@@ -107,12 +118,10 @@ def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
     job = Job(
         config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
         source=source and _described(source), export=partial(_export, stage, config, source),
-        group=group,
+        watchdog=watchdog, group=group,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
-    status = run(job, **asdict(invocation.options))
-    group.leave()
-    return status
+    return run(job, **asdict(invocation.options))
 
 
 def _open_source(config: Config) -> Any:
@@ -216,21 +225,8 @@ def _with_devices(config: Config) -> Config:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"JAX cannot start: {reason}; {mend_command(probe_machine())}") from error
-    mesh = config.mesh
-    others = mesh.data * mesh.tensor
-    stages = mesh.pipe or max(1, present // others)
-    asked = others * stages
-    if asked > present:
-        more = f"--mesh.virtual_devices {asked}" if jax.default_backend() == "cpu" else "more GPUs"
-        single = " ".join(f"--mesh.{n} 1" for n in ("data", "tensor") if getattr(mesh, n) > 1)
-        fewer = f"--mesh.pipe {present // others}" if present >= others else single
-        pipelines = f"mesh.data={mesh.data} pipelines of " * (mesh.data > 1)
-        shared = f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
-        raise UserError(
-            f"{pipelines}mesh.pipe={stages} stages{shared} need as many devices, {present} are "
-            f"present; use {fewer} or {more}"
-        )
-    return replace(config, mesh=replace(mesh, pipe=stages))
+    stages = count_stages(config.mesh, present, platform=jax.default_backend())
+    return replace(config, mesh=replace(config.mesh, pipe=stages))
 
 
 def _with_model(config: Config, source: Any = None) -> Config:
@@ -272,22 +268,26 @@ def _models() -> Any:
     return models
 
 
-def _recipes_folder() -> Path:
+def _recipes() -> Path:
     spec = find_spec("mesh_configs")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("the package 'mesh_configs' is missing; reinstall seq1f1b-jax")
     return Path(spec.submodule_search_locations[0])
 
 
-def _is_ours(error: ValueError) -> bool:
-    """Whether our own code raised it for the user; any other ValueError is a defect."""
-    if isinstance(error, UserError):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return module.partition(".")[0] in ("seq1f1b_jax", "models", "__main__", "train")
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A ValueError that our own code raised is for the user; any other one is a defect."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in ("seq1f1b_jax", "models", "__main__", "train"):
+            raise
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -128,6 +128,33 @@ def devices_of_process(mesh: MeshConfig, num_processes: int) -> int:
     return count // num_processes
 
 
+def count_stages(mesh: MeshConfig, present: int, *, platform: str) -> int:
+    """Pipeline stages: as the settings say, or as many as there are devices for.
+
+    Args:
+      mesh: the settings.
+      present: devices of all processes.
+      platform: what they are, as JAX calls it.
+
+    Raises:
+      UserError: there are too few devices.
+    """
+    others = mesh.data * mesh.tensor
+    stages = mesh.pipe or max(1, present // others)
+    asked = others * stages
+    if asked <= present:
+        return stages
+    more = f"--mesh.virtual_devices {asked}" if platform == "cpu" else "more GPUs"
+    single = " ".join(f"--mesh.{n} 1" for n in ("data", "tensor") if getattr(mesh, n) > 1)
+    fewer = f"--mesh.pipe {present // others}" if present >= others else single
+    pipelines = f"mesh.data={mesh.data} pipelines of " * (mesh.data > 1)
+    shared = f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
+    raise UserError(
+        f"{pipelines}mesh.pipe={stages} stages{shared} need as many devices, {present} are "
+        f"present; use {fewer} or {more}"
+    )
+
+
 def _nvidia_smi(*arguments: str) -> str:
     try:
         done = subprocess.run(

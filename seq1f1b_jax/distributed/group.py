@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from seq1f1b_jax.config import DistributedConfig, UserError
+from seq1f1b_jax.distributed.output import at_most
 from seq1f1b_jax.distributed.processes import Processes
 
 T = TypeVar("T")
@@ -166,26 +167,29 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
     jax.config.update("jax_enable_recoverability", True)
     # Else JAX swallows a SIGTERM from here to the first step, and the run goes on as if none came
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            processes.coordinator, processes.count, processes.index,
-            local_device_ids=processes.local_index,
-            initialization_timeout=config.initialization_timeout,
-            # JAX's own end of a silent process tells less, so it comes later than the watchdog's
-            heartbeat_timeout_seconds=config.heartbeat_timeout * 3 // 2,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            coordinator_bind_address=bind_address(processes.coordinator),
-            cluster_detection_method="deactivate",
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"process {processes.index} of {processes.count} (by {processes.found}) could not meet "
-            f"the others at {processes.coordinator} within {config.initialization_timeout} s "
-            f"({reason}); see that all are started, that process 0 is on that host and that the "
-            "port is free and open"
-        ) from error
+    # JAX's own ends of a process that waits too long, or is silent, tell less: they come later
+    with at_most(config.initialization_timeout, processes, _not_met(processes, config)):
+        try:
+            jax.distributed.initialize(
+                processes.coordinator, processes.count, processes.index,
+                local_device_ids=processes.local_index,
+                initialization_timeout=config.initialization_timeout + SHUTDOWN_SECONDS,
+                heartbeat_timeout_seconds=config.heartbeat_timeout * 3 // 2,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+                coordinator_bind_address=bind_address(processes.coordinator),
+                cluster_detection_method="deactivate",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise _not_met(processes, config, f" ({str(error).splitlines()[0]})") from error
     return Group(processes.index, processes.count, distributed.global_state.client)
+
+
+def _not_met(processes: Processes, config: DistributedConfig, reason: str = "") -> UserError:
+    return UserError(
+        f"process {processes.index} of {processes.count} (by {processes.found}) could not meet the "
+        f"others at {processes.coordinator} within {config.initialization_timeout} s{reason}; see "
+        "that all are started, that process 0 is on that host and that the port is free and open"
+    )
 
 
 def bind_address(coordinator: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -9,12 +10,17 @@ from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed.exits import USER_ERROR
-from seq1f1b_jax.distributed.group import LINGER_SECONDS
 from seq1f1b_jax.distributed.processes import Processes
+
+REFUSED_SECONDS = 5
+"""How long a refused process 0 stays: the others hear of it by a service in this process."""
+
+End = Callable[[int], NoReturn]
+"""Ends the process with a status."""
 
 
 @contextmanager
-def one_voice(processes: Processes, *, end: Callable[[int], NoReturn] = os._exit) -> Iterator[None]:
+def one_voice(processes: Processes, *, end: End = os._exit) -> Iterator[None]:
     """Standard output is that of process 0; a `UserError` of any process ends it, with its number.
 
     It ends without waiting for threads: one that writes a checkpoint may wait for a process that is
@@ -22,7 +28,7 @@ def one_voice(processes: Processes, *, end: Callable[[int], NoReturn] = os._exit
 
     Args:
       processes: of the run.
-      end: ends the process with a status; tests give another one.
+      end: tests give another one.
     """
     if processes.count == 1:
         yield
@@ -32,9 +38,39 @@ def one_voice(processes: Processes, *, end: Callable[[int], NoReturn] = os._exit
             try:
                 yield
             except UserError as error:
-                who = f"[process {processes.index} of {processes.count}]"
-                sys.stdout.flush()
-                print(f"error: {who} {error}", file=sys.stderr, flush=True)
-                if processes.index == 0:  # the others hear of it by a service in this process
-                    time.sleep(LINGER_SECONDS)
+                _tell(processes, error)
+                if processes.index == 0:
+                    time.sleep(REFUSED_SECONDS)
                 end(USER_ERROR)
+
+
+@contextmanager
+def at_most(
+    seconds: float, processes: Processes, error: UserError, *, end: End = os._exit
+) -> Iterator[None]:
+    """Work that may wait in compiled code for ever, or end the process there without a good word.
+
+    Args:
+      seconds: after which this process is refused, unless the work is done.
+      processes: of the run.
+      error: what is told then.
+      end: tests give another one.
+    """
+
+    def give_up() -> None:
+        _tell(processes, error)
+        end(USER_ERROR)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _tell(processes: Processes, error: UserError) -> None:
+    sys.stdout.flush()
+    who = f"[process {processes.index} of {processes.count}]"
+    print(f"error: {who} {error}", file=sys.stderr, flush=True)

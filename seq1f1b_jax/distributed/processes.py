@@ -35,6 +35,12 @@ class Processes:
     local_index: int | None = None
     found: str = "settings"
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """A line for the user: whom this process waits for."""
+        meeting = f"meeting {self.count} processes (by {self.found}) at {self.coordinator}"
+        return (meeting,) * (self.count > 1)
+
 
 def find_processes(config: DistributedConfig, environment: Mapping[str, str]) -> Processes:
     """The processes of this run.

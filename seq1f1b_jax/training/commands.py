@@ -6,7 +6,7 @@ from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
-from seq1f1b_jax.training.job import Job, load_model, make_parts
+from seq1f1b_jax.training.job import Job, check_alike, load_model, make_parts
 from seq1f1b_jax.training.report import source_notes
 from seq1f1b_jax.training.sampling import sample_text, write_now
 from seq1f1b_jax.training.setup import make_setup
@@ -17,6 +17,7 @@ BAR_WIDTH = 40
 def evaluate(job: Job, *, num_batches: int | None = None) -> int:
     """Held-out loss of the newest checkpoint, through the pipeline, as a whole and by position."""
     setup, data = make_parts(job)
+    check_alike(job, data)
     batches = held_out_batches(setup, data, num_batches or job.config.train.eval_batches)
     for note in source_notes(job.config, job.source):
         print(f"note: {note}")

@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jaxlib
 from jax.sharding import Mesh
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
+from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
 from seq1f1b_jax.training.sampling import Stream
 from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
+from seq1f1b_jax.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,7 @@ class Job:
       source: the checkpoint that the run starts from, where it does.
       export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters as a
         checkpoint for others.
+      watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
     """
 
@@ -57,6 +62,7 @@ class Job:
     stream: Stream
     source: Source | None
     export: Callable[..., None]
+    watchdog: Watchdog
     group: Group = ALONE
 
     @property
@@ -104,6 +110,20 @@ def make_parts(job: Job) -> tuple[Setup, SequenceData]:
     window = window_of(job.stage)
     visible_keys = data.mean_visible_keys(window=window) if balanced else None
     return make_setup(config, job.stage, visible_keys=visible_keys), data
+
+
+def check_alike(job: Job, data: SequenceData) -> None:
+    """Refuse processes that would not do the same work.
+
+    Raises:
+      UserError: what differs, and in which process.
+    """
+    if job.group.count == 1:
+        return
+    parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
+    data_parts = {f"data ({name})": value for name, value in data.identity.items()}
+    for warning in check_same(job.group, parts | settings_of(job.config) | data_parts):
+        print(f"note: {warning}")
 
 
 def check_tokenizer(corpus: Corpus, job: Job) -> None:

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed import Group
 
 LOCK = "running.lock"
+SHARED_SECONDS = 30.0
+"""How long a network file system may take to show a new file to another host."""
 
 
 @contextmanager
@@ -41,6 +44,34 @@ def run_lock(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def check_shared(folder: Path, group: Group, *, seconds: float = SHARED_SECONDS) -> None:
+    """Refuse a folder that is another one in this process than in process 0, which holds it.
+
+    Every process writes its part of a checkpoint there; parts in several places are none.
+
+    Raises:
+      UserError: what process 0 wrote is not here within `seconds`.
+    """
+    theirs = group.first("holder", lambda: (folder / LOCK).read_text(encoding="utf-8"))
+    deadline = time.monotonic() + seconds
+    while _text(folder / LOCK) != theirs:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"train.output_dir={folder} of process {group.index} ({socket.gethostname()}, "
+                f"{folder.resolve()}) is not the folder of process 0 ({_who(theirs)}); every "
+                "process writes its part of a checkpoint, so name a folder on storage that all of "
+                "them share"
+            )
+        time.sleep(0.1)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
 def _take(handle: int, folder: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,8 +88,12 @@ def _take(handle: int, folder: Path) -> None:
 
 
 def _holder(handle: int) -> str:
+    return _who(os.pread(handle, 4096, 0))
+
+
+def _who(text: str | bytes) -> str:
     try:
-        holder = json.loads(os.pread(handle, 4096, 0))
+        holder = json.loads(text)
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (ValueError, KeyError):
         return "it has only just begun"

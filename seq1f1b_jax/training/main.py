@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
-from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
 from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint import Checkpointer
@@ -28,8 +26,8 @@ from seq1f1b_jax.training.events import (
     process_began,
 )
 from seq1f1b_jax.training.feed import make_feed
-from seq1f1b_jax.training.job import Job, make_parts
-from seq1f1b_jax.training.lock import run_lock
+from seq1f1b_jax.training.job import Job, check_alike, make_parts
+from seq1f1b_jax.training.lock import check_shared, run_lock
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.metrics import (
     MetricsWriter,
@@ -73,12 +71,14 @@ def train(job: Job) -> int:
         config.train.compile_cache, run_folder=job.folder, platform=jax.default_backend()
     )
     setup, data = make_parts(job)
-    check_processes(job, data)
+    check_alike(job, data)
+    if group.count > 1:
+        check_is_for_many(config, group.count)
     batches = held_out_batches(setup, data, config.train.eval_batches)
     tokenizer = data.corpus.load_tokenizer()
     with ExitStack() as stack:
-        watchdog = stack.enter_context(make_watchdog(job))
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
+        check_shared(job.folder, group)
         print(describe(setup, data, count_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
         folder = job.folder / CHECKPOINTS
@@ -104,7 +104,7 @@ def train(job: Job) -> int:
         batch_of = partial(make_feed(config, setup.mesh).step, data)
         batch = batch_of(start)
         events.begin(COMPILE)
-        step = make_step(setup, state, batch, watchdog)
+        step = make_step(setup, state, batch, job.watchdog)
         events.begin(MEET)
         group.barrier("compiled")
         if config.train.trace:
@@ -115,9 +115,10 @@ def train(job: Job) -> int:
             bigram=bigram_loss(data, batches) if group.is_first else 0.0,
             num_layer_params=count_params(stage, only_layers=True),
             meta=make_meta(config, data), shapes=abstract_state(setup), group=group,
-            watchdog=watchdog, events=events,
+            watchdog=job.watchdog, events=events,
         )
-        state, finished = loop.run(state, start)
+        with job.watchdog.exchanges():
+            state, finished = loop.run(state, start)
     if not finished:
         print(f"stopped after step {int(state.step)}; the same command continues")
         return 0
@@ -132,28 +133,21 @@ def train(job: Job) -> int:
     return 0
 
 
-def check_processes(job: Job, data: SequenceData) -> None:
-    """Refuse processes that would not do the same work.
+def check_is_for_many(config: Config, count: int) -> None:
+    """Refuse settings of a run of one process, where there are `count`.
 
     Raises:
-      UserError: they differ, or a setting is for one process only.
+      UserError: there is one.
     """
-    config, group = job.config, job.group
-    if group.count == 1:
-        return
-    parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
-    data_parts = {f"data ({name})": value for name, value in data.identity.items()}
-    for warning in check_same(group, parts | settings_of(config) | data_parts):
-        print(f"note: {warning}")
     if config.train.trace:
         raise UserError(
-            f"train.trace measures the actions of one process, and there are {group.count}; leave "
+            f"train.trace measures the actions of one process, and there are {count}; leave "
             "it off, or trace a run of one process"
         )
     if config.schedule.documents == "batch" and config.data.packing == "documents":
         raise UserError(
             "schedule.documents=batch cuts every step by all its documents, and each of "
-            f"{group.count} processes reads its own rows; use --schedule.documents corpus"
+            f"{count} processes reads its own rows; use --schedule.documents corpus"
         )
 
 
@@ -205,13 +199,6 @@ def first_words(data: SequenceData, tokens, tokenizer: Tokenizer | None) -> str:
         return SAMPLE_PROMPT[data.corpus.kind]
     ids = tokens[:PROMPT_TOKENS].tolist()
     return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
-
-
-def make_watchdog(job: Job) -> Watchdog:
-    """What ends the run when it does not get on."""
-    config = job.config
-    silence = config.distributed.heartbeat_timeout
-    return Watchdog(config.watchdog, job.group, job.folder, silence=silence)
 
 
 def make_step(setup: Setup, state: TrainState, batch, watchdog: Watchdog) -> Callable:

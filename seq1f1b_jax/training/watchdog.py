@@ -19,16 +19,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jax.errors import JaxRuntimeError
 
-from seq1f1b_jax.config import WatchdogConfig
+from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import Group
-from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED
+from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.pipeline.trace import LastActions
 from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, committed_steps
 
@@ -47,6 +47,7 @@ class Standing:
       step: the step it works on, counted from 0; -1 before the first.
       cell: the action that each of its stages finished last, where they are followed.
       gone: why it ended, once it has.
+      status: with which the others end then.
       beat: counts what it said.
     """
 
@@ -54,6 +55,7 @@ class Standing:
     step: int = -1
     cell: str = ""
     gone: str = ""
+    status: int = LOST_PEER
     beat: int = 0
 
     def __str__(self) -> str:
@@ -105,7 +107,12 @@ class Watchdog:
             return
         if isinstance(error, JaxRuntimeError):
             self._blame(error)
-        self._say(gone=f"{kind.__name__}: {_first_line(error)}")
+        refused = isinstance(error, UserError)  # the same command would be refused again
+        with suppress(JaxRuntimeError):  # process 0 is gone: nobody is left to be told
+            self._say(
+                gone=(not refused) * f"{kind.__name__}: " + _first_line(error),
+                status=USER_ERROR if refused else LOST_PEER,
+            )
 
     def begin(self, step: int) -> None:
         """The step begins now."""
@@ -122,6 +129,19 @@ class Watchdog:
         self._began = None
         yield
         self._began = time.monotonic()
+
+    @contextmanager
+    def exchanges(self) -> Iterator[None]:
+        """Work in which devices of all processes exchange: if that fails, who is gone is named.
+
+        At once: what comes after, such as a save under way, would wait for that process too.
+        """
+        try:
+            yield
+        except JaxRuntimeError as error:
+            if self._group.count > 1:
+                self._blame(error)
+            raise
 
     @property
     def limit(self) -> float:
@@ -166,7 +186,7 @@ class Watchdog:
             if fresh or before is None or before[0].beat != standing.beat:
                 self._heard[index] = (standing, now)
             if standing.gone and index != self._group.index:
-                self._lost(index, f"it ended: {standing.gone}")
+                self._follow(standing)
             if now - self._heard[index][1] > self._silence:
                 self._lost(index, f"it has been silent for {self._silence:.0f} s")
 
@@ -176,10 +196,12 @@ class Watchdog:
         while time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
             self._listen(time.monotonic(), fresh=False)
-        now = time.monotonic()
-        for index, (standing, heard) in sorted(self._heard.items()):
-            if index != self._group.index and now - heard > 3 * LOOK_SECONDS:
-                self._lost(index, f"it stopped speaking, and an exchange failed: {standing}")
+        others = {index: it for index, it in self._heard.items() if index != self._group.index}
+        if not others:
+            return
+        index, (standing, heard) = min(others.items(), key=lambda item: item[1][1])
+        if time.monotonic() - heard > 3 * LOOK_SECONDS:
+            self._lost(index, f"it stopped speaking, and an exchange failed: {standing}")
 
     def _say(self, **changes: Any) -> None:
         self._group.tell(NOTE, json.dumps(asdict(self.standing(**changes))))
@@ -193,6 +215,15 @@ class Watchdog:
             f"status {LOST_PEER}; {self._saved()}"
         )
         self._end(LOST_PEER)
+
+    def _follow(self, gone: Standing) -> None:
+        """Another process has told why it ends, so this one ends."""
+        if gone.status != USER_ERROR:
+            self._lost(gone.process, f"it ended: {gone.gone}")
+        if self._stop.wait(LOOK_SECONDS):
+            return  # the same refusal came here, and this process tells it itself
+        self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
+        self._end(USER_ERROR)
 
     def _stalled(self, seconds: float) -> None:
         """A step takes far too long: say where everybody is, write stacks, end."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import train
@@ -55,6 +56,14 @@ def _limit_files(num_bytes: int) -> None:
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def not_sharing() -> None:
+    """As if `train.output_dir` had one name on hosts that do not share it: for `patch`."""
+    from seq1f1b_jax.training import job, lock, main
+
+    job.settings_of = lambda config: {}
+    main.check_shared = partial(lock.check_shared, seconds=1.0)
 
 
 class Processes:

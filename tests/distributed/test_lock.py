@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.training.lock import LOCK, run_lock
+from seq1f1b_jax.distributed import ALONE
+from seq1f1b_jax.training.lock import LOCK, check_shared, run_lock
 from tests.run.tiny import command_line, run
 
 HOLD = """
@@ -61,3 +64,39 @@ def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot write .*Not a directory"):
         with run_lock(tmp_path / "file" / "run"):
             pass
+
+
+class Second:
+    """Process 1 of a group whose process 0 holds another folder."""
+
+    index = 1
+
+    def __init__(self, theirs: Path):
+        self.text = (theirs / LOCK).read_text()
+
+    def first(self, name, make):
+        return self.text
+
+
+def test_a_folder_that_is_not_shared_is_refused(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    with run_lock(theirs):
+        told = f"of process 1 .*/ours.* is not .*process {os.getpid()} on"
+        with pytest.raises(UserError, match=told):
+            check_shared(ours, Second(theirs), seconds=0.1)
+        with run_lock(ours):
+            (ours / LOCK).write_text((ours / LOCK).read_text().replace('"pid"', '"pid" '))
+            with pytest.raises(UserError, match="storage that all of them share"):
+                check_shared(ours, Second(theirs), seconds=0.1)
+        check_shared(theirs, Second(theirs), seconds=0.1)
+        check_shared(theirs, ALONE)
+
+
+def test_a_file_that_other_hosts_see_late_is_waited_for(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    with run_lock(theirs):
+        second = Second(theirs)
+        late = threading.Timer(0.3, lambda: theirs.rename(ours))
+        late.start()
+        check_shared(ours, second, seconds=20)
+        late.join()

@@ -1,15 +1,19 @@
 """One process speaks for all, and a refused run ends at once, with whose refusal it is."""
 
+import threading
+import time
+
 import pytest
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Processes, one_voice
 from seq1f1b_jax.distributed.exits import USER_ERROR
+from seq1f1b_jax.distributed.output import at_most
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("seq1f1b_jax.distributed.output.LINGER_SECONDS", 0)
+    monkeypatch.setattr("seq1f1b_jax.distributed.output.REFUSED_SECONDS", 0)
 
 
 @pytest.mark.parametrize("index, heard", [(0, "hello\n"), (1, "")])
@@ -33,3 +37,21 @@ def test_alone_it_is_left_to_the_caller(capsys):
     with pytest.raises(UserError), one_voice(Processes()):
         raise UserError("bad")
     assert capsys.readouterr().err == ""
+
+
+def test_what_takes_too_long_is_refused_beside_it(capsys):
+    ended, late = [], threading.Event()
+
+    def end(status):
+        ended.append(status)
+        late.set()
+
+    processes = Processes(2, 1, "127.0.0.1:1")
+    with at_most(0.05, processes, UserError("nobody came; start all"), end=end):
+        assert late.wait(20)
+    assert ended == [USER_ERROR]
+    assert capsys.readouterr().err == "error: [process 1 of 2] nobody came; start all\n"
+    with at_most(0.05, processes, UserError("nobody came"), end=end):
+        pass
+    time.sleep(0.2)
+    assert ended == [USER_ERROR]

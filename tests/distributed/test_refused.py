@@ -1,9 +1,11 @@
 """Processes that would not do the same work are refused by all of them, in one line."""
 
+import time
+
 import pytest
 
 from tests.distributed.conftest import TWO
-from tests.distributed.processes import Processes
+from tests.distributed.processes import Processes, not_sharing
 
 
 def refusals(cache, folder, source, own, **changes):
@@ -31,6 +33,35 @@ def test_another_text_in_one_process(cache, source, tmp_path):
     other.write_text(source.read_text(encoding="utf-8")[1:], encoding="utf-8")
     told = refusals(cache, tmp_path / "run", source, {1: {"data__source": other}})
     assert all("data (" in line and "in process 1" in line for line in told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_process_without_the_data_takes_the_other_along(index, cache, source, tmp_path):
+    own = {index: {"data__source": tmp_path / "nowhere"}}
+    with Processes(cache, 2, tmp_path / "run", source, own=own, **TWO) as run:
+        began = time.monotonic()
+        assert run.end() == [2, 2], run.told()
+        assert time.monotonic() - began < 60
+        assert f"error: [process {index} of 2] data.source" in run.told(index)
+        assert f"process {index} was refused, so this one ends too: data.source" in run.told()
+
+
+@pytest.mark.slow
+def test_evaluation_compares_the_processes_too(by_two, cache, source):
+    own = {1: {"train__eval_batches": 7}}
+    with Processes(cache, 2, by_two[0], source, own=own, command=("evaluate",), **TWO) as run:
+        assert run.end() == [2, 2], run.told()
+        assert "--train.eval_batches is 7 in process 1" in run.told()
+
+
+@pytest.mark.slow
+def test_folders_that_are_not_the_same_are_refused(cache, source, tmp_path):
+    own = {1: {"train__output_dir": tmp_path / "elsewhere"}}
+    with Processes(cache, 2, tmp_path / "run", source, own=own, patch=not_sharing, **TWO) as run:
+        assert run.end() == [2, 2], run.told()
+        assert "elsewhere of process 1" in run.told(1) and "is not the folder of" in run.told(1)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 @pytest.mark.slow

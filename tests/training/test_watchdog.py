@@ -6,9 +6,9 @@ import time
 import pytest
 from jax.errors import JaxRuntimeError
 
-from seq1f1b_jax.config import WatchdogConfig
+from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import ALONE
-from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED
+from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.schedule import Op
 from seq1f1b_jax.training import watchdog as module
 from seq1f1b_jax.training.watchdog import Watchdog
@@ -158,6 +158,28 @@ def test_a_process_that_fails_tells_why_and_the_others_name_it(tmp_path, ended, 
     with pytest.raises(Ended):
         other._listen(1.0, fresh=False)
     assert "process 1 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
+
+
+def test_a_refused_process_takes_the_others_along_without_a_restart(tmp_path, ended, capfd):
+    peers = Peers()
+    with pytest.raises(UserError), watchdog_of(peers, tmp_path, ended):
+        raise UserError("no file x; give another")
+    mine = json.loads(peers.notes[0])
+    assert (mine["gone"], mine["status"]) == ("no file x; give another", USER_ERROR)
+    other = watchdog_of(peers, tmp_path, ended)
+    peers.say(2, gone=mine["gone"], status=mine["status"])
+    with pytest.raises(Ended):
+        other._listen(1.0, fresh=False)
+    assert "process 2 was refused, so this one ends too: no file x" in capfd.readouterr().err
+    assert ended.statuses == [USER_ERROR]
+
+
+def test_a_refusal_that_came_here_too_is_told_once(tmp_path, ended, capfd):
+    peers = Peers()
+    peers.say(1, gone="no file x", status=USER_ERROR)
+    with pytest.raises(UserError), watchdog_of(peers, tmp_path, ended):
+        raise UserError("no file x")
+    assert ended.statuses == [] and capfd.readouterr().err == ""
 
 
 def test_a_lost_coordinator_is_process_0(tmp_path, ended, capfd):
