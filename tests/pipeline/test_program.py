@@ -136,7 +136,6 @@ def test_cpu_program(name):
     "name",
     [
         "llama, selective, unequal stages" + DOCUMENTS,
-        "llama, split backwards" + PIPELINES,
         "gpt, stores all, equal stages" + TENSOR,
     ],
 )
@@ -170,6 +169,7 @@ def test_more_cpu_programs(name):
         "llama, ring",
         "llama, selective, unequal stages",
         "llama, split backwards" + DOCUMENTS,
+        "llama, split backwards" + PIPELINES,
         "llama, split backwards" + TENSOR,
     ],
 )

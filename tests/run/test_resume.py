@@ -115,7 +115,7 @@ TOPOLOGIES = {
 }  # fmt: skip
 
 
-EVERYDAY = ("unequal_layers_and_chunks", "ring_of_virtual_stages", "layers_cut_over_devices")
+EVERYDAY = ("unequal_layers_and_chunks", "layers_cut_over_devices")
 
 
 @pytest.mark.parametrize(
