@@ -65,10 +65,11 @@ class Heads(nnx.Module):
         self, h: Float[Array, "B T d"]
     ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
         """Queries, keys and values of normalised input."""
-        return tuple(
+        query, key, value = (
             rearrange(project(h).astype(h.dtype), "B T (H D) -> B T H D", D=self.head_dim)
             for project in (self.query, self._shared(self.key), self._shared(self.value))
         )
+        return query, key, value
 
     def join(self, attended: Float[Array, "B T Hq D"]) -> Float[Array, "B t d"]:
         """Heads back into the residual stream."""

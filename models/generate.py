@@ -78,11 +78,11 @@ def stream(
 
     Source of `top_p`: Holtzman et al., arXiv 1904.09751, section 3.1.
     """
-    prompt_tokens = np.asarray(prompt_tokens)
+    prompt = np.asarray(prompt_tokens)
     _check_settings(num_tokens, temperature, top_p)
-    _check_prompt(stage, prompt_tokens, num_tokens)
+    _check_prompt(stage, prompt, num_tokens)
     return _stream(
-        stage, params, prompt_tokens, num_tokens, Sampler(key, temperature, top_p),
+        stage, params, prompt, num_tokens, Sampler(key, temperature, top_p),
         attention=attention, greedy=temperature == 0,
     )
 

@@ -33,6 +33,7 @@ ARROWS = {
     "seq1f1b_jax.launch": (
         "seq1f1b_jax.launch",
         "seq1f1b_jax.distributed.exits",
+        "seq1f1b_jax.distributed.processes",
         "seq1f1b_jax.config",
     ),
     "seq1f1b_jax.training": (

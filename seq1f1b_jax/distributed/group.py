@@ -77,7 +77,8 @@ class Group:
         key = self._key(name)
         if self.is_first:
             # a defect of process 0 is told too: nobody may wait for an answer that never comes
-            answer = {"error": f"process 0 could not go on ({name}); its own output tells why"}
+            failed = f"process 0 could not go on ({name}); its own output tells why"
+            answer: dict[str, Any] = {"error": failed}
             try:
                 answer = {"value": make()}
             except UserError as error:

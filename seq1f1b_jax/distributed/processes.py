@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from seq1f1b_jax.config import DistributedConfig, UserError
 
+NAMES = ("coordinator", "num_processes", "process_id")
+
 FIRST_PORT, NUM_PORTS = 61440, 4096
 """Where a port is chosen by the number of the job, so that all of its processes choose alike."""
 
@@ -52,37 +54,35 @@ def find_processes(config: DistributedConfig, environment: Mapping[str, str]) ->
     Raises:
       UserError: settings that do not fit together.
     """
-    given = {
-        name: getattr(config, name) for name in ("coordinator", "num_processes", "process_id")
-    }
-    if any(value is not None for value in given.values()):
-        return _from_settings(given)
+    if any(getattr(config, name) is not None for name in NAMES):
+        return _from_settings(config)
     if config.detect == "never":
         return Processes()
     return _from_slurm(environment) or _from_open_mpi(environment) or Processes()
 
 
-def _from_settings(given: Mapping[str, str | int | None]) -> Processes:
-    missing = [f"distributed.{name}" for name, value in given.items() if value is None]
-    if missing:
-        present = ", ".join(f"distributed.{k}={v}" for k, v in given.items() if v is not None)
+def _from_settings(config: DistributedConfig) -> Processes:
+    address, count, index = config.coordinator, config.num_processes, config.process_id
+    if address is None or count is None or index is None:
+        given = {f"distributed.{name}": getattr(config, name) for name in NAMES}
+        missing = [name for name, value in given.items() if value is None]
+        present = ", ".join(f"{k}={v}" for k, v in given.items() if v is not None)
         raise UserError(
             f"{present} without {' and '.join(missing)}: several processes need all three; give "
             "them, or start with python -m seq1f1b_jax.launch, which does"
         )
-    count, index = given["num_processes"], given["process_id"]
     if count < 1 or not 0 <= index < count:
         raise UserError(
             f"distributed.process_id={index} of distributed.num_processes={count}: processes are "
             f"counted from 0; use 0 to {max(count, 1) - 1}"
         )
-    address = re.fullmatch(r"(?:\[[\da-fA-F:]+\]|[^\s:]+):(\d{1,5})", given["coordinator"])
-    if address is None or not 1 <= int(address[1]) <= 65535:
+    parts = re.fullmatch(r"(?:\[[\da-fA-F:]+\]|[^\s:]+):(\d{1,5})", address)
+    if parts is None or not 1 <= int(parts[1]) <= 65535:
         raise UserError(
-            f"distributed.coordinator={given['coordinator']!r} is not HOST:PORT, with a port from "
+            f"distributed.coordinator={address!r} is not HOST:PORT, with a port from "
             "1 to 65535; give the address on which process 0 can be reached, such as 10.0.0.1:61440"
         )
-    return Processes(count, index, given["coordinator"]) if count > 1 else Processes()
+    return Processes(count, index, address) if count > 1 else Processes()
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Processes | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -157,7 +157,7 @@ def _describe(name, entry, base, path) -> TensorInfo:
     return TensorInfo(tuple(shape), dtype, path, base + offsets[0], base + offsets[1])
 
 
-def _are_counts(value) -> bool:
+def _are_counts(value) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 

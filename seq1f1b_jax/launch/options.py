@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed.processes import NAMES
 
-OURS = ("coordinator", "num_processes", "process_id")
 EPILOG = """\
 example: python -m seq1f1b_jax.launch --processes 2 --restarts 3 -- train.py --mesh.pipe 4
 
@@ -97,7 +97,7 @@ def _check(options: Options) -> None:
         raise UserError(f"--restarts {options.restarts}: must not be negative; use 0 or more")
     if not 0 <= options.grace_seconds < float("inf"):
         raise UserError(f"--grace {options.grace_seconds}: must be seconds; use 0 or more")
-    for name in OURS:
+    for name in NAMES:
         if setting(options.command, f"distributed.{name}") is not None:
             raise UserError(
                 f"--distributed.{name} is what the launcher sets itself; leave it out behind --"
@@ -143,5 +143,5 @@ def command_of(command: Sequence[str], *, index: int, count: int, port: int) -> 
             raise UserError(f"{program[0]} does not exist; start in its folder or name its path")
         program = [sys.executable, "-u", *program]  # a pipe would be written to by the block
     values = (f"127.0.0.1:{port}", str(count), str(index))
-    settings = zip(OURS, values, strict=True)
+    settings = zip(NAMES, values, strict=True)
     return program + [part for key, text in settings for part in (f"--distributed.{key}", text)]

@@ -76,7 +76,8 @@ class Chunk:
     def positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B T"]:
         """Positions of the chunk's tokens in the sequence, or in their documents."""
         positions = self.offset + jnp.arange(self.length, dtype=jnp.int32)
-        return positions - self.starts(unit) if self.program.restart_positions else positions
+        starts = self.starts(unit) if self.program.restart_positions else None
+        return positions if starts is None else positions - starts
 
     def row_positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B t"]:
         """Positions of those tokens whose place in the residual stream is on this device."""

@@ -11,7 +11,7 @@ vocabulary, and each of its stages a part of that.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -219,7 +219,7 @@ def _ranks_on_host(leaf) -> list[np.ndarray]:
     """One array per rank, put together from the shards of this process."""
     if not isinstance(leaf, jax.Array):
         return list(leaf)
-    ranks: list[np.ndarray | None] = [None] * leaf.shape[0]
+    ranks: list[Any] = [None] * leaf.shape[0]
     for shard in leaf.addressable_shards:
         first, *rest = shard.index
         for row, rank in enumerate(range(*first.indices(leaf.shape[0]))):

@@ -81,8 +81,8 @@ def reference_loss(
     """
     params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
     head = params.embedding if params.head is None else params.head
-    rows = [None if a is None else a.reshape(-1, a.shape[-1]) for a in (tokens, targets, starts)]
-    tokens, targets, starts = rows
+    tokens, targets = (a.reshape(-1, a.shape[-1]) for a in (tokens, targets))
+    starts = None if starts is None else starts.reshape(-1, starts.shape[-1])
     y = hidden(stage, params, tokens, starts, **options)
     total = cross_entropy_reference(stage.final, params.last, head, y, targets)
     return total / jnp.maximum(jnp.sum(targets >= 0), 1)

@@ -52,11 +52,11 @@ class Recorder:
         with self._lock:
             return tuple(self._records)
 
-    def now(self, *_) -> np.ndarray:
+    def now(self, *_) -> np.int32:
         """Microseconds since the clock started; the arguments are what has to be there first."""
         return np.int32(1e6 * (time.perf_counter() - self._zero))
 
-    def finish(self, op: Op, chunk: int, stage, microbatch, start, replica=0, *_) -> np.ndarray:
+    def finish(self, op: Op, chunk: int, stage, microbatch, start, replica=0, *_) -> np.int32:
         """Write down an action that is over; of all devices of a stage the first one's.
 
         Returns:
@@ -77,11 +77,11 @@ class LastActions(Recorder):
         """Forget everything."""
         self.last: dict[int, Action] = {}
 
-    def now(self, *_) -> np.ndarray:
+    def now(self, *_) -> np.int32:
         """No clock."""
         return np.int32(0)
 
-    def finish(self, op: Op, chunk: int, stage, microbatch, *_) -> np.ndarray:
+    def finish(self, op: Op, chunk: int, stage, microbatch, *_) -> np.int32:
         """Remember an action that is over."""
         self.last[int(stage)] = Action(op, int(stage), int(microbatch), chunk)
         return np.int32(0)

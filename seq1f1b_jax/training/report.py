@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+import jax.numpy as jnp
+
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
@@ -52,8 +54,8 @@ def describe(
         "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "
         f"{config.data.microbatch_size}: "
         f"{setup.num_sequences * table.seq_len:,} tokens",
-        "compute": f"{pipeline.compute_dtype.__name__}, attention {config.executor.attention}, "
-        f"residuals {config.executor.residuals}",
+        "compute": f"{jnp.dtype(pipeline.compute_dtype).name}, attention "
+        f"{config.executor.attention}, residuals {config.executor.residuals}",
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
         f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
         + f", packed documents fill {data.fill_rate:.1%}" * (config.data.packing == "documents"),

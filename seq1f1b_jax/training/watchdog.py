@@ -120,7 +120,8 @@ class Watchdog:
 
     def finish(self) -> None:
         """It is done."""
-        self._steps.append(time.monotonic() - self._began)
+        if self._began is not None:
+            self._steps.append(time.monotonic() - self._began)
         self._began = None
 
     @contextmanager

@@ -21,7 +21,7 @@ Starts = Int[Array, "B Tq"]
 
 def first_keys(
     starts: Starts | None, window: int | None, *, num_tokens: int, offset: int
-) -> Int[Array, "B Tq"] | None:
+) -> Int[Array | np.ndarray, "B Tq"] | None:
     """First visible key of every query, `[B, Tq]` or `[1, Tq]`; `None` where nothing is hidden.
 
     Args:
