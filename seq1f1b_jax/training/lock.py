@@ -63,6 +63,7 @@ def check_shared(folder: Path, group: Group, *, seconds: float = SHARED_SECONDS)
                 "them share"
             )
         time.sleep(0.1)
+    group.barrier("shared")  # nobody begins what a refused process would leave half done
 
 
 def _text(path: Path) -> str | None:

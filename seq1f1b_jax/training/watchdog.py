@@ -89,6 +89,7 @@ class Watchdog:
         self._step, self._began = -1, None
         self._heard: dict[int, tuple[Standing, float]] = {}
         self._beat = 0
+        self._refused = False
         self.actions = LastActions()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -101,17 +102,17 @@ class Watchdog:
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, _: Any) -> None:
         """Stop watching; a process that fails tells the others why, or whom it has lost."""
+        self._refused = isinstance(error, UserError)
         self._stop.set()
         self._thread.join()
         if self._group.count == 1 or error is None:
             return
         if isinstance(error, JaxRuntimeError):
             self._blame(error)
-        refused = isinstance(error, UserError)  # the same command would be refused again
         with suppress(JaxRuntimeError):  # process 0 is gone: nobody is left to be told
             self._say(
-                gone=(not refused) * f"{kind.__name__}: " + _first_line(error),
-                status=USER_ERROR if refused else LOST_PEER,
+                gone=(not self._refused) * f"{kind.__name__}: " + _first_line(error),
+                status=USER_ERROR if self._refused else LOST_PEER,
             )
 
     def begin(self, step: int) -> None:
@@ -221,7 +222,8 @@ class Watchdog:
         """Another process has told why it ends, so this one ends."""
         if gone.status != USER_ERROR:
             self._lost(gone.process, f"it ended: {gone.gone}")
-        if self._stop.wait(LOOK_SECONDS):
+        self._stop.wait(LOOK_SECONDS)
+        if self._refused:
             return  # the same refusal came here, and this process tells it itself
         self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
         self._end(USER_ERROR)

@@ -77,6 +77,9 @@ class Second:
     def first(self, name, make):
         return self.text
 
+    def barrier(self, name):
+        """Process 0 has come."""
+
 
 def test_a_folder_that_is_not_shared_is_refused(tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
