@@ -82,9 +82,10 @@ def _run(invocation: Invocation) -> int:
     validate(config if named else _with_model(config))
     processes = find_processes(config.distributed, os.environ)
     if processes.count > 1 and invocation.command in ("generate", "export"):
+        alone = "without the launcher and --distributed.*"
         raise UserError(
-            f"{invocation.command} is the work of one process, and {processes.count} were started; "
-            "start one, or set distributed.detect=never"
+            f"{invocation.command} is the work of one process, and {processes.count} were started "
+            f"(by {processes.found}); start one, {alone}, or set distributed.detect=never"
         )
     told = _set_environment(config, processes.count)
     with one_voice(processes):

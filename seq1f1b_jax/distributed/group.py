@@ -187,9 +187,9 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
 
 def _not_met(processes: Processes, config: DistributedConfig, reason: str = "") -> UserError:
     return UserError(
-        f"process {processes.index} of {processes.count} (by {processes.found}) could not meet the "
-        f"others at {processes.coordinator} within {config.initialization_timeout} s{reason}; see "
-        "that all are started, that process 0 is on that host and that the port is free and open"
+        f"could not meet the others at {processes.coordinator} (by {processes.found}) within "
+        f"{config.initialization_timeout} s{reason}; see that all are started, that process 0 is "
+        "on that host and that the port is free and open"
     )
 
 

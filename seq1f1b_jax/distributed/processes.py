@@ -71,10 +71,12 @@ def _from_settings(config: DistributedConfig) -> Processes:
             f"{present} without {' and '.join(missing)}: several processes need all three; give "
             "them, or start with python -m seq1f1b_jax.launch, which does"
         )
-    if count < 1 or not 0 <= index < count:
+    if count < 1:
+        raise UserError(f"distributed.num_processes={count} must be above 0; use 1 or more")
+    if not 0 <= index < count:
         raise UserError(
             f"distributed.process_id={index} of distributed.num_processes={count}: processes are "
-            f"counted from 0; use 0 to {max(count, 1) - 1}"
+            f"counted from 0; use 0 to {count - 1}"
         )
     parts = re.fullmatch(r"(?:\[[\da-fA-F:]+\]|[^\s:]+):(\d{1,5})", address)
     if parts is None or not 1 <= int(parts[1]) <= 65535:

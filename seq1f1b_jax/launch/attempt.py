@@ -108,7 +108,11 @@ class Attempt:
             return Outcome(INTERRUPTED, None, stopped=True)
         if self._first is None:
             return Outcome(0, None, self._stopped)
-        return Outcome(self._first[1], described(*self._first), self._stopped)
+        index, code = self._first
+        if self._stopped:  # all were asked: one that aborts since another was faster is no cause
+            codes = {i: child.code for i, child in enumerate(self._children.members) if child.code}
+            code = codes[index := first_cause(codes)]
+        return Outcome(code, described(index, code), self._stopped)
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

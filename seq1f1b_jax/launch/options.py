@@ -10,6 +10,8 @@ from typing import NoReturn
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed.processes import NAMES
 
+MAX_PROCESSES = 1024
+NO_COMMAND = "no command; name it behind --, as in --processes 2 -- train.py"
 EPILOG = """\
 example: python -m seq1f1b_jax.launch --processes 2 --restarts 3 -- train.py --mesh.pipe 4
 
@@ -82,6 +84,8 @@ def parse(arguments: Sequence[str]) -> Options:
     if "--" in before:
         cut = before.index("--")
         before, command = before[:cut], tuple(before[cut + 1 :])
+    elif not {"-h", "--help"} & set(before):
+        raise UserError(NO_COMMAND)
     given = parser().parse_args(before)
     options = Options(given.processes, given.restarts, given.grace, given.log_dir, command)
     _check(options)
@@ -90,13 +94,19 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def _check(options: Options) -> None:
     if not options.command:
-        raise UserError("no command; name it behind --, as in --processes 2 -- train.py")
-    if options.processes < 1:
-        raise UserError(f"--processes {options.processes}: must be above 0; use 1 or more")
+        raise UserError(NO_COMMAND)
+    if not 1 <= options.processes <= MAX_PROCESSES:
+        raise UserError(
+            f"--processes {options.processes}: all run on this machine; use 1 to {MAX_PROCESSES}"
+        )
     if options.restarts < 0:
         raise UserError(f"--restarts {options.restarts}: must not be negative; use 0 or more")
     if not 0 <= options.grace_seconds < float("inf"):
-        raise UserError(f"--grace {options.grace_seconds}: must be seconds; use 0 or more")
+        raise UserError(
+            f"--grace {options.grace_seconds}: must be a finite number of seconds; use 0 or more"
+        )
+    if options.log_dir == "":
+        raise UserError("--log-dir is empty; name a folder, or leave it out")
     for name in NAMES:
         if setting(options.command, f"distributed.{name}") is not None:
             raise UserError(

@@ -37,6 +37,8 @@ def use_compile_cache(setting: str, *, run_folder: Path, platform: str) -> Path 
     Example:
       >>> use_compile_cache("auto", run_folder=Path("runs/x"), platform="cpu")
     """
+    if not setting.strip():
+        raise UserError("train.compile_cache is empty; give a folder of your own, auto or off")
     if setting == "off" or (setting == "auto" and platform == "cpu"):
         return None
     folder = _home_folder() if setting == "auto" else Path(setting).expanduser()
@@ -74,7 +76,7 @@ def check_private(folder: Path) -> None:
         _refuse(folder, f"belongs to user {found.st_uid}, not to you ({os.geteuid()})")
     if stat.S_IMODE(found.st_mode) & 0o077:
         mode = stat.S_IMODE(found.st_mode)
-        _refuse(folder, f"has mode {mode:04o} and others may enter; chmod 700 {folder}")
+        _refuse(folder, f"has mode {mode:04o} and others may enter")
     for path, state in above:
         if state.st_uid not in (0, os.geteuid()):
             _refuse(folder, f"lies in {path}, which belongs to user {state.st_uid}")
@@ -94,5 +96,6 @@ def _home_folder() -> Path:
 def _refuse(folder: Path, reason: str) -> None:
     raise UserError(
         f"train.compile_cache: {folder} {reason}; the cache holds programs that are run, so it "
-        "has to be a folder of mode 0700 that is yours: give another, or --train.compile_cache off"
+        "has to be a folder of mode 0700 that is yours: give one that is not there yet, which is "
+        "made so, or --train.compile_cache off"
     )

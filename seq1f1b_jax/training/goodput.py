@@ -137,7 +137,10 @@ def measure(lines: Iterable[str]) -> Goodput:
     lines = list(lines)
     events = [event for line in lines if (event := _event(line))]
     if not events:
-        raise UserError(f"no event in {EVENTS}: the run has not come to its first phase")
+        raise UserError(
+            f"no event in {EVENTS}: the run has not come to its first phase, or the file is none "
+            "of a run; give the folder of a run that has begun"
+        )
     spans = read_spans(lines)
     lost = _lost(spans)
     seconds = dict.fromkeys(PARTS, 0.0)
@@ -172,8 +175,9 @@ def _lost(spans: Sequence[Span]) -> set[tuple[int, int]]:
 def _event(line: str) -> dict | None:
     try:
         event = json.loads(line)
-        return event if {"time", "attempt", "phase"} <= event.keys() else None
-    except (ValueError, AttributeError):  # cut by a kill, or not ours
+        numbers = isinstance(event["time"], int | float) and isinstance(event.get("step", 0), int)
+        return event if numbers and {"attempt", "phase"} <= event.keys() else None
+    except (ValueError, AttributeError, KeyError, TypeError):  # cut by a kill, or not ours
         return None
 
 

@@ -237,7 +237,7 @@ class Watchdog:
         )
         others = {i: standing for i, (standing, _) in self._heard.items() if i != own.process}
         for index, standing in sorted(others.items()):
-            self._tell(f"process {index} is {standing}")
+            self._tell(f"process {index} is {standing}, as last heard of")
         path = self._folder / f"process-{own.process}.json"
         self._folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(own) | {"time": time.time()}), encoding="utf-8")

@@ -27,7 +27,7 @@ REFUSED = {
     ),
     "no_processes": (
         ALL | {"distributed__num_processes": 0},
-        ["distributed.num_processes=0", "counted from 0"],
+        ["distributed.num_processes=0", "use 1 or more"],
     ),
     "address_without_port": (
         ALL | {"distributed__coordinator": "node1"},

@@ -2,11 +2,13 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.launch.__main__ import main
+from seq1f1b_jax.launch.attempt import Attempt, Outcome
 from seq1f1b_jax.launch.death import can_be_mended, described, exit_status, first_cause
 from seq1f1b_jax.launch.folder import finished_steps, who_is_behind
 from seq1f1b_jax.launch.gpus import shares
@@ -21,17 +23,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "required: --processes"),
+        ([], "no command; name it behind --"),
         (["--processes", "2"], "no command; name it behind --"),
         (["--processes", "2", "--"], "no command"),
         (["--", "train.py"], "--processes"),
-        (["--processes", "0", "--", "train.py"], "--processes 0: must be above 0"),
+        (["--processes", "0", "--", "train.py"], "--processes 0: all run on this"),
+        (["--processes", "100000", "--", "train.py"], "--processes 100000: all run on this"),
+        (["--processes", "1", "--log-dir", "", "--", "train.py"], "--log-dir is empty"),
         (["--processes", "two", "--", "train.py"], "'two'"),
         (["--processes", "1", "--restarts", "-1", "--", "train.py"], "--restarts -1"),
         (["--processes", "1", "--grace", "-1", "--", "train.py"], "--grace -1.0"),
+        (["--processes", "1", "--grace", "inf", "--", "train.py"], "must be a finite number"),
         (["--processes", "1", "--grace", "nan", "--", "train.py"], "--grace nan"),
         (["--processes", "1", "--port", "7", "--", "train.py"], "--port 7"),
-        (["--processes", "1", "train.py"], "train.py"),
+        (["--processes", "1", "train.py"], "behind --, as in --processes 2 -- train.py"),
         (["--processes", "1", "--", "gone.py"], "gone.py does not exist"),
         (["--processes", "1", "--", "gone-program"], "cannot start 'gone-program'"),
         (
@@ -206,3 +211,11 @@ def test_who_is_behind(tmp_path):
     place(tmp_path, 0, 5, 3, 11)
     told = "no process is behind: all are in step 5, tick 3"
     assert who_is_behind(tmp_path, 2, since=10) == told
+
+
+def test_a_set_that_was_stopped_ends_with_what_is_no_consequence():
+    children = SimpleNamespace(members=[SimpleNamespace(code=130), SimpleNamespace(code=-6)])
+    attempt = Attempt(children, grace_seconds=1, say=print, explain=lambda code: None)
+    attempt._stopped, attempt._first = True, (1, -6)
+    told = "process 0 ended with 130: it was interrupted"
+    assert attempt._outcome() == Outcome(130, told, stopped=True)

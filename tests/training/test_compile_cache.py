@@ -26,6 +26,11 @@ def test_off_and_auto_on_a_cpu_leave_jax_as_it_is(tmp_path, settings):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, settings):
+    with pytest.raises(UserError, match="compile_cache is empty"):
+        use_compile_cache("", run_folder=tmp_path, platform="cpu")
+
+
 def test_auto_on_a_gpu_is_a_private_folder_below_home(tmp_path, settings, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = use_compile_cache("auto", run_folder=tmp_path / "run", platform="gpu")
@@ -46,7 +51,7 @@ def test_a_folder_that_others_may_enter_is_refused_by_its_mode(tmp_path, mode):
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(UserError, match=f"mode {mode:04o}.*chmod 700"):
+    with pytest.raises(UserError, match=f"mode {mode:04o}.*give one that is not there yet"):
         check_private(folder)
 
 

@@ -66,6 +66,16 @@ def test_every_part_is_explained_and_summed():
     )
 
 
+def test_lines_of_others_are_left_out():
+    whole = ['{"time": 0, "attempt": "a", "phase": "start"}',
+             '{"time": 4, "attempt": "a", "phase": "end"}']  # fmt: skip
+    others = [
+        "5", "[]", '{"phase": "step"}', '{"time": "0", "attempt": "a", "phase": "step"}',
+        '{"time": 1, "attempt": "a", "phase": "step", "step": "x"}',
+    ]  # fmt: skip
+    assert measure([whole[0], *others, whole[1]]) == measure(whole)
+
+
 def test_what_is_written_reads_back_after_a_cut_line(tmp_path):
     path, clock = tmp_path / EVENTS, iter(range(100, 200))
     first = Events(path, clock=lambda: next(clock))
