@@ -58,8 +58,9 @@ def test_tensors_are_dequantised(whole, kind):
     assert actual.dtype == np.float32 and actual.shape == WEIGHT.shape
     expected = gguf.quants.dequantize(quantized(kind), gguf.GGMLQuantizationType[kind])
     np.testing.assert_array_equal(actual, expected)
-    # Half a step of 15 over the range of a block of 32 normal numbers.
-    np.testing.assert_allclose(actual, WEIGHT, atol=0.5)
+    # Half a step where 2**bits of them reach over a block, which reaches from -m to m at most.
+    bits = int(kind[1]) if kind.startswith("Q") else 8  # BF16 keeps 8 of a mantissa
+    np.testing.assert_allclose(actual, WEIGHT, rtol=0, atol=np.abs(WEIGHT).max() / 2**bits)
 
 
 def test_every_cut_is_noticed(whole, tmp_path):

@@ -30,7 +30,8 @@ def test_preset_has_the_parameters_of_its_name(family, name):
     stage = build_stage(family, preset=name)
     named = float(name[:-1]) * {"b": 1e9, "m": 1e6}[name[-1]]
     positions = getattr(stage, "max_positions", 0) * stage.model_dim
-    assert num_params(stage) - positions == pytest.approx(named, rel=0.1)
+    # Names are rounded: by 3.5 % for 2.7b, the most.
+    assert num_params(stage) - positions == pytest.approx(named, rel=0.04)
 
 
 @pytest.mark.parametrize(

@@ -186,11 +186,12 @@ def test_initial_scales():
     stage = build_stage("gpt", preset="small")
     params = jax.jit(stage.init)(jax.random.key(0))
     layers = params.layers
+    rel = 0.01  # of n drawn numbers it is off by 1/sqrt(2n): 0.28 % for the smallest, 65,536
     for kernel in (layers["attention"]["query"], layers["mlp"]["up"]):
-        assert np.std(kernel["kernel"]) == pytest.approx(0.02, rel=0.02)
+        assert np.std(kernel["kernel"]) == pytest.approx(0.02, rel=rel)
     for kernel in (layers["attention"]["output"], layers["mlp"]["down"]):
-        assert np.std(kernel["kernel"]) == pytest.approx(0.02 / np.sqrt(8), rel=0.02)
-    assert np.std(params.embedding) == pytest.approx(0.02, rel=0.02)
+        assert np.std(kernel["kernel"]) == pytest.approx(0.02 / np.sqrt(8), rel=rel)
+    assert np.std(params.embedding) == pytest.approx(0.02, rel=rel)
     assert not np.array_equal(params.embedding, params.head)
 
 

@@ -58,7 +58,7 @@ def ours(q, k, v, dout, starts, *, name, block, window, offset):
     return jnp.concatenate(outs, 1), jnp.concatenate(dqs, 1), dk, dv
 
 
-def compare(starts, *, name, window, block=4, offset=13):
+def assert_as_textbook(starts, *, name, window, block=4, offset=13):
     values = inputs()
     actual = ours(*values, starts, name=name, block=block, window=window, offset=offset)
     expected = textbook(*values, starts, window=window)
@@ -69,12 +69,12 @@ def compare(starts, *, name, window, block=4, offset=13):
 @pytest.mark.parametrize("window", [None, 1, 3, 9, 29, 100])
 @pytest.mark.parametrize("name", ["xla_dense", "xla_blockwise"])
 def test_window(name, window, x64):
-    compare(None, name=name, window=window)
+    assert_as_textbook(None, name=name, window=window)
 
 
 @pytest.mark.parametrize("name", ["xla_dense", "xla_blockwise"])
 def test_window_and_documents(name, x64):
-    compare(starts_at((5, 6, 20), (13,)), name=name, window=4)
+    assert_as_textbook(starts_at((5, 6, 20), (13,)), name=name, window=4)
 
 
 borders = st.sets(st.integers(1, LENGTH - 1), max_size=8)
@@ -84,14 +84,14 @@ borders = st.sets(st.integers(1, LENGTH - 1), max_size=8)
 @given(first=borders, second=borders)
 def test_documents_anywhere(first, second):
     with jax.enable_x64(True):
-        compare(starts_at(first, second), name="xla_blockwise", window=None)
+        assert_as_textbook(starts_at(first, second), name="xla_blockwise", window=None)
 
 
 @settings(max_examples=10, deadline=None)
 @given(first=borders, second=borders)
 def test_documents_anywhere_dense(first, second):
     with jax.enable_x64(True):
-        compare(starts_at(first, second), name="xla_dense", window=None)
+        assert_as_textbook(starts_at(first, second), name="xla_dense", window=None)
 
 
 def test_blocks_before_all_documents_are_not_computed():

@@ -42,6 +42,7 @@ def test_every_option_is_tried(name):
 
 
 def test_validator_accepts(all_cases):
+    """It raises at a plan that is wrong, which test_validate.py shows."""
     for case in all_cases:
         validate(case.plan)
 
@@ -73,6 +74,7 @@ def test_executor_takes_the_asynchronous_time(cases, costs):
 
 
 def test_replay_accepts_equal_and_unequal_chunks(all_cases):
+    """It raises at a table that is wrong, which test_replay.py shows."""
     for index, case in enumerate(all_cases):
         replay(case.table)
         if case.plan.num_chunks > 1 and index % 4 == 0:
