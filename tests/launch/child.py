@@ -22,6 +22,11 @@ def words(index):
     return value(name).split() if name in sys.argv else []
 
 
+def starts(index):
+    seen = folder / f"seen-{index}.jsonl"
+    return len(seen.read_text().splitlines()) if seen.exists() else 0
+
+
 def leave(number, frame):
     print("saved after", signal.Signals(number).name, flush=True)
     sys.exit(0)
@@ -32,7 +37,7 @@ folder = Path(value("--train.output_dir") if "--train.output_dir" in sys.argv el
 with open(folder / f"seen-{index}.jsonl", "a") as seen:
     variable = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen.write(json.dumps({"pid": os.getpid(), "args": sys.argv[1:], "gpus": variable}) + "\n")
-start = sum(1 for _ in open(folder / f"seen-{index}.jsonl"))
+start = starts(index)
 print(f"[Gloo] Rank {index} is connected", flush=True)
 
 for word in words(index):
@@ -60,6 +65,9 @@ for word in words(index):
         time.sleep(float(text))
     elif kind == "until":  # another one waits
         while not (folder / f"waiting-{text}").exists():
+            time.sleep(0.01)
+    elif kind == "meet":  # another one has been started as often
+        while starts(text) < start:
             time.sleep(0.01)
     elif kind == "steps":  # one more at every start
         with open(folder / "metrics.jsonl", "a") as metrics:

@@ -75,7 +75,7 @@ def test_status_is_that_of_the_first_death(launcher, word, status, told):
 def test_a_set_starts_again_on_another_port(launcher):
     status, out, err = launcher.run(
         "--processes", 2, "--restarts", 2, "--grace", 0, "--",
-        "--do.1", "kill-at-first", "--do.0", "out=fine",
+        "--do.1", "meet=0 kill-at-first", "--do.0", "out=fine",
     )  # fmt: skip
     assert status == 0
     assert out.endswith("fine\n")
