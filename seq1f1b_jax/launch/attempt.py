@@ -38,7 +38,8 @@ class Attempt:
       children: the processes, started.
       grace_seconds: what the others have once one has died.
       say: receives the lines for the user.
-      explain: asked once about the death that counts.
+      explain: asked about the death that counts once all have ended: only then has every watchdog
+        written where its process was.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Attempt:
                 self._mourn(first_cause(bad), bad)
             if self._seconds_left() == 0:
                 self._kill_rest()
+        if self._first and not self._stopped and (told := self._explain(self._first[1])):
+            self._say(told)
         return self._outcome()
 
     def _seconds_left(self) -> float | None:
@@ -92,8 +95,6 @@ class Attempt:
         lines = self._children.members[index].tail.lines
         if lines and code != USER_ERROR:
             self._say("\n".join(["  the last it wrote to standard error:", *_indented(lines)]))
-        if told := self._explain(code):
-            self._say(told)
 
     def _kill_rest(self) -> None:
         """The grace is over."""

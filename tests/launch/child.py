@@ -32,6 +32,10 @@ def leave(number, frame):
     sys.exit(0)
 
 
+def hear(number, frame):
+    (folder / f"heard-{index}-{signal.Signals(number).name}").touch()
+
+
 index = int(value("--distributed.process_id"))
 folder = Path(value("--train.output_dir") if "--train.output_dir" in sys.argv else ".")
 with open(folder / f"seen-{index}.jsonl", "a") as seen:
@@ -57,7 +61,7 @@ for word in words(index):
             signal.signal(number, leave)
     elif kind == "deaf":
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, hear)
     elif kind == "wait":
         (folder / f"waiting-{index}").touch()
         time.sleep(60)
