@@ -1,7 +1,6 @@
 """One process speaks for all, and a refused run ends at once, with whose refusal it is."""
 
 import threading
-import time
 
 import pytest
 
@@ -51,7 +50,12 @@ def test_what_takes_too_long_is_refused_beside_it(capsys):
         assert late.wait(20)
     assert ended == [USER_ERROR]
     assert capsys.readouterr().err == "error: [process 1 of 2] nobody came; start all\n"
-    with at_most(0.05, processes, UserError("nobody came"), end=end):
-        pass
-    time.sleep(0.2)
-    assert ended == [USER_ERROR]
+
+
+def test_what_is_done_in_time_is_not_refused():
+    ended, before = [], set(threading.enumerate())
+    processes = Processes(2, 1, "127.0.0.1:1")
+    with at_most(20, processes, UserError("nobody came"), end=ended.append):
+        (timer,) = set(threading.enumerate()) - before
+    timer.join(10)  # one that was not called off would stay for 20 s
+    assert not timer.is_alive() and ended == []

@@ -177,8 +177,9 @@ def test_a_refused_process_takes_the_others_along_without_a_restart(tmp_path, en
 def test_an_exchange_that_failed_by_a_refusal_is_a_refusal(tmp_path, ended, capfd):
     peers = Peers()
     peers.say(1, gone="no file x", status=USER_ERROR)
-    with pytest.raises(Ended), watchdog_of(peers, tmp_path, ended) as dog:
-        dog._stop.set()  # as if its thread had not heard of it yet
+    dog = watchdog_of(peers, tmp_path, ended)
+    dog._stop.set()  # as if its thread had not heard of it yet
+    with pytest.raises(Ended), dog:
         raise JaxRuntimeError("UNKNOWN: connection closed by peer")
     assert "process 1 was refused, so this one ends too: no file x" in capfd.readouterr().err
     assert ended.statuses == [USER_ERROR]
@@ -187,8 +188,11 @@ def test_an_exchange_that_failed_by_a_refusal_is_a_refusal(tmp_path, ended, capf
 def test_a_refusal_that_came_here_too_is_told_once(tmp_path, ended, capfd):
     peers = Peers()
     peers.say(1, gone="no file x", status=USER_ERROR)
-    with pytest.raises(UserError), watchdog_of(peers, tmp_path, ended):
+    dog = watchdog_of(peers, tmp_path, ended)
+    dog._stop.set()  # its thread looks below, after the refusal
+    with pytest.raises(UserError), dog:
         raise UserError("no file x")
+    dog._listen(1.0, fresh=False)
     assert ended.statuses == [] and capfd.readouterr().err == ""
 
 
