@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +29,8 @@ from seq1f1b_jax.cli.devices import (
     mend_command,
     probe_machine,
 )
+from seq1f1b_jax.cli.keys import with_typed_paths
+from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.cli.xla_presets import xla_settings
 from seq1f1b_jax.config import (
     Config,
@@ -41,6 +41,7 @@ from seq1f1b_jax.config import (
 )
 from seq1f1b_jax.config_checks import validate
 from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
+from seq1f1b_jax.paths import as_typed
 
 if TYPE_CHECKING:
     from seq1f1b_jax.pipeline.stage import Stage
@@ -57,8 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
       outside the steps (in a step it finishes the step, saves and ends with 0).
     """
     try:
-        with _refusals():
-            return _run(parse(sys.argv[1:] if arguments is None else arguments, recipes=_recipes()))
+        with refusals():
+            given = sys.argv[1:] if arguments is None else arguments
+            invocation = parse(given, recipes=_recipes())
+        with refusals(invocation.typed):
+            return _run(invocation)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -70,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(invocation: Invocation) -> int:
     config = invocation.config
     if invocation.print_config:
-        print(to_yaml(_with_model(config, _open_source(config))), end="")
+        config = _with_model(config, _open_source(config, print))
+        print(to_yaml(with_typed_paths(config, invocation.typed)), end="")
         return 0
     if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained
         config = _in_any_order(config)
@@ -88,7 +93,7 @@ def _run(invocation: Invocation) -> int:
             f"(by {processes.found}); start one, {alone}, or set distributed.detect=never"
         )
     told = _set_environment(config, processes.count)
-    with one_voice(processes):
+    with one_voice(processes), refusals(invocation.typed):
         for line in (*told, *processes.told):
             print(line, flush=True)
         return _run_in_group(invocation, config, start(processes, config.distributed))
@@ -98,7 +103,8 @@ def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
     from seq1f1b_jax.training.watchdog import Watchdog
 
     folder, silence = Path(config.train.output_dir), config.distributed.heartbeat_timeout
-    with Watchdog(config.watchdog, group, folder, silence=silence) as watchdog, _refusals():
+    watched = Watchdog(config.watchdog, group, folder, silence=silence)
+    with watched as watchdog, refusals(invocation.typed):
         status = _run_watched(invocation, config, group, watchdog)
     group.leave()
     return status
@@ -107,7 +113,8 @@ def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
 def _run_watched(
     invocation: Invocation, config: Config, group: Group, watchdog: Watchdog
 ) -> int:
-    source = _open_source(config)
+    say = partial(_say, typed=invocation.typed)
+    source = _open_source(config, say)
     config = _with_devices(_with_model(config, source))
     validate(config)
     stage = _models().build_stage(**asdict(config.model))
@@ -119,13 +126,18 @@ def _run_watched(
     job = Job(
         config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
         source=source and _described(source), export=partial(_export, stage, config, source),
-        watchdog=watchdog, group=group,
+        watchdog=watchdog, group=group, say=say,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
     return run(job, **asdict(invocation.options))
 
 
-def _open_source(config: Config) -> Any:
+def _say(text: str, *, typed: Mapping[str, str]) -> None:
+    """Print a line in which paths stand as they were typed."""
+    print(as_typed(text, typed), flush=True)
+
+
+def _open_source(config: Config, say: Callable[[str], None]) -> Any:
     """The checkpoint to start from (`models.hf.Source`), or None; no tensor is read.
 
     A run that has started has no need of it any more.
@@ -141,7 +153,7 @@ def _open_source(config: Config) -> Any:
     except UserError as error:
         if not committed_steps(Path(config.train.output_dir) / "checkpoints"):
             raise
-        print(f"going on without model.source: {error}")
+        say(f"going on without model.source: {error}")
         return None
 
 
@@ -239,8 +251,9 @@ def _with_model(config: Config, source: Any = None) -> Config:
     if model.preset is not None:
         preset = _models().preset_fields(model.family, model.preset)
     model = resolve_model(model, preset)
-    if model.vocab_size is None:
-        model = replace(model, vocab_size=_vocab_size(config.data.source))
+    if source is None and config.model.vocab_size is None:  # a preset's may be too small
+        rows = (model.vocab_size, _vocab_size(config.data.source))
+        model = replace(model, vocab_size=max(filter(None, rows), default=None))
     if model.max_positions is None:
         model = replace(model, max_positions=config.data.seq_len)
     return replace(config, model=model)
@@ -274,21 +287,6 @@ def _recipes() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError("the package 'mesh_configs' is missing; reinstall seq1f1b-jax")
     return Path(spec.submodule_search_locations[0])
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """A ValueError that our own code raised is for the user; any other one is a defect."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        *_, (frame, _) = walk_tb(error.__traceback__)
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package not in ("seq1f1b_jax", "models", "__main__", "train"):
-            raise
-        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ ARROWS = {
     "seq1f1b_jax.config_model": (),
     "seq1f1b_jax.config": ("seq1f1b_jax.config_model",),
     "seq1f1b_jax.config_checks": ("seq1f1b_jax.config",),
-    "seq1f1b_jax.cli": ("seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks"),
+    "seq1f1b_jax.paths": ("seq1f1b_jax.config",),
+    "seq1f1b_jax.cli": (
+        "seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks", "seq1f1b_jax.paths",
+    ),
     "seq1f1b_jax.schedule.command": ("seq1f1b_jax.schedule", "seq1f1b_jax.picture"),
     "seq1f1b_jax.schedule": ("seq1f1b_jax.schedule",),
     "seq1f1b_jax.picture": ("seq1f1b_jax.picture", "seq1f1b_jax.schedule"),
@@ -46,6 +49,7 @@ ARROWS = {
         "seq1f1b_jax.ops",
         "seq1f1b_jax.config",
         "seq1f1b_jax.config_checks",
+        "seq1f1b_jax.paths",
     ),
     "models.hf": (
         "models",
@@ -63,6 +67,7 @@ THIRD_PARTY = {
     "seq1f1b_jax.config_model": set(),
     "seq1f1b_jax.config": set(),
     "seq1f1b_jax.config_checks": set(),
+    "seq1f1b_jax.paths": set(),
     "seq1f1b_jax.cli": {"yaml", "jsonargparse"},
     "seq1f1b_jax.schedule.command": {"numpy"},
     "seq1f1b_jax.schedule": {"numpy"},

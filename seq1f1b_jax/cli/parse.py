@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from seq1f1b_jax.cli.keys import describe, sections, setting_types
-from seq1f1b_jax.cli.options import COMMANDS, Options, option_problem
-from seq1f1b_jax.cli.recipes import check_recipe, find_recipe, suggestion
+from seq1f1b_jax.cli.keys import describe, resolve_paths, sections, setting_types
+from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
+from seq1f1b_jax.cli.recipes import check_recipe, find_recipe, run_recipe, suggestion
+from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.paths import resolve
 
 DEFAULT_RECIPE = "default"
+OWN_MODEL = ("--model.preset", "--model.source")
+"""A command line that names its model does not take that of the run's folder."""
 BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
 SHORTHANDS = {"--trace": "--train.trace=true"}
 """Flags that stand for a setting and its value."""
@@ -29,15 +33,17 @@ class Invocation:
 
     Attributes:
       command: `train`, `evaluate`, `generate` or `export`.
-      config: the settings, as given: preset and devices are not looked up yet.
+      config: the settings: paths are absolute, preset and devices are not looked up yet.
       options: what the command takes beside the configuration.
       print_config: whether to print the configuration instead of running.
+      typed: what was typed for each absolute path.
     """
 
     command: str
     config: Config
     options: Options
     print_config: bool
+    typed: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
@@ -45,7 +51,8 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
 
     Args:
       arguments: the command line without the program's name.
-      recipes: folder of the packaged recipes; without `--config` its `default.yaml` is used.
+      recipes: folder of the packaged recipes. Without `--config` its `default.yaml` is used, and by
+        the commands that work on a run the configuration that the run's folder keeps.
 
     Returns:
       The invocation; its values have the right types, their combination is not checked yet.
@@ -62,20 +69,40 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     names, settings = _split_config([SHORTHANDS.get(token, token) for token in arguments])
     types = setting_types() | get_type_hints(COMMANDS[command])
     _check_names(settings, types)
-    paths = [find_recipe(name, recipes) for name in names or [DEFAULT_RECIPE]]
-    for path in paths:
-        check_recipe(path)
-    parser = _parser(command)
-    ordered = [token for path in paths for token in ("--config", str(path))] + settings
-    try:
-        values = parser.instantiate(parser.parse_args(ordered))
-    except ArgumentError as error:
-        raise UserError(_one_line(error, types)) from None
+    given = {str(find_recipe(name, recipes)): name for name in names}
+    with refusals(given):
+        values = _values(command, [*given] or [str(find_recipe(DEFAULT_RECIPE, recipes))], settings)
+    folder = values["train"].output_dir
+    if command != "train" and not given and not _names_a_model(settings):
+        if (recipe := run_recipe(folder)) is not None:
+            settings = [*settings, f"--train.output_dir={folder}"]  # it may have been moved
+            with refusals({str(recipe.parent): folder}):
+                values = _values(command, [str(recipe)], settings)
     options = COMMANDS[command](**{key: values[key] for key in get_type_hints(COMMANDS[command])})
     if problem := option_problem(options):
         raise UserError(problem)
-    config = Config(**{name: values[name] for name in sections()})
-    return Invocation(command, config, options, values["print_config"])
+    config, typed = resolve_paths(Config(**{name: values[name] for name in sections()}))
+    if isinstance(options, ExportOptions) and options.to is not None:
+        to = str(resolve(options.to))
+        typed, options = {**typed, to: options.to}, replace(options, to=to)
+    return Invocation(command, config, options, values["print_config"], typed)
+
+
+def _values(command: str, recipes: Sequence[str], settings: Sequence[str]) -> Mapping[str, Any]:
+    """Sections and options by name: those of the recipes, then those of the command line."""
+    for path in recipes:
+        check_recipe(Path(path))
+    parser = _parser(command)
+    ordered = [token for path in recipes for token in ("--config", path)] + [*settings]
+    try:
+        return parser.instantiate(parser.parse_args(ordered))
+    except ArgumentError as error:
+        types = setting_types() | get_type_hints(COMMANDS[command])
+        raise UserError(_one_line(error, types)) from None
+
+
+def _names_a_model(settings: Sequence[str]) -> bool:
+    return any(token.partition("=")[0] in OWN_MODEL for token in settings)
 
 
 def to_yaml(config: Config) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from seq1f1b_jax.cli.keys import describe, flatten, nearest, sections, setting_types
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.paths import RUN_CONFIG, resolve
 
 
 def find_recipe(name: str, recipes: Path) -> Path:
@@ -24,17 +25,27 @@ def find_recipe(name: str, recipes: Path) -> Path:
       UserError: there is no such file.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    if resolve(name).is_file():
+        return resolve(name)
     packaged = recipes / f"{path.name.removesuffix('.yaml')}.yaml"
     if str(path.parent) in (".", "mesh_configs") and packaged.is_file():
         return packaged
-    if path.is_dir():
+    if resolve(name).is_dir():
         raise UserError(f"--config {name} is a folder; name a YAML file in it")
     known = sorted(recipe.stem for recipe in recipes.glob("*.yaml"))
     close = get_close_matches(path.stem, known, n=1)
     cure = f"did you mean {close[0]}?" if close else f"packaged recipes are {', '.join(known)}"
     raise UserError(f"--config {name} does not exist; {cure}")
+
+
+def run_recipe(folder: str) -> Path | None:
+    """The configuration that the run in `folder` keeps, or None where there is none.
+
+    Args:
+      folder: `train.output_dir` as it was typed.
+    """
+    path = resolve(folder) / RUN_CONFIG if folder.strip() else None
+    return path if path is not None and path.is_file() else None
 
 
 def check_recipe(path: Path) -> None:
@@ -63,15 +74,30 @@ def suggestion(key: str, known: Mapping[str, Any], *, dashes: str = "") -> str:
     return f"; did you mean {dashes + near!r}?"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice, where PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise UserError(f"{self.name}: {key!r} stands twice in the section of line {line}")
+        return super().construct_mapping(node, deep)
+
+
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            tree = yaml.load(file, _Loader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8; name a YAML file") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep; a recipe has sections of settings") from None
     if not isinstance(tree, Mapping):
         given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
         raise UserError(f"{path} {given}; a recipe is a tree such as 'model: {{num_layers: 8}}'")

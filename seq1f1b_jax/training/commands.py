@@ -20,11 +20,11 @@ def evaluate(job: Job, *, num_batches: int | None = None) -> int:
     check_alike(job, data)
     batches = held_out_batches(setup, data, num_batches or job.config.train.eval_batches)
     for note in source_notes(job.config, job.source):
-        print(f"note: {note}")
-    model = load_model(job, setup, print)
+        job.say(f"note: {note}")
+    model = load_model(job, setup, job.say)
     held_out = make_evaluation(setup)(model.params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
-    print(f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
+    job.say(f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
     told = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
     if num_bytes := count_bytes(data, batches):
         told += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
@@ -40,7 +40,7 @@ def generate(
 ) -> int:
     """Text sampled from the newest checkpoint, written as it comes."""
     setup = make_setup(job.config, job.stage)
-    model = load_model(job, setup, print)
+    model = load_model(job, setup, job.say)
     sample_text(
         job.stage, setup.pipeline.to_canonical(model.params), prompt, stream=job.stream,
         num_tokens=num_tokens, seed=seed, temperature=temperature, top_p=top_p,
@@ -52,10 +52,10 @@ def generate(
 def export(job: Job, *, to: str, dtype: str) -> int:
     """The newest checkpoint as a folder that `transformers` loads."""
     setup = make_setup(job.config, job.stage)
-    model = load_model(job, setup, print)
+    model = load_model(job, setup, job.say)
     params = setup.pipeline.to_canonical(model.params)
     job.export(params, to, dtype=dtype, tokenizer=model.tokenizer)
-    print(f"{model.told} is in {to}: config.json and safetensors of {dtype}")
+    job.say(f"{model.told} is in {to}: config.json and safetensors of {dtype}")
     if model.tokenizer is None:
         print(f"without {TOKENIZER}: the model was trained on token ids")
     return 0

@@ -54,6 +54,7 @@ class Job:
         checkpoint for others.
       watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
+      say: prints a line, with paths as the user typed them.
     """
 
     config: Config
@@ -64,11 +65,12 @@ class Job:
     export: Callable[..., None]
     watchdog: Watchdog
     group: Group = ALONE
+    say: Callable[[str], None] = print
 
     @property
     def folder(self) -> Path:
-        """Where the run lies."""
-        return Path(self.config.train.output_dir)
+        """Where the run lies, absolute."""
+        return Path(self.config.train.output_dir).absolute()
 
 
 class Model(NamedTuple):
@@ -123,7 +125,7 @@ def check_alike(job: Job, data: SequenceData) -> None:
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
     data_parts = {f"data ({name})": value for name, value in data.identity.items()}
     for warning in check_same(job.group, parts | settings_of(job.config) | data_parts):
-        print(f"note: {warning}")
+        job.say(f"note: {warning}")
 
 
 def check_tokenizer(corpus: Corpus, job: Job) -> None:

@@ -85,7 +85,7 @@ def train(job: Job) -> int:
         checkpointer = stack.enter_context(
             Checkpointer(folder, keep=config.checkpoint.keep, group=group)
         )
-        state = restore_run(checkpointer, setup, data, print, group=group)
+        state = restore_run(checkpointer, setup, data, job.say, group=group)
         start = 0 if state is None else int(state.step)
         if start >= config.train.num_steps:
             print(
@@ -95,7 +95,7 @@ def train(job: Job) -> int:
             )
             return 0
         if start:
-            print(f"continuing {job.folder} after step {start}")
+            job.say(f"continuing {job.folder} after step {start}")
         group.first("recipe", lambda: write_settings(job, tokenizer))
         if state is None:
             params = first_params(job, setup)
@@ -108,7 +108,7 @@ def train(job: Job) -> int:
         events.begin(MEET)
         group.barrier("compiled")
         if config.train.trace:
-            trace_step(setup, state, batch, folder=job.folder, say=print)
+            trace_step(setup, state, batch, folder=job.folder, say=job.say)
         loop = Loop(
             setup, batch_of, step, checkpointer, stack.enter_context(open_metrics(job, start)),
             evaluate=make_evaluation(setup), held_out=batches,
@@ -122,7 +122,7 @@ def train(job: Job) -> int:
     if not finished:
         print(f"stopped after step {int(state.step)}; the same command continues")
         return 0
-    print(f"checkpoints and metrics are in {job.folder}")
+    job.say(f"checkpoints and metrics are in {job.folder}")
     if config.train.sample_tokens and group.count > 1:
         print("sampling is the work of one process: python train.py generate --prompt ...")
     elif config.train.sample_tokens:
@@ -156,7 +156,7 @@ def prepare_folder(job: Job, tokenizer: Tokenizer | None, stack: ExitStack) -> N
     folder = job.folder
     stack.enter_context(run_lock(folder))
     if job.config.train.resume == "never" and (moved := set_aside(folder)):
-        print(f"starting over; the earlier run is kept in {moved}")
+        job.say(f"starting over; the earlier run is kept in {moved}")
         stack.enter_context(run_lock(folder))
     if tokenizer is not None:
         check_folder(folder)
@@ -189,7 +189,7 @@ def first_params(job: Job, setup: Setup) -> Params:
     """Where training starts: the weights of a checkpoint, or fresh ones."""
     if job.source is None:
         return setup.pipeline.init(jax.random.key(job.config.train.seed))
-    print(f"starting from {job.source.told}", flush=True)
+    job.say(f"starting from {job.source.told}")
     return job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
 
 

@@ -12,6 +12,7 @@ from seq1f1b_jax.config import Config, ModelConfig, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, TOKENIZER_CONFIG
 from seq1f1b_jax.distributed import ALONE, Group
+from seq1f1b_jax.paths import RUN_CONFIG
 from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
 from seq1f1b_jax.pipeline.sharding import put_leaf
 from seq1f1b_jax.pipeline.stage import Params
@@ -33,7 +34,6 @@ from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
 METRICS = "metrics.jsonl"
-CONFIG = "config.yaml"
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -42,29 +42,31 @@ def set_aside(folder: Path) -> Path | None:
     Raises:
       UserError: the folder holds no run, is in use as the working folder, or may not be renamed.
     """
-    folder = folder.resolve()
     if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {LOCK}:
         return None
-    if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, CONFIG)):
+    if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, RUN_CONFIG)):
         raise UserError(
             f"{folder} holds files and no run; --train.resume never moves an earlier run aside "
             "and nothing else: set --train.output_dir to a folder of its own"
         )
-    if Path.cwd().is_relative_to(folder):
+    if Path.cwd().is_relative_to(folder.resolve()):
         raise UserError(
             f"--train.output_dir {folder} is the folder you are in, or above it, and cannot be "
             "moved aside; set another"
         )
+    real = folder.resolve()  # where the folder is a link, what it points to makes room
     number = 1
-    while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
+    while (moved := real.with_name(f"{real.name}.{number}")).exists():
         number += 1
     try:
-        return folder.rename(moved)
+        real.rename(moved)
+        real.mkdir()
     except OSError as error:
         raise UserError(
             f"cannot move the earlier run {folder} to {moved.name} ({error.strerror}); "
             "set another --train.output_dir"
         ) from error
+    return moved
 
 
 def write_recipe(folder: Path, recipe: str) -> None:
@@ -73,7 +75,7 @@ def write_recipe(folder: Path, recipe: str) -> None:
     Raises:
       UserError: the folder cannot be written.
     """
-    path = folder / CONFIG
+    path = folder / RUN_CONFIG
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.write_text(recipe, encoding="utf-8")
@@ -91,7 +93,7 @@ def check_folder(folder: Path) -> None:
     Raises:
       UserError: it is one; a run would overwrite the files.
     """
-    if (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists():
+    if (folder / RUN_CONFIG).exists() or (folder / CHECKPOINTS).exists():
         return
     found = [name for name in (TOKENIZER, TOKENIZER_CONFIG) if (folder / name).exists()]
     if found:
@@ -178,10 +180,10 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     )
     changed = differences(saved, current)
     if changed:
+        folder = setup.config.train.output_dir
         raise UserError(
-            f"the checkpoint in {setup.config.train.output_dir} is of another model "
-            f"({'; '.join(changed)}); use its settings (--config "
-            f"{Path(setup.config.train.output_dir) / CONFIG}), or set another --train.output_dir"
+            f"the checkpoint in {folder} is of another model ({'; '.join(changed)}); use its "
+            f"settings (--config {folder}/{RUN_CONFIG}), or set another --train.output_dir"
         )
 
 
@@ -196,6 +198,11 @@ def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], N
         )
 
 
+def checkpoints_of(config: Config) -> Path:
+    """Where the checkpoints of a run lie; absolute, as Orbax wants it."""
+    return Path(config.train.output_dir).absolute() / CHECKPOINTS
+
+
 def restore_run(
     checkpointer: Checkpointer,
     setup: Setup,
@@ -208,7 +215,7 @@ def restore_run(
 
     Process 0 looks for it and verifies it; all read what belongs on their devices.
     """
-    folder = Path(setup.config.train.output_dir) / CHECKPOINTS
+    folder = checkpoints_of(setup.config)
 
     def newest() -> int | None:
         if not checkpointer.steps():
@@ -261,7 +268,7 @@ def load_newest(
 
     Writes nothing; of the optimizer nothing is read.
     """
-    folder = Path(setup.config.train.output_dir) / CHECKPOINTS
+    folder = checkpoints_of(setup.config)
 
     def newest() -> int:
         found = find_checkpoint(folder, report=report)

