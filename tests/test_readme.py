@@ -13,14 +13,14 @@ import pytest
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.cli.keys import setting_types
 from seq1f1b_jax.config_checks import validate
-from seq1f1b_jax.data.prepare.options import parser as data_parser
-from seq1f1b_jax.launch.options import parse as parse_launch
-from seq1f1b_jax.schedule.__main__ import main as schedule_command
+from tests.journey.clone import Clone
+from tests.journey.journey import chosen, journey
+from tests.journey.pages import DOWNLOADS, NEEDS, PAGES, README, ROOT, TAKES, blocks, commands
 
-ROOT = Path(__file__).parents[1]
-README, OWN_MODEL = ROOT / "README.md", ROOT / "docs" / "own_model.md"
+OWN_MODEL = ROOT / "docs" / "own_model.md"
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
-PAGES = [README, ROOT / "launch" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = commands()
+QUICK_COMMANDS = re.compile(r"python (-m seq1f1b_jax\.schedule|train\.py.* --(help|print_config))")
 SECTIONS = {name.split(".")[0] for name in setting_types()}
 NO_PATH = {"config.yaml", "pipeline/stage.py"}  # of a run's folder; short for a path given above it
 
@@ -29,23 +29,9 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """Fenced blocks of one language (empty for none), in order."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
-    return [text for tag, text in fenced if tag == language]
-
-
 def notebook_cells(kind: str) -> list[str]:
     cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
-
-
-def commands(program: str) -> list[list[str]]:
-    """Arguments of every command line of README that runs `program`."""
-    shell = [block.replace("\\\n", "") for block in blocks(README, "sh")]
-    lines = [line for block in shell for line in block.splitlines()]
-    lines += [block.splitlines()[0].removeprefix("$ ") for block in blocks(README, "")]
-    return [shlex.split(line[len(program):]) for line in lines if line.startswith(program + " ")]
 
 
 @pytest.mark.parametrize("page", [README, OWN_MODEL], ids=name_of)
@@ -85,55 +71,59 @@ def test_notebook_is_well_formed():
         assert (cell["cell_type"] == "code") == ("outputs" in cell) == ("execution_count" in cell)
 
 
-def test_picture_is_what_the_command_prints(capsys):
-    command, picture = blocks(README, "")[0].split("\n", 1)
-    words = shlex.split(command.removeprefix("$ python -m seq1f1b_jax.schedule"))
-    assert schedule_command(words) == 0
-    assert picture in capsys.readouterr().out
-    assert max(map(len, picture.splitlines())) <= 100
+def test_commands_run_or_say_why_not():
+    """What is not run is counted, so that nobody leaves a command out in passing."""
+    run, left_out = chosen(COMMANDS, small=True), {c for c in COMMANDS if c.marked(NEEDS)}
+    reasons = sorted(c.marker for c in COMMANDS if c.marker)
+    print(f"{len(COMMANDS)} commands, {len(run)} run in small; exempted or for one way only:")
+    print("\n".join(f"  {c.page}: {c.text} " for c in COMMANDS if c.marker))
+    assert len(left_out) == 7, reasons
+    assert all(c.marked(NEEDS, DOWNLOADS, TAKES) for c in COMMANDS if c.marker), reasons
+    assert len(run) == len(COMMANDS) - 8
+    small, full = ({c.text for c in chosen(COMMANDS, small=small)} for small in (True, False))
+    assert small | full == {c.text for c in COMMANDS if c not in left_out}
 
 
-def test_schedule_commands(capsys, monkeypatch, tmp_path):
+def test_commands_without_training_run(tmp_path):
     """In the order of the text: what one saves, a later one reads."""
-    monkeypatch.chdir(tmp_path)
-    for words in commands("python -m seq1f1b_jax.schedule"):
-        assert schedule_command(words) == 0, (words, capsys.readouterr().err)
-        assert "bubble time" in capsys.readouterr().out
-        for option in ("--draw", "--save"):
-            if option in words:
-                assert (tmp_path / words[words.index(option) + 1]).stat().st_size > 0
+    quick = [c for c in COMMANDS if QUICK_COMMANDS.match(c.text) and not c.marker]
+    assert len(quick) >= 9
+    clone = Clone(tmp_path / "a clone", small=True, stand_in=False)
+    (clone.folder / "runs").mkdir()  # that of the first run
+    for end in journey(clone, quick, small=True):
+        assert end.status == 0, (end.command.text, end.output)
+        assert end.command.output in end.output
+    assert clone.left_behind() == set()
+    pictures = [c.output for c in quick if c.output]
+    assert pictures and max(len(row) for text in pictures for row in text.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("words", commands("python -m seq1f1b_jax.data"), ids=" ".join)
-def test_data_command_parses(words):
-    assert data_parser().parse_args(words).command == words[0]
-
-
-@pytest.mark.parametrize(
-    "words", [w for w in commands("python train.py") if "--help" not in w], ids=" ".join
-)
-def test_train_command_parses(words):
-    assert parse(words, recipes=ROOT / "mesh_configs").config.train.num_steps > 0
+@pytest.mark.slow
+def test_every_command_runs_as_it_is_typed(tmp_path):
+    """All pages in one clone, in order; with small models. As it is: `python -m tests.journey`."""
+    clone = Clone(tmp_path / "a clone", small=True)
+    for end in journey(clone, small=True):
+        assert end.status == 0, (end.command.text, end.output)
+        assert end.command.output in end.output
+        assert "add steps with" not in end.output, f"nothing to do for {end.command.text}"
+    assert clone.left_behind() == set()
 
 
 SEVERAL = [
-    *(list(parse_launch(words).command) for words in commands("python -m seq1f1b_jax.launch")),
-    *(words[2:] for words in commands("sbatch")),
-    *(words[3:] for words in commands("mpirun")),
+    shlex.split(command.text.partition("  # ")[0].replace("\\\n", ""))
+    for command in COMMANDS
+    if command.text.startswith(("sbatch", "mpirun"))
 ]
 
 
 @pytest.mark.parametrize("words", SEVERAL, ids=" ".join)
-def test_commands_of_several_processes_are_valid(words):
-    assert words[0] in ("train.py", "launch/slurm.sbatch")
-    validate(parse(words[1:], recipes=ROOT / "mesh_configs").config)
+def test_commands_of_clusters_are_valid(words):
+    start = next(i for i, w in enumerate(words) if w in ("train.py", "launch/slurm.sbatch"))
+    validate(parse(words[start + 1 :], recipes=ROOT / "mesh_configs").config)
 
 
-def test_readme_shows_commands():
-    assert len(SEVERAL) >= 3
-    assert len(commands("python train.py")) >= 8
-    assert len(commands("python -m seq1f1b_jax.schedule")) >= 4
-    assert len(commands("python -m seq1f1b_jax.data")) >= 2
+def test_clusters_are_told_of():
+    assert len(SEVERAL) == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
