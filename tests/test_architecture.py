@@ -38,6 +38,7 @@ ARROWS = {
         "seq1f1b_jax.distributed.exits",
         "seq1f1b_jax.distributed.processes",
         "seq1f1b_jax.config",
+        "seq1f1b_jax.paths",
     ),
     "seq1f1b_jax.training": (
         "seq1f1b_jax.training",

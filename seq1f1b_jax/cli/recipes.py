@@ -11,7 +11,7 @@ import yaml
 
 from seq1f1b_jax.cli.keys import describe, flatten, nearest, sections, setting_types
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.paths import RUN_CONFIG, resolve
+from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
 
 def find_recipe(name: str, recipes: Path) -> Path:
@@ -24,13 +24,16 @@ def find_recipe(name: str, recipes: Path) -> Path:
     Raises:
       UserError: there is no such file.
     """
-    path = Path(name)
-    if resolve(name).is_file():
-        return resolve(name)
+    path, found = Path(name), resolve(name)
+    try:
+        if found.is_file():
+            return found
+    except OSError as error:  # of a name that no file can have
+        raise UserError(f"--config {one_line(name)[:80]} ... {error.strerror}") from None
     packaged = recipes / f"{path.name.removesuffix('.yaml')}.yaml"
     if str(path.parent) in (".", "mesh_configs") and packaged.is_file():
         return packaged
-    if resolve(name).is_dir():
+    if found.is_dir():
         raise UserError(f"--config {name} is a folder; name a YAML file in it")
     known = sorted(recipe.stem for recipe in recipes.glob("*.yaml"))
     close = get_close_matches(path.stem, known, n=1)
@@ -54,8 +57,8 @@ def check_recipe(path: Path) -> None:
     Raises:
       UserError: naming the file, the setting, and the nearest one that exists.
     """
-    tree, types, groups = _load(path), setting_types(), sections()
-    for key, value in flatten(tree):
+    types, groups = setting_types(), sections()
+    for key, value in _load(path):
         if key in groups and value in (None, {}):
             raise UserError(f"{path}: section {key!r} is empty; leave it out or put settings in it")
         if key in groups:
@@ -86,19 +89,26 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def _load(path: Path) -> list[tuple[str, Any]]:
+    """Dotted name and value of everything in the file."""
     try:
         with path.open(encoding="utf-8") as file:
             tree = yaml.load(file, _Loader)
+        if isinstance(tree, Mapping):
+            return list(flatten(tree))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8; name a YAML file") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
+    except RecursionError:  # or an alias of what it stands in
         raise UserError(f"{path} is nested too deep; a recipe has sections of settings") from None
-    if not isinstance(tree, Mapping):
-        given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
-        raise UserError(f"{path} {given}; a recipe is a tree such as 'model: {{num_layers: 8}}'")
-    return tree
+    except UserError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError) as error:  # !!int x, 2026-13-45
+        raise UserError(
+            f"{path} holds a value that YAML's own rules cannot read ({error}); put it in quotes"
+        ) from None
+    given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+    raise UserError(f"{path} {given}; a recipe is a tree such as 'model: {{num_layers: 8}}'")

@@ -19,6 +19,7 @@ from seq1f1b_jax.launch.gpus import shares
 from seq1f1b_jax.launch.options import Options, command_of, setting
 from seq1f1b_jax.launch.output import Console, Filter, Marked, PassThrough, ToFile
 from seq1f1b_jax.launch.wakeups import listening
+from seq1f1b_jax.paths import one_line, resolve
 
 PATIENCE = 3
 """Restarts in a row that may finish no new step; whatever kills the run then is not chance."""
@@ -133,7 +134,7 @@ def _verdict(outcome: Outcome, restarts: int, number: int, idle: int) -> str | N
 
 def _run_folder(command: Sequence[str]) -> Path | None:
     named = setting(command, "train.output_dir")
-    return Path(named) if named else None
+    return resolve(named) if named else None
 
 
 def _free_port(used: set[int]) -> int:
@@ -154,8 +155,8 @@ def _logs(options: Options) -> Iterator[Sequence[RawIOBase]]:
             logs = [stack.enter_context(path.open("ab", 0)) for path in _log_paths(options)]
         except OSError as error:
             raise UserError(
-                f"--log-dir {options.log_dir} cannot be written ({error.strerror}); name a folder "
-                "that this user may write"
+                f"--log-dir {one_line(options.log_dir)} cannot be written ({error.strerror}); name "
+                "a folder that this user may write"
             ) from error
         yield logs
 
@@ -163,7 +164,7 @@ def _logs(options: Options) -> Iterator[Sequence[RawIOBase]]:
 def _log_paths(options: Options) -> list[Path]:
     if options.log_dir is None:
         return []
-    folder = Path(options.log_dir)
+    folder = resolve(options.log_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return [folder / f"process-{index}.log" for index in range(options.processes)]
 
