@@ -84,7 +84,8 @@ def test_the_command_prepares_and_shows(tmp_path, capsys):
 REFUSED = {
     "missing": (["prepare", "nowhere.txt", "--to", "x"], "cannot read nowhere.txt .No such file"),
     "twice": (["prepare", "a.txt", "./a.txt", "--to", "x"], "2 files were given and 1 are differ"),
-    "compressed": (["prepare", "a.gz", "--to", "x"], "a.gz is compressed; unpack it first"),
+    "archive": (["prepare", "a.tar.gz", "--to", "x"], "a.tar.gz is an archive; unpack it and give"),
+    "packing": (["prepare", "a.txt.lz4", "--to", "x"], "a.txt.lz4 is compressed, and .gz, .bz2,"),
     "extensions": (["prepare", "d", "--to", "x", "--extensions", ".md"], "none of the 1 files in"),
     "no-dot": (["prepare", "d", "--to", "x", "--extensions", "md"], "'md' is not a list such as"),
     "both": (
@@ -105,7 +106,7 @@ REFUSED = {
 def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d").mkdir()
-    for name in ("a.txt", "a.gz", "d/b.txt"):
+    for name in ("a.txt", "a.tar.gz", "a.txt.lz4", "d/b.txt"):
         (tmp_path / name).write_text("text")
     try:
         status = main(arguments)
