@@ -23,7 +23,8 @@ STDLIB_SKIPPED_PREFIXES = ("config-", "_sysconfigdata")
 
 # Why a walk leaves something out.
 HIDDEN_FILE, HIDDEN_FOLDER = "hidden file", "hidden folder"
-SAME_FILE, SAME_FOLDER = "link to a file that counts already", "link to a folder that counts already"
+SAME_FILE = "link to a file that counts already"
+SAME_FOLDER = "link to a folder that counts already"
 AROUND = "link to a folder around it"
 NO_FILE = "pipe, socket or device"
 

@@ -1,6 +1,6 @@
 """A long document to tokens, a piece at a time: its memory is that of the text, not of its words.
 
-The library needs over a hundred bytes for every byte of a text. So a long one is cut where the
+The library takes over a hundred bytes of memory for every byte of a text. So a long one is cut where the
 words end that the tokenizer merges tokens within, and the tokens are those of the whole. A place
 is taken only if the words around it, and their tokens, are the same with and without the cut. Of
 a tokenizer that may look past the ends of words (`can_cut_text` is false) no text is cut.
@@ -67,7 +67,7 @@ def _place(tokenizer: Tokenizer, text: str, start: int) -> int | None:
     at = start + PIECE_CHARACTERS
     while at < len(text):
         # a place is looked for near by, so that a text without one kind takes the next kind
-        near = at + PIECE_CHARACTERS // 4
+        near = at + max(1, PIECE_CHARACTERS // 4)
         for pattern in _PLACES:
             for found in islice(pattern.finditer(text, at, near), TRIED):
                 if _ends_word(tokenizer, text, found.end()):

@@ -48,8 +48,8 @@ def prepare(
       >>> from pathlib import Path
       >>> from seq1f1b_jax.data.prepare.run import Job, prepare
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     _ = Path(folder, "a.jsonl").write_text('{"text": "one"}\\n{"text": "two"}\\n')
-      ...     meta = prepare(Job([folder + "/a.jsonl"], Path(folder, "tokens")))
+      ...     _ = Path(folder, "a.json").write_text('[{"text": "one"}, {"text": "two"}]')
+      ...     meta = prepare(Job([folder + "/a.json"], Path(folder, "tokens")))
       >>> meta.num_documents, meta.num_tokens
       (2, 8)
     """

@@ -12,7 +12,7 @@ from seq1f1b_jax.data.prepare.fields import CURE, cell_fault
 
 
 def table_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserError]:
-    """The text of every row; an error in the place of one that cannot be read.
+    r"""The text of every row; an error in the place of one that cannot be read.
 
     Fields may be quoted, and then hold line breaks.
 
@@ -29,9 +29,9 @@ def table_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserE
       >>> import io
       >>> from pathlib import Path
       >>> from seq1f1b_jax.data.prepare.tables import table_texts
-      >>> content = io.BytesIO(b'id,text\\n1,"two\\nlines"\\n')
+      >>> content = io.BytesIO(b'id,text\n1,"two\nlines"\n')
       >>> list(table_texts(Path("a.csv"), content, "text"))
-      ['two\\nlines']
+      ['two\nlines']
     """
     tabs = ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
     # strict: what a spreadsheet would not write is refused, not guessed
