@@ -139,11 +139,16 @@ def walk(root: Path, keep: Callable[[str], bool]) -> Walk:
     return Walk(by_path, {reason: count for reason, count in left_out.items() if count})
 
 
+def real_path(path: Path) -> Path:
+    """Where a path leads to; links that lead to themselves stay, to be told where it is read."""
+    return Path(os.path.realpath(path))
+
+
 def _met(real: str, seen: Container[str], root: Path) -> str:
     """Why a folder is not walked; empty: it is."""
     if real in seen:
         return SAME_FOLDER
-    return AROUND if Path(real) in Path(os.path.realpath(root)).parents else ""
+    return AROUND if Path(real) in real_path(root).parents else ""
 
 
 def _once(paths: Iterable[Path], left_out: Counter[str]) -> list[Path]:

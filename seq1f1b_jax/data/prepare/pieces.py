@@ -1,9 +1,9 @@
 """A long document to tokens, a piece at a time: its memory is that of the text, not of its words.
 
-The library takes over a hundred bytes of memory for every byte of a text. So a long one is cut where the
-words end that the tokenizer merges tokens within, and the tokens are those of the whole. A place
-is taken only if the words around it, and their tokens, are the same with and without the cut. Of
-a tokenizer that may look past the ends of words (`can_cut_text` is false) no text is cut.
+The library takes over a hundred bytes of memory for every byte of a text. So a long one is cut
+where the words end that the tokenizer merges tokens within, and the tokens are those of the whole.
+A place is taken only if the words around it, and their tokens, are the same with and without the
+cut. Of a tokenizer that may look past the ends of words (`can_cut_text` is false) no text is cut.
 """
 
 import re

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,7 +20,7 @@ from seq1f1b_jax.data.prepare.sources import TEXT, InputFile, find_files
 from seq1f1b_jax.data.prepare.specials import TEXT as AS_TEXT
 from seq1f1b_jax.data.prepare.streams import open_stream
 from seq1f1b_jax.data.prepare.trained import train_on_sources
-from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks
+from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks, real_path
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer, load_tokenizer
 
 LARGEST_UINT16_VOCAB = 1 << 16
@@ -56,7 +55,7 @@ def prepare(
     if job.to.name in ("", ".."):
         raise UserError(f"--to {job.to} names no new folder; give one, such as --to tokens")
     if job.to.is_symlink():  # what it leads to gets the tokens, the link stays
-        job = replace(job, to=Path(os.path.realpath(job.to)))
+        job = replace(job, to=real_path(job.to))
     partial = job.to.with_name(job.to.name + ".partial")
     tokenizer = _given_tokenizer(job)
     check_sources(job.sources, extensions=job.extensions)
@@ -124,7 +123,7 @@ def _fingerprint(job: Job, files: Sequence[InputFile], tokenizer: Tokenizer | No
     """Hash of all that the tokens depend on; not of the number of processes."""
     made = f"train {job.train_bpe}" if tokenizer is None else [tokenizer.sha256, tokenizer.eos]
     inputs = [
-        [str(f.path.resolve()), f.kind, f.num_bytes, f.changed, *[f.packing] * bool(f.packing)]
+        [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *[f.packing] * bool(f.packing)]
         for f in files
     ]
     settings = [

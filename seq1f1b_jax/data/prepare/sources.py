@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.streams import PACKINGS, check_readable
-from seq1f1b_jax.data.text import stdlib_files, walk_folder
+from seq1f1b_jax.data.text import real_path, stdlib_files, walk_folder
 
 TEXT, JSONL, JSON, CSV, PARQUET = "text", "jsonl", "json", "csv", "parquet"
 KEYED = (JSONL, JSON, CSV, PARQUET)  # the text is a field of each record
@@ -61,9 +61,9 @@ def find_files(
     """
     left_out: Counter[str] = Counter()
     paths = [path for source in sources for path in _files_of(source, extensions, left_out)]
-    outside = [folder.resolve() for folder in leave_out]
-    paths = [path for path in paths if not any(map(path.resolve().is_relative_to, outside))]
-    once = {path.resolve() for path in paths}
+    outside = [real_path(folder) for folder in leave_out]
+    paths = [path for path in paths if not any(map(real_path(path).is_relative_to, outside))]
+    once = {real_path(path) for path in paths}
     if len(once) < len(paths):
         raise UserError(
             f"{len(paths)} files were given and {len(once)} are different; give each source once"
