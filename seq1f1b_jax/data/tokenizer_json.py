@@ -142,7 +142,8 @@ class JsonTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, and tokenizer_config.json with the token behind a document."""
         self._inner.encode_special_tokens = False
-        self._inner.save(str(folder / TOKENIZER))
+        described = self._inner.to_str(pretty=True)  # the library writes to names in UTF-8 only
+        (folder / TOKENIZER).write_text(described, encoding="utf-8")
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
         if self.eos is not None:
             config["eos_token"] = self._inner.id_to_token(self.eos)

@@ -98,6 +98,27 @@ REFUSED = {
     "to": (["prepare", "a.txt", "--to", "a.txt/x"], "cannot write a.txt/x.partial .Not a directo"),
     "name": (["prepare", "a.txt", "--to", "n" * 300], "cannot use n{300}.* .File name too long"),
     "here": (["prepare", "a.txt", "--to", "."], "--to . names no new folder; give one"),
+    "key": (
+        ["prepare", "a.txt", "d", "--to", "x", "--key", "body"],
+        "--key body names a field of .* and all 2 files are text by name; leave it out",
+    ),
+    "separator": (
+        ["prepare", "a.jsonl", "--to", "x", "--split-documents-on", "=="],
+        "--split-documents-on == is for text, and a.jsonl is jsonl; leave it out",
+    ),
+    "extensions-of-none": (
+        ["prepare", "a.txt", "stdlib", "--to", "x", "--extensions", ".txt,.md"],
+        "--extensions .txt,.md chooses among files of folders, and no source is one",
+    ),
+    "keep-bytes": (
+        ["prepare", "a.txt", "--to", "x", "--special-tokens", "keep"], "bytes has no special tok"
+    ),
+    "specials": (["prepare", "a", "--to", "x", "--special-tokens", "drop"], "invalid choice: 'dr"),
+    "packed-parquet": (["prepare", "a.parquet.gz", "--to", "x"], "parquet is compressed inside"),
+    "option": (["prepare", "a.txt", "--to", "x", "--keys", "a"], "unrecognized arguments: --keys"),
+    "home": (["show", "~nobody-here/x"], "~nobody-here/x: Could not determine home directory"),
+    "line-break": (["prepare", "no\nwhere", "--to", "x"], r"cannot read no\\nwhere"),
+    "escape": (["show", "no\x1b[2Jwhere"], r"cannot read no\\x1b\[2Jwhere/meta.json"),
     "show": (["show", "d"], "cannot read d/meta.json .No such file"),
 }
 
@@ -106,7 +127,7 @@ REFUSED = {
 def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d").mkdir()
-    for name in ("a.txt", "a.tar.gz", "a.txt.lz4", "d/b.txt"):
+    for name in ("a.txt", "a.jsonl", "a.tar.gz", "a.txt.lz4", "d/b.txt"):
         (tmp_path / name).write_text("text")
     try:
         status = main(arguments)
@@ -123,3 +144,5 @@ def test_one_document_that_is_not_there(tmp_path, capsys):
     capsys.readouterr()
     assert main(["show", str(tmp_path / "out"), "--document", "1"]) == 2
     assert "--document 1: " in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "out"), "--document", "0", "--seq-len", "8"]) == 2
+    assert "--document shows one text, and --seq-len" in capsys.readouterr().err

@@ -36,8 +36,21 @@ def test_a_folder_is_read_as_it_was_written(folder):
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer(folder):
-    with pytest.raises(ValueError, match="has 256 tokens and model.vocab_size=200 has no rows"):
+    message = (
+        "has 256 tokens and model.vocab_size=200 has no rows for all of them; give "
+        "--model.vocab_size 256, leave that setting out"
+    )
+    with pytest.raises(ValueError, match=message):
         load_corpus(str(folder), vocab_size=200)
+
+
+def test_the_tokens_of_a_folder_are_a_bin(folder):
+    path = folder / "tokens.bin"
+    corpus = load_corpus(str(path), vocab_size=50304)
+    assert corpus.tokens.tolist() == load_corpus(str(folder)).tokens.tolist()
+    assert corpus.kind == "tokens" and corpus.vocab_size == 50304
+    with pytest.raises(ValueError, match="holds uint16 by the meta.json beside it, and data.token"):
+        load_corpus(str(path), token_dtype="uint32")
 
 
 def test_a_tokenizer_that_is_not_that_of_the_tokens(folder):

@@ -6,8 +6,15 @@ import pytest
 
 from seq1f1b_jax.data import load_corpus
 from seq1f1b_jax.data.prepare.run import Job, prepare
-from seq1f1b_jax.data.text import AROUND, HIDDEN_FILE, HIDDEN_FOLDER, NO_FILE, SAME_FILE
-from seq1f1b_jax.data.text import SAME_FOLDER, walk_folder
+from seq1f1b_jax.data.text import (
+    AROUND,
+    HIDDEN_FILE,
+    HIDDEN_FOLDER,
+    NO_FILE,
+    SAME_FILE,
+    SAME_FOLDER,
+    walk_folder,
+)
 from tests.data.prepared import documents
 
 
