@@ -38,6 +38,8 @@ def histogram(blocks: Iterable[Int64[np.ndarray, " documents"]]) -> Sequence[str
     """Bars: how many documents are how long, by powers of two.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data.summary import histogram
       >>> histogram([np.array([1, 5, 6, 7])])[1:]
       ['2-3  0', '4-7  3  ########################################']
     """
