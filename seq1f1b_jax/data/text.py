@@ -112,7 +112,7 @@ def walk(root: Path, keep: Callable[[str], bool]) -> Walk:
         raise unreadable(Path(error.filename), error)
 
     left_out: Counter[str] = Counter()
-    own: list[Path] = []
+    own: dict[str, Path] = {}  # by where they are
     links: list[Path] = []
     seen: set[str] = set()
     waiting = deque([root])  # links to folders wait until all that is no link was met
@@ -132,9 +132,13 @@ def walk(root: Path, keep: Callable[[str], bool]) -> Walk:
             kept = sorted(Path(folder, name) for name in folders if keep(name))
             waiting.extend(path for path in kept if path.is_symlink())
             folders[:] = [path.name for path in kept if not path.is_symlink()]
-            for path in sorted(Path(folder, name) for name in names if keep(name)):
-                (links if path.is_symlink() else own).append(path)
-    files = _once([*own, *sorted(links)], left_out)
+            for name in filter(keep, names):
+                path = Path(folder, name)
+                if path.is_symlink():
+                    links.append(path)
+                else:
+                    own[os.path.join(real, name)] = path
+    files = _once(own, links, left_out)
     by_path = sorted(files, key=lambda path: path.relative_to(root).as_posix())
     return Walk(by_path, {reason: count for reason, count in left_out.items() if count})
 
@@ -151,18 +155,15 @@ def _met(real: str, seen: Container[str], root: Path) -> str:
     return AROUND if Path(real) in real_path(root).parents else ""
 
 
-def _once(paths: Iterable[Path], left_out: Counter[str]) -> list[Path]:
-    """Paths without those of a file that an earlier one leads to, and without what is no file."""
-    kept: dict[str, Path] = {}
-    for path in paths:
-        real = os.path.realpath(path)
-        if real in kept:
+def _once(own: Mapping[str, Path], links: list[Path], left_out: Counter[str]) -> list[Path]:
+    """Every file once, and nothing that is no file."""
+    met = dict(own)
+    for path in sorted(links):
+        if met.setdefault(os.path.realpath(path), path) is not path:
             left_out[SAME_FILE] += 1
-        elif _is_special(path):
-            left_out[NO_FILE] += 1
-        else:
-            kept[real] = path
-    return list(kept.values())
+    files = [path for path in met.values() if not _is_special(path)]
+    left_out[NO_FILE] += len(met) - len(files)
+    return files
 
 
 def _is_special(path: Path) -> bool:

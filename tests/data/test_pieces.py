@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.data.prepare import pieces
 from seq1f1b_jax.data.prepare.pieces import cut_text, encode_text
+from seq1f1b_jax.data.prepare.run import Job, prepare
 from seq1f1b_jax.data.tokenizer_gguf import LLAMA3, QWEN2
 from seq1f1b_jax.data.tokenizer_train import train_on_texts
 from tests.data.test_tokenizer import TEXT
@@ -126,6 +127,17 @@ def test_every_alphabet_is_cut(tokenizers, monkeypatch, name, words):
 def test_what_cannot_be_proven_stays_whole(tokenizers, monkeypatch, name):
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 10)
     assert list(cut_text(tokenizers[name], TEXT)) == [TEXT]
+
+
+def test_a_tokenizer_that_cannot_cut_is_told(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("seq1f1b_jax.data.prepare.run.PIECE_CHARACTERS", 10)
+    (tmp_path / "a.txt").write_text("to be or not to be")
+    for name, parts in {"cut": CUT["gpt2"], "whole": WHOLE["sentencepiece"]}.items():
+        made(tmp_path, *parts)
+        job = Job([str(tmp_path / "a.txt")], tmp_path / name, tokenizer=str(tmp_path))
+        prepare(job, say=said.append)
+    assert len(said) == 1 and "every document is encoded whole" in said[0]
 
 
 MEASURED = """

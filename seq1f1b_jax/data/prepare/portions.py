@@ -227,6 +227,6 @@ def _row_groups(file: InputFile) -> Iterator[Portion]:
         count = opened.num_row_groups
     if not count:
         raise UserError(f"{file.path} has 0 rows; take it out")
-    share = file.num_bytes // count
-    for group in range(count):
-        yield Portion(file.path, file.kind, group, group + 1, True, True, share)
+    edges = [file.num_bytes * group // count for group in range(count + 1)]
+    for group, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        yield Portion(file.path, file.kind, group, group + 1, True, True, stop - start)

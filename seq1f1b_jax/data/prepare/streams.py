@@ -5,6 +5,7 @@ import gzip
 import lzma
 import os
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -96,9 +97,9 @@ def zstd_module(path: Path) -> ModuleType:
       UserError: it is not installed.
     """
     try:
-        try:
+        if sys.version_info >= (3, 14):
             from compression import zstd
-        except ImportError:
+        else:
             from backports import zstd
     except ImportError as error:
         raise UserError(
