@@ -1,13 +1,18 @@
 """Token folders: what prepare wrote is what is read, and no header is believed."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models import preset_fields
+from seq1f1b_jax.cli import parse
 from seq1f1b_jax.data import load_corpus, make_data
 from seq1f1b_jax.data.prepare.run import Job, prepare
 from tests.data.test_tokenizer import BPE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -129,3 +134,17 @@ def test_lies_are_found(folder, lie, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_corpus(str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["gpu8_2.7b_32k", "gpu64_30b_64k"])
+def test_the_gpu_recipes_read_what_prepare_writes(tmp_path, recipe):
+    (tmp_path / "a.txt").write_text("to be or not to be " * 99)
+    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", train_bpe=300))
+    for source in (tmp_path / "out", tmp_path / "out" / "tokens.bin"):
+        words = ["--config", recipe, "--data.source", str(source)]
+        config = parse(words, recipes=ROOT / "mesh_configs").config
+        rows = preset_fields(config.model.family, config.model.preset)["vocab_size"]
+        corpus = load_corpus(
+            config.data.source, token_dtype=config.data.token_dtype, vocab_size=rows
+        )
+        assert corpus.vocab_size == 50304 and corpus.tokens.dtype == np.uint16
