@@ -16,6 +16,7 @@ from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import META, TOKENS, open_folder, read_meta
+from seq1f1b_jax.data.prepare.sources import TEXT, kind_of
 from seq1f1b_jax.data.text import (
     BLOCK_BYTES,
     END_OF_FILE,
@@ -92,8 +93,9 @@ def load_corpus(
         those of its tokenizer for a token folder.
 
     Raises:
-      UserError: a missing, unreadable, empty or binary file, a `.bin` of a broken size, an id
-        outside the vocabulary, a token folder that is not what its meta.json says.
+      UserError: a missing, unreadable, empty or binary file, one of records (JSON, CSV, parquet)
+        or packed, which `prepare` reads, a `.bin` of a broken size, an id outside the vocabulary,
+        a token folder that is not what its meta.json says.
 
     Example:
       >>> from seq1f1b_jax.data import load_corpus
@@ -109,7 +111,19 @@ def load_corpus(
         return _text_corpus(source, folder_files(Path(source)), vocab_size)
     if source.endswith(".bin"):
         return _bin_corpus(source, token_dtype, vocab_size)
-    return _text_corpus(source, [Path(source)], vocab_size)
+    return _text_corpus(source, [_plain(source)], vocab_size)
+
+
+def _plain(source: str) -> Path:
+    """Refuse a file that holds records, or is packed: its bytes are not its text."""
+    kind, packing = kind_of(Path(source))
+    if kind == TEXT and not packing or not Path(source).is_file():  # read, that is told
+        return Path(source)
+    raise UserError(
+        f"data.source={source} is {' in '.join(filter(None, [kind, packing]))} by its name, and "
+        "text is read here; make tokens of it: python -m seq1f1b_jax.data prepare "
+        f"{source} --to FOLDER, and set data.source to that folder"
+    )
 
 
 def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corpus:
