@@ -16,7 +16,7 @@ from seq1f1b_jax.data.tokenizer import Tokenizer
 
 PIECE_CHARACTERS = 1 << 18
 CONTEXT = 1 << 9  # characters on both sides of a place that are looked at
-TRIED = 64  # places of one kind, behind every piece
+TRIED = 16  # places of one kind, behind every piece
 _PLACES = (
     re.compile(r"[A-Za-z](?= [A-Za-z])"),
     re.compile(r"[^\W\d_](?= [^\W\d_])"),
