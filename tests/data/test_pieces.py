@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq1f1b_jax.data import load_tokenizer
+from seq1f1b_jax.data import load_corpus, load_tokenizer
 from seq1f1b_jax.data.prepare import pieces
 from seq1f1b_jax.data.prepare.pieces import cut_text, encode_text
 from seq1f1b_jax.data.prepare.run import Job, prepare
@@ -121,6 +121,30 @@ def test_every_alphabet_is_cut(tokenizers, monkeypatch, name, words):
     assert "".join(cut) == text
     if name != "prefix-space" or words.isascii() and "\n" not in words:
         assert max(map(len, cut)) < 600
+
+
+@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("run", ["\n", " ", "1", "東", "-"])
+def test_runs_longer_than_what_is_looked_at(tokenizers, monkeypatch, name, run):
+    monkeypatch.setattr(pieces, "CONTEXT", 24)
+    monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 10)
+    for length in range(76, 82):
+        text = f"to be --{length * run}<|endoftext|><|endoftext|> \n{length * run} be"
+        for keep in (False, True):
+            expected = tokenizers[name].encode(text, specials=keep)
+            assert joined(tokenizers[name], text, keep=keep) == expected
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_text_files_have_the_tokens_of_the_whole(tmp_path, small_portions, monkeypatch, name):
+    monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 10)
+    tokenizer = made(tmp_path, *CUT[name])
+    text = " be it ".join(WORDS * 2) + TEXT
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
+    job = Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path), specials="keep")
+    meta = prepare(job)
+    assert load_corpus(str(tmp_path / "out")).tokens.tolist() == tokenizer.encode(text)
+    assert meta.num_special == 4
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -20,7 +20,8 @@ TRIED = 16  # places of one kind, behind every piece
 _PLACES = (
     re.compile(r"[A-Za-z](?= [A-Za-z])"),
     re.compile(r"[^\W\d_](?= [^\W\d_])"),
-    re.compile(r".(?=\s)|\s(?=\S)|\w(?=\W)|\W(?=\w)", re.DOTALL),
+    # never behind a space: how a run of them is cut depends on what follows, however long it is
+    re.compile(r"\S(?=\s)|\w(?=\W)|[^\w\s](?=\w)"),
 )
 
 
