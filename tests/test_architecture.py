@@ -73,7 +73,10 @@ THIRD_PARTY = {
     "seq1f1b_jax.schedule.command": {"numpy"},
     "seq1f1b_jax.schedule": {"numpy"},
     "seq1f1b_jax.picture": {"numpy", "matplotlib"},
-    "seq1f1b_jax.data": {"numpy", "jaxtyping", "grain", "tokenizers", "pyarrow", "rich"},
+    "seq1f1b_jax.data": {
+        "numpy", "jaxtyping", "grain", "tokenizers", "pyarrow", "rich",
+        "compression", "backports",  # zst: of Python from 3.14 on, and its backport
+    },
     "seq1f1b_jax.launch": set(),
     "seq1f1b_jax.formats": {"numpy", "ml_dtypes", "gguf", "jaxtyping"},
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import TokenFolder, open_folder
 from seq1f1b_jax.data.prepare.bar import BytesBar
-from seq1f1b_jax.data.prepare.options import job, parser
+from seq1f1b_jax.data.prepare.options import job, parser, user_path
 from seq1f1b_jax.data.prepare.run import prepare
 from seq1f1b_jax.data.summary import summary
 from seq1f1b_jax.data.tokenizer import BYTES, load_tokenizer
@@ -34,38 +34,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, 2 after one line about bad input on standard error, 130 after Ctrl-C.
     """
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         text = _prepare(options) if options.command == "prepare" else _show(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except OSError as error:  # of a name that no file can have, or of a disk that fails
-        print(f"error: cannot use {error.filename or 'a file'} ({error.strerror})", file=sys.stderr)
-        return 2
+        return _refused(f"cannot use {error.filename or 'a file'} ({error.strerror})")
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return INTERRUPTED
     try:
-        print(text, flush=True)
+        print(text.encode(errors="backslashreplace").decode(), flush=True)  # of names not in UTF-8
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
+def _refused(reason: str) -> int:
+    """Print an error, whatever it quotes, on one line."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
+    print(f"error: {shown}", file=sys.stderr)
+    return 2
+
+
 def _prepare(options: argparse.Namespace) -> str:
     began = time.perf_counter()
     with BytesBar() as bar:
-        meta = prepare(job(options), say=bar.message, advance=bar.advance)
+        asked = job(options)
+        meta = prepare(asked, say=bar.message, advance=bar.advance)
     rate = meta.num_tokens * bar.share / (time.perf_counter() - began)
     told = f"{options.to}: {rate:,.0f} tokens/s" if bar.share else f"{options.to}:"
-    return f"{told}\n{summary(open_folder(options.to))}"
+    return f"{told}\n{summary(open_folder(asked.to))}"
 
 
 def _show(options: argparse.Namespace) -> str:
-    folder = open_folder(options.folder)
+    path = user_path(options.folder)
+    folder = open_folder(path)
     if options.document is not None:
-        return _text(options.folder, folder, options.document)
+        if options.seq_len is not None:
+            raise UserError(
+                "--document shows one text, and --seq-len is about all of them; leave one out"
+            )
+        return _text(path, folder, options.document)
     return summary(folder, seq_len=options.seq_len)
 
 

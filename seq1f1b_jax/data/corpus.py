@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.folder import META, open_folder
+from seq1f1b_jax.data.folder import META, TOKENS, open_folder, read_meta
+from seq1f1b_jax.data.prepare.sources import TEXT, kind_of
 from seq1f1b_jax.data.text import (
     BLOCK_BYTES,
     END_OF_FILE,
@@ -92,10 +93,12 @@ def load_corpus(
         those of its tokenizer for a token folder.
 
     Raises:
-      UserError: a missing, unreadable, empty or binary file, a `.bin` of a broken size, an id
-        outside the vocabulary, a token folder that is not what its meta.json says.
+      UserError: a missing, unreadable, empty or binary file, one of records (JSON, CSV, parquet)
+        or packed, which `prepare` reads, a `.bin` of a broken size, an id outside the vocabulary,
+        a token folder that is not what its meta.json says.
 
     Example:
+      >>> from seq1f1b_jax.data import load_corpus
       >>> corpus = load_corpus("stdlib")
       >>> corpus.vocab_size, corpus.kind
       (256, 'stdlib')
@@ -108,7 +111,19 @@ def load_corpus(
         return _text_corpus(source, folder_files(Path(source)), vocab_size)
     if source.endswith(".bin"):
         return _bin_corpus(source, token_dtype, vocab_size)
-    return _text_corpus(source, [Path(source)], vocab_size)
+    return _text_corpus(source, [_plain(source)], vocab_size)
+
+
+def _plain(source: str) -> Path:
+    """Refuse a file that holds records, or is packed: its bytes are not its text."""
+    kind, packing = kind_of(Path(source))
+    if kind == TEXT and not packing or not Path(source).is_file():  # read, that is told
+        return Path(source)
+    raise UserError(
+        f"data.source={source} is {' in '.join(filter(None, [kind, packing]))} by its name, and "
+        "text is read here; make tokens of it: python -m seq1f1b_jax.data prepare "
+        f"{source} --to FOLDER, and set data.source to that folder"
+    )
 
 
 def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corpus:
@@ -128,10 +143,23 @@ def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corp
 
 
 def _bin_corpus(source: str, token_dtype: str, vocab_size: int | None) -> Corpus:
+    _check_beside(Path(source), token_dtype)
     tokens = _map_tokens(Path(source), token_dtype)
     if not tokens.size:
         raise _no_tokens(source)
     return Corpus(tokens, *_examined(tokens, vocab_size, source, kind="tokens"), num_files=1)
+
+
+def _check_beside(path: Path, token_dtype: str) -> None:
+    """Refuse to read the tokens.bin of a token folder as what it is not; its meta.json knows."""
+    beside = path.with_name(META)
+    if path.name == TOKENS and beside.is_file():
+        written = read_meta(beside).token_dtype
+        if written != token_dtype:
+            raise UserError(
+                f"{path} holds {written} by the meta.json beside it, and data.token_dtype is "
+                f"{token_dtype}; give --data.token_dtype {written}, or the folder {path.parent}"
+            )
 
 
 def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
@@ -140,8 +168,9 @@ def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
     if vocab_size is not None and vocab_size < meta.vocab_size:
         raise UserError(
             f"data.source={source}: its tokenizer has {meta.vocab_size} tokens and "
-            f"model.vocab_size={vocab_size} has no rows for all of them; give a model of so many, "
-            "or tokens of the model's own tokenizer"
+            f"model.vocab_size={vocab_size} has no rows for all of them; give "
+            f"--model.vocab_size {meta.vocab_size}, leave that setting out (a new model takes the "
+            "folder's), or give tokens of the model's own tokenizer"
         )
     rows, kind, sha256 = _examined(
         folder.tokens, vocab_size or meta.vocab_size, source, kind="prepared"

@@ -41,6 +41,8 @@ class Meta:
       num_empty: empty documents, which were left out.
       num_skipped: documents that could not be read and were left out.
       fingerprint: hash of the inputs and settings that it was made from.
+      special_tokens: spelled in the documents, they are `text` in tokens.bin, or `keep` their ids.
+      num_special: how many are spelled there; None: not counted.
     """
 
     version: int
@@ -55,6 +57,8 @@ class Meta:
     num_empty: int = 0
     num_skipped: int = 0
     fingerprint: str = ""
+    special_tokens: str = "text"
+    num_special: int | None = None
 
 
 class TokenFolder(NamedTuple):
@@ -126,6 +130,8 @@ def _check_meta(path: Path, meta: Meta) -> None:
         "tokenizer": meta.tokenizer in ("bytes", "tokenizer.json"),
         "eos": meta.eos is None or _is_count(meta.eos),
         "fingerprint": isinstance(meta.fingerprint, str),
+        "special_tokens": meta.special_tokens in ("text", "keep"),
+        "num_special": meta.num_special is None or _is_count(meta.num_special),
     }
     if all(rules.values()):
         rules["eos"] = meta.eos is None or meta.eos < meta.vocab_size

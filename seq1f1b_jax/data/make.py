@@ -31,7 +31,10 @@ def make_data(
         documents, or a setting is out of its range.
 
     Example:
+      >>> from seq1f1b_jax.data import load_corpus, make_data
       >>> data = make_data(load_corpus("stdlib"), seq_len=1024, eval_fraction=0.05, seed=0)
+      >>> data.batch(0, num_microbatches=2, microbatch_size=1).tokens.shape
+      (2, 1, 1024)
     """
     if not 0 < eval_fraction <= 0.5:
         raise UserError(f"data.eval_fraction={eval_fraction} is not in (0, 0.5]; use 0.05, say")

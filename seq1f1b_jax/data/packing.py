@@ -35,6 +35,8 @@ def pack(
       of their first pieces.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data.packing import pack
       >>> pack(np.array([3, 2, 5, 1, 2]), 5)  # 3+2, 5, 2+1
       (array([0, 1, 2, 3, 4]), array([0, 2, 3, 5]))
     """

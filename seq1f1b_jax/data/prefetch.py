@@ -25,6 +25,7 @@ class Prefetcher(Generic[Item]):
       waited_seconds: how long the loop has stood still for items that were not ready, in all.
 
     Example:
+      >>> from seq1f1b_jax.data import Prefetcher
       >>> with Prefetcher(lambda step: step * step, range(4)) as items:
       ...     list(items)
       [0, 1, 4, 9]

@@ -111,6 +111,8 @@ class SequenceData(ABC):
         order, however they are factored. Of every microbatch only `rows` are made.
 
         Example:
+          >>> from seq1f1b_jax.data import load_corpus, make_data
+          >>> data = make_data(load_corpus("stdlib"), seq_len=1024, eval_fraction=0.05, seed=0)
           >>> data.batch(0, num_microbatches=8, microbatch_size=1).tokens.shape
           (8, 1, 1024)
         """
@@ -181,6 +183,7 @@ def split_sequences(
     """Sequence indices for training (ascending) and held out (going round the blocks).
 
     Example:
+      >>> from seq1f1b_jax.data.sequences import split_sequences
       >>> split_sequences(10, 2)  # two blocks of five, the last sequence of each held out
       (array([0, 1, 2, 3, 5, 6, 7, 8]), array([4, 9]))
     """

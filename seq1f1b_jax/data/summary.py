@@ -7,8 +7,10 @@ from jaxtyping import Int64
 
 from seq1f1b_jax.data.folder import CHECKED_DOCUMENTS, Meta, TokenFolder
 from seq1f1b_jax.data.packed import cut_and_pack
+from seq1f1b_jax.data.tokenizer import BYTES
 
 BAR_WIDTH = 40
+_READ_AS = {"text": "read as ordinary text", "keep": "kept as special tokens"}
 
 
 def summary(folder: TokenFolder, *, seq_len: int | None = None) -> str:
@@ -36,6 +38,8 @@ def histogram(blocks: Iterable[Int64[np.ndarray, " documents"]]) -> Sequence[str
     """Bars: how many documents are how long, by powers of two.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data.summary import histogram
       >>> histogram([np.array([1, 5, 6, 7])])[1:]
       ['2-3  0', '4-7  3  ########################################']
     """
@@ -59,7 +63,7 @@ def _bar(count: int, largest: int) -> str:
 
 def _rows(meta: Meta) -> dict[str, str]:
     eos = "none" if meta.eos is None else f"token {meta.eos}"
-    return {
+    rows = {
         "documents": f"{meta.num_documents:,}",
         "tokens": f"{meta.num_tokens:,} as {meta.token_dtype}",
         "per document": f"{meta.num_tokens / meta.num_documents:,.1f} tokens",
@@ -68,6 +72,10 @@ def _rows(meta: Meta) -> dict[str, str]:
         "tokenizer": f"{meta.tokenizer}, {meta.vocab_size:,} tokens; end of a document: {eos}",
         "sha256": meta.sha256,
     }
+    if meta.tokenizer != BYTES and meta.num_special is not None:
+        read_as = _READ_AS[meta.special_tokens]
+        rows["special tokens"] = f"{meta.num_special:,} spelled in the documents, {read_as}"
+    return rows
 
 
 def _packed(documents: Int64[np.ndarray, " num_documents_and_1"], seq_len: int) -> str:

@@ -27,6 +27,7 @@ class Tokenizer(ABC):
       sha256: hash of everything that decides about tokens, in hexadecimal; `bytes` for those.
       can_cut_text: whether a text may be cut between two words, before the space and between
         letters of ASCII, without a change of its tokens.
+      special_names: how special tokens are spelled.
     """
 
     vocab_size: int
@@ -35,6 +36,7 @@ class Tokenizer(ABC):
     token_bytes: Int32[np.ndarray, " vocab_size"]
     sha256: str
     can_cut_text: bool
+    special_names: tuple[str, ...] = ()
 
     @abstractmethod
     def _ids(self, text: str, *, specials: bool) -> list[int]:
@@ -76,6 +78,10 @@ class Tokenizer(ABC):
     def array(self, text: str, dtype: np.dtype) -> UInt[np.ndarray, " tokens"]:
         """Token ids of a piece of a corpus, where special tokens are only text."""
         return np.array(self._ids(text, specials=False), dtype)
+
+    def words(self, text: str) -> list[str]:
+        """Parts of a text that become tokens one by one: characters, unless a tokenizer knows."""
+        return list(text)
 
     def encode_batch(self, texts: Iterable[str], *, specials: bool = False) -> list[list[int]]:
         """Token ids of several texts."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from tokenizers import normalizers
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer_base import (
@@ -22,6 +23,7 @@ from seq1f1b_jax.data.tokenizer_base import (
 
 EOS_FILES = ("generation_config.json", "config.json")
 WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
+FORMS = normalizers.NFC | normalizers.NFD | normalizers.NFKC | normalizers.NFKD
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 UNUSABLE = "holds no tokenizer that can be used"
 MAX_TOKENS = 1 << 24  # room is made for every id up to the largest
@@ -99,6 +101,7 @@ class JsonTokenizer(Tokenizer):
         added = inner.get_added_tokens_decoder()
         specials = {token for token, entry in added.items() if entry.special}
         self._inner, self.eos = inner, eos
+        self.special_names = tuple(added[token].content for token in sorted(specials))
         self.vocab_size = max(vocab.values(), default=-1) + 1
         self.prefix = _prefix(inner)
         settings = inner.to_str()
@@ -120,6 +123,11 @@ class JsonTokenizer(Tokenizer):
         with Refusals("the tokenizer cannot encode the text"):
             return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
+    def words(self, text: str) -> list[str]:
+        """What the text is cut into before tokens are merged."""
+        cutter = self._inner.pre_tokenizer
+        return [text] if cutter is None else [word for word, _ in cutter.pre_tokenize_str(text)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of tokens, special ones included; what is not UTF-8 becomes U+FFFD."""
         if self.byte_level:
@@ -134,7 +142,8 @@ class JsonTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         """Write tokenizer.json, and tokenizer_config.json with the token behind a document."""
         self._inner.encode_special_tokens = False
-        self._inner.save(str(folder / TOKENIZER))
+        described = self._inner.to_str(pretty=True)  # the library writes to names in UTF-8 only
+        (folder / TOKENIZER).write_text(described, encoding="utf-8")
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
         if self.eos is not None:
             config["eos_token"] = self._inner.id_to_token(self.eos)
@@ -208,13 +217,15 @@ def _is_byte_level(settings: Mapping[str, Any]) -> bool:
 def _ends_words_at_spaces(inner: tokenizers.Tokenizer) -> bool:
     """Whether a text has the words, and so the tokens, of its two parts when cut before a space.
 
-    The patterns in use all end words there; what stands before and behind could matter.
+    The patterns in use all end words there; what stands before and behind could matter. Unicode's
+    normal forms join nothing with a space, nor with a letter before it.
     """
-    if inner.normalizer is not None or inner.pre_tokenizer is None:
+    if not isinstance(inner.normalizer, FORMS | None) or inner.pre_tokenizer is None:
         return False
-    added = inner.get_added_tokens_decoder().values()
-    if any(re.search("[A-Za-z] [A-Za-z]", token.content) for token in added):
-        return False
+    for token in inner.get_added_tokens_decoder().values():
+        takes_space = token.rstrip and token.content[-1:].isalpha()
+        if takes_space or re.search("[A-Za-z] [A-Za-z]", token.content):
+            return False
 
     def words(text: str) -> list[str]:
         return [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(text)]

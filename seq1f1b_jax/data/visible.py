@@ -25,8 +25,10 @@ def mean_visible_keys(
       window: keys a query looks back at, itself included; None: all of its document.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data import mean_visible_keys
       >>> mean_visible_keys(np.array([[0, 0, 2, 2], [0, 0, 0, 0]]))
-      array([1. , 2. , 2. , 3. ])
+      array([1., 2., 2., 3.])
     """
     seq_len = starts.shape[-1]
     visible = np.arange(seq_len) - starts.reshape(-1, seq_len) + 1
@@ -58,9 +60,11 @@ def mean_visible_of_pieces(
       window: keys a query looks back at, itself included; None: all of its piece.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data.visible import mean_visible_of_pieces
       >>> sizes = dict(num_sequences=2, seq_len=4)
       >>> mean_visible_of_pieces(np.array([0, 2, 0]), np.array([2, 2, 4]), **sizes)
-      array([1. , 2. , 2. , 3. ])
+      array([1., 2., 2., 3.])
     """
     heights = visible_in_window(lengths, window)
 

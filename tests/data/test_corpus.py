@@ -94,6 +94,18 @@ def test_refused_sources(tmp_path):
         load_corpus("x.bin", token_dtype="int8")
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    {"a.jsonl": "jsonl", "a.JSON": "json", "a.csv": "csv", "a.parquet": "parquet",
+     "a.txt.gz": "text in gz", "a.jsonl.zst": "jsonl in zst"}.items(),
+)
+def test_files_that_are_not_their_text_are_for_prepare(tmp_path, name, what):
+    (tmp_path / name).write_text('{"text": "a"}\n')
+    message = f"{name} is {what} by its name, .* prepare .*{name} --to FOLDER, and set data.source"
+    with pytest.raises(ValueError, match=message):
+        load_corpus(str(tmp_path / name))
+
+
 def test_id_outside_the_vocabulary_is_named_with_its_position(tmp_path, monkeypatch):
     monkeypatch.setattr("seq1f1b_jax.data.corpus.BLOCK_BYTES", 4)
     path = tmp_path / "t.bin"

@@ -163,7 +163,8 @@ def test_a_killed_run_continues_and_ends_the_same(tmp_path, small_portions, bpe,
         with (tmp_path / "out.partial" / name).open("ab") as file:
             file.write(b'{"num')
     assert prepare(job, say=said.append) == whole
-    assert said[0] == f"continuing {tmp_path / 'out.partial'}" and said[1].startswith("8 of ")
+    continued = f"continuing {tmp_path / 'out.partial'}"
+    assert said[:2] == [continued, "8 portions were finished before"]
     for name in ("tokens.bin", "documents.npy"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "out.partial").exists()

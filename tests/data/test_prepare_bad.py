@@ -84,7 +84,8 @@ def test_the_command_prepares_and_shows(tmp_path, capsys):
 REFUSED = {
     "missing": (["prepare", "nowhere.txt", "--to", "x"], "cannot read nowhere.txt .No such file"),
     "twice": (["prepare", "a.txt", "./a.txt", "--to", "x"], "2 files were given and 1 are differ"),
-    "compressed": (["prepare", "a.gz", "--to", "x"], "a.gz is compressed; unpack it first"),
+    "archive": (["prepare", "a.tar.gz", "--to", "x"], "a.tar.gz is an archive; unpack it and give"),
+    "packing": (["prepare", "a.txt.lz4", "--to", "x"], "a.txt.lz4 is compressed, and .gz, .bz2,"),
     "extensions": (["prepare", "d", "--to", "x", "--extensions", ".md"], "none of the 1 files in"),
     "no-dot": (["prepare", "d", "--to", "x", "--extensions", "md"], "'md' is not a list such as"),
     "both": (
@@ -97,6 +98,27 @@ REFUSED = {
     "to": (["prepare", "a.txt", "--to", "a.txt/x"], "cannot write a.txt/x.partial .Not a directo"),
     "name": (["prepare", "a.txt", "--to", "n" * 300], "cannot use n{300}.* .File name too long"),
     "here": (["prepare", "a.txt", "--to", "."], "--to . names no new folder; give one"),
+    "key": (
+        ["prepare", "a.txt", "d", "--to", "x", "--key", "body"],
+        "--key body names a field of .* and all 2 files are text by name; leave it out",
+    ),
+    "separator": (
+        ["prepare", "a.jsonl", "--to", "x", "--split-documents-on", "=="],
+        "--split-documents-on == is for text, and a.jsonl is jsonl; leave it out",
+    ),
+    "extensions-of-none": (
+        ["prepare", "a.txt", "stdlib", "--to", "x", "--extensions", ".txt,.md"],
+        "--extensions .txt,.md chooses among files of folders, and no source is one",
+    ),
+    "keep-bytes": (
+        ["prepare", "a.txt", "--to", "x", "--special-tokens", "keep"], "bytes has no special tok"
+    ),
+    "specials": (["prepare", "a", "--to", "x", "--special-tokens", "drop"], "invalid choice: 'dr"),
+    "packed-parquet": (["prepare", "a.parquet.gz", "--to", "x"], "parquet is compressed inside"),
+    "option": (["prepare", "a.txt", "--to", "x", "--keys", "a"], "unrecognized arguments: --keys"),
+    "home": (["show", "~nobody-here/x"], "~nobody-here/x: Could not determine home directory"),
+    "line-break": (["prepare", "no\nwhere", "--to", "x"], r"cannot read no\\nwhere"),
+    "escape": (["show", "no\x1b[2Jwhere"], r"cannot read no\\x1b\[2Jwhere/meta.json"),
     "show": (["show", "d"], "cannot read d/meta.json .No such file"),
 }
 
@@ -105,7 +127,7 @@ REFUSED = {
 def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d").mkdir()
-    for name in ("a.txt", "a.gz", "d/b.txt"):
+    for name in ("a.txt", "a.jsonl", "a.tar.gz", "a.txt.lz4", "d/b.txt"):
         (tmp_path / name).write_text("text")
     try:
         status = main(arguments)
@@ -122,3 +144,5 @@ def test_one_document_that_is_not_there(tmp_path, capsys):
     capsys.readouterr()
     assert main(["show", str(tmp_path / "out"), "--document", "1"]) == 2
     assert "--document 1: " in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "out"), "--document", "0", "--seq-len", "8"]) == 2
+    assert "--document shows one text, and --seq-len" in capsys.readouterr().err

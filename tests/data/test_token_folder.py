@@ -1,13 +1,18 @@
 """Token folders: what prepare wrote is what is read, and no header is believed."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models import preset_fields
+from seq1f1b_jax.cli import parse
 from seq1f1b_jax.data import load_corpus, make_data
 from seq1f1b_jax.data.prepare.run import Job, prepare
 from tests.data.test_tokenizer import BPE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -36,8 +41,21 @@ def test_a_folder_is_read_as_it_was_written(folder):
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer(folder):
-    with pytest.raises(ValueError, match="has 256 tokens and model.vocab_size=200 has no rows"):
+    message = (
+        "has 256 tokens and model.vocab_size=200 has no rows for all of them; give "
+        "--model.vocab_size 256, leave that setting out"
+    )
+    with pytest.raises(ValueError, match=message):
         load_corpus(str(folder), vocab_size=200)
+
+
+def test_the_tokens_of_a_folder_are_a_bin(folder):
+    path = folder / "tokens.bin"
+    corpus = load_corpus(str(path), vocab_size=50304)
+    assert corpus.tokens.tolist() == load_corpus(str(folder)).tokens.tolist()
+    assert corpus.kind == "tokens" and corpus.vocab_size == 50304
+    with pytest.raises(ValueError, match="holds uint16 by the meta.json beside it, and data.token"):
+        load_corpus(str(path), token_dtype="uint32")
 
 
 def test_a_tokenizer_that_is_not_that_of_the_tokens(folder):
@@ -116,3 +134,17 @@ def test_lies_are_found(folder, lie, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_corpus(str(folder))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["gpu8_2.7b_32k", "gpu64_30b_64k"])
+def test_the_gpu_recipes_read_what_prepare_writes(tmp_path, recipe):
+    (tmp_path / "a.txt").write_text("to be or not to be " * 99)
+    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", train_bpe=300))
+    for source in (tmp_path / "out", tmp_path / "out" / "tokens.bin"):
+        words = ["--config", recipe, "--data.source", str(source)]
+        config = parse(words, recipes=ROOT / "mesh_configs").config
+        rows = preset_fields(config.model.family, config.model.preset)["vocab_size"]
+        corpus = load_corpus(
+            config.data.source, token_dtype=config.data.token_dtype, vocab_size=rows
+        )
+        assert corpus.vocab_size == 50304 and corpus.tokens.dtype == np.uint16

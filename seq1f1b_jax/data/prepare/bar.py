@@ -15,9 +15,13 @@ class BytesBar:
       share: part of all bytes that was done while this bar was there; an earlier run's is not in.
 
     Example:
+      >>> from seq1f1b_jax.data.prepare.bar import BytesBar
       >>> with BytesBar() as bar:
+      ...     bar.advance(0, 10)
       ...     bar.advance(5, 10)
       ...     bar.message("half of it")
+      >>> bar.share
+      0.5
     """
 
     def __init__(self, console: Console | None = None):

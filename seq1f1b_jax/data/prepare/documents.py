@@ -1,17 +1,18 @@
 """The documents of a portion, or what is wrong with them."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.arrays import BOM
+from seq1f1b_jax.data.prepare.fields import CURE, json_field, text_fault
 from seq1f1b_jax.data.prepare.parquet import read_column
 from seq1f1b_jax.data.prepare.portions import Portion, separator_pattern
 from seq1f1b_jax.data.prepare.sources import JSONL, PARQUET
 from seq1f1b_jax.data.text import check_text, unreadable
 
-CURE = "correct it, or leave such documents out with --skip-bad"
+_BLANK = re.compile(rb"\s*")
 
 
 def read_documents(
@@ -21,16 +22,19 @@ def read_documents(
 
     Args:
       portion: what to read.
-      key: field of a JSON object, or column, that holds the text.
+      key: field of a JSON object, or column of parquet, that holds the text.
       separator: line between the documents of a text file.
 
     Raises:
       UserError: the file itself cannot be read, or has no such column.
     """
+    if isinstance(portion.held, tuple):
+        yield from portion.held
+        return
     if portion.kind == PARQUET:
         yield from _rows(portion, key)
         return
-    content = _read(portion)
+    content = _read(portion) if portion.held is None else portion.held
     if portion.kind == JSONL:
         yield from _lines(portion, content, key)
     elif separator is None:
@@ -41,7 +45,7 @@ def read_documents(
 
 def _rows(portion: Portion, key: str) -> Iterator[str | UserError]:
     for row, text in read_column(portion.path, portion.start, key):
-        fault = _fault(text) if isinstance(text, str) else ""
+        fault = text_fault(text) if isinstance(text, str) else ""
         if fault:
             at = f"{portion.path}: row {row} of row group {portion.start}"
             yield UserError(f"{at}: {fault}; {CURE}")
@@ -80,50 +84,26 @@ def _separated(
 
 
 def _lines(portion: Portion, content: bytes, key: str) -> Iterator[str | UserError]:
-    before: int | None = None  # lines of the file before the portion, counted when needed
-    for number, line in enumerate(content.split(b"\n")):
-        if line.strip():
-            text, fault = _field(line, key)
+    """The text of every line that is not blank; a line is never copied, it may be large."""
+    view, before = memoryview(content), portion.line
+    start = len(BOM) if portion.start == 0 and content.startswith(BOM) else 0
+    number = 0
+    while start < len(content):
+        stop = content.find(b"\n", start)
+        stop = len(content) if stop < 0 else stop
+        number += 1
+        if not _BLANK.fullmatch(content, start, stop):
+            text, fault = json_field(view[start:stop], key)
             if fault:
                 before = _count_lines(portion) if before is None else before
-                at = f"{portion.path}:{before + number + 1}"
-                yield UserError(f"{at}: {fault}; {CURE}")
+                yield UserError(f"{portion.path}:{before + number}: {fault}; {CURE}")
             else:
                 yield text
-
-
-def _field(line: bytes, key: str) -> tuple[str, str]:
-    """The text of a line of JSON, or what is wrong with it."""
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return "", f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
-    except json.JSONDecodeError as error:
-        return "", f"not JSON: {error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
-        return "", f"not JSON that can be read: {' '.join(str(error).split())[:80]}"
-    if not isinstance(record, dict):
-        return "", f"a JSON {type(record).__name__}, not an object with the field {key!r}"
-    if key not in record:
-        return "", f"no field {key!r}, but {', '.join(map(repr, list(record)[:8])) or 'none'}"
-    text = record[key]
-    if not isinstance(text, str):
-        return "", f"field {key!r} is {json.dumps(text)[:40]}, not text"
-    return text, _fault(text)
-
-
-def _fault(text: str) -> str:
-    """What keeps a string from being text: half a surrogate pair, or a zero character."""
-    if "\0" in text:
-        return f"character {text.index(chr(0))} of the text is a zero character"
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"character {error.start} of the text is half a surrogate pair"
-    return ""
+        start = stop + 1
 
 
 def _count_lines(portion: Portion) -> int:
+    """Lines of the file before the portion."""
     with portion.path.open("rb") as opened:
         left, count = portion.start, 0
         while left:

@@ -18,7 +18,9 @@ from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.documents import read_documents
+from seq1f1b_jax.data.prepare.pieces import encode_text
 from seq1f1b_jax.data.prepare.portions import Portion
+from seq1f1b_jax.data.prepare.specials import KEEP, count_spellings, spelling_pattern
 from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
 
 AHEAD = 2  # portions per process that are asked for before they are needed
@@ -33,6 +35,7 @@ class Reading(NamedTuple):
       key: field or column that holds the text.
       separator: line between the documents of a text file; None: a file is a document.
       skip_bad: leave documents out that cannot be read, and count them.
+      specials: special tokens that are spelled in documents are `text`, or `keep` their meaning.
     """
 
     tokenizer: str
@@ -40,6 +43,7 @@ class Reading(NamedTuple):
     key: str
     separator: str | None
     skip_bad: bool
+    specials: str
 
 
 class Encoded(NamedTuple):
@@ -52,6 +56,7 @@ class Encoded(NamedTuple):
       num_empty: documents without text, left out.
       num_skipped: documents that could not be read, left out.
       first_skipped: what was wrong with the first of them; empty: none.
+      num_special: special tokens that are spelled in its documents.
     """
 
     tokens: UInt[np.ndarray, " num_tokens"]
@@ -60,6 +65,7 @@ class Encoded(NamedTuple):
     num_empty: int = 0
     num_skipped: int = 0
     first_skipped: str = ""
+    num_special: int = 0
 
 
 def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> Encoded:
@@ -72,30 +78,36 @@ def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> 
     begin = np.array(tokenizer.prefix if portion.opens else (), dtype)
     closed = portion.closes and tokenizer.eos is not None
     end = np.array((tokenizer.eos,) if closed else (), dtype)
-    kept, num_bytes, num_empty, faults = [], 0, 0, []
+    keep, spellings = reading.specials == KEEP, spelling_pattern(tokenizer.special_names)
+    kept, lengths, num_bytes, num_empty, num_special, faults = [], [], 0, 0, 0, []
     for text in read_documents(portion, key=reading.key, separator=reading.separator):
         if isinstance(text, UserError):
             if not reading.skip_bad:
                 raise text
             faults.append(str(text) if not faults else "")
             continue
-        ids = tokenizer.array(text, dtype)
-        if ids.size:
+        pieces = list(encode_text(tokenizer, text, dtype, keep_specials=keep))
+        if pieces:
             num_bytes += len(text.encode())
-            kept.append(np.concatenate([begin, ids, end]))
+            num_special += count_spellings(spellings, text)
+            pieces = [begin, *pieces, end]
+            lengths.append(sum(piece.size for piece in pieces))
+            kept += pieces
         else:
             num_empty += 1
-    lengths = np.array([len(ids) for ids in kept], np.int64)
     tokens = np.concatenate([np.zeros(0, dtype), *kept])
     return Encoded(
-        tokens, lengths, num_bytes, num_empty, len(faults), faults[0] if faults else ""
+        tokens, np.array(lengths, np.int64), num_bytes, num_empty, len(faults),
+        faults[0] if faults else "", num_special,
     )
 
 
 def encode_all(
     portions: Iterable[Portion], tokenizer: Tokenizer, reading: Reading, *, processes: int
-) -> Iterator[Encoded]:
+) -> Iterator[tuple[Portion, Encoded]]:
     """Encode portions, in their order; only a few are in memory at a time.
+
+    Gives each portion, without what it held, and its tokens.
 
     Args:
       portions: what to encode.
@@ -107,7 +119,8 @@ def encode_all(
       UserError: a document that cannot be read, or a process that ended by itself.
     """
     if processes == 1:
-        yield from (encode_portion(portion, tokenizer, reading) for portion in portions)
+        for portion in portions:
+            yield portion._replace(held=None), encode_portion(portion, tokenizer, reading)
         return
     # spawned, not forked: the tokenizer's library has threads, which a fork would leave half there
     context = multiprocessing.get_context("spawn")
@@ -125,14 +138,16 @@ def encode_all(
 
 def _in_order(
     pool: ProcessPoolExecutor, portions: Iterator[Portion], reading: Reading, ahead: int
-) -> Iterator[Encoded]:
-    coming: deque[Future[Encoded]] = deque()
+) -> Iterator[tuple[Portion, Encoded]]:
+    coming: deque[tuple[Portion, Future[Encoded]]] = deque()
     while True:
-        room = ahead - len(coming)
-        coming.extend(pool.submit(_encode_here, p, reading) for p in islice(portions, room))
+        for portion in islice(portions, ahead - len(coming)):
+            future = pool.submit(_encode_here, portion, reading)
+            coming.append((portion._replace(held=None), future))
         if not coming:
             return
-        yield coming.popleft().result()
+        portion, future = coming.popleft()
+        yield portion, future.result()
 
 
 def _start() -> None:

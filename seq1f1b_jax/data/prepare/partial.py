@@ -48,6 +48,7 @@ class Totals:
       num_empty: documents without text, left out.
       num_skipped: documents that could not be read, left out.
       first_skipped: what was wrong with the first of them.
+      num_special: special tokens that are spelled in the documents.
     """
 
     num_portions: int = 0
@@ -58,6 +59,7 @@ class Totals:
     num_empty: int = 0
     num_skipped: int = 0
     first_skipped: str = ""
+    num_special: int = 0
 
 
 @contextmanager
@@ -230,6 +232,7 @@ def _added(totals: Totals, encoded: Encoded, num_documents: int, open_length: in
         num_empty=totals.num_empty + encoded.num_empty,
         num_skipped=totals.num_skipped + encoded.num_skipped,
         first_skipped=totals.first_skipped or encoded.first_skipped,
+        num_special=totals.num_special + encoded.num_special,
     )
 
 

@@ -1,8 +1,12 @@
 """Files cut into parts that one process can hold, at places where tokens do not notice.
 
-JSONL is cut behind a line, parquet between row groups. A text file is one document: it is cut
-between two words, before the space, if the tokenizer allows it, and the document goes on in the
-next portion; with a line that separates documents it is cut behind such a line.
+JSON lines are cut behind a line, parquet between row groups. A text file is one document: it is
+cut between two words, before the space, if the tokenizer allows it, and the document goes on in
+the next portion; with a line that separates documents it is cut behind such a line. The process
+that encodes reads these parts.
+
+What can only be read from its beginning (packed files, JSON arrays, CSV) is read once, by one
+process, which hands the others what it read; packed files are cut at the places of unpacked ones.
 """
 
 import re
@@ -11,11 +15,15 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.sources import JSONL, PARQUET, InputFile
+from seq1f1b_jax.data.prepare.arrays import array_texts, layout
+from seq1f1b_jax.data.prepare.sources import CSV, JSON, JSONL, PARQUET, InputFile
+from seq1f1b_jax.data.prepare.streams import open_stream
+from seq1f1b_jax.data.prepare.tables import table_texts
 from seq1f1b_jax.data.text import unreadable
 
 PORTION_BYTES = 1 << 20
 READ_BYTES = 1 << 16
+RECORD_BYTES = 64  # that a record counts beside its text
 
 
 class Portion(NamedTuple):
@@ -24,11 +32,13 @@ class Portion(NamedTuple):
     Attributes:
       path: the file.
       kind: what it holds.
-      start: first byte; of parquet, the row group.
-      stop: end of its bytes; of parquet, the row group behind.
+      start: first byte, of the unpacked file; of parquet, the row group; of records, the first one.
+      stop: end of its bytes; of parquet, the row group behind; of records, the one behind.
       opens: whether its first document begins in it.
       closes: whether its last document ends in it.
       num_bytes: of the file, for progress.
+      held: its bytes or its documents, where they are read already.
+      line: of the file, where it begins, counted from 0; None: nobody counted.
     """
 
     path: Path
@@ -38,6 +48,8 @@ class Portion(NamedTuple):
     opens: bool
     closes: bool
     num_bytes: int
+    held: bytes | tuple[str | UserError, ...] | None = None
+    line: int | None = None
 
 
 class Cut(NamedTuple):
@@ -48,19 +60,24 @@ class Cut(NamedTuple):
 
 
 def cut_files(
-    files: Sequence[InputFile], *, separator: str | None, can_cut_text: bool
-) -> list[Portion]:
-    """Cut all files into portions; the cuts depend on nothing but the files and these settings.
+    files: Sequence[InputFile], *, key: str, separator: str | None, can_cut_text: bool
+) -> Iterator[Portion]:
+    """Cut all files into portions, one after the other.
+
+    The cuts depend on nothing but the files and these settings. Little more than the portion that
+    is asked for is in memory.
 
     Args:
       files: what to cut.
+      key: field or column that holds the text.
       separator: line between the documents of a text file; None: a file is a document.
       can_cut_text: whether a document may be cut between two words.
 
     Raises:
       UserError: a file that cannot be read, or is not what its name says.
     """
-    return [p for file in files for p in _cut_file(file, separator, can_cut_text)]
+    for file in files:
+        yield from _cut_file(file, key, separator, can_cut_text)
 
 
 def separator_pattern(separator: str) -> re.Pattern[bytes]:
@@ -68,31 +85,47 @@ def separator_pattern(separator: str) -> re.Pattern[bytes]:
     return re.compile(rb"^" + re.escape(separator.encode()) + rb"\r?(?:\n|\Z)", re.MULTILINE)
 
 
-def _cut_file(file: InputFile, separator: str | None, can_cut_text: bool) -> list[Portion]:
+def _cut_file(
+    file: InputFile, key: str, separator: str | None, can_cut_text: bool
+) -> Iterator[Portion]:
     if file.kind == PARQUET:
         return _row_groups(file)
-    if file.kind == JSONL:
-        return _cut_bytes(file, Cut(re.compile(rb"\n"), 1), whole=True)
+    kind = layout(file) if file.kind == JSON else file.kind
+    if isinstance(kind, UserError):
+        return iter([Portion(file.path, JSON, 0, 1, True, True, file.num_bytes, held=(kind,))])
+    if kind in (JSON, CSV):
+        return _cut_records(file, kind, key)
+    file = file._replace(kind=kind)
+    whole = kind == JSONL or separator is not None
+    cut = _where(kind, separator, can_cut_text)
+    return (_cut_stream if file.packing else _cut_bytes)(file, cut, whole=whole)
+
+
+def _where(kind: str, separator: str | None, can_cut_text: bool) -> Cut | None:
+    """Where bytes may be cut; None: nowhere."""
+    if kind == JSONL:
+        return Cut(re.compile(rb"\n"), 1)
     if separator is not None:
         # the newline before it belongs to the pattern: what is searched may begin inside a line
         line = re.compile(rb"\n" + re.escape(separator.encode()) + rb"\r?\n")
-        return _cut_bytes(file, Cut(line, len(separator.encode()) + 3), whole=True)
+        return Cut(line, len(separator.encode()) + 3)
     if can_cut_text:
         # not at newlines: a run of them that ends a text can be another token than within it
-        return _cut_bytes(file, Cut(re.compile(rb"[A-Za-z](?= [A-Za-z])"), 3), whole=False)
-    return [Portion(file.path, file.kind, 0, file.num_bytes, True, True, file.num_bytes)]
+        return Cut(re.compile(rb"[A-Za-z](?= [A-Za-z])"), 3)
+    return None
 
 
-def _cut_bytes(file: InputFile, cut: Cut, *, whole: bool) -> list[Portion]:
+def _cut_bytes(file: InputFile, cut: Cut | None, *, whole: bool) -> Iterator[Portion]:
     """Portions between cuts; documents are `whole` in each, or the file is one."""
-    edges = [0, *_cuts(file, cut), file.num_bytes]
-    last = len(edges) - 2
-    return [
-        Portion(
-            file.path, file.kind, start, stop, whole or at == 0, whole or at == last, stop - start
-        )
-        for at, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True))
-    ]
+    start = 0
+    for stop in () if cut is None else _cuts(file, cut):
+        opens = whole or not start
+        yield Portion(file.path, file.kind, start, stop, opens, whole, stop - start)
+        start = stop
+    num_bytes = file.num_bytes - start
+    yield Portion(
+        file.path, file.kind, start, file.num_bytes, whole or not start, True, num_bytes
+    )
 
 
 def _cuts(file: InputFile, cut: Cut) -> Iterator[int]:
@@ -123,14 +156,77 @@ def _search(opened: BinaryIO, cut: Cut) -> int | None:
     return None
 
 
-def _row_groups(file: InputFile) -> list[Portion]:
+def _cut_stream(file: InputFile, cut: Cut | None, *, whole: bool) -> Iterator[Portion]:
+    """The same portions of a packed file, with their bytes."""
+    start = line = told = 0
+    with open_stream(file.path, file.packing) as stream:
+        for content, last in _read_to_cuts(stream.content, cut):
+            position = file.num_bytes if last else stream.file.tell()
+            yield Portion(
+                file.path, file.kind, start, start + len(content), whole or not start,
+                whole or last, position - told, held=content, line=line,
+            )
+            start, told = start + len(content), position
+            line += content.count(b"\n")
+
+
+def _read_to_cuts(content: BinaryIO, cut: Cut | None) -> Iterator[tuple[bytes, bool]]:
+    """What lies between cuts, and whether it is the last."""
+    data = bytearray()
+    while True:
+        stop = _read_to_cut(content, data, cut)
+        if stop is None or stop == len(data) and not _read_more(content, data):
+            yield bytes(data), True
+            return
+        yield bytes(memoryview(data)[:stop]), False
+        del data[:stop]
+
+
+def _read_to_cut(content: BinaryIO, data: bytearray, cut: Cut | None) -> int | None:
+    """Read to the first place to cut behind `PORTION_BYTES`; None: to the end, there is none."""
+    searched = PORTION_BYTES
+    while True:
+        if cut is not None and len(data) > searched:
+            if match := cut.pattern.search(data, searched):
+                return match.end()
+            searched = max(searched, len(data) - cut.num_bytes)  # a match may have begun there
+        if not _read_more(content, data):
+            return None
+
+
+def _read_more(content: BinaryIO, data: bytearray) -> bool:
+    block = content.read(READ_BYTES)
+    data += block
+    return bool(block)
+
+
+def _cut_records(file: InputFile, kind: str, key: str) -> Iterator[Portion]:
+    """Portions of records that are told apart already, with their texts."""
+    read = array_texts if kind == JSON else table_texts
+    held, size, start, told = [], 0, 0, 0
+    with open_stream(file.path, file.packing) as stream:
+        for text in read(file.path, stream.content, key):
+            held.append(text)
+            size += RECORD_BYTES + (len(text) if isinstance(text, str) else 0)
+            if size >= PORTION_BYTES:
+                stop, position = start + len(held), stream.file.tell()
+                yield Portion(
+                    file.path, kind, start, stop, True, True, position - told, held=tuple(held)
+                )
+                held, size, start, told = [], 0, stop, position
+    stop = start + len(held)
+    yield Portion(
+        file.path, kind, start, stop, True, True, file.num_bytes - told, held=tuple(held)
+    )
+
+
+def _row_groups(file: InputFile) -> Iterator[Portion]:
     from seq1f1b_jax.data.prepare.parquet import open_parquet
 
     with open_parquet(file.path) as opened:
         count = opened.num_row_groups
     if not count:
         raise UserError(f"{file.path} has 0 rows; take it out")
-    share = file.num_bytes // count
-    return [
-        Portion(file.path, file.kind, group, group + 1, True, True, share) for group in range(count)
-    ]
+    edges = [file.num_bytes * group // count for group in range(count + 1)]
+    for group, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        yield Portion(file.path, file.kind, group, group + 1, True, True, stop - start)

@@ -4,52 +4,26 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
-
-import numpy as np
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import META, VERSION, Meta, read_meta
-from seq1f1b_jax.data.prepare.documents import read_documents
+from seq1f1b_jax.data.prepare.checks import check_kinds, check_sources, told_left_out
 from seq1f1b_jax.data.prepare.encode import Reading, encode_all
-from seq1f1b_jax.data.prepare.partial import JOURNAL, Totals, Writer, open_partial
+from seq1f1b_jax.data.prepare.job import DEFAULT_KEY, Job
+from seq1f1b_jax.data.prepare.partial import Totals, Writer, open_partial
+from seq1f1b_jax.data.prepare.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.portions import PORTION_BYTES, Portion, cut_files
 from seq1f1b_jax.data.prepare.sources import TEXT, InputFile, find_files
-from seq1f1b_jax.data.text import check_text
+from seq1f1b_jax.data.prepare.specials import TEXT as AS_TEXT
+from seq1f1b_jax.data.prepare.streams import open_stream
+from seq1f1b_jax.data.prepare.trained import train_on_sources
+from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks, real_path
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer, load_tokenizer
 
-TRAIN_BYTES = 100_000_000  # of text that a tokenizer is trained on, spread over all of it
 LARGEST_UINT16_VOCAB = 1 << 16
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to prepare.
-
-    Attributes:
-      sources: files, folders or `stdlib`.
-      to: the token folder to make.
-      tokenizer: what `load_tokenizer` takes.
-      train_bpe: tokens of a BPE to train on the sources instead; None: none.
-      eos: the token behind a document; None: what the tokenizer's files say.
-      key: field of JSONL, or column of parquet, that holds the text.
-      separator: line between the documents of a text file; None: a file is a document.
-      extensions: of folders only files whose names end so; none: all.
-      skip_bad: leave documents out that cannot be read, and count them.
-      processes: how many encode.
-    """
-
-    sources: Sequence[str]
-    to: Path
-    tokenizer: str = BYTES
-    train_bpe: int | None = None
-    eos: str | None = None
-    key: str = "text"
-    separator: str | None = None
-    extensions: Sequence[str] = ()
-    skip_bad: bool = False
-    processes: int = 1
 
 
 def prepare(
@@ -67,20 +41,36 @@ def prepare(
 
     Raises:
       UserError: bad input, or a folder with something else in it.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from seq1f1b_jax.data.prepare.run import Job, prepare
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = Path(folder, "a.json").write_text('[{"text": "one"}, {"text": "two"}]')
+      ...     meta = prepare(Job([folder + "/a.json"], Path(folder, "tokens")))
+      >>> meta.num_documents, meta.num_tokens
+      (2, 8)
     """
     if job.to.name in ("", ".."):
         raise UserError(f"--to {job.to} names no new folder; give one, such as --to tokens")
+    if job.to.is_symlink():  # what it leads to gets the tokens, the link stays
+        job = replace(job, to=real_path(job.to))
     partial = job.to.with_name(job.to.name + ".partial")
     tokenizer = _given_tokenizer(job)
-    files = find_files(
+    check_sources(job.sources, extensions=job.extensions)
+    files, left_out = find_files(
         job.sources, extensions=job.extensions, leave_out=(job.to, partial)
     )
+    if told := told_left_out(left_out):
+        say(told)
+    check_kinds(files, key=job.key, separator=job.separator)
     fingerprint = _fingerprint(job, files, tokenizer)
     if (meta := _prepared(job.to, fingerprint)) is not None:
         say(f"{job.to} is prepared already, from the same inputs with the same settings")
         return meta
     with open_partial(partial, fingerprint, say=say):
-        tokenizer = tokenizer or _trained(job, files, partial, say)
+        tokenizer = tokenizer or train_on_sources(job, files, partial, say)
         tokenizer.save(partial)
         return _fill(job, files, tokenizer, partial, fingerprint, say, advance)
 
@@ -91,12 +81,21 @@ def _fill(
 ) -> Meta:
     """Write all tokens that are missing in a partial folder, and give it its name."""
     files, bad = _readable(job, files, can_cut_text=tokenizer.can_cut_text)
-    portions = cut_files(files, separator=job.separator, can_cut_text=tokenizer.can_cut_text)
     reading = _reading(job, tokenizer, partial)
+    if not tokenizer.can_cut_text and any(f.num_bytes > PIECE_CHARACTERS for f in files):
+        say(
+            "where this tokenizer's words end is not certain, so that every document is encoded "
+            "whole: one takes over a hundred times its bytes of memory"
+        )
+    portions = cut_files(
+        files, key=reading.key, separator=job.separator, can_cut_text=tokenizer.can_cut_text
+    )
     with Writer(partial, reading.token_dtype) as writer:
         if writer.totals.num_portions:
-            say(f"{writer.totals.num_portions} of {len(portions)} portions were finished before")
-        _write(writer, portions, tokenizer, reading, job.processes, advance)
+            say(f"{writer.totals.num_portions} portions were finished before")
+        total = sum(file.num_bytes for file in files)
+        with closing(portions):
+            _write(writer, portions, tokenizer, reading, job.processes, total, advance)
         meta = _meta(writer.totals, tokenizer, reading, fingerprint, bad)
         if meta.num_skipped:
             first = bad[0] if bad else writer.totals.first_skipped
@@ -107,7 +106,13 @@ def _fill(
 def _given_tokenizer(job: Job) -> Tokenizer | None:
     """The one that is named; None: it will be trained."""
     if job.train_bpe is None:
-        return load_tokenizer(job.tokenizer, eos=job.eos)
+        tokenizer = load_tokenizer(job.tokenizer, eos=job.eos)
+        if job.specials != AS_TEXT and not tokenizer.special_names:
+            raise UserError(
+                f"--special-tokens {job.specials}: {job.tokenizer} has no special tokens; leave it "
+                "out"
+            )
+        return tokenizer
     from seq1f1b_jax.data.tokenizer_train import check_vocab_size
 
     check_vocab_size(job.train_bpe)
@@ -117,8 +122,14 @@ def _given_tokenizer(job: Job) -> Tokenizer | None:
 def _fingerprint(job: Job, files: Sequence[InputFile], tokenizer: Tokenizer | None) -> str:
     """Hash of all that the tokens depend on; not of the number of processes."""
     made = f"train {job.train_bpe}" if tokenizer is None else [tokenizer.sha256, tokenizer.eos]
-    inputs = [[str(f.path.resolve()), f.kind, f.num_bytes, f.changed] for f in files]
-    settings = [VERSION, PORTION_BYTES, made, job.key, job.separator, job.skip_bad]
+    inputs = [
+        [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *[f.packing] * bool(f.packing)]
+        for f in files
+    ]
+    settings = [
+        VERSION, PORTION_BYTES, made, job.key or DEFAULT_KEY, job.separator, job.skip_bad,
+        *[job.specials] * (job.specials != AS_TEXT),
+    ]
     return hashlib.sha256(json.dumps([settings, inputs]).encode()).hexdigest()
 
 
@@ -137,33 +148,6 @@ def _prepared(to: Path, fingerprint: str) -> Meta | None:
     return meta
 
 
-def _trained(
-    job: Job, files: Sequence[InputFile], partial: Path, say: Callable[[str], None]
-) -> Tokenizer:
-    """Train a BPE on portions from all over the sources, or take what an earlier run trained."""
-    from seq1f1b_jax.data.tokenizer_train import train_on_texts
-
-    if (partial / JOURNAL).exists():  # which is begun after the tokenizer was saved
-        return load_tokenizer(partial)
-    portions = cut_files(files, separator=job.separator, can_cut_text=True)
-    total = sum(portion.num_bytes for portion in portions)
-    chosen = portions[:: -(-total // TRAIN_BYTES) or 1]
-    say(
-        f"training a tokenizer of {job.train_bpe} tokens on "
-        f"{sum(portion.num_bytes for portion in chosen):,} of {total:,} bytes"
-    )
-    return train_on_texts(_texts(job, chosen), job.train_bpe)
-
-
-def _texts(job: Job, portions: Sequence[Portion]) -> Iterator[str]:
-    for portion in portions:
-        for text in read_documents(portion, key=job.key, separator=job.separator):
-            if not isinstance(text, UserError):
-                yield text
-            elif not job.skip_bad:
-                raise text
-
-
 def _readable(
     job: Job, files: Sequence[InputFile], *, can_cut_text: bool
 ) -> tuple[list[InputFile], list[str]]:
@@ -176,7 +160,8 @@ def _readable(
         return list(files), []
     good, faults = [], []
     for file in files:
-        fault = _fault(file) if file.kind == TEXT and file.num_bytes > PORTION_BYTES else None
+        long = file.num_bytes > PORTION_BYTES or file.packing
+        fault = _fault(file) if file.kind == TEXT and long else None
         if fault is None:
             good.append(file)
         else:
@@ -186,7 +171,9 @@ def _readable(
 
 def _fault(file: InputFile) -> str | None:
     try:
-        check_text(file.path, np.memmap(file.path, np.uint8, mode="r").data)
+        with open_stream(file.path, file.packing) as stream:
+            blocks = iter(lambda: stream.content.read(BLOCK_BYTES), b"")
+            check_blocks(file.path, blocks)
     except UserError as error:
         return str(error)
     return None
@@ -196,22 +183,24 @@ def _reading(job: Job, tokenizer: Tokenizer, partial: Path) -> Reading:
     return Reading(
         tokenizer=BYTES if tokenizer.sha256 == BYTES else str(partial),
         token_dtype="uint16" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "uint32",
-        key=job.key, separator=job.separator, skip_bad=job.skip_bad,
+        key=job.key or DEFAULT_KEY, separator=job.separator, skip_bad=job.skip_bad,
+        specials=job.specials,
     )
 
 
 def _write(
-    writer: Writer, portions: Sequence[Portion], tokenizer: Tokenizer, reading: Reading,
-    processes: int, advance: Callable[[int, int], None],
+    writer: Writer, portions: Iterator[Portion], tokenizer: Tokenizer, reading: Reading,
+    processes: int, total: int, advance: Callable[[int, int], None],
 ) -> None:
     """Encode what is left, and append it."""
-    total = sum(portion.num_bytes for portion in portions)
-    left = portions[writer.totals.num_portions :]
-    done = total - sum(portion.num_bytes for portion in left)
+    finished = islice(portions, writer.totals.num_portions)
+    done = sum(portion.num_bytes for portion in finished)
     advance(done, total)
-    encoded = encode_all(left, tokenizer, reading, processes=min(processes, max(1, len(left))))
+    first = list(islice(portions, processes))  # no more processes than portions
+    left = chain(first, portions)
+    encoded = encode_all(left, tokenizer, reading, processes=max(1, len(first)))
     with closing(encoded):
-        for portion, part in zip(left, encoded, strict=True):
+        for portion, part in encoded:
             writer.add(portion, part)
             done += portion.num_bytes
             advance(done, total)
@@ -232,4 +221,5 @@ def _meta(
         num_bytes=totals.num_bytes, sha256="",
         tokenizer=BYTES if reading.tokenizer == BYTES else TOKENIZER, eos=tokenizer.eos,
         num_empty=totals.num_empty, num_skipped=skipped, fingerprint=fingerprint,
+        special_tokens=reading.specials, num_special=totals.num_special,
     )
