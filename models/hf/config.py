@@ -39,22 +39,35 @@ def read_config(config: dict[str, Any], *, where: str) -> Description:
     """
     settings = Settings(config, where)
     name = _architecture(settings)
-    if settings.get("quantization_config"):
+    for quantized in ("quantization_config", "compression_config"):
+        if settings.get(quantized):
+            raise UserError(
+                f"{where}: {quantized} is set; training needs the weights themselves: use the "
+                "checkpoint that was quantized"
+            )
+    if settings.get("pruned_heads"):
         raise UserError(
-            f"{where}: quantization_config is set; training needs the weights themselves: use the "
-            "checkpoint that was quantized"
+            f"{where}: pruned_heads={settings.get('pruned_heads')}; all layers have all heads: use "
+            "the checkpoint that was pruned"
         )
     table, fields, length = _READERS[name](settings)
     return Description(name, table, fields, length, _special_tokens(settings))
 
 
 def _architecture(settings: Settings) -> str:
-    names = settings.texts("architectures")
-    name = names[0] if names else _BY_TYPE.get(str(settings.get("model_type")), "")
+    names, kind = settings.texts("architectures"), settings.get("model_type")
+    meant = _BY_TYPE.get(str(kind), "")
+    name = names[0] if names else meant
     if len(names) > 1 or name not in _READERS:
         raise UserError(
-            f"{settings.where}: architectures={names}, model_type={settings.get('model_type')!r} "
+            f"{settings.where}: architectures={names}, model_type={kind!r} "
             f"is not supported; use a checkpoint of {', '.join(_READERS)}"
+        )
+    if kind is not None and name != meant:
+        [fitting] = [kind for kind, named in _BY_TYPE.items() if named == name]
+        raise UserError(
+            f"{settings.where}: architectures={names} and model_type={kind!r} name two models "
+            f"(the architecture's type is {fitting!r}); correct the one that is wrong"
         )
     return name
 
@@ -146,7 +159,15 @@ def _check_layer_types(settings: Settings, only: str) -> None:
         )
 
 
+# The other names that transformers takes for the same settings.
+_GPT2_NAMES = {
+    "num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+
+
 def _gpt2(settings: Settings):
+    settings = settings.renamed(_GPT2_NAMES)
     settings.refuse({
         "activation_function": (
             ("gelu_new", "gelu_pytorch_tanh"),
