@@ -113,6 +113,11 @@ def _read_folder(folder: Path) -> Source:
         raise UserError(
             f"{folder} has no config.json; give the folder of a whole checkpoint, or a .gguf file"
         )
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} holds adapter_config.json, an adapter that changes the model: merge it into "
+            "the weights first, or remove it to start from the weights without it"
+        )
     description = read_config(parse_json(path.read_bytes(), what=str(path)), where=str(path))
     tokenizer = folder / "tokenizer.json"
     return Source(
