@@ -173,9 +173,10 @@ def _read_sharded(folder: Path) -> dict[str, TensorInfo]:
         raise UserError(f"{folder / INDEX} has no weight_map from names to files; {DAMAGED}")
     files = sorted(set(places.values()))
     if (folder / SINGLE).is_file() and SINGLE not in files:
+        some = ", ".join(files[:2]) + " ..." * (len(files) > 2)
         raise UserError(
-            f"{folder} holds {SINGLE}, and {INDEX}, which names {len(files)} other files "
-            f"({', '.join(files[:2])}{' ...' * (len(files) > 2)}); they may be two models: remove the one that is not meant"
+            f"{folder} holds {SINGLE}, and {INDEX}, which names {len(files)} other files ({some}); "
+            "they may be two models: remove the one that is not meant"
         )
     outside = [name for name in files if Path(name).name != name]
     if outside:

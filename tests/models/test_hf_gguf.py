@@ -142,7 +142,8 @@ STRETCHES = {
     "older name, linear": (factor("scale_linear", 4.0, "linear"), 4.0),
     "type none": (factor("scaling.factor", 4.0, "none"), None),
     "older name, type none": (factor("scale_linear", 4.0, "none"), None),
-    "linear without a factor": (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), None),
+    "linear without a factor": (
+        lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), None),
     "a factor of 0": (factor("scaling.factor", 0.0), None),
     "a factor of 1": (factor("scaling.factor", 1.0, "linear"), None),
 }
