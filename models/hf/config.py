@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.hf.rope import read_rope
-from models.hf.settings import Settings
+from models.hf.settings import Settings, short
 from seq1f1b_jax.config import UserError
 
 
@@ -18,6 +18,7 @@ class Description:
       fields: keyword arguments of `build_stage`.
       context_length: tokens of the longest sequence it was made for.
       special_tokens: ids by name (`bos`, `eos`, `pad`), or lists of ids, as they stand there.
+      tokenizer_class: transformers' class for its tokenizer, where it names one.
     """
 
     architecture: str
@@ -25,6 +26,7 @@ class Description:
     fields: dict[str, Any]
     context_length: int | None
     special_tokens: dict[str, int | list[int]]
+    tokenizer_class: str | None = None
 
 
 def read_config(config: dict[str, Any], *, where: str) -> Description:
@@ -51,7 +53,11 @@ def read_config(config: dict[str, Any], *, where: str) -> Description:
             "the checkpoint that was pruned"
         )
     table, fields, length = _READERS[name](settings)
-    return Description(name, table, fields, length, _special_tokens(settings))
+    named = settings.get("tokenizer_class")
+    return Description(
+        name, table, fields, length, read_special_tokens(settings),
+        named if isinstance(named, str) else None,
+    )
 
 
 def _architecture(settings: Settings) -> str:
@@ -72,8 +78,20 @@ def _architecture(settings: Settings) -> str:
     return name
 
 
-def _special_tokens(settings: Settings) -> dict[str, int | list[int]]:
+def read_special_tokens(settings: Settings) -> dict[str, int | list[int]]:
+    """Ids by name (`bos`, `eos`, `pad`) from a config.json or a generation_config.json.
+
+    Raises:
+      UserError: one that is neither an id nor a list of them.
+    """
     found = {name: settings.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    for name, value in found.items():
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(token) is int for token in ids):
+            raise UserError(
+                f"{settings.where}: {name}_token_id={short(value)} is neither an id nor a list of "
+                "ids; correct it"
+            )
     return {name: value for name, value in found.items() if value is not None}
 
 

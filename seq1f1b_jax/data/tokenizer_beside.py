@@ -114,9 +114,9 @@ def _with_map(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict
     """The special tokens of the map before those of the configuration; lists are joined."""
     merged = {**config, **special_map}
     for name in LISTS:
-        lists = [places.get(name) for places in (config, special_map)]
-        if all(isinstance(value, list) for value in lists):
-            merged[name] = lists[0] + lists[1]
+        one, other = config.get(name), special_map.get(name)
+        if isinstance(one, list) and isinstance(other, list):
+            merged[name] = one + other
     return merged
 
 

@@ -168,6 +168,21 @@ class JsonTokenizer(Tokenizer):
         return name.removeprefix("##").replace(SPACE, " ").encode()
 
 
+def byte_level_bytes() -> JsonTokenizer:
+    """A tokenizer.json whose ids are those of bytes.
+
+    It has no name for the zero byte that ends documents: a name would be found in texts.
+    """
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={letter: byte for letter, byte in BYTE_OF.items()}, merges=[])
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    return JsonTokenizer(inner, eos=None)
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
