@@ -98,7 +98,8 @@ def export(
         special_tokens.setdefault("eos", eos)
     context_length = context_length or origin.context_length
     config = hf_config(
-        stage, dtype=dtype, context_length=context_length, special_tokens=special_tokens
+        stage, dtype=dtype, context_length=context_length,
+        special_tokens=_with_rows(special_tokens, stage.vocab_size),
     )
     if origin.tokenizer_class is not None:
         config["tokenizer_class"] = origin.tokenizer_class
@@ -144,6 +145,16 @@ def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_s
 
     shapes = {name: rule.shape(stage) for name, (rule, _) in tensors.items()}
     write_checkpoint(folder, shapes, get, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
+
+
+def _with_rows(
+    special_tokens: Mapping[str, int | list[int]], vocab_size: int
+) -> dict[str, int | list[int]]:
+    # With an id beyond the table, such as one of a pad that is never embedded, none can be built.
+    return {
+        name: value for name, value in special_tokens.items()
+        if all(0 <= token < vocab_size for token in (value if isinstance(value, list) else [value]))
+    }
 
 
 def _check_shapes(params: Params, stage: Decoder) -> None:

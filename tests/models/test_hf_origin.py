@@ -77,6 +77,15 @@ def test_everything_beside_the_weights_goes_back_as_it_lay(theirs, tmp_path):
     assert config["torch_dtype"] == config["dtype"] == "bfloat16"
 
 
+def test_an_id_without_a_row_stays_out_of_the_config(theirs, tmp_path):
+    """transformers builds the table around the pad's id, and fails where it lies outside."""
+    (theirs / "generation_config.json").write_text('{"pad_token_id": 11, "eos_token_id": [2, 11]}')
+    ours = export(parameters(STAGE), STAGE, tmp_path / "o", origin=origin_of(read_source(theirs)))
+    config = json.loads((ours / "config.json").read_text())
+    assert (config["pad_token_id"], config["eos_token_id"]) == (None, 2)
+    assert '"pad_token_id": 11' in (ours / "generation_config.json").read_text()
+
+
 def test_a_run_keeps_what_it_needs_when_the_source_is_gone(theirs, tmp_path):
     source = read_source(theirs)
     keep_origin(origin_of(source), tmp_path / "run" / "source")
