@@ -191,7 +191,7 @@ def _gpt2(settings: Settings):
             ("gelu_new", "gelu_pytorch_tanh"),
             "the MLP's activation is GELU in its tanh form: use another checkpoint",
         ),
-        "scale_attn_weights": ((True, None), "scores are divided by the root of head_dim"),
+        "scale_attn_weights": ((True,), "scores are divided by the root of head_dim"),
         "scale_attn_by_inverse_layer_idx": ((False, None), "all layers scale scores alike"),
         "add_cross_attention": ((False, None), "there is no encoder to attend to"),
     })
@@ -207,7 +207,8 @@ def _gpt2(settings: Settings):
         "mlp_dim": settings.count("n_inner", 4 * model_dim),
         "vocab_size": settings.count("vocab_size", 50_257),
         "max_positions": length,
-        "tied": settings.flag("tie_word_embeddings", True),
+        # null is false to transformers, and absent is true
+        "tied": settings.flag("tie_word_embeddings", "tie_word_embeddings" not in settings),
         "norm_eps": settings.number("layer_norm_epsilon", 1e-5),
     }
     return "gpt2", fields, length

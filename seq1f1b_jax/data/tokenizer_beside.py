@@ -59,6 +59,30 @@ def add_tokens_beside(inner: tokenizers.Tokenizer, folder: Path) -> None:
             )
 
 
+def check_prefix_space(inner: tokenizers.Tokenizer, folder: Path) -> None:
+    """Refuse a space before texts in one file and none in the other.
+
+    transformers 4 follows tokenizer_config.json there, and 5 one of them, by class.
+
+    Raises:
+      UserError: they contradict each other.
+    """
+    wanted = read_object(folder / TOKENIZER_CONFIG).get("add_prefix_space")
+    found = adds_prefix_space(inner)
+    if None not in (wanted, found) and wanted != found:
+        raise UserError(
+            f"{folder / TOKENIZER_CONFIG} says add_prefix_space={wanted} and {TOKENIZER} "
+            f"{found}; correct the one that is wrong"
+        )
+
+
+def adds_prefix_space(inner: tokenizers.Tokenizer) -> bool | None:
+    """Whether a text gets a space before it, where that is a setting."""
+    if inner.pre_tokenizer is None:
+        return None
+    return json.loads(inner.pre_tokenizer.__getstate__()).get("add_prefix_space")
+
+
 def end_of_text(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
     """The end of a document as the files beside a tokenizer tell it; the first that does.
 

@@ -23,6 +23,8 @@ from seq1f1b_jax.data.tokenizer_beside import (
     EOS_FILES,
     MAX_TOKENS,
     add_tokens_beside,
+    adds_prefix_space,
+    check_prefix_space,
     end_of_text,
     named,
 )
@@ -71,6 +73,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
     with Refusals(f"{file} {UNUSABLE}"):
         inner = tokenizers.Tokenizer.from_str(text)
         add_tokens_beside(inner, file.parent)
+        check_prefix_space(inner, file.parent)
         _check(inner, file)
     found = named(inner, eos, file) if eos else end_of_text(inner, file.parent)
     return JsonTokenizer(inner, eos=found)
@@ -154,9 +157,8 @@ class JsonTokenizer(Tokenizer):
         elif self.eos is not None:
             _write_json(folder / EOS_FILES[0], {"eos_token_id": self.eos})
         # transformers 4 puts false where nothing is said, whatever tokenizer.json says
-        before = json.loads(self._inner.to_str()).get("pre_tokenizer") or {}
-        if "add_prefix_space" in before:
-            config["add_prefix_space"] = before["add_prefix_space"]
+        if (spaced := adds_prefix_space(self._inner)) is not None:
+            config["add_prefix_space"] = spaced
         _write_json(folder / TOKENIZER_CONFIG, config)
 
     def _piece(self, name: str) -> bytes | None:

@@ -189,8 +189,13 @@ def _read_sharded(folder: Path) -> dict[str, TensorInfo]:
         )
     tensors = {}
     for name in files:
-        tensors |= {key: info for key, info in read_header(folder / name).items()
-                    if places.get(key) == name}
+        for key, info in read_header(folder / name).items():
+            if (placed := places.get(key, name)) != name:
+                raise UserError(
+                    f"{folder / INDEX} places {key!r} in {placed}, and {name} holds one too; "
+                    "get the files again"
+                )
+            tensors[key] = info
     missing = sorted(places.keys() - tensors.keys())
     if missing:
         raise UserError(

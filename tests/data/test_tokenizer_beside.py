@@ -79,6 +79,9 @@ REFUSED = {
         {"tokenizer_config.json": {"additional_special_tokens": 3}},
         "additional_special_tokens is not a list of tokens"),
     "text for an id": ({"added_tokens.json": {"<x>": "300"}}, "gives '<x>' the id '300', which is"),
+    "a space before texts": (
+        {"tokenizer_config.json": {"add_prefix_space": True}},
+        "says add_prefix_space=True and tokenizer.json False"),
     "no object": ({"added_tokens.json": ["<x>"]}, "added_tokens.json is a JSON list, not an obj"),
 }
 

@@ -177,6 +177,21 @@ def test_an_index_that_promises_too_much(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_a_tensor_that_lies_in_another_file_too(tmp_path):
+    shard_lies(tmp_path, scalar="model-00001-of-00003.safetensors")
+    message = "places 'scalar' in model-00001-of-.*, and model-00003-of-.* holds one too"
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path)
+
+
+def test_a_tensor_that_the_index_does_not_place_is_there(tmp_path):
+    write(tmp_path, max_shard_bytes=60)
+    index = json.loads((tmp_path / INDEX).read_text())
+    del index["weight_map"]["scalar"]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    assert set(open_checkpoint(tmp_path).tensors) == set(TENSORS)
+
+
 def test_an_index_without_a_map(tmp_path):
     write(tmp_path, max_shard_bytes=60)
     (tmp_path / INDEX).write_text("{}")

@@ -74,6 +74,7 @@ def test_fields_of_gpt2():
         "norm_eps": 1e-5,
     }
     assert description.context_length == 50
+    assert not read({**GPT2, "tie_word_embeddings": None}).fields["tied"]
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -182,6 +183,7 @@ REFUSED = {
         {**MISTRAL, "layer_types": ["full_attention"] * 3}, "layer_types holds full_attention"),
     "gelu": ({**GPT2, "activation_function": "relu"}, "activation_function='relu'"),
     "unscaled": ({**GPT2, "scale_attn_weights": False}, "scale_attn_weights=False"),
+    "unscaled, null": ({**GPT2, "scale_attn_weights": None}, "scale_attn_weights=None"),
     "missing": ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, "hidden_size is missing"),
     "text for a number": ({**LLAMA, "hidden_size": "24"}, "hidden_size='24' is not an integer"),
     "zero": ({**LLAMA, "num_attention_heads": 0}, "num_attention_heads=0 is not an integer of 1"),
