@@ -1,13 +1,15 @@
 """Models out of GGUF files, whose writers permute the rows of queries and keys."""
 
+import json
 import sys
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from models import build_stage
-from models.hf import load_canonical, read_source
+from models.hf import export, load_canonical, origin_of, read_source
 from models.hf.tables import TABLES
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats import installed
@@ -161,6 +163,30 @@ def test_a_factor_is_linear_unless_a_type_is_named(tmp_path, case):
 def two_factors(writer):
     factor("scaling.factor", 2.0)(writer)
     factor("scale_linear", 4.0)(writer)
+
+
+def test_chat_templates_and_special_tokens_of_a_gguf_go_along(tmp_path):
+    def change(writer):
+        writer.add_chat_template("{{ bos_token }}")
+        writer.add_string("tokenizer.chat_template.tool_use", "{{ tools }}")
+        writer.add_string("tokenizer.chat_template.../up", "no name of a file")
+        writer.add_bos_token_id(1)
+
+    stage = build_stage("llama", **SIZES)
+    params = parameters(stage)
+    source = read_source(write(tmp_path / "m.gguf", stage, params, change=change))
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, []))
+    inner.add_special_tokens(["<s>", "</s>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    ours = export(params, stage, tmp_path / "ours", origin=origin_of(source),
+                  tokenizer_file=tmp_path / "tokenizer.json")
+    assert (ours / "chat_template.jinja").read_text() == "{{ bos_token }}"
+    templates = ours / "additional_chat_templates"
+    assert [path.name for path in templates.iterdir()] == ["tool_use.jinja"]
+    assert json.loads((ours / "tokenizer_config.json").read_text()) == {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048,
+        "bos_token": "<s>", "eos_token": "</s>",
+    }
 
 
 REFUSED = {
