@@ -37,25 +37,28 @@ def add_tokens_beside(inner: tokenizers.Tokenizer, folder: Path) -> None:
       UserError: a file that is not what it should be, or a token to which two files give two ids.
     """
     config, where = read_object(folder / TOKENIZER_CONFIG), folder / TOKENIZER_CONFIG
+    there = inner.get_added_tokens_decoder()
     if BY_ID in config:
         specials = list(_specials(config, where))
-        by_id = _by_id(config[BY_ID], where)
+        by_id = declared = _by_id(config[BY_ID], where)
     else:
         config = _with_map(config, read_object(folder / SPECIAL_MAP))
         specials = list(_specials(config, where))
         where = folder / ADDED
-        by_id = _from_added(read_object(where), {token.content for token in specials}, where)
-    known = {repr(token) for token in inner.get_added_tokens_decoder().values()}
+        declared = _from_added(read_object(where), {token.content for token in specials}, where)
+        by_id = declared | there  # what tokenizer.json says of a token is more
+    named_ones = {token.content for token in specials}
+    known = {repr(token) for token in there.values()}
     tokens = [token for _, token in sorted(by_id.items()) if repr(token) not in known]
-    there = {token.content for token in (*inner.get_added_tokens_decoder().values(), *tokens)}
+    contents = {token.content for token in (*there.values(), *tokens)}
     for token in tokens:
-        token.special = token.special or token.content in {special.content for special in specials}
-    inner.add_tokens([*tokens, *(token for token in specials if token.content not in there)])
-    for token_id, token in by_id.items():
+        token.special = token.special or token.content in named_ones
+    inner.add_tokens([*tokens, *(token for token in specials if token.content not in contents)])
+    for token_id, token in declared.items():
         if (found := inner.token_to_id(token.content)) != token_id:
             raise UserError(
-                f"{where} gives {token.content!r} the id {token_id}, and with "
-                f"{TOKENIZER} it has {found}; get both files from one place again"
+                f"{where} gives {token.content!r} the id {token_id}, and with {TOKENIZER} it has "
+                f"{'none' if found is None else found}; get both files from one place again"
             )
 
 

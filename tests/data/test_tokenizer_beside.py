@@ -47,6 +47,12 @@ def test_special_ones_are_only_text_in_a_corpus_and_others_are_not(tmp_path):
     assert (tokenizer.token_bytes[300], tokenizer.token_bytes[301]) == (0, 7)
 
 
+def test_an_older_file_takes_nothing_from_a_token_that_is_there(tmp_path):
+    files, _ = BESIDE["an older file names one that is there"]
+    ids = load_tokenizer(write(tmp_path, files)).encode("<|endoftext|><x>", specials=False)
+    assert 0 not in ids and ids[-1] == 300
+
+
 def test_the_end_of_a_document_is_that_of_the_older_map(tmp_path):
     files, added = BESIDE["the older files"]
     assert load_tokenizer(write(tmp_path, files)).eos == added["<|im_end|>"]

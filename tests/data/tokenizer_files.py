@@ -45,6 +45,8 @@ BESIDE = {
         {"added_tokens.json": {"<x>": 300, "<|im_end|>": 301},
          "special_tokens_map.json": {"eos_token": "<|im_end|>"}},
         {"<x>": 300, "<|im_end|>": 301}),
+    "an older file names one that is there": (
+        {"added_tokens.json": {"<|endoftext|>": 0, "<x>": 300}}, {"<|endoftext|>": 0, "<x>": 300}),
     "the map, as objects": (
         {"special_tokens_map.json": {"pad_token": {
             "content": "[PAD]", "lstrip": False, "normalized": False, "rstrip": False,

@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     torch = pytest.importorskip("torch", reason=REASON)
     transformers = pytest.importorskip("transformers", reason=REASON)
 
+MAJOR = int(transformers.__version__.split(".")[0])
 TOLERANCE = 1e-5
 """Of the largest logit: float32 sums in another order, over three layers."""
 
@@ -73,7 +74,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
 def spelled(sizes):
     """The settings as the installed version spells them; a copy, for it writes into them."""
     sizes = json.loads(json.dumps(sizes))
-    if "rope_parameters" in sizes and int(transformers.__version__.split(".")[0]) < 5:
+    if "rope_parameters" in sizes and MAJOR < 5:
         sizes["rope_scaling"] = sizes.pop("rope_parameters")
         sizes["rope_theta"] = sizes["rope_scaling"].pop("rope_theta")
     return sizes
@@ -166,7 +167,8 @@ def test_a_table_under_the_heads_name_is_what_transformers_loads(case, tmp_path)
     write_checkpoint(tmp_path / "theirs", shapes, values.__getitem__, dtype="F32")
     again = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "theirs", attn_implementation="eager", dtype=torch.float32)
-    assert np.array_equal(torch_logits(again.eval()), expected)
+    if MAJOR >= 5:  # 4 ties such a head to a table of random numbers
+        assert np.array_equal(torch_logits(again.eval()), expected)
     source = read_source(tmp_path / "theirs")
     stage = build_stage(**source.fields)
     assert difference(our_logits(stage, load_canonical(source, stage)), expected) <= TOLERANCE
