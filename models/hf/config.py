@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.hf.rope import read_rope
-from models.hf.settings import Settings
+from models.hf.settings import Settings, short
 from seq1f1b_jax.config import UserError
 
 
@@ -18,6 +18,7 @@ class Description:
       fields: keyword arguments of `build_stage`.
       context_length: tokens of the longest sequence it was made for.
       special_tokens: ids by name (`bos`, `eos`, `pad`), or lists of ids, as they stand there.
+      tokenizer_class: transformers' class for its tokenizer, where it names one.
     """
 
     architecture: str
@@ -25,6 +26,7 @@ class Description:
     fields: dict[str, Any]
     context_length: int | None
     special_tokens: dict[str, int | list[int]]
+    tokenizer_class: str | None = None
 
 
 def read_config(config: dict[str, Any], *, where: str) -> Description:
@@ -39,28 +41,57 @@ def read_config(config: dict[str, Any], *, where: str) -> Description:
     """
     settings = Settings(config, where)
     name = _architecture(settings)
-    if settings.get("quantization_config"):
+    for quantized in ("quantization_config", "compression_config"):
+        if settings.get(quantized):
+            raise UserError(
+                f"{where}: {quantized} is set; training needs the weights themselves: use the "
+                "checkpoint that was quantized"
+            )
+    if settings.get("pruned_heads"):
         raise UserError(
-            f"{where}: quantization_config is set; training needs the weights themselves: use the "
-            "checkpoint that was quantized"
+            f"{where}: pruned_heads={settings.get('pruned_heads')}; all layers have all heads: use "
+            "the checkpoint that was pruned"
         )
     table, fields, length = _READERS[name](settings)
-    return Description(name, table, fields, length, _special_tokens(settings))
+    named = settings.get("tokenizer_class")
+    return Description(
+        name, table, fields, length, read_special_tokens(settings),
+        named if isinstance(named, str) else None,
+    )
 
 
 def _architecture(settings: Settings) -> str:
-    names = settings.texts("architectures")
-    name = names[0] if names else _BY_TYPE.get(str(settings.get("model_type")), "")
+    names, kind = settings.texts("architectures"), settings.get("model_type")
+    meant = _BY_TYPE.get(str(kind), "")
+    name = names[0] if names else meant
     if len(names) > 1 or name not in _READERS:
         raise UserError(
-            f"{settings.where}: architectures={names}, model_type={settings.get('model_type')!r} "
+            f"{settings.where}: architectures={names}, model_type={kind!r} "
             f"is not supported; use a checkpoint of {', '.join(_READERS)}"
+        )
+    if kind is not None and name != meant:
+        [fitting] = [kind for kind, named in _BY_TYPE.items() if named == name]
+        raise UserError(
+            f"{settings.where}: architectures={names} and model_type={kind!r} name two models "
+            f"(the architecture's type is {fitting!r}); correct the one that is wrong"
         )
     return name
 
 
-def _special_tokens(settings: Settings) -> dict[str, int | list[int]]:
+def read_special_tokens(settings: Settings) -> dict[str, int | list[int]]:
+    """Ids by name (`bos`, `eos`, `pad`) from a config.json or a generation_config.json.
+
+    Raises:
+      UserError: one that is neither an id nor a list of them.
+    """
     found = {name: settings.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    for name, value in found.items():
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(token) is int for token in ids):
+            raise UserError(
+                f"{settings.where}: {name}_token_id={short(value)} is neither an id nor a list of "
+                "ids; correct it"
+            )
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -146,13 +177,21 @@ def _check_layer_types(settings: Settings, only: str) -> None:
         )
 
 
+# The other names that transformers takes for the same settings.
+_GPT2_NAMES = {
+    "num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+
+
 def _gpt2(settings: Settings):
+    settings = settings.renamed(_GPT2_NAMES)
     settings.refuse({
         "activation_function": (
             ("gelu_new", "gelu_pytorch_tanh"),
             "the MLP's activation is GELU in its tanh form: use another checkpoint",
         ),
-        "scale_attn_weights": ((True, None), "scores are divided by the root of head_dim"),
+        "scale_attn_weights": ((True,), "scores are divided by the root of head_dim"),
         "scale_attn_by_inverse_layer_idx": ((False, None), "all layers scale scores alike"),
         "add_cross_attention": ((False, None), "there is no encoder to attend to"),
     })
@@ -168,7 +207,8 @@ def _gpt2(settings: Settings):
         "mlp_dim": settings.count("n_inner", 4 * model_dim),
         "vocab_size": settings.count("vocab_size", 50_257),
         "max_positions": length,
-        "tied": settings.flag("tie_word_embeddings", True),
+        # null is false to transformers, and absent is true
+        "tied": settings.flag("tie_word_embeddings", "tie_word_embeddings" not in settings),
         "norm_eps": settings.number("layer_norm_epsilon", 1e-5),
     }
     return "gpt2", fields, length

@@ -2,9 +2,8 @@
 
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -13,14 +12,17 @@ import jax
 import numpy as np
 
 from models.decoder import Decoder
+from models.hf.export_tokenizer import complete, files_beside, fitting_stage
 from models.hf.match import leaf_name, leaf_shapes, wanted
+from models.hf.origin import GENERATION, Origin, write_files
 from models.hf.write_config import export_table, hf_config
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.pipeline.stage import Params
 
 DTYPES: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})
-BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+ZEROS = "layers.attention.output.bias"
+"""The leaf that a Qwen2 has not and is given to be written as a Llama."""
 
 
 def export(
@@ -30,11 +32,17 @@ def export(
     *,
     dtype: str = "float32",
     tokenizer_file: str | Path | None = None,
+    origin: Origin | None = None,
     context_length: int | None = None,
     special_tokens: Mapping[str, int | list[int]] | None = None,
+    eos: int | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write a folder with config.json, generation_config.json, safetensors and the tokenizer.
+
+    What lay beside the weights that these were made from goes back as it lay: the tokenizer's
+    files, chat templates, generation_config.json, licences.
 
     Everything is written beside the folder first and renamed at the end, so that a folder of this
     name is always whole.
@@ -44,10 +52,16 @@ def export(
       stage: the model that they are of.
       folder: must not exist.
       dtype: `float32` or `bfloat16`, of all tensors.
-      tokenizer_file: a tokenizer.json to copy, with the files of the tokenizer that lie beside it.
-      context_length: tokens of the longest sequence that the model was trained on, for the config.
-      special_tokens: ids by name (`bos`, `eos`, `pad`), for the config.
+      tokenizer_file: the model's tokenizer.json, with what belongs to it beside it; where the
+        origin has files of its own for the same tokenizer, those go.
+      origin: from `origin_of` or `kept_origin`, what the checkpoint that these parameters were made
+        from has beside its weights. Of one whose tokenizer is another, the licences go.
+      context_length: tokens of the longest sequence that the model was trained on; None: what the
+        origin says.
+      special_tokens: ids by name (`bos`, `eos`, `pad`), for the config; None: the origin's.
+      eos: the end of a text where neither of these has one.
       max_shard_bytes: tensors of one file; more make several files with an index.
+      say: told what a user should know, a line at a time.
 
     Returns:
       The folder.
@@ -55,26 +69,50 @@ def export(
     Raises:
       UserError: the folder exists or cannot be written, or transformers has no such architecture.
       ValueError: the parameters are not those of the model.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import jax
+      >>> from models import build_stage
+      >>> from models.hf import export
+      >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
+      >>> folder = pathlib.Path(tempfile.mkdtemp(), "model")
+      >>> _ = export(stage.init(jax.random.key(0)), stage, folder, dtype="bfloat16")
+      >>> sorted(path.name for path in folder.iterdir())
+      ['config.json', 'model.safetensors']
     """
     folder = Path(folder)
     if folder.exists():
         raise UserError(f"{folder} exists; nothing is overwritten: give the name of a new folder")
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r} for an export; use one of {', '.join(DTYPES)}")
-    _check_tokenizer(tokenizer_file)
     _check_shapes(params, stage)
-    special_tokens = dict(special_tokens or {})
+    if origin is None:
+        origin = Origin({}, {}, None, False)
+    elif tokenizer_file is not None and not origin.has_tokenizer:
+        origin = origin.without_tokenizer()
+    files = files_beside(tokenizer_file, origin)
+    stage = fitting_stage(stage, files, origin, say)
+    special_tokens = dict(origin.special_tokens if special_tokens is None else special_tokens)
+    if eos is not None:
+        special_tokens.setdefault("eos", eos)
+    context_length = context_length or origin.context_length
     config = hf_config(
-        stage, dtype=dtype, context_length=context_length, special_tokens=special_tokens
+        stage, dtype=dtype, context_length=context_length,
+        special_tokens=_with_rows(special_tokens, stage.vocab_size),
     )
+    if origin.tokenizer_class is not None:
+        config["tokenizer_class"] = origin.tokenizer_class
+    files = complete(files, origin, special_tokens, context_length)
+    if special_tokens and GENERATION not in files:
+        files[GENERATION] = _json({
+            "_from_model_config": True,
+            **{f"{name}_token_id": value for name, value in special_tokens.items()},
+        })
     try:
         with _renamed_when_whole(folder) as inner:
             _write_tensors(inner, params, stage, dtype=dtype, max_shard_bytes=max_shard_bytes)
-            _write_json(inner / "config.json", config)
-            if special_tokens:
-                ids = {f"{name}_token_id": value for name, value in special_tokens.items()}
-                _write_json(inner / "generation_config.json", {"_from_model_config": True, **ids})
-            _copy_tokenizer(tokenizer_file, inner)
+            write_files({**files, "config.json": _json(config)}, inner)
     except OSError as error:
         raise UserError(
             f"cannot write {folder} ({error.strerror or error}); nothing of it is kept: free "
@@ -96,6 +134,7 @@ def _renamed_when_whole(folder: Path) -> Iterator[Path]:
 
 def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_shard_bytes) -> None:
     leaves = {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    leaves.setdefault(ZEROS, np.zeros((stage.num_layers, stage.model_dim), np.float32))
     tensors = {name: (rule, layer) for name, rule, layer in wanted(stage, export_table(stage))}
 
     def get(name):
@@ -106,6 +145,16 @@ def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_s
 
     shapes = {name: rule.shape(stage) for name, (rule, _) in tensors.items()}
     write_checkpoint(folder, shapes, get, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
+
+
+def _with_rows(
+    special_tokens: Mapping[str, int | list[int]], vocab_size: int
+) -> dict[str, int | list[int]]:
+    # With an id beyond the table, such as one of a pad that is never embedded, none can be built.
+    return {
+        name: value for name, value in special_tokens.items()
+        if all(0 <= token < vocab_size for token in (value if isinstance(value, list) else [value]))
+    }
 
 
 def _check_shapes(params: Params, stage: Decoder) -> None:
@@ -122,27 +171,5 @@ def _check_shapes(params: Params, stage: Decoder) -> None:
         )
 
 
-def _write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _check_tokenizer(file: str | Path | None) -> None:
-    if file is not None and not (Path(file).is_file() and Path(file).suffix == ".json"):
-        raise UserError(
-            f"tokenizer_file={str(file)!r} is not a tokenizer.json; save the tokenizer as one first"
-        )
-
-
-def _copy_tokenizer(file: str | Path | None, folder: Path) -> None:
-    if file is None:
-        return
-    shutil.copyfile(file, folder / "tokenizer.json")
-    for name in BESIDE_TOKENIZER:
-        if (Path(file).parent / name).is_file():
-            shutil.copyfile(Path(file).parent / name, folder / name)
-    if not (folder / "tokenizer_config.json").exists():
-        # Without this file transformers guesses a class from the architecture, and rebuilds the
-        # tokenizer in the image of that class.
-        _write_json(
-            folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}
-        )
+def _json(value) -> str:
+    return json.dumps(value, indent=2) + "\n"

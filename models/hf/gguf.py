@@ -29,6 +29,7 @@ def read_metadata(file: GgufFile, *, where: str) -> Description:
             f"{where}: general.architecture={kind!r} is not supported in GGUF; use a file of "
             f"{' or '.join(ARCHITECTURES)}, or the checkpoint's safetensors"
         )
+    _check_whole(file, where)
     prefix = f"{kind}."
     values = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
     settings = Settings(values, f"{where}, {kind}")
@@ -42,6 +43,15 @@ def read_metadata(file: GgufFile, *, where: str) -> Description:
                        _special_tokens(file))
 
 
+def _check_whole(file: GgufFile, where: str) -> None:
+    """Refuse a file that holds something else than a model, or a part of one."""
+    content = Settings(file.metadata, where)
+    content.refuse({
+        "general.type": (("model",), "it is no model: give the file of the model itself"),
+        "split.count": ((0, 1), "one of several files: join them with llama-gguf-split --merge"),
+    })
+
+
 def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
     num_heads = settings.count("attention.head_count")
     model_dim = settings.count("embedding_length")
@@ -50,6 +60,17 @@ def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
         "attention.value_length": ((head_dim,), f"values are as wide as keys, {head_dim}"),
         "rope.dimension_count": ((head_dim,), f"heads are turned whole, {head_dim} dims"),
         "expert_count": ((0,), "there is no mixture of experts"),
+        "attention.causal": ((True,), "a token sees those before it only"),
+        "attention.scale": ((0.0,), "scores are divided by the root of head_dim"),
+        "attention.clamp_kqv": ((0.0,), "nothing is clamped"),
+        "attention.max_alibi_bias": ((0.0,), "positions are rotary and nothing else"),
+        "attn_logit_softcapping": ((0.0,), "scores are not capped"),
+        "final_logit_softcapping": ((0.0,), "logits are not capped"),
+        "logit_scale": ((0.0, 1.0), "logits are not scaled"),
+        "residual_scale": ((0.0, 1.0), "residuals are not scaled"),
+        "embedding_scale": ((0.0, 1.0), "embeddings are not scaled"),
+        "use_parallel_residual": ((False,), "attention comes before the MLP"),
+        "rope.scaling.attn_factor": ((1.0,), "rotary positions do not scale scores"),
     })
     tokens = file.tensors.get("token_embd.weight")
     rows = tokens.shape[0] if tokens else len(file.metadata.get("tokenizer.ggml.tokens", ()))
@@ -74,16 +95,22 @@ def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
 
 
 def _rope(settings: Settings) -> RopeConfig:
-    kind = settings.get("rope.scaling.type", "none")
-    old = settings.number("rope.scale_linear", 1.0)
-    if kind == "none":
-        return RopeConfig("linear", factor=old) if old != 1 else RopeConfig()
-    if kind == "linear":
-        return RopeConfig("linear", factor=settings.number("rope.scaling.factor"))
-    raise UserError(
-        f"{settings.where}: rope.scaling.type={kind!r} is not supported in GGUF (none and linear "
-        "are); use the checkpoint's safetensors"
-    )
+    """As llama.cpp reads it: linear where no type is named, and a factor of 0 is none."""
+    kind = settings.get("rope.scaling.type", "linear")
+    if kind not in ("none", "linear"):
+        raise UserError(
+            f"{settings.where}: rope.scaling.type={kind!r} is not supported in GGUF (none and "
+            "linear are); use the checkpoint's safetensors"
+        )
+    names = [n for n in ("rope.scaling.factor", "rope.scale_linear") if settings.get(n) is not None]
+    factors = [settings.number(n) if settings.get(n) != 0 else 1.0 for n in names] or [1.0]
+    if factors[0] != factors[-1]:
+        raise UserError(
+            f"{settings.where}: {names[0]}={factors[0]:g} and {names[1]}={factors[1]:g} are one "
+            "setting and differ; use a file that was converted again, or the safetensors"
+        )
+    factor = _decimal(factors[0])
+    return RopeConfig() if kind == "none" or factor == 1 else RopeConfig("linear", factor=factor)
 
 
 def _decimal(value: float) -> float:

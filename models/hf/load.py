@@ -55,9 +55,15 @@ def load_canonical(source: Source, stage: Decoder) -> Params:
       UserError: checkpoint and model differ; one message tells all differences.
 
     Example:
-      >>> source = read_source("SmolLM2-135M")  # doctest: +SKIP
-      >>> stage = build_stage(**source.fields)  # doctest: +SKIP
-      >>> params = load_canonical(source, stage)  # doctest: +SKIP
+      >>> import pathlib, tempfile
+      >>> import jax
+      >>> from models import build_stage
+      >>> from models.hf import export, load_canonical, read_source
+      >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
+      >>> folder = pathlib.Path(tempfile.mkdtemp(), "model")
+      >>> source = read_source(export(stage.init(jax.random.key(0)), stage, folder))
+      >>> load_canonical(source, build_stage(**source.fields)).embedding.shape[0]
+      8
     """
     found = match(source, stage)
 

@@ -92,6 +92,9 @@ def match(source: Source, stage: Decoder) -> Match:
             f"{stage.family!r}; leave model.family to the checkpoint"
         )
     names = {_full_name(name, table): name for name in found if not _BUFFERS.fullmatch(name)}
+    table_name = rules_of(stage, table)["embedding"].name
+    if stage.tied and HEAD in names:  # one table, which may have been saved under either name
+        names.setdefault(table_name, names[HEAD])
     shapes = {name: rule.shape(stage) for name, rule, _ in wanted(stage, table)}
     extra = names.keys() - shapes.keys() - ({HEAD} if stage.tied else set())
     problems = [

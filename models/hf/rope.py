@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.hf.settings import Settings
+from models.hf.settings import Settings, short
 from seq1f1b_jax.config import RopeConfig, UserError
 
 CURES = {
@@ -18,17 +18,43 @@ CURES = {
 }
 
 
+# What a type is made of; what stands beside it would be overlooked.
+OPTIONS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+    ),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor",
+        "mscale", "mscale_all_dim", "truncate",
+        "finetuned",  # says how the weights came about, and changes no frequency
+    ),
+}
+_EVERYWHERE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
+
 def read_rope(settings: Settings) -> tuple[float, RopeConfig]:
     """Base of the frequencies, and how they are stretched.
 
     Raises:
-      UserError: a type or an option that is not supported, or a value that is missing.
+      UserError: a type or an option that is not supported, a value that is missing, or two places
+        that say different things.
     """
-    spelled = "rope_parameters" if settings.get("rope_parameters") else "rope_scaling"
+    spelled = [name for name in ("rope_parameters", "rope_scaling") if settings.get(name)]
+    found = [_read(settings, name) for name in spelled or ["rope_scaling"]]
+    if found[0] != found[-1]:
+        both = " and ".join(f"{name}={short(dict(settings.mapping(name)))}" for name in spelled)
+        raise UserError(
+            f"{settings.where}: {both} stretch differently; remove the one that is wrong"
+        )
+    return found[0]
+
+
+def _read(settings: Settings, spelled: str) -> tuple[float, RopeConfig]:
     rope = Settings(settings.mapping(spelled), f"{settings.where}, {spelled}")
     _refuse(rope, settings)
-    theta = rope.number("rope_theta", settings.number("rope_theta", 10_000.0))
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta, kind = _theta(rope, settings), _kind(rope)
     if kind == "default":
         return theta, RopeConfig()
     if kind == "linear":
@@ -39,12 +65,43 @@ def read_rope(settings: Settings) -> tuple[float, RopeConfig]:
         return theta, RopeConfig(
             "llama3", **numbers, original_max_positions=_trained_length(rope, settings)
         )
-    if kind == "yarn":
-        return theta, _yarn(rope, settings)
-    raise UserError(
-        f"{rope.where}: rope type {kind!r} is not supported (default, linear, llama3 and yarn "
-        f"are): {CURES.get(str(kind), 'use a checkpoint without it')}"
-    )
+    return theta, _yarn(rope, settings)
+
+
+def _theta(rope: Settings, settings: Settings) -> float:
+    outer = settings.number("rope_theta", 10_000.0)
+    inner = rope.number("rope_theta", outer)
+    if settings.get("rope_theta") is not None and inner != outer:
+        raise UserError(
+            f"{rope.where}: rope_theta={inner:g}, and rope_theta={outer:g} stands outside of it; "
+            "correct the one that is wrong"
+        )
+    return inner
+
+
+def _kind(rope: Settings) -> str:
+    """The type, whose options are all that stands there."""
+    rope = rope.renamed({"type": "rope_type"})
+    options = [name for name in rope if name not in _EVERYWHERE and rope.get(name) is not None]
+    kind = rope.get("rope_type")
+    if kind is None and options:
+        raise UserError(
+            f"{rope.where}: {', '.join(options)} without a rope_type; say which of "
+            f"{', '.join(OPTIONS)} is meant"
+        )
+    kind = "default" if kind is None else kind
+    if not isinstance(kind, str) or kind not in OPTIONS:
+        raise UserError(
+            f"{rope.where}: rope type {kind!r} is not supported ({', '.join(OPTIONS)} are): "
+            f"{CURES.get(str(kind), 'use a checkpoint without it')}"
+        )
+    strange = [f"{name}={short(rope.get(name))}" for name in options if name not in OPTIONS[kind]]
+    if strange:
+        raise UserError(
+            f"{rope.where}: {', '.join(strange)} means nothing for rope type {kind!r} (which has "
+            f"{', '.join(OPTIONS[kind]) or 'no options'}); remove it, or give the type it is of"
+        )
+    return kind
 
 
 def _refuse(rope: Settings, settings: Settings) -> None:
@@ -86,10 +143,14 @@ def _yarn(rope: Settings, settings: Settings) -> RopeConfig:
 
 def _trained_length(rope: Settings, settings: Settings) -> int:
     name = "original_max_position_embeddings"
-    for place in (settings, rope):
-        if place.get(name) is not None:
-            return place.count(name)
-    return settings.count("max_position_embeddings")
+    given = [place for place in (rope, settings) if place.get(name) is not None]
+    lengths = [place.count(name) for place in given] or [settings.count("max_position_embeddings")]
+    if lengths[0] != lengths[-1]:
+        raise UserError(
+            f"{rope.where}: {name}={lengths[0]}, and {name}={lengths[-1]} stands outside of it; "
+            "correct the one that is wrong"
+        )
+    return lengths[0]
 
 
 def write_rope(theta: float, rope: RopeConfig, *, head_dim: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Settings:
         value = self._present(name, default)
         if type(value) is not int or value < least:
             raise UserError(
-                f"{self.where}: {name}={_short(value)} is not an integer of {least} or more"
+                f"{self.where}: {name}={short(value)} is not an integer of {least} or more"
             )
         return value
 
@@ -45,28 +45,28 @@ class Settings:
         """A positive finite number; null counts as absent."""
         value = self._present(name, default)
         if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
-            raise UserError(f"{self.where}: {name}={_short(value)} is not a positive number")
+            raise UserError(f"{self.where}: {name}={short(value)} is not a positive number")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; null counts as absent."""
         value = self._present(name, default)
         if type(value) is not bool:
-            raise UserError(f"{self.where}: {name}={_short(value)} is neither true nor false")
+            raise UserError(f"{self.where}: {name}={short(value)} is neither true nor false")
         return value
 
     def texts(self, name: str) -> list[str]:
         """A list of strings; absent or null is the empty one."""
         value = self._present(name, [])
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise UserError(f"{self.where}: {name}={_short(value)} is not a list of strings")
+            raise UserError(f"{self.where}: {name}={short(value)} is not a list of strings")
         return value
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         """An object; absent or null is the empty one."""
         value = self._present(name, {})
         if not isinstance(value, Mapping):
-            raise UserError(f"{self.where}: {name}={_short(value)} is not an object")
+            raise UserError(f"{self.where}: {name}={short(value)} is not an object")
         return value
 
     def refuse(self, allowed: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:
@@ -76,12 +76,34 @@ class Settings:
           allowed: name -> (values, the reason and the cure); an absent setting is allowed.
         """
         wrong = [
-            f"{name}={_short(self.get(name))} ({why})"
+            f"{name}={short(self.get(name))} ({why})"
             for name, (values, why) in allowed.items()
             if name in self and self.get(name) not in values
         ]
         if wrong:
             raise UserError(f"{self.where} is not supported: {'; '.join(wrong)}")
+
+    def renamed(self, names: Mapping[str, str]) -> "Settings":
+        """The same with values under their first names where they stand under second ones.
+
+        Args:
+          names: second name -> first name.
+
+        Raises:
+          UserError: a value stands under both, and they differ.
+        """
+        values = dict(self.values)
+        for second, first in names.items():
+            other = values.pop(second, None)
+            if other is None:
+                continue
+            if values.get(first) not in (None, other):
+                raise UserError(
+                    f"{self.where}: {first}={short(values[first])} and {second}={short(other)} "
+                    "are one setting and differ; correct the one that is wrong"
+                )
+            values[first] = other
+        return Settings(values, self.where)
 
     def _present(self, name, default):
         value = self.values.get(name)
@@ -92,6 +114,7 @@ class Settings:
         return default
 
 
-def _short(value) -> str:
+def short(value: Any) -> str:
+    """A value as a message shows it: the start of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,14 +1,15 @@
 """Where a checkpoint lies and what it says about itself; no tensor is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from models.hf.config import Description, read_config
+from models.hf.config import Description, read_config, read_special_tokens
 from models.hf.gguf import read_metadata
+from models.hf.settings import Settings
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.files import TensorInfo
 from seq1f1b_jax.formats.gguf import open_gguf
@@ -113,11 +114,27 @@ def _read_folder(folder: Path) -> Source:
         raise UserError(
             f"{folder} has no config.json; give the folder of a whole checkpoint, or a .gguf file"
         )
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} holds adapter_config.json, an adapter that changes the model: merge it into "
+            "the weights first, or remove it to start from the weights without it"
+        )
     description = read_config(parse_json(path.read_bytes(), what=str(path)), where=str(path))
+    description = replace(
+        description, special_tokens=_generation_ids(folder) | description.special_tokens
+    )
     tokenizer = folder / "tokenizer.json"
     return Source(
         folder, description, open_checkpoint(folder), tokenizer if tokenizer.is_file() else None
     )
+
+
+def _generation_ids(folder: Path) -> dict[str, int | list[int]]:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    values = parse_json(path.read_bytes(), what=str(path))
+    return read_special_tokens(Settings(values, str(path)))
 
 
 def _read_gguf(path: Path) -> Source:

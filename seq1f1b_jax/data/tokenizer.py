@@ -22,6 +22,7 @@ __all__ = [
     "DecodeStream",
     "Tokenizer",
     "load_tokenizer",
+    "save_as_json",
     "train_bpe",
 ]
 
@@ -40,6 +41,7 @@ def load_tokenizer(source: str | Path, *, eos: str | None = None) -> Tokenizer:
         that is not one of its tokens.
 
     Example:
+      >>> from seq1f1b_jax.data.tokenizer import load_tokenizer
       >>> load_tokenizer("bytes").encode("naïve")
       [110, 97, 195, 175, 118, 101]
     """
@@ -57,6 +59,29 @@ def load_tokenizer(source: str | Path, *, eos: str | None = None) -> Tokenizer:
     return load_json(path, eos=eos)
 
 
+def save_as_json(tokenizer: Tokenizer, folder: Path) -> Path:
+    """Write a tokenizer for other programs; bytes as a byte-level BPE that merges nothing.
+
+    Args:
+      tokenizer: any.
+      folder: gets tokenizer.json, and tokenizer_config.json beside it.
+
+    Returns:
+      The tokenizer.json.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from seq1f1b_jax.data.tokenizer import load_tokenizer, save_as_json
+      >>> file = save_as_json(load_tokenizer("bytes"), pathlib.Path(tempfile.mkdtemp()))
+      >>> load_tokenizer(file).encode("naïve")
+      [110, 97, 195, 175, 118, 101]
+    """
+    from seq1f1b_jax.data.tokenizer_json import byte_level_bytes
+
+    (byte_level_bytes() if isinstance(tokenizer, ByteTokenizer) else tokenizer).save(folder)
+    return folder / TOKENIZER
+
+
 def train_bpe(files: Iterable[str | Path], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE on text files; `<|endoftext|>` will end its documents.
 
@@ -68,7 +93,12 @@ def train_bpe(files: Iterable[str | Path], vocab_size: int) -> Tokenizer:
       UserError: a file that is not text, or fewer tokens than bytes.
 
     Example:
-      >>> train_bpe(["book.txt"], 4096).save(Path("tokenizer"))
+      >>> import pathlib, tempfile
+      >>> from seq1f1b_jax.data.tokenizer import train_bpe
+      >>> book = pathlib.Path(tempfile.mkdtemp(), "book.txt")
+      >>> _ = book.write_text("to be or not to be " * 9)
+      >>> len(train_bpe([book], 260).encode("to be"))
+      2
     """
     from seq1f1b_jax.data.text import read_text
     from seq1f1b_jax.data.tokenizer_train import train_on_texts

@@ -91,6 +91,8 @@ class Tokenizer(ABC):
         """Bytes of text that targets stand for, for bits per byte; those below 0 do not count.
 
         Example:
+          >>> import numpy as np
+          >>> from seq1f1b_jax.data.tokenizer import load_tokenizer
           >>> load_tokenizer("bytes").count_bytes(np.array([104, 105, 0, -1]))
           2
         """
@@ -101,6 +103,7 @@ class DecodeStream(ABC):
     """Text of tokens that come one by one, never half a character.
 
     Example:
+      >>> from seq1f1b_jax.data.tokenizer import load_tokenizer
       >>> stream = load_tokenizer("bytes").decode_stream()
       >>> [stream.step(token) for token in "né".encode()], stream.finish()
       (['n', '', 'é'], '')

@@ -20,13 +20,20 @@ from seq1f1b_jax.data.tokenizer_base import (
     DecodeStream,
     Tokenizer,
 )
+from seq1f1b_jax.data.tokenizer_beside import (
+    EOS_FILES,
+    MAX_TOKENS,
+    add_tokens_beside,
+    adds_prefix_space,
+    check_prefix_space,
+    end_of_text,
+    named,
+)
 
-EOS_FILES = ("generation_config.json", "config.json")
 WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
 FORMS = normalizers.NFC | normalizers.NFD | normalizers.NFKC | normalizers.NFKD
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 UNUSABLE = "holds no tokenizer that can be used"
-MAX_TOKENS = 1 << 24  # room is made for every id up to the largest
 
 
 class Refusals:
@@ -67,8 +74,11 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
         raise UserError(f"{file} is not UTF-8 (offset {error.start})") from error
     with Refusals(f"{file} {UNUSABLE}"):
         inner = tokenizers.Tokenizer.from_str(text)
+        add_tokens_beside(inner, file.parent)
+        check_prefix_space(inner, file.parent)
         _check(inner, file)
-    return JsonTokenizer(inner, eos=_named(inner, eos, file) if eos else _eos(inner, file.parent))
+    found = named(inner, eos, file) if eos else end_of_text(inner, file.parent)
+    return JsonTokenizer(inner, eos=found)
 
 
 def _check(inner: tokenizers.Tokenizer, file: Path) -> None:
@@ -140,15 +150,25 @@ class JsonTokenizer(Tokenizer):
         return ByteStream(self._pieces) if self.byte_level else _WholeStream(self)
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, and tokenizer_config.json with the token behind a document."""
+        """Write tokenizer.json, and beside it which token is behind a document.
+
+        In tokenizer_config.json by its name, where it is a token of its own; a name would make one
+        of a piece of ordinary text, so that of such a one the id stands in generation_config.json.
+        """
         self._inner.encode_special_tokens = False
         described = self._inner.to_str(pretty=True)  # the library writes to names in UTF-8 only
         (folder / TOKENIZER).write_text(described, encoding="utf-8")
-        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        if self.eos is not None:
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False
+        }
+        if self.eos in self._inner.get_added_tokens_decoder():
             config["eos_token"] = self._inner.id_to_token(self.eos)
-        text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-        (folder / TOKENIZER_CONFIG).write_text(text, encoding="utf-8")
+        elif self.eos is not None:
+            _write_json(folder / EOS_FILES[0], {"eos_token_id": self.eos})
+        # transformers 4 puts false where nothing is said, whatever tokenizer.json says
+        if (spaced := adds_prefix_space(self._inner)) is not None:
+            config["add_prefix_space"] = spaced
+        _write_json(folder / TOKENIZER_CONFIG, config)
 
     def _piece(self, name: str) -> bytes | None:
         """Bytes of a token of the model by its name in the vocabulary."""
@@ -157,6 +177,25 @@ class JsonTokenizer(Tokenizer):
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             return b"?"  # one byte of a character; which one does not matter for counting
         return name.removeprefix("##").replace(SPACE, " ").encode()
+
+
+def byte_level_bytes() -> JsonTokenizer:
+    """A tokenizer.json whose ids are those of bytes.
+
+    It has no name for the zero byte that ends documents: a name would be found in texts.
+    """
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={letter: byte for letter, byte in BYTE_OF.items()}, merges=[])
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    return JsonTokenizer(inner, eos=None)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class _WholeStream(DecodeStream):
@@ -239,36 +278,3 @@ def _prefix(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
     encoding = inner.encode("a", add_special_tokens=True)
     mask = [*encoding.special_tokens_mask, 0]
     return tuple(encoding.ids[: mask.index(0)])
-
-
-def _named(inner: tokenizers.Tokenizer, name: str, file: Path) -> int:
-    token = inner.token_to_id(name)
-    if token is None:
-        raise UserError(f"eos={name!r} is not a token of {file}; give one that is")
-    return token
-
-
-def _eos(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
-    """The end of a document as the files beside a tokenizer tell it; the first that does."""
-    name = _read(folder / TOKENIZER_CONFIG).get("eos_token")
-    name = name.get("content") if isinstance(name, dict) else name
-    if isinstance(name, str):
-        return _named(inner, name, folder / TOKENIZER)
-    for file in EOS_FILES:
-        found = _read(folder / file).get("eos_token_id")
-        token = found[0] if isinstance(found, list) and found else found
-        # an id that is not below 2**32 cannot be asked for
-        if type(token) is int and 0 <= token < MAX_TOKENS and inner.id_to_token(token) is not None:
-            return token
-    return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is missing."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); correct or remove it") from error
-    return value if isinstance(value, dict) else {}

@@ -37,8 +37,9 @@ def train_on_texts(texts: Iterable[str], vocab_size: int) -> JsonTokenizer:
       UserError: fewer tokens than bytes, or unreasonably many.
 
     Example:
-      >>> train_on_texts(["to be or not to be"] * 9, 260).encode("to be")
-      [259, 258]
+      >>> from seq1f1b_jax.data.tokenizer_train import train_on_texts
+      >>> len(train_on_texts(["to be or not to be"] * 9, 260).encode("to be"))
+      2
     """
     check_vocab_size(vocab_size)
     inner = tokenizers.Tokenizer(models.BPE())

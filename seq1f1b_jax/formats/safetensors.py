@@ -59,7 +59,8 @@ def open_checkpoint(folder: Path | str) -> TensorFiles:
       folder: the checkpoint.
 
     Raises:
-      UserError: no such file, or one whose header does not describe it.
+      UserError: no such file, one whose header does not describe it, or both a single file and an
+        index of others.
     """
     folder = Path(folder)
     if (folder / INDEX).is_file():
@@ -171,6 +172,12 @@ def _read_sharded(folder: Path) -> dict[str, TensorInfo]:
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
         raise UserError(f"{folder / INDEX} has no weight_map from names to files; {DAMAGED}")
     files = sorted(set(places.values()))
+    if (folder / SINGLE).is_file() and SINGLE not in files:
+        some = ", ".join(files[:2]) + " ..." * (len(files) > 2)
+        raise UserError(
+            f"{folder} holds {SINGLE}, and {INDEX}, which names {len(files)} other files ({some}); "
+            "they may be two models: remove the one that is not meant"
+        )
     outside = [name for name in files if Path(name).name != name]
     if outside:
         raise UserError(f"{folder / INDEX} names {outside[0]!r}, a file outside of the folder")
@@ -182,8 +189,13 @@ def _read_sharded(folder: Path) -> dict[str, TensorInfo]:
         )
     tensors = {}
     for name in files:
-        tensors |= {key: info for key, info in read_header(folder / name).items()
-                    if places.get(key) == name}
+        for key, info in read_header(folder / name).items():
+            if (placed := places.get(key, name)) != name:
+                raise UserError(
+                    f"{folder / INDEX} places {key!r} in {placed}, and {name} holds one too; "
+                    "get the files again"
+                )
+            tensors[key] = info
     missing = sorted(places.keys() - tensors.keys())
     if missing:
         raise UserError(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,9 @@ from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
 from seq1f1b_jax.training.watchdog import Watchdog
 
+SOURCE = "source"
+"""In a run's folder: what the checkpoint that it began from has beside its weights."""
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -32,12 +36,14 @@ class Source:
       load: its weights on a mesh, in the in-memory layout.
       tokenizer: what `load_tokenizer` makes its tokenizer from; `None` where it has none.
       context_length: tokens of the longest sequence that it was trained on, where it says so.
+      keep: copies what it has beside its weights into a new folder, for an export later on.
     """
 
     told: str
     load: Callable[[Stage, Layout, Mesh], Params]
     tokenizer: Path | None
     context_length: int | None
+    keep: Callable[[Path], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +91,25 @@ class Model(NamedTuple):
     told: str
     params: Params
     tokenizer: Tokenizer | None
+
+
+def keep_source(job: Job) -> None:
+    """Keep in a new run's folder what its source has beside the weights, and of no earlier one.
+
+    Raises:
+      UserError: it cannot be read or written.
+    """
+    folder = job.folder / SOURCE
+    try:
+        if folder.is_dir():
+            rmtree(folder)
+        if job.source is not None:
+            job.source.keep(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep what lies beside the weights of {job.config.model.source} in {folder} "
+            f"({error.strerror}); set train.output_dir to a folder that this user may write"
+        ) from error
 
 
 def load_data(job: Job) -> SequenceData:

@@ -26,7 +26,7 @@ from seq1f1b_jax.training.events import (
     process_began,
 )
 from seq1f1b_jax.training.feed import make_feed
-from seq1f1b_jax.training.job import Job, check_alike, make_parts
+from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
 from seq1f1b_jax.training.lock import check_shared, run_lock
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.metrics import (
@@ -98,6 +98,7 @@ def train(job: Job) -> int:
             job.say(f"continuing {job.folder} after step {start}")
         group.first("recipe", lambda: write_settings(job, tokenizer))
         if state is None:
+            group.first("source", lambda: keep_source(job))
             params = first_params(job, setup)
             state = init_state(setup.pipeline, setup.optimizer, params)
             del params  # the first step donates them

@@ -148,6 +148,23 @@ def test_an_index_names_files_of_its_folder_only(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_a_single_file_beside_an_index_of_others(tmp_path):
+    write(tmp_path, max_shard_bytes=60)
+    (tmp_path / SINGLE).write_bytes((tmp_path / "model-00001-of-00003.safetensors").read_bytes())
+    message = (
+        r"holds model.safetensors, and model.safetensors.index.json, which names 3 other files "
+        r"\(model-00001-of-00003.safetensors, model-00002-of-00003.safetensors ...\)"
+    )
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path)
+
+
+def test_an_index_of_the_single_file_alone(tmp_path):
+    write(tmp_path)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(TENSORS, SINGLE)}))
+    assert set(open_checkpoint(tmp_path).tensors) == set(TENSORS)
+
+
 def test_missing_shards_are_all_named(tmp_path):
     shard_lies(tmp_path, a="one", scalar="two")
     with pytest.raises(UserError, match="4 files and 2 are not there: one, two"):
@@ -158,6 +175,21 @@ def test_an_index_that_promises_too_much(tmp_path):
     shard_lies(tmp_path, nothing="model-00001-of-00003.safetensors")
     with pytest.raises(UserError, match="places 1 tensors .* nothing"):
         open_checkpoint(tmp_path)
+
+
+def test_a_tensor_that_lies_in_another_file_too(tmp_path):
+    shard_lies(tmp_path, scalar="model-00001-of-00003.safetensors")
+    message = "places 'scalar' in model-00001-of-.*, and model-00003-of-.* holds one too"
+    with pytest.raises(UserError, match=message):
+        open_checkpoint(tmp_path)
+
+
+def test_a_tensor_that_the_index_does_not_place_is_there(tmp_path):
+    write(tmp_path, max_shard_bytes=60)
+    index = json.loads((tmp_path / INDEX).read_text())
+    del index["weight_map"]["scalar"]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    assert set(open_checkpoint(tmp_path).tensors) == set(TENSORS)
 
 
 def test_an_index_without_a_map(tmp_path):

@@ -13,8 +13,10 @@ LLAMA = {
     "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
     "bos_token_id": 1, "eos_token_id": [2, 3],
 }
-MISTRAL = {**LLAMA, "architectures": ["MistralForCausalLM"], "sliding_window": 7}
-QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 7}
+MISTRAL = {**LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral",
+           "sliding_window": 7}
+QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+         "sliding_window": 7}
 GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 2, "n_embd": 24,
         "n_head": 4, "n_positions": 50, "vocab_size": 32}
 FIELDS = {
@@ -72,6 +74,7 @@ def test_fields_of_gpt2():
         "norm_eps": 1e-5,
     }
     assert description.context_length == 50
+    assert not read({**GPT2, "tie_word_embeddings": None}).fields["tied"]
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -124,6 +127,30 @@ def test_both_spellings_of_a_stretch_mean_the_same(case):
             **vars(expected), "attention_factor": 0}, spelling
 
 
+LINEAR2, YARN4 = {"rope_type": "linear", "factor": 2.0}, {"rope_type": "yarn", **YARN}
+AGREED = {
+    "both spellings": {
+        "rope_scaling": LINEAR2, "rope_parameters": {**LINEAR2, "rope_theta": 1e4}},
+    "an older name in one": {
+        "rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": LINEAR2},
+    "both names": {"rope_scaling": {"type": "linear", **LINEAR2}},
+    "theta twice": {"rope_theta": 1e4, "rope_parameters": {**LINEAR2, "rope_theta": 1e4}},
+    "null beside it": {"rope_scaling": None, "rope_parameters": LINEAR2},
+}
+
+
+@pytest.mark.parametrize("case", AGREED)
+def test_what_is_said_twice_and_alike_is_accepted(case):
+    assert read({**LLAMA, **AGREED[case]}).fields["rope"] == RopeConfig("linear", factor=2.0)
+
+
+def test_gpt2_takes_both_names_of_a_setting():
+    second = {"num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 4,
+              "max_position_embeddings": 50}
+    config = {"architectures": ["GPT2LMHeadModel"], "vocab_size": 32, **second}
+    assert read(config).fields == read(GPT2).fields == read({**GPT2, **second}).fields
+
+
 NESTED = {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_theta": 1e6}}
 REFUSED = {
     "architecture": ({**LLAMA, "architectures": ["GemmaForCausalLM"]}, "'GemmaForCausalLM'.*use a"),
@@ -156,6 +183,7 @@ REFUSED = {
         {**MISTRAL, "layer_types": ["full_attention"] * 3}, "layer_types holds full_attention"),
     "gelu": ({**GPT2, "activation_function": "relu"}, "activation_function='relu'"),
     "unscaled": ({**GPT2, "scale_attn_weights": False}, "scale_attn_weights=False"),
+    "unscaled, null": ({**GPT2, "scale_attn_weights": None}, "scale_attn_weights=None"),
     "missing": ({k: v for k, v in LLAMA.items() if k != "hidden_size"}, "hidden_size is missing"),
     "text for a number": ({**LLAMA, "hidden_size": "24"}, "hidden_size='24' is not an integer"),
     "zero": ({**LLAMA, "num_attention_heads": 0}, "num_attention_heads=0 is not an integer of 1"),
@@ -164,6 +192,39 @@ REFUSED = {
     "no flag": ({**LLAMA, "tie_word_embeddings": "no"}, "'no' is neither true nor false"),
     "no list": ({**LLAMA, "layer_types": 3}, "layer_types=3 is not a list of strings"),
     "no object": ({**LLAMA, "rope_scaling": 3}, "rope_scaling=3 is not an object"),
+    "two models": (
+        {**LLAMA, "model_type": "mistral"},
+        r"architectures=\['LlamaForCausalLM'\] and model_type='mistral' name two models"),
+    "a type that is none of ours": (
+        {**LLAMA, "model_type": "gemma"}, "model_type='gemma' name two .* type is 'llama'"),
+    "two stretches": (
+        {**LLAMA, "rope_scaling": LINEAR2, "rope_parameters": {**LINEAR2, "factor": 4.0}},
+        "rope_parameters={'rope_type': 'linear', 'factor': 4.0} and rope_scaling={'rope_type': "
+        "'linear', 'factor': 2.0} stretch differently"),
+    "a stretch and none": (
+        {**LLAMA, "rope_scaling": LINEAR2, "rope_parameters": {"rope_type": "default"}},
+        "rope_parameters=.*default.* and rope_scaling=.*linear.* stretch differently"),
+    "two bases": (
+        {**LLAMA, "rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+        "rope_parameters: rope_theta=500000, and rope_theta=10000 stands outside"),
+    "two lengths": (
+        {**LLAMA, "rope_scaling": YARN4, "original_max_position_embeddings": 512},
+        "original_max_position_embeddings=1024, and original_max_position_embeddings=512 stands"),
+    "two types": (
+        {**LLAMA, "rope_scaling": {**LINEAR2, "type": "yarn"}},
+        "rope_type='linear' and type='yarn' are one setting"),
+    "a factor of no type": (
+        {**LLAMA, "rope_scaling": {"factor": 2.0}}, "factor without a rope_type; say which"),
+    "an option of another type": (
+        {**LLAMA, "rope_scaling": {**LINEAR2, "beta_fast": 3}},
+        "beta_fast=3 means nothing for rope type 'linear' .which has factor"),
+    "a factor of the default": (
+        {**LLAMA, "rope_parameters": {"rope_type": "default", "factor": 2.0}},
+        "factor=2.0 means nothing for rope type 'default' .which has no options"),
+    "compressed": ({**LLAMA, "compression_config": {"format": "x"}}, "compression_config is set"),
+    "pruned": ({**GPT2, "pruned_heads": {"0": [1]}}, "pruned_heads={'0': .1.}; all layers"),
+    "two numbers of heads": (
+        {**GPT2, "num_attention_heads": 6}, "n_head=4 and num_attention_heads=6 are one setting"),
 }
 
 

@@ -1,13 +1,15 @@
 """Models out of GGUF files, whose writers permute the rows of queries and keys."""
 
+import json
 import sys
 
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from models import build_stage
-from models.hf import load_canonical, read_source
+from models.hf import export, load_canonical, origin_of, read_source
 from models.hf.tables import TABLES
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats import installed
@@ -124,7 +126,86 @@ def test_a_linear_stretch_and_a_window_are_read(tmp_path):
     assert build_stage(**read_source(path).fields) == stage
 
 
+def factor(name, value, kind=None):
+    """What writes a factor under one of its names, and perhaps a type."""
+
+    def change(writer):
+        if kind is not None:
+            writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_float32(f"llama.rope.{name}", value)
+
+    return change
+
+
+# As llama.cpp's loader reads them: linear unless a type is named, the older name after the newer.
+STRETCHES = {
+    "no type": (factor("scaling.factor", 2.5), 2.5),
+    "no type, older name": (factor("scale_linear", 4.0), 4.0),
+    "older name, linear": (factor("scale_linear", 4.0, "linear"), 4.0),
+    "type none": (factor("scaling.factor", 4.0, "none"), None),
+    "older name, type none": (factor("scale_linear", 4.0, "none"), None),
+    "linear without a factor": (
+        lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), None),
+    "a factor of 0": (factor("scaling.factor", 0.0), None),
+    "a factor of 1": (factor("scaling.factor", 1.0, "linear"), None),
+}
+
+
+@pytest.mark.parametrize("case", STRETCHES)
+def test_a_factor_is_linear_unless_a_type_is_named(tmp_path, case):
+    change, expected = STRETCHES[case]
+    stage = build_stage("llama", **SIZES)
+    rope = read_source(write(tmp_path / "m.gguf", stage, parameters(stage), change=change)).fields[
+        "rope"]
+    assert rope == (RopeConfig() if expected is None else RopeConfig("linear", factor=expected))
+
+
+def two_factors(writer):
+    factor("scaling.factor", 2.0)(writer)
+    factor("scale_linear", 4.0)(writer)
+
+
+def test_chat_templates_and_special_tokens_of_a_gguf_go_along(tmp_path):
+    def change(writer):
+        writer.add_chat_template("{{ bos_token }}")
+        writer.add_string("tokenizer.chat_template.tool_use", "{{ tools }}")
+        writer.add_string("tokenizer.chat_template.../up", "no name of a file")
+        writer.add_bos_token_id(1)
+
+    stage = build_stage("llama", **SIZES)
+    params = parameters(stage)
+    source = read_source(write(tmp_path / "m.gguf", stage, params, change=change))
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0}, []))
+    inner.add_special_tokens(["<s>", "</s>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    ours = export(params, stage, tmp_path / "ours", origin=origin_of(source),
+                  tokenizer_file=tmp_path / "tokenizer.json")
+    assert (ours / "chat_template.jinja").read_text() == "{{ bos_token }}"
+    templates = ours / "additional_chat_templates"
+    assert [path.name for path in templates.iterdir()] == ["tool_use.jinja"]
+    assert json.loads((ours / "tokenizer_config.json").read_text()) == {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048,
+        "bos_token": "<s>", "eos_token": "</s>",
+    }
+
+
 REFUSED = {
+    "two factors": (
+        {"change": two_factors}, "rope.scaling.factor=2 and rope.scale_linear=4 are one setting"),
+    "an adapter": (
+        {"change": lambda w: w.add_type("adapter")}, "general.type='adapter' .it is no model"),
+    "one of several files": (
+        {"change": lambda w: w.add_uint16("split.count", 3)}, "split.count=3 .one of several"),
+    "sees what comes": (
+        {"change": lambda w: w.add_causal_attention(False)}, "attention.causal=False"),
+    "another scale": (
+        {"change": lambda w: w.add_attention_scale(0.5)}, "attention.scale=0.5 .scores are"),
+    "clamped": ({"change": lambda w: w.add_clamp_kqv(8.0)}, "attention.clamp_kqv=8.0"),
+    "scaled logits": ({"change": lambda w: w.add_logit_scale(0.25)}, "logit_scale=0.25"),
+    "capped": (
+        {"change": lambda w: w.add_final_logit_softcapping(30.0)}, "final_logit_softcapping=30.0"),
+    "a scale by the stretch": (
+        {"change": lambda w: w.add_rope_scaling_attn_factors(2.0)}, "scaling.attn_factor=2.0"),
     "architecture": ({"kind": "gemma"}, "general.architecture='gemma' is not supported"),
     "yarn": (
         {"change": lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN)},

@@ -232,6 +232,28 @@ def test_a_tied_head_may_stand_twice_but_not_differ(folders, tmp_path):
         load_canonical(source, stage)
 
 
+@pytest.mark.parametrize("name", ["llama tied biases", "gpt2"])
+def test_a_tied_table_may_have_the_heads_name(folders, tmp_path, name):
+    stage = STAGES[name]
+
+    def only_head(tensors):
+        [table] = [key for key in tensors if key.endswith(("embed_tokens.weight", "wte.weight"))]
+        tensors["lm_head.weight"] = tensors.pop(table)
+
+    source = read_source(changed(folders, name, tmp_path, only_head))
+    assert_equal(load_canonical(source, stage), parameters(stage))
+    untied = replace(stage, tied=False)
+    with pytest.raises(UserError, match="1 tensors missing: .*(embed_tokens|wte).weight"):
+        load_canonical(source, untied)
+
+
+def test_an_adapter_is_not_left_out(folders, tmp_path):
+    shutil.copytree(folders / "llama", tmp_path / "adapted")
+    (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="adapter_config.json, .* merge it into the weights"):
+        read_source(tmp_path / "adapted")
+
+
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(UserError, match="'nowhere' is no checkpoint; give a folder"):
         read_source("nowhere")

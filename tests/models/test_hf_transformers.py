@@ -14,6 +14,7 @@ from models.hf import export, load_canonical, read_source
 from models.rope import inverse_frequencies
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
+from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 
 REASON = "needs the extra `hf`: pip install 'seq1f1b-jax[hf]'"
 with warnings.catch_warnings():
@@ -22,6 +23,7 @@ with warnings.catch_warnings():
     torch = pytest.importorskip("torch", reason=REASON)
     transformers = pytest.importorskip("transformers", reason=REASON)
 
+MAJOR = int(transformers.__version__.split(".")[0])
 TOLERANCE = 1e-5
 """Of the largest logit: float32 sums in another order, over three layers."""
 
@@ -72,7 +74,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
 def spelled(sizes):
     """The settings as the installed version spells them; a copy, for it writes into them."""
     sizes = json.loads(json.dumps(sizes))
-    if "rope_parameters" in sizes and int(transformers.__version__.split(".")[0]) < 5:
+    if "rope_parameters" in sizes and MAJOR < 5:
         sizes["rope_scaling"] = sizes.pop("rope_parameters")
         sizes["rope_theta"] = sizes["rope_scaling"].pop("rope_theta")
     return sizes
@@ -149,6 +151,44 @@ def test_bfloat16_and_shards_survive_import_and_export(case, tmp_path):
     assert again.dtype == torch.bfloat16
     for name, value in again.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("case", ["llama, tied", "gpt2"])
+def test_a_table_under_the_heads_name_is_what_transformers_loads(case, tmp_path):
+    model = random_model(case)
+    expected = torch_logits(model)
+    model.save_pretrained(tmp_path / "theirs")
+    files = open_checkpoint(tmp_path / "theirs")
+    values = {name: files.read(name) for name in files.tensors}
+    [table] = [name for name in values if name.endswith(("embed_tokens.weight", "wte.weight"))]
+    values["lm_head.weight"] = np.array(values.pop(table))
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    shapes = {name: value.shape for name, value in values.items()}
+    write_checkpoint(tmp_path / "theirs", shapes, values.__getitem__, dtype="F32")
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "theirs", attn_implementation="eager", dtype=torch.float32)
+    if MAJOR >= 5:  # 4 leaves the table unset, on the device meta
+        assert np.array_equal(torch_logits(again.eval()), expected)
+    source = read_source(tmp_path / "theirs")
+    stage = build_stage(**source.fields)
+    assert difference(our_logits(stage, load_canonical(source, stage)), expected) <= TOLERANCE
+
+
+def test_the_second_names_of_gpt2s_settings_are_those_of_transformers(tmp_path):
+    model = random_model("gpt2")
+    model.save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    config = json.loads(path.read_text())
+    second = {"n_layer": "num_hidden_layers", "n_embd": "hidden_size",
+              "n_head": "num_attention_heads", "n_positions": "max_position_embeddings"}
+    path.write_text(json.dumps({second.get(name, name): v for name, v in config.items()}))
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "theirs", attn_implementation="eager", dtype=torch.float32)
+    expected = torch_logits(again.eval())
+    assert np.array_equal(expected, torch_logits(model))
+    source = read_source(tmp_path / "theirs")
+    stage = build_stage(**source.fields)
+    assert difference(our_logits(stage, load_canonical(source, stage)), expected) <= TOLERANCE
 
 
 def test_a_stretch_by_a_larger_base_is_exported_as_that_base(tmp_path):

@@ -1,5 +1,6 @@
 """From a checkpoint of others to one for others: train, evaluate, sample, export on documents."""
 
+import json
 import re
 import shutil
 
@@ -30,6 +31,7 @@ def theirs(source, tmp_path_factory):
         stage.init(jax.random.key(7)), stage, folder / "model",
         tokenizer_file=folder / "tokenizer.json", context_length=64, special_tokens={"eos": 0},
     )
+    (folder / "model" / "chat_template.jinja").write_text("{{ messages }}")
     return folder / "model"
 
 
@@ -128,6 +130,12 @@ def test_a_run_outlives_what_it_started_from(tuned, tmp_path):
     assert outcome.status == 0, outcome.err
     assert "going on without model.source: " in outcome.out and "'gone'" in outcome.out
     assert "step 6: held-out loss " in outcome.out
+    handed = tmp_path / "handed"
+    outcome = run("export", *recipe, "--model.source=gone", f"--to={handed}")
+    assert outcome.status == 0, outcome.err
+    assert (handed / "chat_template.jinja").read_text() == "{{ messages }}"
+    generation = json.loads((handed / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == 0 and (handed / "tokenizer.json").is_file()
 
 
 def test_another_source_is_not_read_by_a_run_that_began(tuned, prepared, theirs, tmp_path):

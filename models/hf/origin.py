@@ -1,0 +1,159 @@
+"""What a checkpoint has beside its weights, kept by a run so that its export hands it back.
+
+    the tokenizer's files    tokenizer.json and what lies beside it, chat templates, the files that
+                             older or slower tokenizers are made from
+    generation_config.json   sampling settings, all ends of a text
+    licences                 they hold for weights that were made from others
+
+Left out: weights and their index, config.json (written anew), code, the model card (its figures are
+those of other weights).
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from models.hf.source import Source
+from seq1f1b_jax.formats.gguf import GgufFile
+from seq1f1b_jax.formats.safetensors import parse_json
+
+GENERATION = "generation_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
+    "vocab.txt", "tokenizer.model*", "*.tiktoken", "tekken.json",
+)
+TEMPLATES = "additional_chat_templates"
+LICENCES = ("licen[cs]e*", "notice*", "use_policy*", "copying*")
+ABOUT = "about.json"
+"""In a kept folder: what no file says."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What goes back with weights that were made from a checkpoint's.
+
+    Attributes:
+      files: by path in the checkpoint's folder where they lie, or their text.
+      special_tokens: ids by name (`bos`, `eos`, `pad`).
+      context_length: tokens of the longest sequence that it was made for.
+      has_tokenizer: whether there is one that `load_tokenizer` reads: then the run has its tokens.
+      tokenizer_class: as config.json names it, where it does.
+    """
+
+    files: Mapping[str, Path | str]
+    special_tokens: Mapping[str, int | list[int]]
+    context_length: int | None
+    has_tokenizer: bool
+    tokenizer_class: str | None = None
+
+    def without_tokenizer(self) -> "Origin":
+        """The same for a model of other tokens: of the files only the licences."""
+        files = {name: file for name, file in self.files.items() if _is_licence(name)}
+        return replace(
+            self, files=files, special_tokens={}, has_tokenizer=False, tokenizer_class=None
+        )
+
+
+def origin_of(source: Source) -> Origin:
+    """What a checkpoint has beside its weights; files are named and not yet read.
+
+    Example:
+      >>> import json, pathlib, tempfile
+      >>> from models import build_stage
+      >>> from models.hf import export, origin_of, read_source
+      >>> import jax
+      >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
+      >>> folder = pathlib.Path(tempfile.mkdtemp(), "model")
+      >>> _ = export(stage.init(jax.random.key(0)), stage, folder, special_tokens={"eos": [2, 7]})
+      >>> _ = (folder / "chat_template.jinja").write_text("{{ messages }}")
+      >>> origin = origin_of(read_source(folder))
+      >>> sorted(origin.files), origin.special_tokens
+      (['chat_template.jinja', 'generation_config.json'], {'eos': [2, 7]})
+    """
+    if isinstance(source.tensors, GgufFile):
+        files = _templates(source.tensors)
+    else:
+        files = find_files(source.path)
+    return Origin(
+        files=files,
+        special_tokens=source.special_tokens,
+        context_length=source.context_length,
+        has_tokenizer=source.tokenizer_file is not None,
+        tokenizer_class=source.description.tokenizer_class,
+    )
+
+
+def keep_origin(origin: Origin, folder: Path) -> None:
+    """Copy it into a folder of its own, which must not exist."""
+    folder.mkdir(parents=True)
+    write_files(origin.files, folder)
+    about = {
+        name: getattr(origin, name)
+        for name in ("special_tokens", "context_length", "has_tokenizer", "tokenizer_class")
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def kept_origin(folder: Path) -> Origin | None:
+    """What `keep_origin` wrote there; None where it did not.
+
+    Raises:
+      UserError: the folder is damaged.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        return None
+    about = parse_json(path.read_bytes(), what=str(path))
+    return Origin(find_files(folder), **about)
+
+
+def write_files(files: Mapping[str, Path | str], folder: Path) -> None:
+    """Copy or write files under a folder, by path in it."""
+    for name, file in files.items():
+        target = folder / name
+        target.parent.mkdir(exist_ok=True)
+        if isinstance(file, Path):
+            shutil.copyfile(file, target)
+        else:
+            target.write_text(file, encoding="utf-8")
+
+
+def find_files(folder: Path, *, only_tokenizer: bool = False) -> dict[str, Path]:
+    """Files of a folder that go along with its weights, by their path in it."""
+
+    def goes(name: str) -> bool:
+        return _is_tokenizers(name) or (
+            not only_tokenizer and (name == GENERATION or _is_licence(name))
+        )
+
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and goes(path.name)]
+    templates = sorted((folder / TEMPLATES).glob("*.jinja"))
+    return {path.relative_to(folder).as_posix(): path for path in (*files, *templates)}
+
+
+def _is_tokenizers(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in TOKENIZER_FILES)
+
+
+def _is_licence(name: str) -> bool:
+    return any(fnmatch(name.lower(), pattern) for pattern in LICENCES)
+
+
+def _templates(file: GgufFile) -> dict[str, str]:
+    """Chat templates of a GGUF as files: the main one, and further ones by name."""
+    start = "tokenizer.chat_template"
+    found: dict[str, Any] = {
+        name.removeprefix(start).removeprefix("."): value
+        for name, value in file.metadata.items()
+        if name == start or name.startswith(start + ".")
+    }
+    return {
+        f"{TEMPLATES}/{name}.jinja" if name else "chat_template.jinja": text
+        for name, text in found.items()
+        if isinstance(text, str) and (not name or name.replace("_", "").isalnum())
+    }
