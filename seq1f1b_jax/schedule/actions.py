@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-_TEXT = re.compile(r"([FBIW])(\d+)\.(\d+)(?:@(\d+))?")
+_TEXT = re.compile(r"([FBIW])(\d{1,9})\.(\d{1,9})(?:@(\d{1,9}))?")
 
 
 class Op(StrEnum):

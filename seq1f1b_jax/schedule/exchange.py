@@ -39,6 +39,17 @@ class Exchange(StrEnum):
             raise ValueError(f"exchange={name!r} is unknown; use one of {', '.join(cls)}")
         return cls(name)
 
+    @classmethod
+    def of_line_or_ring(cls, num_virtual: int) -> "Exchange":
+        """The pattern where nobody says which: ranks that hold several stages make a ring.
+
+        Example:
+          >>> from seq1f1b_jax.schedule import Exchange
+          >>> Exchange.of_line_or_ring(2)
+          <Exchange.LOCKSTEP: 'lockstep'>
+        """
+        return cls.PARITY if num_virtual == 1 else cls.LOCKSTEP
+
     def tick_class(self, op: Op, rank: int) -> int:
         """Ticks modulo `PERIOD` in which a rank may run an operation that sends a message.
 
