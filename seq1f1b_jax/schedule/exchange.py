@@ -5,8 +5,9 @@ whom:
 
     parity     in tick h the neighbours (a, a+1) with a = h (mod 2) exchange, both ways: a has run
                F and sends down, a+1 has run B and sends up. A rank meets one neighbour a tick, and
-               the step takes the time of asynchronous 1F1B. For a line of stages only: around a
-               ring the small delays between neighbours would have to add up to zero.
+               the step takes the time of asynchronous 1F1B. For a line of stages: around a ring
+               the small delays between neighbours would have to add up to zero, so there most
+               orders are slower by it, and an odd ring has no such pattern.
     lockstep   in even ticks every rank may run F and sends to the next one, in odd ticks every
                rank may run B and sends to the one before. For rings, and for lines on purpose.
 """
@@ -75,7 +76,8 @@ class Exchange(StrEnum):
           ValueError: `PARITY` on a ring of an odd number of ranks, which two colours cannot colour.
 
         Example:
-          >>> Exchange.PARITY.pairs(0, num_stages=5, ring=False)
+          >>> from seq1f1b_jax.schedule import Exchange
+        >>> Exchange.PARITY.pairs(0, num_stages=5, ring=False)
           ((0, 1), (2, 3), (1, 0), (3, 2))
         """
         down = [(a, (a + 1) % num_stages) for a in range(num_stages if ring else num_stages - 1)]

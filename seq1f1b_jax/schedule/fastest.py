@@ -31,8 +31,8 @@ def with_faster_exchange(plan: Plan) -> Choice:
       plan: a valid plan; its own exchange does not count.
 
     Returns:
-      `parity` where both take the same time. On a ring, where ranks hold several stages, the
-      executor has `lockstep` only.
+      Where both take the same time, `parity` on a line and `lockstep` on a ring (of ranks that hold
+      several stages). On a ring of an odd number of ranks, which has no parity, `lockstep`.
 
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
@@ -41,12 +41,13 @@ def with_faster_exchange(plan: Plan) -> Choice:
       >>> with_faster_exchange(plan).reason
       'exchange=lockstep, faster for this order: a step of 33, with parity 39 (F=1 B=2)'
     """
-    if plan.num_virtual > 1:
-        reason = "exchange=lockstep, the one for ranks that hold several stages"
+    if plan.num_virtual > 1 and plan.num_stages % 2:
+        reason = "exchange=lockstep, the one for several stages on each of an odd number of ranks"
         return Choice(replace(plan, exchange=Exchange.LOCKSTEP), reason)
+    usual = Exchange.of_line_or_ring(plan.num_virtual)
     times = {
         exchange: simulate(replace(plan, exchange=exchange), COSTS, machine="executor").makespan
-        for exchange in (Exchange.PARITY, Exchange.LOCKSTEP)
+        for exchange in sorted(Exchange, key=lambda e: e is not usual)
     }
     best = min(times, key=lambda exchange: times[exchange])  # the first of equal ones
     (other,) = set(times) - {best}

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from seq1f1b_jax.schedule.actions import Action
-from seq1f1b_jax.schedule.exchange import Exchange
 from seq1f1b_jax.schedule.fastest import Choice, with_faster_exchange
 from seq1f1b_jax.schedule.grid import plan_of_actions
 from seq1f1b_jax.schedule.plan import Plan, PlanError, plan_under
@@ -117,15 +116,13 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
         raise PlanError(f"{place}{hint}: {error}", error.rank, error.index) from None
     if header is None or " exchange=" not in header.text:
         return with_faster_exchange(plan)
-    if plan.num_virtual > 1 and plan.exchange is Exchange.PARITY:
-        fail(path, header.line, _PARITY_ON_A_RING)
+    try:
+        plan.exchange.pairs(0, num_stages=plan.num_stages, ring=plan.num_virtual > 1)
+    except ValueError as error:
+        fail(path, header.line, str(error))
     return Choice(plan, "")
 
 
-_PARITY_ON_A_RING = (
-    "exchange=parity cannot serve ranks that hold several stages, a ring on which it cannot keep"
-    " ranks apart; write exchange=lockstep, or leave it out"
-)
 _READ_WITH_CHUNKS = (
     "torch's microbatch u is read as chunk u mod {0} of microbatch u div {0}; an order of whole"
     " sequences needs 1 chunk"
