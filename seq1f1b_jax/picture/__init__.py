@@ -33,7 +33,16 @@ def write(timelines: Sequence[Timeline], path: str | Path) -> None:
         on one axis, or matplotlib, which only figures need, is missing.
 
     Example:
-      >>> write([timeline_of(simulate(plan, costs), title=plan.name)], "plan.html")
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> from seq1f1b_jax.picture import timeline_of, write
+      >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
+      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+      >>> timeline = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name)
+      >>> with TemporaryDirectory() as folder:
+      ...     write([timeline], Path(folder, "plan.html"))
+      ...     Path(folder, "plan.html").stat().st_size > 1000
+      True
     """
     ending = Path(path).suffix.lower()
     if ending not in _WRITERS:

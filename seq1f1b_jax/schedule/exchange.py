@@ -77,7 +77,7 @@ class Exchange(StrEnum):
 
         Example:
           >>> from seq1f1b_jax.schedule import Exchange
-        >>> Exchange.PARITY.pairs(0, num_stages=5, ring=False)
+          >>> Exchange.PARITY.pairs(0, num_stages=5, ring=False)
           ((0, 1), (2, 3), (1, 0), (3, 2))
         """
         down = [(a, (a + 1) % num_stages) for a in range(num_stages if ring else num_stages - 1)]

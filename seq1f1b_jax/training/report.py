@@ -119,8 +119,8 @@ def describe_memory(memory: MemoryPrediction) -> str:
 
 def _picture(setup: Setup) -> str:
     """The course of time that will run, with units of equal cost, F and B in letters."""
-    split = Op.W in setup.pipeline.table.ops
-    return LEGEND.format(backward=SPLIT if split else WHOLE) + "\n" + draw_course(setup.pipeline.plan)
+    backward = SPLIT if Op.W in setup.pipeline.table.ops else WHOLE
+    return f"{LEGEND.format(backward=backward)}\n{draw_course(setup.pipeline.plan)}"
 
 
 def draw_course(plan: Plan) -> str:

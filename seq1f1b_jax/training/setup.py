@@ -129,21 +129,21 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tup
             extra_warmup=schedule.extra_warmup, short_warmup=schedule.short_warmup,
         )
         return plan, ()
+    shown = f"schedule.plan={one_line(schedule.plan)}"
     plan, exchange = load_plan(schedule.plan, num_chunks=schedule.num_chunks)
     if plan.forward_only:
         raise ValueError(
-            f"schedule.plan={one_line(schedule.plan)} holds no backward; a plan to train with has a B, or an "
-            "I and a W, for every F"
+            f"{shown} holds no backward; a plan to train with has a B, or an I and a W, for every "
+            "F"
         )
     settings = dict(zip(sizes, ("mesh.pipe", "schedule.num_microbatches", "schedule.num_chunks"),
         strict=True))
     for size, wanted in sizes.items():
         if getattr(plan, size) != wanted:
             raise ValueError(
-                f"schedule.plan={one_line(schedule.plan)} has {size}={getattr(plan, size)}, the run "
-                f"{wanted}; use --{settings[size]} {getattr(plan, size)}"
+                f"{shown} has {size}={getattr(plan, size)}, the run {wanted}; use --{settings[size]} {getattr(plan, size)}"
             )
-    return plan, (f"schedule.plan={one_line(schedule.plan)}: {exchange}",) * bool(exchange)
+    return plan, (f"{shown}: {exchange}",) * bool(exchange)
 
 
 def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[str, ...]]:
