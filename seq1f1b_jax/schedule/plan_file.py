@@ -125,7 +125,7 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
 
 _READ_WITH_CHUNKS = (
     "torch's microbatch u is read as chunk u mod {0} of microbatch u div {0}; an order of whole"
-    " sequences needs 1 chunk"
+    " sequences needs num_chunks=1"
 )
 
 

@@ -141,7 +141,8 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tup
     for size, wanted in sizes.items():
         if getattr(plan, size) != wanted:
             raise ValueError(
-                f"{shown} has {size}={getattr(plan, size)}, the run {wanted}; use --{settings[size]} {getattr(plan, size)}"
+                f"{shown} has {size}={getattr(plan, size)}, the run {wanted}; use "
+                f"--{settings[size]} {getattr(plan, size)}"
             )
     return plan, (f"{shown}: {exchange}",) * bool(exchange)
 

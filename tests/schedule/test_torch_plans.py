@@ -130,7 +130,7 @@ def test_microbatches_are_read_as_chunks_where_the_user_says_so(tmp_path):
 
 
 def test_orders_that_chunks_do_not_allow_say_how_they_were_read(tmp_path):
-    hint = r"column 3 \(torch's microbatch u is read as chunk u mod 2 .* needs 1 chunk\)"
+    hint = r"column 3 \(torch's microbatch u is read as chunk u mod 2 .* needs num_chunks=1\)"
     with pytest.raises(PlanError, match=f"{hint}: .* B0.0 stands before B0.1"):
         read(tmp_path, "0F0,0F1,0B0,0B1\n", num_chunks=2)
     with pytest.raises(ValueError, match="3 microbatches of torch's, .* num_chunks=2"):
