@@ -69,9 +69,12 @@ def test_a_plan_for_torch_says_what_became_of_the_chunks(capsys, tmp_path):
     assert path.read_text().startswith("0F0,0F1,0F2,0B1,")
     assert "stages=2 microbatches=2 chunks=2" in run(capsys, str(path), "--chunks", "2")
     assert "stages=2 microbatches=4 chunks=1" in run(capsys, str(path))
-    assert row(run(capsys, *ARGUMENTS, "--compare", str(path)), "chunks") == ["2", "2"]
+    compared = run(capsys, *ARGUMENTS, "--compare", str(path))
+    assert row(compared, "chunks") == ["2", "2"]
+    assert row(compared, "exchange") == ["parity", "parity"]
     whole = run(capsys, "1f1b", *ARGUMENTS[1:5], "--save", str(path), "--format", "torch")
     assert whole.splitlines()[-1] == f"plan: {path}, as torch writes it"
+    assert row(run(capsys, *ARGUMENTS, "--compare", str(path)), "chunks") == ["2", "1"]
 
 
 @pytest.mark.parametrize("name", ["my plan.csv", "größe.csv", "a,b #c;d.csv", "sub/../a.csv"])

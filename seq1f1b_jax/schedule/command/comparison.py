@@ -28,6 +28,7 @@ def _column(subject: Subject, first: Subject, *, machine: str) -> dict[str, str]
         "comparison": plan.name,
         "chunks": str(plan.num_chunks),
         "virtual stages per rank": str(plan.num_virtual),
+        "exchange": str(plan.exchange),
         "times of a unit there": cost_text(subject.costs, ops_of(plan)),
         f"step time, {machine}": number(simulation.makespan),
         "step time over the first": ratio(step),

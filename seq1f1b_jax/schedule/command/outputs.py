@@ -73,7 +73,7 @@ def draw(subjects: Sequence[Subject], path: str, *, machine: str) -> str:
         for subject in subjects
     ]
     try:
-        write(timelines, resolve(path))
+        write(timelines, path)
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"cannot write {one_line(path)}: {reason}; choose another path") from error

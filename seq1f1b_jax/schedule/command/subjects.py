@@ -14,7 +14,7 @@ from seq1f1b_jax.schedule.command.text import ops_of
 from seq1f1b_jax.schedule.costs import Costs
 from seq1f1b_jax.schedule.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.plan import Plan
-from seq1f1b_jax.schedule.plan_file import load_plan
+from seq1f1b_jax.schedule.plan_file import load_plan, read_plan
 from seq1f1b_jax.schedule.registry import SCHEDULES, find_schedule, make_plan
 from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, simulate
 from seq1f1b_jax.schedule.user_path import one_line, resolve
@@ -136,7 +136,9 @@ def _other(name: str, options: argparse.Namespace, first: Plan) -> Subject:
         sizes = {size: getattr(first, size) for size in _WORK}
         num_chunks = 1 if find_schedule(name).chunked_name else first.num_chunks
         return _named(name, options, sizes | {"num_chunks": num_chunks}, first)
-    plan = load_plan(name, num_chunks=options.chunks or first.num_chunks).plan
+    plan = read_plan(name)
+    if plan.num_microbatches != first.num_microbatches and plan.num_units == first.num_units:
+        plan = read_plan(name, num_chunks=first.num_chunks)  # torch's microbatches are its chunks
     for size in _WORK:
         own, other = getattr(plan, size), getattr(first, size)
         if own != other:
