@@ -112,7 +112,8 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
     except PlanError as error:
         words = [p.word for p in placed[error.rank]]
         place = place_of(path, rows[error.rank], [*words, len(rows[error.rank].words)][error.index])
-        hint = f" ({_READ_WITH_CHUNKS.format(chunks)})" if chunks and chunks > 1 else ""
+        chunks_matter = chunks and chunks > 1 and _runs_whole(path)
+        hint = f" ({_READ_WITH_CHUNKS.format(chunks)})" if chunks_matter else ""
         raise PlanError(f"{place}{hint}: {error}", error.rank, error.index) from None
     if header is None or " exchange=" not in header.text:
         return with_faster_exchange(plan)
@@ -177,6 +178,15 @@ def _table(plan: Plan) -> str:
 
 
 # From rows of words to a plan.
+
+
+def _runs_whole(path: str | PathLike[str]) -> bool:
+    """Whether a file of torch's would run if its microbatches were whole sequences."""
+    try:
+        load_plan(path, num_chunks=1)
+    except ValueError:
+        return False
+    return True
 
 
 def _has_torch_cells(path: str | PathLike[str], header: Header | None, rows: Sequence[Row]) -> bool:

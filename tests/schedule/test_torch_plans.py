@@ -77,8 +77,10 @@ def test_cells_say_what_a_file_is_not_its_ending(tmp_path, name):
 @pytest.mark.parametrize("file", ["ZBVZeroBubble_P2_M4_V2.csv", "DualPipeV_P2_M6_V2.compute.csv"])
 def test_another_placement_is_told_the_rule(file):
     rule = "stage 3 of 4 in a V, as zb-v and dualpipev; stage s lies on rank s mod P, so rank 0"
-    with pytest.raises(PlanError, match=rule):
-        read_plan(FOLDER / file)
+    for num_chunks in (1, 2):
+        with pytest.raises(PlanError, match=rule) as caught:
+            read_plan(FOLDER / file, num_chunks=num_chunks)
+        assert "torch's microbatch" not in str(caught.value)  # chunks are not what is wrong
 
 
 def test_stages_in_blocks_are_told_the_rule_and_their_own_number(tmp_path):
