@@ -142,6 +142,7 @@ def gradient_error(plan: Plan) -> float:
         step.to_canonical(grads),
         expected,
     )
+    jax.clear_caches()  # the programs of an order are of no use to the next
     return max(jax.tree.leaves(errors))
 
 
