@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from seq1f1b_jax.schedule.user_path import one_line
+
 
 def write_file(path: str | Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then move it to its place.
@@ -16,7 +18,8 @@ def write_file(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise ValueError(f"folder {path.parent} of {path.name} does not exist; create it first")
+        folder, name = one_line(path.parent), one_line(path.name)
+        raise ValueError(f"folder {folder} of {name} does not exist; create it first")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)

@@ -33,7 +33,16 @@ def write_page(timelines: Sequence[Timeline], path: str | Path) -> None:
       ValueError: the folder does not exist, or the timelines do not belong on one axis.
 
     Example:
-      >>> write_page([timeline_of(simulate(plan, costs), title=plan.name)], "plan.html")
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> from seq1f1b_jax.picture import timeline_of, write_page
+      >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
+      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+      >>> timeline = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name)
+      >>> with TemporaryDirectory() as folder:
+      ...     write_page([timeline], Path(folder, "plan.html"))
+      ...     Path(folder, "plan.html").stat().st_size > 1000
+      True
     """
     timelines = check_together(timelines)
     folder = files("seq1f1b_jax.picture")

@@ -42,6 +42,8 @@ def timeline_of(
       ValueError: GB without bytes or bytes without GB, or bytes of another shape.
 
     Example:
+      >>> from seq1f1b_jax.picture import timeline_of
+      >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
       >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=4, num_chunks=2)
       >>> timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name).peaks
       (5.0, 4.0, 3.0, 2.0)

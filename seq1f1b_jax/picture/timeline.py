@@ -51,6 +51,8 @@ class Timeline:
         curve, or a unit is unknown.
 
     Example:
+      >>> from seq1f1b_jax.picture import Span, Timeline
+      >>> from seq1f1b_jax.schedule import Action, Op
       >>> span = Span(0, Action(Op.F, stage=0, microbatch=0, chunk=0), 0.0, 1.5)
       >>> Timeline("one forward", num_ranks=1, spans=(span,), unit="ms").end
       1.5

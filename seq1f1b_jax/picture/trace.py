@@ -30,7 +30,16 @@ def write_trace(timelines: Sequence[Timeline], path: str | Path) -> None:
       ValueError: the folder does not exist, or the timelines do not belong on one axis.
 
     Example:
-      >>> write_trace([timeline_of(simulate(plan, costs), title=plan.name)], "plan.json")
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> from seq1f1b_jax.picture import timeline_of, write_trace
+      >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
+      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+      >>> timeline = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name)
+      >>> with TemporaryDirectory() as folder:
+      ...     write_trace([timeline], Path(folder, "plan.json"))
+      ...     Path(folder, "plan.json").stat().st_size > 1000
+      True
     """
     timelines = check_together(timelines)
     unit = "1 ms is 1 ms" if timelines[0].unit == "ms" else "1 ms is 1 unit of cost"

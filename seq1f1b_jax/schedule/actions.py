@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-_TEXT = re.compile(r"([FBIW])(\d+)\.(\d+)(?:@(\d+))?")
+_TEXT = re.compile(r"([FBIW])(\d{1,9})\.(\d{1,9})(?:@(\d{1,9}))?")
 
 
 class Op(StrEnum):
@@ -32,6 +32,7 @@ class Action:
       chunk: index of the slice of the sequence.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Action, Op
       >>> Action(Op.F, stage=0, microbatch=2, chunk=1).text(rank=0)
       'F2.1'
     """
@@ -76,6 +77,7 @@ class Action:
           ValueError: the text is not an action.
 
         Example:
+          >>> from seq1f1b_jax.schedule import Action
           >>> Action.parse("B0.3", rank=1)
           Action(op=<Op.B: 'B'>, stage=1, microbatch=0, chunk=3)
         """

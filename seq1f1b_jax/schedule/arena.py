@@ -39,6 +39,7 @@ def allocate(intervals: Sequence[Interval]) -> tuple[tuple[int, ...], int]:
       The offset of each interval, and the places needed in all.
 
     Example:
+      >>> from seq1f1b_jax.schedule.arena import Interval, allocate
       >>> allocate([Interval(0, 3, 5), Interval(1, 2, 5), Interval(3, 4, 5)])
       ((0, 5, 5), 10)
     """

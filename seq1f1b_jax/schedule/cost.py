@@ -51,6 +51,7 @@ class StageCost:
       ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
 
     Example:
+      >>> from seq1f1b_jax.schedule import StageCost
       >>> cost = StageCost(model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, mlp_dim=1024,
       ...                  gated=False, vocab_size=256, layers_per_stage=(2, 2))
       >>> cost(start=512, length=512) > cost(start=0, length=512)

@@ -26,6 +26,7 @@ class Costs:
       transfer: time of a message between neighbours.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Action, Costs, Op
       >>> Costs(forward=1, backward=2).per_action(2, 1)(Action(Op.I, 0, 0, 0))
       1
     """

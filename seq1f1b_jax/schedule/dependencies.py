@@ -42,6 +42,8 @@ def message_source(action: Action, *, num_virtual_stages: int) -> Action | None:
     None at the ends of the model, and for a `W`.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Action, Op
+      >>> from seq1f1b_jax.schedule.dependencies import message_source
       >>> message_source(Action(Op.B, 0, 2, 1), num_virtual_stages=4).stage
       1
     """

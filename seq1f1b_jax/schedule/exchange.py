@@ -5,8 +5,9 @@ whom:
 
     parity     in tick h the neighbours (a, a+1) with a = h (mod 2) exchange, both ways: a has run
                F and sends down, a+1 has run B and sends up. A rank meets one neighbour a tick, and
-               the step takes the time of asynchronous 1F1B. For a line of stages only: around a
-               ring the small delays between neighbours would have to add up to zero.
+               the step takes the time of asynchronous 1F1B. For a line of stages: around a ring
+               the small delays between neighbours would have to add up to zero, so there most
+               orders are slower by it, and an odd ring has no such pattern.
     lockstep   in even ticks every rank may run F and sends to the next one, in odd ticks every
                rank may run B and sends to the one before. For rings, and for lines on purpose.
 """
@@ -39,6 +40,17 @@ class Exchange(StrEnum):
             raise ValueError(f"exchange={name!r} is unknown; use one of {', '.join(cls)}")
         return cls(name)
 
+    @classmethod
+    def of_line_or_ring(cls, num_virtual: int) -> "Exchange":
+        """The pattern where nobody says which: ranks that hold several stages make a ring.
+
+        Example:
+          >>> from seq1f1b_jax.schedule import Exchange
+          >>> Exchange.of_line_or_ring(2)
+          <Exchange.LOCKSTEP: 'lockstep'>
+        """
+        return cls.PARITY if num_virtual == 1 else cls.LOCKSTEP
+
     def tick_class(self, op: Op, rank: int) -> int:
         """Ticks modulo `PERIOD` in which a rank may run an operation that sends a message.
 
@@ -64,6 +76,7 @@ class Exchange(StrEnum):
           ValueError: `PARITY` on a ring of an odd number of ranks, which two colours cannot colour.
 
         Example:
+          >>> from seq1f1b_jax.schedule import Exchange
           >>> Exchange.PARITY.pairs(0, num_stages=5, ring=False)
           ((0, 1), (2, 3), (1, 0), (3, 2))
         """

@@ -104,6 +104,7 @@ def closed_form(
         `[num_virtual_stages, num_chunks]`.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs, closed_form
       >>> sizes = dict(num_stages=8, num_microbatches=8, num_chunks=4)
       >>> form = closed_form("seq1f1b", Costs(forward=1, backward=2), **sizes)
       >>> form.peak_units[0], form.bubble, form.bubble_rule, round(form.bubble_fraction, 3)

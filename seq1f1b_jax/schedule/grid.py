@@ -36,25 +36,48 @@ class Cell(NamedTuple):
     width: int = 1
 
 
-def draw(rows: Sequence[Iterable[Cell]], *, num_columns: int) -> str:
+def draw(rows: Sequence[Iterable[Cell]], *, num_columns: int, max_width: int | None = None) -> str:
     """Draw one line per rank.
 
     Args:
       rows: the cells of each rank, columns ascending, not overlapping.
       num_columns: columns of every row; those without a cell are drawn as dots.
+      max_width: letters that a line may have, as far as one column leaves room. A wider grid loses
+        its last columns, and a line under it says how many. None: any.
+
+    Example:
+      >>> from seq1f1b_jax.schedule.grid import Cell, draw
+      >>> row = [Cell(f"F{i}.0", i) for i in range(9)]
+      >>> print(draw([row], num_columns=9, max_width=32))
+      rank 0  F0.0 F1.0 F2.0 F3.0 ...
+      (columns 0 to 3 of 9)
     """
     rows = [tuple(row) for row in rows]
     letters = max((len(cell.text) for row in rows for cell in row), default=1)
-    digits = len(str(len(rows) - 1))
-    return "\n".join(
-        f"rank {rank:>{digits}}  {_draw_row(row, num_columns, letters)}".rstrip()
-        for rank, row in enumerate(rows)
-    )
+    labels = [f"rank {rank:>{len(str(len(rows) - 1))}}  " for rank in range(len(rows))]
+    shown = num_columns
+    if max_width is not None and len(labels[0]) + num_columns * (letters + 1) - 1 > max_width:
+        room = max_width - len(labels[0]) - len(_MORE)
+        shown = min(num_columns, max(1, (room + 1) // (letters + 1)))
+    cut = shown < num_columns
+    lines = [
+        f"{label}{_draw_row(row, shown, letters)}".rstrip() + _MORE * cut
+        for label, row in zip(labels, rows, strict=True)
+    ]
+    if cut:
+        lines.append(f"(columns 0 to {shown - 1} of {num_columns})")
+    return "\n".join(lines)
+
+
+_MORE = " ..."
 
 
 def _draw_row(row: Sequence[Cell], num_columns: int, letters: int) -> str:
     words = {column: "." * letters for column in range(num_columns)}
     for text, column, width in row:
+        if column >= num_columns:
+            continue
+        width = min(width, num_columns - column)
         for covered in range(column + 1, column + width):
             del words[covered]
         fill = "-" if width > 1 else " "
@@ -62,10 +85,15 @@ def _draw_row(row: Sequence[Cell], num_columns: int, letters: int) -> str:
     return " ".join(words.values())
 
 
-def draw_plan(plan: Plan) -> str:
+def draw_plan(plan: Plan, *, max_width: int | None = None) -> str:
     """Draw a plan in action order: column i holds the i-th action of each rank.
 
+    Args:
+      plan: of any origin.
+      max_width: see `draw`.
+
     Example:
+      >>> from seq1f1b_jax.schedule import draw_plan, make_plan
       >>> print(draw_plan(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)))
       rank 0  F0.0 F1.0 B0.0 B1.0
       rank 1  F0.0 B0.0 F1.0 B1.0
@@ -74,7 +102,7 @@ def draw_plan(plan: Plan) -> str:
         [Cell(action.text(rank), column) for column, action in enumerate(row)]
         for rank, row in enumerate(plan.ranks)
     ]
-    return draw(rows, num_columns=max(map(len, plan.ranks)))
+    return draw(rows, num_columns=max(map(len, plan.ranks)), max_width=max_width)
 
 
 def draw_marked(plan: Plan, *, rank: int, index: int, text: str | None = None) -> str:
@@ -117,18 +145,25 @@ def parse_grid(text: str, *, name: str) -> Plan:
     matches = (_ROW.fullmatch(line) for line in text.splitlines())
     rows = [match.group(1).replace("+", " ").split() for match in matches if match is not None]
     words = [[word.strip("-<>") for word in row if word.strip(".")] for row in rows]
-    return plan_of_rows(words, name=name)
+    actions = [[Action.parse(word, rank) for word in row] for rank, row in enumerate(words)]
+    return plan_of_actions(actions, name=name)
 
 
-def plan_of_rows(rows: Sequence[Sequence[str]], *, name: str) -> Plan:
-    """Put a plan together from words, one row per rank; the sizes are those that the words show.
+def plan_of_actions(ranks: Sequence[Sequence[Action]], *, name: str) -> Plan:
+    """Put a plan together from the actions of its ranks; the sizes are those that they show.
 
     Stages beyond the ranks make virtual stages, and those need the exchange `lockstep`.
 
     Raises:
-      ValueError: no action at all, or a word that is not an action.
+      ValueError: no action at all.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import Action, Op
+      >>> from seq1f1b_jax.schedule.grid import plan_of_actions
+      >>> plan = plan_of_actions([[Action(Op.F, 0, 2, 1)]], name="mine")
+      >>> plan.num_microbatches, plan.num_chunks
+      (3, 2)
     """
-    ranks = tuple(tuple(Action.parse(word, rank) for word in row) for rank, row in enumerate(rows))
     actions = [action for row in ranks for action in row]
     if not actions:
         raise ValueError("the grid holds no action; write rows like 'rank 0  F0.0 F0.1 B0.1 B0.0'")
@@ -138,7 +173,7 @@ def plan_of_rows(rows: Sequence[Sequence[str]], *, name: str) -> Plan:
         len(ranks),
         num_microbatches=1 + max(action.microbatch for action in actions),
         num_chunks=1 + max(action.chunk for action in actions),
-        ranks=ranks,
+        ranks=tuple(map(tuple, ranks)),
         num_virtual=num_virtual,
-        exchange=Exchange.PARITY if num_virtual == 1 else Exchange.LOCKSTEP,
+        exchange=Exchange.of_line_or_ring(num_virtual),
     )

@@ -89,6 +89,7 @@ def group_sizes(num_stages: int, num_microbatches: int, num_chunks: int) -> tupl
     """Microbatches of each group: of at least P units, as equal as they go, longer ones first.
 
     Example:
+      >>> from seq1f1b_jax.schedule.interleaved import group_sizes
       >>> group_sizes(4, 7, 1), group_sizes(4, 8, 2), group_sizes(4, 3, 8)
       ((7,), (2, 2, 2, 2), (1, 1, 1))
     """

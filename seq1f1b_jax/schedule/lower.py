@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.exchange import Exchange
 from seq1f1b_jax.schedule.partition import explicit_lengths
 from seq1f1b_jax.schedule.place import num_ticks, place
 from seq1f1b_jax.schedule.places import Places, sequence
@@ -41,17 +40,14 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
       ValueError: the lengths are not one positive number per chunk, or the exchange does not fit.
 
     Example:
+      >>> from seq1f1b_jax.schedule import draw_table, lower, make_plan
       >>> table = lower(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1), [8])
       >>> print(draw_table(table))
       rank 0  F0.0 .... F1.0 B0.0 .... B1.0
       rank 1  .... F0.0 B0.0 F1.0 B1.0 ....
     """
     validate(plan)
-    if plan.num_virtual > 1 and plan.exchange is Exchange.PARITY:
-        raise ValueError(
-            f"num_virtual={plan.num_virtual} makes a ring of stages, on which exchange 'parity'"
-            " cannot keep ranks apart (docs/design/schedules.md); use 'lockstep'"
-        )
+    plan.exchange.pairs(0, num_stages=plan.num_stages, ring=plan.num_virtual > 1)  # has a pattern
     if len(chunk_lengths) != plan.num_chunks:
         raise ValueError(
             f"{len(chunk_lengths)} chunk lengths were given for num_chunks={plan.num_chunks};"

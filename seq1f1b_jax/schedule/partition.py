@@ -24,6 +24,7 @@ def even_lengths(seq_len: int, num_chunks: int, *, block: int) -> tuple[int, ...
       ValueError: fewer tokens than chunks.
 
     Example:
+      >>> from seq1f1b_jax.schedule import even_lengths
       >>> even_lengths(1000, 4, block=128)
       (256, 256, 256, 232)
     """
@@ -52,6 +53,7 @@ def balanced_lengths(
       ValueError: fewer tokens than chunks.
 
     Example:
+      >>> from seq1f1b_jax.schedule import balanced_lengths
       >>> balanced_lengths(1024, 2, lambda start, length: length * (start + length), block=128)
       (640, 384)
     """
@@ -107,6 +109,7 @@ def aligned_block(seq_len: int, num_chunks: int, *, block: int) -> int:
       ValueError: fewer tokens than chunks, or a size below 1.
 
     Example:
+      >>> from seq1f1b_jax.schedule import aligned_block
       >>> aligned_block(100, 4, block=128)
       16
     """

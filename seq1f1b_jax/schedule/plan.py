@@ -8,7 +8,8 @@ from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.exchange import Exchange
 
 _HEADER = re.compile(
-    r"(\S+) stages=(\d+) microbatches=(\d+) chunks=(\d+)(?: virtual=(\d+))?(?: exchange=(\w+))?"
+    r"(\S+) stages=(\d{1,9}) microbatches=(\d{1,9}) chunks=(\d{1,9})"
+    r"(?: virtual=(\d{1,9}))?(?: exchange=(\w+))?"
 )
 
 
@@ -98,8 +99,9 @@ class Plan:
         A rank without actions is written as `-`.
 
         Example:
+          >>> from seq1f1b_jax.schedule import make_plan
           >>> print(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1).text())
-          1f1b stages=2 microbatches=2 chunks=1
+          1f1b stages=2 microbatches=2 chunks=1 exchange=parity
           F0.0 F1.0 B0.0 B1.0
           F0.0 B0.0 F1.0 B1.0
         """
@@ -108,38 +110,65 @@ class Plan:
             f" chunks={self.num_chunks}"
         )
         header += f" virtual={self.num_virtual}" * (self.num_virtual > 1)
-        header += f" exchange={self.exchange}" * (self.exchange is not Exchange.PARITY)
+        header += f" exchange={self.exchange}"
         rows = (" ".join(a.text(rank) for a in row) or "-" for rank, row in enumerate(self.ranks))
         return "\n".join((header, *rows))
 
     @classmethod
     def parse(cls, text: str) -> "Plan":
-        """Read what `text` wrote.
+        r"""Read what `text` wrote.
+
+        A header without an exchange means `parity`, and `lockstep` where ranks hold several stages.
 
         Raises:
           ValueError: the header or an action cannot be read, or the sizes do not fit the rows.
+
+        Example:
+          >>> from seq1f1b_jax.schedule import Plan
+          >>> Plan.parse("mine stages=1 microbatches=1 chunks=1\nF0.0 B0.0").name
+          'mine'
         """
         header, *rows = text.strip("\n").split("\n")
-        match = _HEADER.fullmatch(header)
-        if match is None:
-            raise ValueError(
-                f"plan header {header!r} must read like 'seq1f1b stages=2 microbatches=2 chunks=1',"
-                " and virtual=2 and exchange=lockstep behind it where they are not 1 and parity"
-            )
-        name, stages, microbatches, chunks, virtual, exchange = match.groups()
         ranks = tuple(
             tuple(Action.parse(word, rank) for word in row.split() if word != "-")
             for rank, row in enumerate(rows)
         )
-        return cls(
-            name,
-            int(stages),
-            int(microbatches),
-            int(chunks),
-            ranks,
-            num_virtual=int(virtual or 1),
-            exchange=Exchange.parse(exchange or Exchange.PARITY),
+        return plan_under(header, ranks)
+
+
+def plan_under(header: str, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
+    """Put a plan together from its header and the actions of its ranks.
+
+    Args:
+      header: as `Plan.text` writes it; `virtual` and `exchange` may be left out.
+      ranks: of the plan.
+
+    Raises:
+      ValueError: the header cannot be read, or the sizes do not fit the rows.
+
+    Example:
+      >>> from seq1f1b_jax.schedule.plan import plan_under
+      >>> plan_under("mine stages=1 microbatches=1 chunks=1 virtual=2", ((),)).exchange
+      <Exchange.LOCKSTEP: 'lockstep'>
+    """
+    match = _HEADER.fullmatch(header)
+    if match is None:
+        raise ValueError(
+            f"plan header {header!r} must read like 'seq1f1b stages=2 microbatches=2 chunks=1',"
+            " with virtual=2 behind it where a rank holds two stages, and exchange=parity or"
+            " exchange=lockstep, or neither, at the end"
         )
+    name, stages, microbatches, chunks, virtual, exchange = match.groups()
+    num_virtual = int(virtual or 1)
+    return Plan(
+        name,
+        int(stages),
+        int(microbatches),
+        int(chunks),
+        ranks,
+        num_virtual=num_virtual,
+        exchange=Exchange.parse(exchange) if exchange else Exchange.of_line_or_ring(num_virtual),
+    )
 
 
 def check_sizes(**sizes: int) -> None:

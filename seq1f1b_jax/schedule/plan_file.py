@@ -2,71 +2,58 @@
 
 As a table (`.csv`), one row per rank and one cell per action, from any spreadsheet:
 
-    # 1f1b stages=2 microbatches=2 chunks=1
+    # 1f1b stages=2 microbatches=2 chunks=1 exchange=parity
     rank 0,F0.0,F1.0,,B0.0,B1.0
     rank 1,,F0.0,B0.0,F1.0,B1.0
 
-As text (any other suffix), what `Plan.text` or one of the drawings prints:
+As text, what `Plan.text` or one of the drawings prints:
 
     rank 0  F0.0 F1.0 .... B0.0 B1.0
     rank 1  .... F0.0 B0.0 F1.0 B1.0
 
+As torch writes its schedules (`torch_cells`), recognised by its cells:
+
+    0F0,0F1,,0B0,0B1
+    ,1F0,1B0,1F1,1B1
+
 Only the order within a row counts: empty cells, dots and dashes are waiting. A line that starts
 with `#` is a comment. The line with the sizes, comment or not, may be left out, as may `rank 0`:
-then the sizes are those that the letters show, and the plan is called after the file.
+then the sizes are those that the letters show, and the plan is called after the file. `exchange`
+may be left out of it: then the faster one is taken (`fastest`). docs/plans.md has it all.
 """
 
-import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
-from io import StringIO
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple
 
 from seq1f1b_jax.schedule.actions import Action
-from seq1f1b_jax.schedule.grid import plan_of_rows
-from seq1f1b_jax.schedule.plan import Plan, PlanError
+from seq1f1b_jax.schedule.fastest import Choice, with_faster_exchange
+from seq1f1b_jax.schedule.grid import plan_of_actions
+from seq1f1b_jax.schedule.plan import Plan, PlanError, plan_under
+from seq1f1b_jax.schedule.plan_rows import Header, Row, fail, is_table, place_of, read_rows
+from seq1f1b_jax.schedule.torch_cells import is_torch_cell, parse_torch_cell, torch_table
+from seq1f1b_jax.schedule.user_path import one_line, resolve
 from seq1f1b_jax.schedule.validate import validate
 
-MAX_BYTES = 16 * 2**20
-"""Largest file that is read, a few million actions: more than a mistaken path should cost."""
-
-_LABEL = re.compile(r"rank\s*(\d+)\s*:?", re.IGNORECASE)
+Format = Literal["own", "torch"]
+"""Whose cells a file has."""
 
 
-class _Word(NamedTuple):
-    """An action as it stands in the file: its letters, and its column, which counts from 1."""
-
-    text: str
-    column: int
-
-
-class _Header(NamedTuple):
-    """The line of sizes, as `Plan.parse` wants it."""
-
-    line: int
-    text: str
-
-
-class _Row(NamedTuple):
-    """A row of the file: its line, which counts from 1, and its words that are not waiting."""
-
-    line: int
-    label: str | None
-    words: tuple[_Word, ...]
-
-
-def read_plan(path: str | PathLike[str]) -> Plan:
-    """Read a plan and validate it.
+def read_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Plan:
+    r"""Read a plan and validate it.
 
     Args:
-      path: of a UTF-8 file; `.csv` is read as a table (separated by commas, semicolons or tabs),
-        anything else as text.
+      path: of a UTF-8 file, `~` for the home folder. A table (`.csv`, separated by commas,
+        semicolons or tabs) or text.
+      num_chunks: chunks C of a file with torch's cells, which know none: microbatch u there is
+        chunk `u % C` of microbatch `u // C`. None: 1. Files of the own form bring theirs.
 
     Returns:
-      A valid plan. Without a line of sizes its exchange is `parity`, or `lockstep` where ranks hold
-      several stages.
+      A valid plan. Where the file names no exchange it has the faster one.
 
     Raises:
       PlanError: the plan cannot run. The message names file and line and draws the grid.
@@ -74,49 +61,113 @@ def read_plan(path: str | PathLike[str]) -> Plan:
         message names file, line and column.
 
     Example:
-      >>> read_plan("mine.csv").num_stages  # doctest: +SKIP
-      2
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> from seq1f1b_jax.schedule.plan_file import read_plan
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "mine.csv")
+      ...     _ = path.write_text("0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n")
+      ...     print(read_plan(path).text())
+      mine stages=2 microbatches=2 chunks=1 exchange=parity
+      F0.0 F1.0 B0.0 B1.0
+      F0.0 B0.0 F1.0 B1.0
     """
-    path = Path(path)
-    text = _read_text(path)
-    header, rows = _split(path, list(_cells(path, text)))
-    _check_rows(path, rows)
-    plan = _assemble(path, header, rows)
-    num_actions = sum(len(row.words) for row in rows)
+    return load_plan(path, num_chunks=num_chunks).plan
+
+
+def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Choice:
+    r"""Read a plan like `read_plan`, and say which exchange it was given.
+
+    Returns:
+      The plan, and a line about its exchange; an empty one where the file names it.
+
+    Raises:
+      ValueError: as `read_plan`.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> from seq1f1b_jax.schedule.plan_file import load_plan
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "mine.csv")
+      ...     _ = path.write_text("F0.0,F1.0,B0.0,B1.0\nF0.0,B0.0,F1.0,B1.0\n")
+      ...     load_plan(path).reason
+      'exchange=parity: a step of 9, with lockstep 9 (F=1 B=2)'
+    """
+    header, rows = read_rows(path)
+    chunks = (num_chunks or 1) if _has_torch_cells(path, header, rows) else None
+    placed = [list(_actions(path, rank, row, chunks)) for rank, row in enumerate(rows)]
+    plan = _assemble(path, header, tuple(tuple(p.action for p in row) for row in placed))
+    num_actions = sum(map(len, plan.ranks))
     if plan.num_virtual_stages > num_actions:  # before anything walks over all stages
         raise ValueError(
-            f"plan file {path} speaks of {plan.num_virtual_stages} stages and holds {num_actions}"
-            " actions; every stage runs every unit, so correct the number behind @ or in the sizes"
+            f"plan file {one_line(path)} speaks of {plan.num_virtual_stages} stages and holds"
+            f" {num_actions} actions; every stage runs every unit, so correct the number of the"
+            " stage in a cell, or the sizes"
         )
+    if chunks:
+        plan = _with_chunks(path, plan, chunks)
     try:
         validate(plan)
     except PlanError as error:
-        place = _where(path, rows[error.rank], error.index)
-        raise PlanError(f"{place}: {error}", rank=error.rank, index=error.index) from None
-    return plan
+        words = [p.word for p in placed[error.rank]]
+        place = place_of(path, rows[error.rank], [*words, len(rows[error.rank].words)][error.index])
+        chunks_matter = chunks and chunks > 1 and _runs_whole(path)
+        hint = f" ({_READ_WITH_CHUNKS.format(chunks)})" if chunks_matter else ""
+        raise PlanError(f"{place}{hint}: {error}", error.rank, error.index) from None
+    if header is None or " exchange=" not in header.text:
+        return with_faster_exchange(plan)
+    try:
+        plan.exchange.pairs(0, num_stages=plan.num_stages, ring=plan.num_virtual > 1)
+    except ValueError as error:
+        fail(path, header.line, str(error))
+    return Choice(plan, "")
 
 
-def write_plan(plan: Plan, path: str | PathLike[str]) -> None:
+_READ_WITH_CHUNKS = (
+    "torch's microbatch u is read as chunk u mod {0} of microbatch u div {0}; an order of whole"
+    " sequences needs num_chunks=1"
+)
+
+
+def write_plan(plan: Plan, path: str | PathLike[str], *, form: Format = "own") -> None:
     """Write a plan so that `read_plan` gives an equal one.
 
     Args:
       plan: of any origin.
-      path: `.csv` is written as a table, anything else as text. An existing file is replaced.
+      path: `.csv` is written as a table, anything else as text; `~` is the home folder. An existing
+        file is replaced.
+      form: `torch` writes torch's table, whatever the ending: chunk c of microbatch m as microbatch
+        `m*C + c`, so that reading needs `num_chunks`, and without name and exchange.
 
     Raises:
-      ValueError: the file cannot be written.
+      ValueError: the file cannot be written, or torch has no such plan.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> from seq1f1b_jax.schedule.plan_file import write_plan
+      >>> plan = make_plan("seq1f1b", num_stages=1, num_microbatches=2, num_chunks=2)
+      >>> with TemporaryDirectory() as folder:
+      ...     write_plan(plan, Path(folder, "mine.csv"), form="torch")
+      ...     print(Path(folder, "mine.csv").read_text())
+      0F0,0F1,0B1,0F2,0B0,0F3,0B3,0B2
+      <BLANKLINE>
     """
-    path = Path(path)
-    text = _table(plan) if _is_table(path) else plan.text() + "\n"
+    if form == "torch":
+        text = torch_table(plan)
+    else:
+        text = _table(plan) if is_table(path) else plan.text() + "\n"
     try:
-        path.write_text(text, encoding="utf-8")
+        if os.fspath(path).endswith(("/", os.sep)):
+            raise IsADirectoryError(0, "it names a folder")
+        resolve(path).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         reason = error.strerror or error
-        raise ValueError(f"cannot write plan file {path}: {reason}; choose another path") from error
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
+        raise ValueError(
+            f"cannot write plan file {one_line(path)}: {reason}; choose another path"
+        ) from error
 
 
 def _table(plan: Plan) -> str:
@@ -126,130 +177,83 @@ def _table(plan: Plan) -> str:
     return "\n".join((f"# {header}", *lines, ""))
 
 
-# From bytes to rows of cells.
+# From rows of words to a plan.
 
 
-def _read_text(path: Path) -> str:
+def _runs_whole(path: str | PathLike[str]) -> bool:
+    """Whether a file of torch's would run if its microbatches were whole sequences."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"cannot read plan file {path}: {reason}; check the path") from error
-    if len(content) > MAX_BYTES:
-        raise ValueError(
-            f"plan file {path} is larger than {MAX_BYTES} bytes; a plan has one row of actions per"
-            " rank, is this the right file?"
-        )
-    try:
-        return content.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"plan file {path} is not UTF-8 text (byte {error.object[error.start]:#04x} at"
-            f" {error.start}); export it as 'CSV UTF-8'"
-        ) from error
+        load_plan(path, num_chunks=1)
+    except ValueError:
+        return False
+    return True
 
 
-def _cells(path: Path, text: str) -> Iterator[tuple[int, list[_Word]]]:
-    """Line and cells of every line that holds anything."""
-    if not _is_table(path):
-        for line, content in enumerate(text.splitlines(), start=1):
-            cells = [_Word(m[0], 1 + m.start()) for m in re.finditer(r"\S+", content)]
-            if cells:
-                yield line, cells
-        return
-    reader = csv.reader(StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    try:
-        for row in reader:
-            cells = [_Word(cell.strip(), column) for column, cell in enumerate(row, start=1)]
-            cells = [cell for cell in cells if cell.text]
-            if cells:
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {reader.line_num}: {error}; write one action per cell, like F2.1"
-        ) from error
+def _has_torch_cells(path: str | PathLike[str], header: Header | None, rows: Sequence[Row]) -> bool:
+    """Whether a file is torch's, by its cells; a mixture is refused."""
+    if not any(is_torch_cell(word.text) for row in rows for word in row.words):
+        return False
+    if header is not None:
+        fail(
+            path, header.line, "a line of sizes stands above cells of torch's, which show them all;"
+            " leave it out, or write cells like F2.1",
+        )  # fmt: skip
+    return True
 
 
-def _delimiter(text: str) -> str:
-    """A comma; spreadsheets of some countries write semicolons."""
-    rows = "".join(line for line in text.splitlines() if not line.lstrip('"').startswith("#"))
-    return max(",;\t", key=rows.count)
+class _Placed(NamedTuple):
+    """An action and the index of its word in the row: a cell of torch's may hold two, or none."""
+
+    action: Action
+    word: int
 
 
-# From rows of cells to a plan.
+def _actions(
+    path: str | PathLike[str], rank: int, row: Row, chunks: int | None
+) -> Iterator[_Placed]:
+    """The actions of a row; `chunks` of torch's cells, None for our own."""
+    if row.label is not None and int(row.label) != rank:
+        fail(path, row.line, f"rank {row.label} stands where rank {rank} belongs; sort them")
+    for index, word in enumerate(row.words):
+        try:
+            if chunks is None:
+                found = (Action.parse(word.text, rank),)
+            elif is_torch_cell(word.text):
+                found = parse_torch_cell(word.text, num_chunks=chunks)
+            else:
+                raise ValueError(
+                    f"{word.text!r} stands in a file of torch's cells, which read like 0F1;"
+                    " write all cells in one form"
+                )
+        except ValueError as error:
+            raise ValueError(f"{place_of(path, row, index)}: {error}") from None
+        yield from (_Placed(action, index) for action in found)
 
 
-def _split(
-    path: Path, lines: Sequence[tuple[int, list[_Word]]]
-) -> tuple[_Header | None, list[_Row]]:
-    """The line of sizes, if there is one, and the rows."""
-    header, rows = None, []
-    for line, cells in lines:
-        content = " ".join(cell.text for cell in cells)
-        if "stages=" in content:
-            if header is not None or rows:
-                _fail(path, line, f"{content!r} stands behind other rows; put the sizes first")
-            header = _Header(line, content.lstrip("# "))
-        elif not content.startswith("#"):
-            rows.append(_row(line, cells))
-    return header, rows
-
-
-def _row(line: int, cells: list[_Word]) -> _Row:
-    label = None
-    for count in (1, 2):  # "rank 0" is one cell of a table and two words of a text
-        match = _LABEL.fullmatch(" ".join(cell.text for cell in cells[:count]))
-        if match is not None:
-            label, cells = match[1], cells[count:]
-            break
-    words = (_Word(text, column) for text, column in _words(cells))
-    return _Row(line, label, tuple(words))
-
-
-def _words(cells: Sequence[_Word]) -> Iterator[tuple[str, int]]:
-    """Actions without what the drawings add: dots, dashes, marks, and `+` before a `W`."""
-    for text, column in cells:
-        for part in text.split("+"):
-            word = part.strip("-<>. ")
-            if word:
-                yield word, column
-
-
-def _check_rows(path: Path, rows: Sequence[_Row]) -> None:
-    """Every word an action, and every label that of its row."""
-    if not any(row.words for row in rows):
-        raise ValueError(
-            f"plan file {path} holds no action; write one row per rank, like 'rank 0  F0.0 B0.0'"
-            " or, in a .csv, rank 0,F0.0,B0.0"
-        )
-    for rank, row in enumerate(rows):
-        if row.label is not None and int(row.label) != rank:
-            _fail(path, row.line, f"rank {row.label} stands where rank {rank} belongs; sort them")
-        for word in row.words:
-            try:
-                Action.parse(word.text, rank)
-            except ValueError as error:
-                place = f"{path}, line {row.line}, column {word.column}"
-                raise ValueError(f"{place}: {error}") from None
-
-
-def _assemble(path: Path, header: _Header | None, rows: Sequence[_Row]) -> Plan:
-    words = [[word.text for word in row.words] for row in rows]
+def _assemble(
+    path: str | PathLike[str], header: Header | None, ranks: tuple[tuple[Action, ...], ...]
+) -> Plan:
     if header is None:
-        return plan_of_rows(words, name="-".join(path.stem.split()) or "plan")
+        if not any(ranks):
+            raise ValueError(f"plan file {one_line(path)} holds messages only; write an F and a B")
+        return plan_of_actions(ranks, name=_name(path))
     try:
-        return Plan.parse("\n".join((header.text, *(" ".join(row) or "-" for row in words))))
+        return plan_under(header.text, ranks)
     except ValueError as error:
-        _fail(path, header.line, str(error))
+        fail(path, header.line, str(error))
 
 
-def _where(path: Path, row: _Row, action: int) -> str:
-    """The place of an action in the file."""
-    if action < len(row.words):
-        return f"{path}, line {row.line}, column {row.words[action].column}"
-    return f"{path}, end of line {row.line}"
+def _with_chunks(path: str | PathLike[str], plan: Plan, chunks: int) -> Plan:
+    """The plan with the chunks that its reader asked for, whether or not the letters show them."""
+    units = 1 + max(a.microbatch * chunks + a.chunk for row in plan.ranks for a in row)
+    if units % chunks:
+        raise ValueError(
+            f"plan file {one_line(path)} holds {units} microbatches of torch's, which do not make"
+            f" whole sequences of num_chunks={chunks} chunks; use a divisor of {units}, or 1"
+        )
+    return replace(plan, num_chunks=chunks)
 
 
-def _fail(path: Path, line: int, reason: str) -> NoReturn:
-    raise ValueError(f"{path}, line {line}: {reason}")
+def _name(path: str | PathLike[str]) -> str:
+    """The file's name as one word that a line of sizes can hold, in a table too."""
+    return re.sub(r"""[\s#,;"]+""", "-", Path(path).stem).strip("-") or "plan"

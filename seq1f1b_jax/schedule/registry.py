@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from inspect import signature
 from types import MappingProxyType
 
+from seq1f1b_jax.schedule.elsewhere import said_of
 from seq1f1b_jax.schedule.interleaved import interleaved
 from seq1f1b_jax.schedule.plan import Plan
 from seq1f1b_jax.schedule.seq1f1b import seq1f1b, seq1f1b_lockstep
@@ -59,7 +60,7 @@ def make_plan(
     """Generate the plan of a named schedule.
 
     Args:
-      name: a key of `SCHEDULES`.
+      name: a key of `SCHEDULES`, in capitals or not.
       num_stages: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
@@ -75,10 +76,12 @@ def make_plan(
         options.
 
     Example:
+      >>> from seq1f1b_jax.schedule import make_plan
       >>> make_plan("seq1f1b", num_stages=4, num_microbatches=8, num_chunks=2).num_units
       16
     """
     schedule = find_schedule(name)
+    name = name.lower()
     if schedule.chunked_name and num_chunks != 1:
         raise ValueError(
             f"num_chunks={num_chunks} does not fit {name}, which runs whole sequences;"
@@ -104,13 +107,22 @@ def make_plan(
 
 
 def find_schedule(name: str) -> Schedule:
-    """Look a schedule up.
+    """Look a schedule up, in capitals or not.
 
     Raises:
-      ValueError: the name is unknown; the nearest known one is named.
+      ValueError: the name is unknown. Of a published schedule that is not offered the message says
+        why, of any other name which known one is nearest.
+
+    Example:
+      >>> from seq1f1b_jax.schedule.registry import find_schedule
+      >>> find_schedule("1F1B").chunked_name
+      'seq1f1b'
     """
-    if name not in SCHEDULES:
-        near = get_close_matches(name, SCHEDULES, n=1)
-        cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(SCHEDULES)}"
-        raise ValueError(f"schedule {name!r} is not known; {cure}")
-    return SCHEDULES[name]
+    if name.lower() in SCHEDULES:
+        return SCHEDULES[name.lower()]
+    reason = said_of(name)
+    if reason is not None:
+        raise ValueError(f"schedule {name!r} is not offered by that name: it {reason}")
+    near = get_close_matches(name.lower(), SCHEDULES, n=1)
+    cure = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(SCHEDULES)}"
+    raise ValueError(f"schedule {name!r} is not known; {cure}")

@@ -110,6 +110,7 @@ def simulate(plan: Plan, costs: Costs, *, machine: str = "asynchronous") -> Simu
         `[num_virtual_stages, num_chunks]`.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
       >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=4, num_chunks=2)
       >>> simulate(plan, Costs(forward=1, backward=2)).bubble  # (P-1)(F+B)
       9
@@ -200,17 +201,21 @@ def _exchange(
     return after
 
 
-def draw_simulation(simulation: Simulation, *, column: Any = 1) -> str:
+def draw_simulation(
+    simulation: Simulation, *, column: Any = 1, max_width: int | None = None
+) -> str:
     """Draw a simulation with one column per unit of time.
 
     Args:
       simulation: whose times are all multiples of `column`.
       column: time of one column.
+      max_width: letters that a line may have, see `grid.draw`. None: any.
 
     Raises:
       ValueError: a time is not a multiple of `column`.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs, draw_simulation, make_plan, simulate
       >>> plan = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
       >>> print(draw_simulation(simulate(plan, Costs(forward=1, backward=2))))
       rank 0  F0.0 F1.0 .... .... B0.0----- .... B1.0-----
@@ -226,4 +231,5 @@ def draw_simulation(simulation: Simulation, *, column: Any = 1) -> str:
                 f" multiple of column={column}; choose a common divisor of the costs"
             )
         rows[rank].append(Cell(action.text(rank), int(first), int(last) - int(first)))
-    return draw(rows, num_columns=int(np.ceil(float(simulation.makespan / column))))
+    num_columns = int(np.ceil(float(simulation.makespan / column)))
+    return draw(rows, num_columns=num_columns, max_width=max_width)

@@ -154,6 +154,7 @@ def draw_table(table: TickTable) -> str:
     """Draw a tick table with one column per tick; a `W` stands behind the action of its tick.
 
     Example:
+      >>> from seq1f1b_jax.schedule import draw_table, lower, make_plan
       >>> plan = make_plan("zb-h1", num_stages=2, num_microbatches=2, num_chunks=1)
       >>> print(draw_table(lower(plan, [8])))
       rank 0  F0.0      ......... F1.0      I0.0+W0.0 ......... I1.0+W1.0

@@ -49,16 +49,53 @@ def plan_error(
     return PlanError(message, rank=rank, index=index)
 
 
+def placement_rule(plan: Plan, rank: int) -> str:
+    r"""Say where stages lie, and how a plan places them otherwise.
+
+    Args:
+      plan: that has a stage on another rank.
+      rank: that runs a stage of another one.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import parse_grid
+      >>> from seq1f1b_jax.schedule.validate import placement_rule
+      >>> plan = parse_grid("rank 0  F0.0 F0.0@3\nrank 1  F0.0 F0.0@2", name="v")
+      >>> print(placement_rule(plan, 0))
+      of 4 in a V, as zb-v and dualpipev; stage s lies on rank s mod P, so rank 0 of 2 runs 0 and 2
+    """
+    P = plan.num_stages
+    total = min(plan.num_virtual_stages, 1 + max(_stages(plan)))
+    own = [str(stage) for stage in range(rank, total, P)] or [str(rank)]
+    listed = " and ".join((", ".join(own[:-1]), own[-1])) if len(own) > 1 else own[0]
+    return (
+        f"of {total}{_PLACEMENTS[_placement(plan)]}; stage s lies on rank"
+        f" s mod P, so rank {rank} of {P} runs {listed}"
+    )
+
+
+_PLACEMENTS = {"": "", "v": " in a V, as zb-v and dualpipev", "blocks": " in blocks"}
+
+
+def _placement(plan: Plan) -> str:
+    """How a plan places its stages, where that has a name."""
+    held = [sorted({action.stage for action in row}) for row in plan.ranks]
+    P = plan.num_stages
+    if all(stages == [rank, 2 * P - 1 - rank] for rank, stages in enumerate(held)):
+        return "v"
+    in_order = [stage for stages in held for stage in stages]
+    return "blocks" if in_order == list(range(len(in_order))) else ""
+
+
+def _stages(plan: Plan) -> set[int]:
+    return {action.stage for row in plan.ranks for action in row}
+
+
 def _check_cells(plan: Plan, rank: int) -> None:
     seen: dict[Action, int] = {}
     for index, action in enumerate(plan.ranks[rank]):
         text = action.text(rank)
         if not 0 <= action.stage < plan.num_virtual_stages or plan.rank(action.stage) != rank:
-            more = f", {rank + plan.num_stages} and so on" * (plan.num_virtual > 1)
-            reason = (
-                f"{text} is of stage {action.stage} of {plan.num_virtual_stages}; rank {rank} runs"
-                f" stage {rank}{more} only"
-            )
+            reason = f"{text} is of stage {action.stage} {placement_rule(plan, rank)}"
         elif not (0 <= action.microbatch < plan.num_microbatches):
             reason = f"{text} is outside num_microbatches={plan.num_microbatches}"
         elif not (0 <= action.chunk < plan.num_chunks):
@@ -73,11 +110,20 @@ def _check_cells(plan: Plan, rank: int) -> None:
 
 def _check_complete(plan: Plan, rank: int) -> None:
     present = set(plan.ranks[rank])
+    end = len(plan.ranks[rank])
+    shown = _stages(plan)
+    for stage in range(rank, plan.num_virtual_stages, plan.num_stages):
+        if stage not in shown:
+            first = Action(Op.F, stage, 0, 0).text(rank)
+            reason = (
+                f"nobody runs stage {stage}; {plan.num_stages} ranks with equally many stages each"
+                f" have {plan.num_virtual_stages}, and this plan shows {len(shown)}"
+            )
+            raise plan_error(plan, reason, rank=rank, index=end, text=first)
     for action in _expected(plan, rank, present):
         if action not in present:
             text = action.text(rank)
             reason = f"{text} is missing; every rank runs every unit once"
-            end = len(plan.ranks[rank])
             raise plan_error(plan, reason, rank=rank, index=end, text=text)
     for index, action in enumerate(plan.ranks[rank]):
         if action.op is Op.W and replace(action, op=Op.I) not in present:

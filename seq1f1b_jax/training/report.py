@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
-from seq1f1b_jax.schedule import Costs, Op, Simulation, draw_simulation, peak_units, simulate
+from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
 from seq1f1b_jax.training.job import Source
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
-LEGEND = "F2.1: forward of microbatch 2, chunk 1; {backward}; dots: idle"
+LEGEND = "F2.1: forward of microbatch 2, chunk 1; {backward}; dots: idle, in the executor"
 WHOLE, SPLIT = "B: backward, twice as long", "I and W: input and weight half of its backward"
 
 
@@ -101,6 +101,7 @@ def size_text(num_bytes: float) -> str:
     """Bytes as kB, MB or GB, decimal.
 
     Example:
+      >>> from seq1f1b_jax.training.report import size_text
       >>> size_text(1_500_000)
       '1.5 MB'
     """
@@ -117,12 +118,23 @@ def describe_memory(memory: MemoryPrediction) -> str:
 
 
 def _picture(setup: Setup) -> str:
-    """The schedule over time, F and B in letters; long ones end in an ellipsis."""
-    drawing = draw_simulation(simulate(setup.pipeline.plan, Costs(forward=1, backward=2)))
-    split = Op.W in setup.pipeline.table.ops
-    lines = [LEGEND.format(backward=SPLIT if split else WHOLE), *drawing.splitlines()]
-    fits = (line if len(line) <= GRID_WIDTH else line[:GRID_WIDTH] + " ..." for line in lines)
-    return "\n".join(fits)
+    """The course of time that will run, with units of equal cost, F and B in letters."""
+    backward = SPLIT if Op.W in setup.pipeline.table.ops else WHOLE
+    return f"{LEGEND.format(backward=backward)}\n{draw_course(setup.pipeline.plan)}"
+
+
+def draw_course(plan: Plan) -> str:
+    """Draw a plan as the executor runs it where units cost the same, as wide as a page.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> from seq1f1b_jax.training.report import draw_course
+      >>> print(draw_course(make_plan("1f1b", num_stages=2, num_microbatches=1, num_chunks=1)))
+      rank 0  F0.0 .... .... .... B0.0-----
+      rank 1  .... F0.0 B0.0----- .... ....
+    """
+    simulation = simulate(plan, Costs(forward=1, backward=2), machine="executor")
+    return draw_simulation(simulation, max_width=GRID_WIDTH)
 
 
 def _words(name: str) -> str:

@@ -23,7 +23,8 @@ from seq1f1b_jax.schedule import (
     explicit_lengths,
     make_plan,
 )
-from seq1f1b_jax.schedule.plan_file import read_plan
+from seq1f1b_jax.schedule.plan_file import load_plan
+from seq1f1b_jax.schedule.user_path import one_line
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
@@ -77,7 +78,7 @@ def make_setup(
     sizes = config.mesh
     mesh = make_mesh(sizes.pipe, num_data=sizes.data, num_tensor=sizes.tensor)
     num_stages = mesh.shape[AXIS]
-    plan = choose_plan(config.schedule, num_stages=num_stages)
+    plan, told = choose_plan(config.schedule, num_stages=num_stages)
     layout = make_layout(
         stage.num_layers, num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
         num_virtual=plan.num_virtual, layers_per_stage=config.mesh.layers_per_stage,
@@ -95,15 +96,27 @@ def make_setup(
         sequence_parallel=config.mesh.sequence_parallel,
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    return Setup(config, stage, mesh, cost, pipeline, optimizer, notes)
+    return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *told))
 
 
-def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> Plan:
+def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tuple[str, ...]]:
     """The named schedule at the run's sizes, or the plan of a file.
+
+    A file of torch's cells is read with the run's chunks, since torch has none.
+
+    Returns:
+      The plan, and what a user should hear about it: the exchange, where the file names none.
 
     Raises:
       ValueError: an unknown name, options that it does not take, a file that holds no valid plan,
         or one of other sizes.
+
+    Example:
+      >>> from seq1f1b_jax.config import ScheduleConfig
+      >>> from seq1f1b_jax.training.setup import choose_plan
+      >>> plan, told = choose_plan(ScheduleConfig(name="Seq1F1B"), num_stages=2)
+      >>> plan.name, plan.num_units, told
+      ('seq1f1b', 32, ())
     """
     sizes = {
         "num_stages": num_stages,
@@ -111,25 +124,27 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> Plan:
         "num_chunks": schedule.num_chunks,
     }
     if schedule.plan is None:
-        return make_plan(
+        plan = make_plan(
             schedule.name, **sizes, num_virtual=schedule.num_virtual,
             extra_warmup=schedule.extra_warmup, short_warmup=schedule.short_warmup,
         )
-    plan = read_plan(schedule.plan)
+        return plan, ()
+    shown = f"schedule.plan={one_line(schedule.plan)}"
+    plan, exchange = load_plan(schedule.plan, num_chunks=schedule.num_chunks)
     if plan.forward_only:
         raise ValueError(
-            f"schedule.plan={schedule.plan} holds no backward; a plan to train with has a B, or an "
-            "I and a W, for every F"
+            f"{shown} holds no backward; a plan to train with has a B, or an I and a W, for every "
+            "F"
         )
     settings = dict(zip(sizes, ("mesh.pipe", "schedule.num_microbatches", "schedule.num_chunks"),
         strict=True))
     for size, wanted in sizes.items():
         if getattr(plan, size) != wanted:
             raise ValueError(
-                f"schedule.plan={schedule.plan} has {size}={getattr(plan, size)}, the run "
-                f"{wanted}; use --{settings[size]} {getattr(plan, size)}"
+                f"{shown} has {size}={getattr(plan, size)}, the run {wanted}; use "
+                f"--{settings[size]} {getattr(plan, size)}"
             )
-    return plan
+    return plan, (f"{shown}: {exchange}",) * bool(exchange)
 
 
 def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[str, ...]]:

@@ -16,6 +16,7 @@ from seq1f1b_jax.schedule import (
     make_plan,
     parse_grid,
     place,
+    replay,
 )
 from seq1f1b_jax.schedule.interleaved import group_sizes
 from seq1f1b_jax.schedule.table import FORWARD, IDLE
@@ -209,7 +210,16 @@ def test_plans_that_cannot_run_are_refused():
         lower(parse_grid("rank 0  F0.0 F0.1 B0.0 B0.1", name="hand"), (4, 4))
 
 
-def test_a_ring_by_parity_is_refused():
-    plan = make_plan("1f1b-i", num_stages=2, num_microbatches=2, num_chunks=1, num_virtual=3)
-    with pytest.raises(ValueError, match="num_virtual=3 .* use 'lockstep'"):
+def test_an_odd_ring_by_parity_is_refused():
+    plan = make_plan("1f1b-i", num_stages=3, num_microbatches=3, num_chunks=1)
+    with pytest.raises(ValueError, match="ring of num_stages=3 .* or 'lockstep'"):
         lower(replace(plan, exchange=Exchange.PARITY), [4])
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 2, 2), (4, 4, 1, 2), (4, 3, 2, 3), (6, 6, 1, 2)], ids=str)
+def test_an_even_ring_by_parity_computes_what_it_should(sizes):
+    names = ("num_stages", "num_microbatches", "num_chunks", "num_virtual")
+    plan = make_plan("seq1f1b-i", **dict(zip(names, sizes, strict=True)))
+    table = lower(replace(plan, exchange=Exchange.PARITY), (3,) * plan.num_chunks)
+    replay(table)
+    assert table.exchange is Exchange.PARITY

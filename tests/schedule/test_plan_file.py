@@ -17,7 +17,8 @@ from seq1f1b_jax.schedule import (
     lower,
     make_plan,
 )
-from seq1f1b_jax.schedule.plan_file import MAX_BYTES, read_plan, write_plan
+from seq1f1b_jax.schedule.plan_file import read_plan, write_plan
+from seq1f1b_jax.schedule.plan_rows import MAX_BYTES
 
 SIZES = [(1, 1, 1), (2, 3, 1), (3, 2, 2), (4, 3, 3), (5, 2, 1)]
 CASES = [
@@ -60,7 +61,7 @@ def test_a_table_is_one_row_per_rank_under_its_sizes(tmp_path):
     write_plan(PLAN, tmp_path / "plan.csv")
     assert (
         tmp_path / "plan.csv"
-    ).read_text() == f"# 1f1b stages=2 microbatches=2 chunks=1\n{TABLE}"
+    ).read_text() == f"# 1f1b stages=2 microbatches=2 chunks=1 exchange=parity\n{TABLE}"
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ def test_plan_text_is_read_back_for_any_plan(ranks, sizes, num_virtual, exchange
     assert Plan.parse(plan.text()) == plan
 
 
-def test_header_names_what_is_not_usual():
+def test_header_names_the_exchange_always_and_virtual_stages_where_there_are_some():
     sizes = {"num_stages": 2, "num_microbatches": 3, "num_chunks": 1}
     headers = [make_plan(name, **sizes).text().split("\n")[0] for name in ("1f1b", "1f1b-i")]
     assert headers == [
-        "1f1b stages=2 microbatches=3 chunks=1",
+        "1f1b stages=2 microbatches=3 chunks=1 exchange=parity",
         "1f1b-i stages=2 microbatches=3 chunks=1 virtual=2 exchange=lockstep",
     ]
 
@@ -51,6 +51,43 @@ def test_a_grid_of_more_stages_than_ranks_is_a_ring():
     assert (plan.num_stages, plan.num_virtual, plan.num_virtual_stages) == (2, 2, 4)
     assert plan.exchange is Exchange.LOCKSTEP
     assert [plan.rank(stage) for stage in range(4)] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("virtual", "exchange"), [("", "parity"), (" virtual=2", "lockstep")])
+def test_a_header_without_exchange_never_means_what_cannot_run(virtual, exchange):
+    assert Plan.parse(f"a stages=1 microbatches=1 chunks=1{virtual}\n-").exchange == exchange
+
+
+@pytest.mark.parametrize("name", ["1F1B", "Seq1F1B-I", "ZB-H1"])
+def test_capitals_do_not_matter(name):
+    sizes = {"num_stages": 2, "num_microbatches": 2, "num_chunks": 1}
+    assert make_plan(name, **sizes) == make_plan(name.lower(), **sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "reported"),
+    [
+        ("zb-h2", "updating each rank before .* use seq-zb-h1"),
+        ("zb-v", "stages in a V .* stage s lies on rank s mod P; use seq-zb-h1"),
+        ("ZBV", "in a V"),
+        ("ZBVZeroBubble", "in a V"),
+        ("v-half", "in a V"),
+        ("V-Min", "in a V"),
+        ("DualPipeV", "in a V"),
+        ("dualpipe", "two copies of the parameters"),
+        ("chimera", "two copies of the parameters"),
+        ("hanayo", "in waves"),
+        ("PipeDream-2BW", "stale weights"),
+        ("Interleaved1F1B", "it is 1f1b-i here"),
+        ("InterleavedZeroBubble", "can be read from its CSV"),
+        ("LoopedBFS", "can be read from its CSV"),
+    ],
+)
+def test_published_schedules_that_are_not_offered_are_no_spelling_mistakes(name, reported):
+    with pytest.raises(ValueError, match=reported) as caught:
+        make_plan(name, num_stages=2, num_microbatches=2, num_chunks=1)
+    assert repr(name) in str(caught.value) and "did you mean" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +110,7 @@ def test_unreadable_plan_text_says_what_is_wrong(text, reported):
     ("arguments", "reported"),
     [
         ({"name": "seq1f2b"}, "'seq1f2b' is not known; did you mean 'seq1f1b'"),
-        ({"name": "dual"}, "use one of gpipe, terapipe, 1f1b, seq1f1b"),
+        ({"name": "DUAL"}, "use one of gpipe, terapipe, 1f1b, seq1f1b"),
         ({"num_stages": 0}, "num_stages=0"),
         ({"num_microbatches": -1}, "num_microbatches=-1"),
         ({"num_chunks": 0}, "num_chunks=0"),

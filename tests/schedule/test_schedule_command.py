@@ -15,7 +15,7 @@ SIZES = ["--stages", "2", "--microbatches", "2", "--chunks", "2"]
 ARGUMENTS = ["seq1f1b", *SIZES]
 
 REPORT = """\
-seq1f1b: stages=2 microbatches=2 chunks=2, 4 units of work on every rank
+seq1f1b: stages=2 microbatches=2 chunks=2 exchange=parity, 4 units of work on every rank
 
 order of work (F forward, B backward, then microbatch.chunk)
 rank 0  F0.0 F0.1 F1.0 B0.1 F1.1 B0.0 B1.1 B1.0
@@ -34,8 +34,8 @@ peak in microbatches  1.5        1.5          units/(V*C)
 idle time, by rank    3 3
 
 machine       step time  bubble fraction  over asynchronous
-asynchronous  15         0.2000           1.0000
 executor      15         0.2000           1.0000
+asynchronous  15         0.2000           1.0000
 lock-step     20         0.4000           1.3333
 
 critical path: 10 actions (5 F, 5 B) from F0.0 on rank 0 to B1.0 on rank 0, 2 changes of rank
@@ -68,7 +68,9 @@ def test_simulated_figures_equal_the_closed_forms(capsys, name, backward):
 
 def test_costs_without_a_common_measure_are_not_drawn(capsys):
     out = run(capsys, *ARGUMENTS, "--backward", "2.003")
-    assert "one column is 0.001): more than 1000 columns, not drawn" in out
+    assert "one column is 0.001): 15015 columns, not drawn; --full draws it" in out
+    out = run(capsys, *ARGUMENTS, "--backward", "2.003", "--full")
+    assert max(map(len, out.splitlines())) > 15_000
 
 
 def test_virtual_stages_share_the_time_of_their_rank(capsys):
@@ -90,12 +92,20 @@ def test_split_backwards_name_their_halves_and_what_is_deferred(capsys):
     assert max(map(int, row(out, "deferred to W, by rank")[0].split())) > 0
 
 
-@pytest.mark.parametrize("machine", ["executor", "lock-step"])
+@pytest.mark.parametrize("machine", ["asynchronous", "lock-step"])
 def test_another_machine_is_named_and_its_time_shown(capsys, machine):
-    out = run(capsys, *ARGUMENTS, "--machine", machine)
+    out = run(capsys, *ARGUMENTS, "--transfer", "1", "--machine", machine)
     assert f"course of time, {machine} (F=1 B=2" in out
-    step = row(out, "step time ")[0]
-    assert step == row(out, machine)[0] == ("15" if machine == "executor" else "20")
+    assert row(out, "step time ")[0] == row(out, machine)[0]
+    assert row(out, "asynchronous")[0] < row(out, "executor")[0] < row(out, "lock-step")[0]
+
+
+def test_what_will_run_leads_where_the_machines_differ(capsys):
+    out = run(capsys, *sizes_of("seq1f1b-i"), "--short-warmup")
+    assert "course of time, executor (F=0.5 B=1" in out
+    executor, asynchronous = (row(out, machine)[0] for machine in ("executor", "asynchronous"))
+    assert row(out, "step time ")[0] == executor and float(executor) > float(asynchronous)
+    assert out.index("\nexecutor ") < out.index("\nasynchronous ")
 
 
 def test_a_bubble_that_holds_on_other_machines_says_where(capsys):
@@ -104,7 +114,7 @@ def test_a_bubble_that_holds_on_other_machines_says_where(capsys):
 
 
 def test_transfers_stretch_the_step_and_leave_no_closed_form(capsys):
-    out = run(capsys, *ARGUMENTS, "--transfer", "1/2")
+    out = run(capsys, *ARGUMENTS, "--transfer", "1/2", "--machine", "asynchronous")
     assert "(F=1 B=2 transfer=0.5, one column is 0.5)" in out
     assert row(out, "step time ") == ["17"]
     assert "2 in transfers" in out
@@ -146,7 +156,16 @@ def test_without_a_name_the_schedules_are_listed(capsys):
         ([*ARGUMENTS, "--compare", "gone.csv"], "cannot read plan file gone.csv"),
         ([*ARGUMENTS, "--draw", "plan.pdf"], "plan.pdf"),
         ([*ARGUMENTS, "--draw", "gone/plan.svg"], "gone"),
-        ([*ARGUMENTS, "--save", "gone/plan.csv"], "cannot write plan file gone/plan.csv"),
+        ([*ARGUMENTS, "--save", "gone/plan.csv"], "cannot write gone/plan.csv: folder gone does"),
+        ([*ARGUMENTS, "--save", "tests"], "cannot write tests: it names a folder"),
+        ([*ARGUMENTS, "--draw", "tests/"], "cannot write tests/: it names a folder"),
+        ([*ARGUMENTS, "--format", "torch"], "--format says how --save writes"),
+        (["dualpipev", *SIZES], "places its stages in a V"),
+        (["two\nlines.csv"], r"cannot read plan file two\nlines.csv: No such file"),
+        ([*ARGUMENTS, "--save", "two\nlines/a.csv"], r"folder two\nlines does not exist"),
+        ([*ARGUMENTS, "--draw", "two\nlines"], r"'two\nlines'; end it in"),
+        ([*ARGUMENTS, "two\nlines"], r"unrecognized arguments: two\nlines"),
+        (["~nobody-by-this-name/a.csv"], "cannot read plan file ~nobody-by-this-name/a.csv"),
         (["gone.csv"], "cannot read plan file gone.csv: No such file"),
         (["tests"], "cannot read plan file tests"),
         ([*ARGUMENTS, "--memory", "3"], "--memory is for --search"),

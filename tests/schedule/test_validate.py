@@ -98,7 +98,8 @@ def test_every_misplaced_action_is_found(name):
         for index, action in enumerate(row):
             for stage in (action.stage ^ 1, action.stage + 8):
                 wrong = replace(action, stage=stage)
-                told = f"action {index}: .* of stage {stage} of .*; rank"
+                rule = f"stage s lies on rank s mod P, so rank {rank} of 2 runs"
+                told = f"action {index}: .* of stage {stage} of .*; {rule}"
                 with pytest.raises(PlanError, match=told):
                     validate(_with_row(plan, rank, (*row[:index], wrong, *row[index + 1 :])))
 

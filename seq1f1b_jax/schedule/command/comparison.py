@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from seq1f1b_jax.schedule.command.report import cost_text
-from seq1f1b_jax.schedule.command.subjects import Subject
+from seq1f1b_jax.schedule.command.subjects import LEADING, Subject
 from seq1f1b_jax.schedule.command.text import microbatches, number, ops_of, ratio, table
 from seq1f1b_jax.schedule.plan import peak_units
 
@@ -28,6 +28,7 @@ def _column(subject: Subject, first: Subject, *, machine: str) -> dict[str, str]
         "comparison": plan.name,
         "chunks": str(plan.num_chunks),
         "virtual stages per rank": str(plan.num_virtual),
+        "exchange": str(plan.exchange),
         "times of a unit there": cost_text(subject.costs, ops_of(plan)),
         f"step time, {machine}": number(simulation.makespan),
         "step time over the first": ratio(step),
@@ -35,5 +36,12 @@ def _column(subject: Subject, first: Subject, *, machine: str) -> dict[str, str]
         "bubble fraction": ratio(simulation.bubble_fraction),
         "peak units, fullest rank": number(max(peaks)),
         "peak in microbatches": number(microbatches(max(peaks), plan)),
+        **_other_machine(subject, machine),
         "executor over asynchronous": ratio(subject.over_asynchronous("executor")),
     }
+
+
+def _other_machine(subject: Subject, machine: str) -> dict[str, str]:
+    """The step on the asynchronous machine beside the executor's, and the other way round."""
+    others = [name for name in LEADING if name != machine]
+    return {f"step time, {name}": number(subject.simulations[name].makespan) for name in others}

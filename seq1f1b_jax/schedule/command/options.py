@@ -3,10 +3,12 @@
 import argparse
 import re
 from fractions import Fraction
-from typing import NoReturn
+from typing import NoReturn, get_args
 
+from seq1f1b_jax.schedule.plan_file import Format
 from seq1f1b_jax.schedule.registry import SCHEDULES
 from seq1f1b_jax.schedule.simulate import MACHINES
+from seq1f1b_jax.schedule.user_path import one_line
 
 _NUMBER = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}|[0-9]{1,9}/[0-9]{1,9}")
 
@@ -15,7 +17,7 @@ class _Parser(argparse.ArgumentParser):
     """One line for bad input, without the page of usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {one_line(message)}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,6 +52,8 @@ def check(options: argparse.Namespace) -> None:
         for option in ("memory", "split"):
             if getattr(options, option):
                 raise ValueError(f"--{option} is for --search; add that, or leave it out")
+    if options.format is not None and options.save is None:
+        raise ValueError("--format says how --save writes; add --save FILE, or leave it out")
     if options.schedule is None and not options.search:
         given = [name for name in _NEED_A_PLAN if getattr(options, name)]
         if given:
@@ -59,7 +63,7 @@ def check(options: argparse.Namespace) -> None:
 
 _NEED_A_PLAN = (
     *("stages", "microbatches", "chunks", "virtual", "extra_warmup", "short_warmup"),
-    *("weights", "transfer", "machine", "seq_len", "compare", "draw", "save"),
+    *("weights", "transfer", "machine", "seq_len", "compare", "draw", "save", "full"),
 )
 
 
@@ -96,7 +100,9 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--machine", choices=MACHINES, help="whose course of time is shown")
+    group.add_argument(
+        "--machine", choices=MACHINES, help="whose course of time is shown (executor)"
+    )
     group.add_argument(
         "--seq-len", type=_count, metavar="TOKENS", help="tokens, cut evenly: shows the buffers too"
     )
@@ -108,6 +114,12 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--draw", metavar="FILE", help="a picture: .svg, .png, .html or .json")
     group.add_argument("--save", metavar="FILE", help="the plan: .csv, or anything else for text")
+    group.add_argument(
+        "--format", choices=get_args(Format), help="of --save: own, or torch for torch's CSV (own)"
+    )
+    group.add_argument(
+        "--full", action="store_true", help="whole grids in a terminal, and very long ones"
+    )
 
 
 def _add_search(group: argparse._ArgumentGroup) -> None:

@@ -9,7 +9,7 @@ from math import gcd
 from typing import Any
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.command.subjects import Subject
+from seq1f1b_jax.schedule.command.subjects import LEADING, Subject
 from seq1f1b_jax.schedule.command.text import (
     microbatches,
     number,
@@ -24,25 +24,34 @@ from seq1f1b_jax.schedule.grid import draw_plan
 from seq1f1b_jax.schedule.lower import lower
 from seq1f1b_jax.schedule.partition import even_lengths
 from seq1f1b_jax.schedule.plan import Plan, peak_units
-from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, draw_simulation
+from seq1f1b_jax.schedule.simulate import Simulation, draw_simulation
 
 _MAX_COLUMNS = 1000
+_MAX_COLUMNS_PER_ACTION = 8  # more: the times have no measure that a grid could show
+_MAX_CELLS = 5_000_000
 _WORDS = {Op.F: "forward", Op.B: "backward", Op.I: "input gradient", Op.W: "weight gradient"}
 
 
-def report(subject: Subject, *, machine: str) -> str:
+def report(
+    subject: Subject, *, machine: str, max_width: int | None = None, full: bool = False
+) -> str:
     """Write the order of work, the course of time, the formulas and the machines.
 
     Args:
       subject: the plan and its costs.
       machine: whose course of time is shown.
+      max_width: letters that a line of a grid may have; None: any.
+      full: also draw a course of time of very many columns.
     """
     plan, simulation = subject.plan, subject.simulations[machine]
-    parts = (
+    title = (
         f"{plan.name}: {size_text(plan)}, {plan.num_units * plan.num_virtual} units of work on"
-        " every rank",
-        _order_of_work(plan),
-        _course_of_time(subject, simulation),
+        " every rank"
+    )
+    parts = (
+        "\n".join((title, *subject.notes)),
+        _order_of_work(plan, max_width),
+        _course_of_time(subject, simulation, max_width, full=full),
         _figures(subject, simulation),
         _machines(subject),
         _critical_path(simulation),
@@ -74,6 +83,8 @@ def cost_text(costs: Costs, ops: Iterable[Op]) -> str:
     """Write the times of operations, and of a message if it takes any.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs, Op
+      >>> from seq1f1b_jax.schedule.command.report import cost_text
       >>> cost_text(Costs(forward=1, backward=2, transfer=0.5), (Op.F, Op.B))
       'F=1 B=2 transfer=0.5'
     """
@@ -86,23 +97,30 @@ def _times(costs: Costs, ops: Iterable[Op]) -> dict[Op, Any]:
     return {op: cost(Action(op, 0, 0, 0)) for op in ops}
 
 
-def _order_of_work(plan: Plan) -> str:
-    if max(map(len, plan.ranks)) > _MAX_COLUMNS:
-        return f"order of work: more than {_MAX_COLUMNS} columns, not drawn"
+def _order_of_work(plan: Plan, max_width: int | None) -> str:
     words = ", ".join(f"{op} {_WORDS[op]}" for op in ops_of(plan))
     stage = "@stage" * (plan.num_virtual > 1)
-    return f"order of work ({words}, then microbatch.chunk{stage})\n{draw_plan(plan)}"
+    grid = draw_plan(plan, max_width=max_width)
+    return f"order of work ({words}, then microbatch.chunk{stage})\n{grid}"
 
 
-def _course_of_time(subject: Subject, simulation: Simulation) -> str:
+def _course_of_time(
+    subject: Subject, simulation: Simulation, max_width: int | None, *, full: bool
+) -> str:
     plan, costs = subject.plan, subject.costs
     ops = ops_of(plan)
     column = _measure([*_times(costs, ops).values(), costs.transfer])
-    machine = f", {simulation.machine}" * (simulation.machine != MACHINES[0])
+    differs = not subject.executor_is_asynchronous or simulation.machine not in LEADING
+    machine = f", {simulation.machine}" * differs
     title = f"course of time{machine} ({cost_text(costs, ops)}, one column is {number(column)})"
-    if simulation.makespan / column > _MAX_COLUMNS:
-        return f"{title}: more than {_MAX_COLUMNS} columns, not drawn"
-    return f"{title}\n{draw_simulation(simulation, column=column)}"
+    columns = simulation.makespan / column
+    limit = max(_MAX_COLUMNS, _MAX_COLUMNS_PER_ACTION * max(map(len, plan.ranks)))
+    if full:
+        limit = _MAX_CELLS // plan.num_stages
+    if columns > limit:
+        cure = "" if full else "; --full draws it"
+        return f"{title}: {float(columns):.0f} columns, not drawn{cure}"
+    return f"{title}\n{draw_simulation(simulation, column=column, max_width=max_width)}"
 
 
 def _measure(times: Iterable[Any]) -> Fraction:
@@ -143,6 +161,7 @@ def _figures(subject: Subject, simulation: Simulation) -> str:
 
 
 def _machines(subject: Subject) -> str:
+    """What each machine makes of the plan; the executor, which will run it, leads."""
     rows = (
         (
             machine,

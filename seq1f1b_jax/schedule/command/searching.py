@@ -2,12 +2,9 @@
 
 import argparse
 
-from seq1f1b_jax.schedule.command.subjects import Subject, check_size, costs_of
+from seq1f1b_jax.schedule.command.subjects import LEADING, Subject, check_size, costs_of
 from seq1f1b_jax.schedule.command.text import number
 from seq1f1b_jax.schedule.search import SearchResult, compare_named, draw_comparison, find_plan
-
-SEARCHED = "executor"
-"""The machine that plans are searched for unless the command says another."""
 
 
 def search(options: argparse.Namespace) -> tuple[Subject, str]:
@@ -37,7 +34,7 @@ def search(options: argparse.Namespace) -> tuple[Subject, str]:
         costs=costs,
         max_units=options.memory,
         split=options.split,
-        machine=options.machine or SEARCHED,
+        machine=options.machine or LEADING[0],
     )
     distances = draw_comparison(compare_named(result, costs))
     return Subject(result.plan, costs), f"{_found(result)}\n\n{distances}"

@@ -14,12 +14,17 @@ from seq1f1b_jax.schedule.command.text import ops_of
 from seq1f1b_jax.schedule.costs import Costs
 from seq1f1b_jax.schedule.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.plan import Plan
-from seq1f1b_jax.schedule.plan_file import read_plan
+from seq1f1b_jax.schedule.plan_file import load_plan, read_plan
 from seq1f1b_jax.schedule.registry import SCHEDULES, find_schedule, make_plan
 from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, simulate
+from seq1f1b_jax.schedule.user_path import one_line, resolve
 
 MAX_ACTIONS = 1_000_000
 """Largest plan that is made: takes about a minute and a gigabyte to simulate."""
+
+
+LEADING = ("executor", "asynchronous")
+"""The machine that is shown unless the user names another, and the one that it is measured by."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,25 @@ class Subject:
       plan: a valid plan.
       costs: times of its actions, by virtual stage.
       form: what the formulas say of it; None for a plan that nobody named.
+      notes: lines about how it was read.
     """
 
     plan: Plan
     costs: Costs
     form: ClosedForm | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def simulations(self) -> Mapping[str, Simulation]:
-        """The plan on every machine."""
-        return {name: simulate(self.plan, self.costs, machine=name) for name in MACHINES}
+        """The plan on every machine, first on the one that will run it."""
+        names = (*LEADING, *(name for name in MACHINES if name not in LEADING))
+        return {name: simulate(self.plan, self.costs, machine=name) for name in names}
+
+    @property
+    def executor_is_asynchronous(self) -> bool:
+        """Whether the executor takes the time that the order alone would."""
+        executor, asynchronous = (self.simulations[name].makespan for name in LEADING)
+        return executor == asynchronous
 
     def over_asynchronous(self, machine: str) -> float:
         """Step time over that of the asynchronous machine."""
@@ -56,9 +70,9 @@ def first_subject(options: argparse.Namespace) -> Subject:
     name = options.schedule
     if not _is_file(name):
         return _named(name, options, _sizes_given(name, options))
-    plan = read_plan(name)
+    plan, exchange = load_plan(name, num_chunks=options.chunks)
     _check_not_contradicted(name, plan, options)
-    return _subject(plan, options)
+    return replace(_subject(plan, options), notes=(exchange,) * bool(exchange))
 
 
 def other_subjects(options: argparse.Namespace, first: Subject) -> list[Subject]:
@@ -123,12 +137,14 @@ def _other(name: str, options: argparse.Namespace, first: Plan) -> Subject:
         num_chunks = 1 if find_schedule(name).chunked_name else first.num_chunks
         return _named(name, options, sizes | {"num_chunks": num_chunks}, first)
     plan = read_plan(name)
+    if plan.num_microbatches != first.num_microbatches and plan.num_units == first.num_units:
+        plan = read_plan(name, num_chunks=first.num_chunks)  # torch's microbatches are its chunks
     for size in _WORK:
         own, other = getattr(plan, size), getattr(first, size)
         if own != other:
             raise ValueError(
-                f"{name} has {size}={own} and {first.name} has {other}; compare plans that do the"
-                " same work on the same ranks"
+                f"{one_line(name)} has {size}={own} and {first.name} has {other}; compare plans"
+                " that do the same work on the same ranks"
             )
     return _subject(plan, options, first)
 
@@ -161,9 +177,9 @@ def _subject(plan: Plan, options: argparse.Namespace, first: Plan | None = None)
 
 
 def _is_file(name: str) -> bool:
-    if name in SCHEDULES:
+    if name.lower() in SCHEDULES:
         return False
-    return os.path.exists(name) or Path(name).suffix != "" or os.sep in name
+    return resolve(name).exists() or Path(name).suffix != "" or os.sep in name
 
 
 _WORK = ("num_stages", "num_microbatches")
@@ -194,17 +210,22 @@ def _check_not_contradicted(name: str, plan: Plan, options: argparse.Namespace) 
             option == "virtual" and _takers("num_virtual", options)
         ):
             raise ValueError(
-                f"--{option} {given} contradicts num_{option}={own} of {name}; leave it out"
+                f"--{option} {given} contradicts num_{option}={own} of {one_line(name)};"
+                " leave it out"
             )
     for variant in ("extra_warmup", "short_warmup"):
         if getattr(options, variant) and not _takers(variant, options):
             option = variant.replace("_", "-")
-            raise ValueError(f"--{option} cannot change the plan file {name}; leave it out")
+            raise ValueError(
+                f"--{option} cannot change the plan file {one_line(name)}; leave it out"
+            )
 
 
 def _takers(variant: str, options: argparse.Namespace) -> list[str]:
     return [
-        name for name in options.compare if name in SCHEDULES and SCHEDULES[name].takes(variant)
+        name
+        for name in options.compare
+        if name.lower() in SCHEDULES and find_schedule(name).takes(variant)
     ]
 
 

@@ -12,6 +12,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
     """Align columns.
 
     Example:
+      >>> from seq1f1b_jax.schedule.command.text import table
       >>> print(table([("", "seq1f1b"), ("step time", "15")]))
                  seq1f1b
       step time  15
@@ -29,6 +30,8 @@ def number(value: Any) -> str:
     """Write a number: whole ones in full, others with six digits; nothing for None.
 
     Example:
+      >>> from fractions import Fraction
+      >>> from seq1f1b_jax.schedule.command.text import number
       >>> number(Fraction(15, 1)), number(Fraction(1, 3)), number(None)
       ('15', '0.333333', '')
     """

@@ -34,6 +34,9 @@ def lower_bound(problem: Problem) -> Any:
       A time, exact where the costs are integers or fractions.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs
+      >>> from seq1f1b_jax.schedule.search.bound import lower_bound
+      >>> from seq1f1b_jax.schedule.search.problem import Problem
       >>> costs = Costs(forward=1, backward=2)
       >>> lower_bound(Problem(4, 8, 1, costs, max_units=4))  # (M+P-1)(F+B): 1F1B is optimal
       33

@@ -47,6 +47,8 @@ def compare_named(result: SearchResult, costs: Costs) -> tuple[Comparison, ...]:
       The plan found, then the schedules, the fastest first.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs
+      >>> from seq1f1b_jax.schedule.search import compare_named, find_plan
       >>> sizes = {"num_stages": 4, "num_microbatches": 8, "num_chunks": 2}
       >>> costs = Costs(forward=1, backward=2)
       >>> rows = compare_named(find_plan(**sizes, costs=costs, max_units=5), costs)

@@ -125,6 +125,8 @@ def find_plan(
         or the costs do not fit the sizes.
 
     Example:
+      >>> from seq1f1b_jax.schedule import Costs
+      >>> from seq1f1b_jax.schedule.search import find_plan
       >>> costs = Costs(forward=[1, 2], backward=[2, 4])  # the second chunk costs twice the first
       >>> sizes = {"num_stages": 2, "num_microbatches": 2, "num_chunks": 2}
       >>> found = find_plan(**sizes, costs=costs, max_units=4)
