@@ -172,6 +172,8 @@ class OptimizerConfig:
     Attributes:
       learning_rate: peak of the schedule.
       warmup_steps: steps of the linear rise to the peak; at most half of the run.
+      decay_steps: after so many steps in all the rate is at its minimum, and stays; None:
+        train.num_steps.
       min_learning_rate_ratio: learning rate of the last step over the peak.
       b1: decay of the first moment.
       b2: decay of the second moment.
@@ -182,6 +184,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3
     warmup_steps: int = 20
+    decay_steps: int | None = None
     min_learning_rate_ratio: float = 0.1
     b1: float = 0.9
     b2: float = 0.95
