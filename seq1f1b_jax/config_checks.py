@@ -15,7 +15,7 @@ POSITIVE = (
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.decay_steps", "optimizer.eps", "optimizer.clip_norm", "train.num_steps",
-    "train.eval_batches",
+    "train.eval_sequences",
     "checkpoint.every", "checkpoint.keep", "distributed.initialization_timeout",
     "distributed.heartbeat_timeout", "watchdog.factor", "watchdog.min_seconds",
     "watchdog.first_seconds",

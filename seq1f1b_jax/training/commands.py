@@ -14,11 +14,11 @@ from seq1f1b_jax.training.setup import make_setup
 BAR_WIDTH = 40
 
 
-def evaluate(job: Job, *, num_batches: int | None = None) -> int:
+def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     """Held-out loss of the newest checkpoint, through the pipeline, as a whole and by position."""
     setup, data = make_parts(job)
     check_alike(job, data)
-    batches = held_out_batches(setup, data, num_batches or job.config.train.eval_batches)
+    batches = held_out_batches(setup, data, num_sequences or job.config.train.eval_sequences)
     for note in source_notes(job.config, job.source):
         print(f"note: {note}")
     model = load_model(job, setup, print)

@@ -74,7 +74,7 @@ def train(job: Job) -> int:
     check_alike(job, data)
     if group.count > 1:
         check_is_for_many(config, group.count)
-    batches = held_out_batches(setup, data, config.train.eval_batches)
+    batches = held_out_batches(setup, data, config.train.eval_sequences)
     tokenizer = data.corpus.load_tokenizer()
     with ExitStack() as stack:
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))

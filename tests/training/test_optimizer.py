@@ -1,4 +1,4 @@
-"""The learning rate of every step, at the borders of warm-up and decay, and of a run made longer."""
+"""The learning rate of every step, at the borders of warm-up and decay, and in a longer run."""
 
 from dataclasses import asdict, replace
 
