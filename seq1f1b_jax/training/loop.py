@@ -101,21 +101,20 @@ class Loop:
     def _one_step(
         self, state: TrainState, index: int, batches: Prefetcher[Batch]
     ) -> tuple[TrainState, dict[str, float]]:
-        config = self.setup.config
         began, waited = time.perf_counter(), batches.waited_seconds
         batch = next(batches)
         if self.watchdog:
             self.watchdog.begin(index)
         state, metrics = self.step(state, *batch)
-        loss, grad_norm, update_norm, learning_rate = map(float, metrics)
+        loss, grad_norm, update_norm, learning_rate = map(float, metrics[:-1])
+        num_tokens, num_pairs = map(float, metrics.work)
         if self.watchdog:
             self.watchdog.finish()
         seconds = time.perf_counter() - began
         self._check_finite(index, loss=loss, gradient_norm=grad_norm, update_norm=update_norm)
         flops = step_flops(
-            self.setup.stage, num_layer_params=self.num_layer_params,
-            num_sequences=self.setup.num_sequences, seq_len=config.data.seq_len,
-            pairs=self.setup.cost.pairs(config.data.seq_len),
+            self.setup.stage, num_layer_params=self.num_layer_params, num_tokens=num_tokens,
+            num_pairs=num_pairs,
         )
         return state, {
             "loss": loss,
@@ -123,7 +122,8 @@ class Loop:
             "learning_rate": learning_rate,
             "step_seconds": seconds,
             "data_seconds": batches.waited_seconds - waited,
-            "tokens_per_second": batch.tokens.size / seconds,
+            "tokens_per_second": num_tokens / seconds,
+            "positions_per_second": batch.tokens.size / seconds,
             "model_flops_per_second": flops / seconds,
         }
 

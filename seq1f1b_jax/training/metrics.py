@@ -1,12 +1,14 @@
 """One JSON line per step in `metrics.jsonl`, and the same numbers to TensorBoard or W&B on request.
 
     {"step": 41, "loss": 2.31, "grad_norm": 0.8, "learning_rate": 0.001, "step_seconds": 0.52,
-     "data_seconds": 0.0001, "tokens_per_second": 15753.8, "model_flops_per_second": 2.1e10}
+     "data_seconds": 0.0001, "tokens_per_second": 15753.8, "positions_per_second": 15753.8,
+     "model_flops_per_second": 2.1e10}
     {"step": 99, "held_out_loss": 1.92, "bigram_loss": 2.44}
 
 `step` counts from 0; `data_seconds`, a part of `step_seconds`, is the wait for the batch; an
-evaluation carries the step it came after. A number that is not finite is written as null, which
-JSON has and NaN is not.
+evaluation carries the step it came after. Tokens are those that are trained on: with a target, so
+neither padding nor the last token of a document; positions are all of them. FLOPs are counted for
+the former. A number that is not finite is written as null, which JSON has and NaN is not.
 """
 
 import json

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.sharding import shardings
-from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.pipeline.stage import Params, window_of
+from seq1f1b_jax.training.flops import Work, count_work
 
 
 class TrainState(NamedTuple):
@@ -30,12 +31,14 @@ class StepMetrics(NamedTuple):
       grad_norm: global gradient norm before the clip.
       update_norm: global norm of what was added to the parameters.
       learning_rate: of this update.
+      work: what the step trained on, in all processes together.
     """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     update_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
+    work: Work
 
 
 def init_state(
@@ -76,6 +79,7 @@ def make_train_step(
         new = TrainState(params, opt_state, state.step + 1)
         new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
-        return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)))
+        work = count_work(targets, starts, window=window_of(pipeline.stage))
+        return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)), work)
 
     return jax.jit(train_step, donate_argnums=0)

@@ -14,7 +14,7 @@ from tests.run.tiny import checkpoint_steps, command_line, held_out_losses, loss
 
 METRICS = {
     "step", "loss", "grad_norm", "learning_rate", "step_seconds", "data_seconds",
-    "tokens_per_second",
+    "tokens_per_second", "positions_per_second",
     "model_flops_per_second",
 }  # fmt: skip
 
