@@ -24,7 +24,8 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     model = load_model(job, setup, print)
     held_out = make_evaluation(setup)(model.params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
-    print(f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
+    told = f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
+    print(f"{told} of {count_sequences(batches):,} sequences")
     told = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
     if num_bytes := count_bytes(data, batches):
         told += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
@@ -69,10 +70,17 @@ def count_bytes(data: SequenceData, batches: tuple[Batch, ...]) -> int:
     return sum(tokenizer.count_bytes(batch.targets) for batch in batches)
 
 
+def count_sequences(batches: tuple[Batch, ...]) -> int:
+    """Sequences with a target."""
+    return sum(int((batch.targets >= 0).any(axis=-1).sum()) for batch in batches)
+
+
 def position_rows(held_out: HeldOut) -> list[str]:
     r"""A line for every bin of positions, with a bar as long as its loss.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.training.evaluation import HeldOut
       >>> held_out = HeldOut(np.r_[np.full(64, 3.0), np.full(64, 1.5)], np.ones(128, int))
       >>> print(*position_rows(held_out), sep="\n")
          0 ...  63   3.0000  ########################################
