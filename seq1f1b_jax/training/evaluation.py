@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.feed import make_feed
+from seq1f1b_jax.training.progress import Waiting, waiting
 from seq1f1b_jax.training.setup import Setup
 
 FIRST_BIN = 64
@@ -62,20 +63,30 @@ def held_out_batches(
     )
 
 
-def make_evaluation(setup: Setup) -> Evaluate:
+def make_evaluation(setup: Setup, *, waiting: Waiting = waiting) -> Evaluate:
     """`(params, batches) -> HeldOut`, compiled once; for all processes, each of which calls it.
 
     Losses are added sequence by sequence, so that the same sequences give the same sums, however
     they are grouped into batches.
+
+    Args:
+      setup: of the run.
+      waiting: shows that the first call compiles.
     """
     token_losses = jax.jit(setup.pipeline.token_losses)
     feed = make_feed(setup.config, setup.mesh)
+    compiled: dict[jax.tree_util.PyTreeDef, Callable] = {}  # with and without documents
 
     def evaluate(params: Params, batches: Sequence[Batch]) -> HeldOut:
         seq_len = setup.config.data.seq_len
         held_out = HeldOut(np.zeros(seq_len), np.zeros(seq_len, np.int64))
         for batch in batches:
-            _add(held_out, batch, whole(token_losses(params, *feed.whole(batch))))
+            fed = feed.whole(batch)
+            kind = jax.tree.structure(fed)
+            if kind not in compiled:
+                with waiting("compiling the evaluation"):
+                    compiled[kind] = token_losses.lower(params, *fed).compile()
+            _add(held_out, batch, whole(compiled[kind](params, *fed)))
         return held_out
 
     return evaluate

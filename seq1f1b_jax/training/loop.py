@@ -35,6 +35,7 @@ class Loop:
       shapes: of the state free of topology.
       group: the processes of the run.
       watchdog: ends a step that does not get on.
+      progress: shows how far it is.
       events: what time goes to.
     """
 
@@ -49,6 +50,7 @@ class Loop:
     num_layer_params: int
     meta: Mapping[str, Any]
     shapes: TrainState
+    progress: ProgressReport
     group: Group = ALONE
     watchdog: Watchdog | None = None
     events: Events = NO_EVENTS
@@ -66,11 +68,10 @@ class Loop:
         config = self.setup.config
         num_steps, save_every = config.train.num_steps, config.checkpoint.every
         eval_every = config.train.eval_every or num_steps
-        bar = None if config.logging.progress and self.group.is_first else False
         finished = False
         with (
             stop_on_signals() as stop,
-            ProgressReport(num_steps, start_step=start, bar=bar) as progress,
+            self.progress as progress,
             Prefetcher(self.batch_of, range(start, num_steps)) as batches,
         ):
             agreement = Agreement(self.group, stop)

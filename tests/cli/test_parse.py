@@ -95,7 +95,7 @@ def test_printed_configuration_reads_back_equal(recipe, tmp_path):
         (["--modle.num_layers", "12"], "'--modle.num_layers'", "'--model.num_layers'"),
         (["--num_layers", "12"], "'--num_layers'", "'--model.num_layers'"),
         (["--zzz", "1"], "'--zzz'", "--help"),
-        (["--train.eval_batches", "4"], "--train.eval_batches", "now --train.eval_sequences, which"),
+        (["--train.eval_batches", "4"], "--train.eval_batches", "it is now --train.eval_sequences"),
         (["evaluate", "--num_batches=4"], "--num_batches", "it is now --num_sequences, which"),
         (["--prompt", "x"], "--prompt", "generate --prompt"),
         (["trian"], "'trian'", "train, evaluate, generate"),

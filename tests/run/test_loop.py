@@ -12,6 +12,7 @@ from seq1f1b_jax.data import Batch
 from seq1f1b_jax.training.evaluation import HeldOut
 from seq1f1b_jax.training.flops import Work
 from seq1f1b_jax.training.loop import Loop
+from seq1f1b_jax.training.progress import ProgressReport
 from seq1f1b_jax.training.step import StepMetrics
 
 
@@ -57,7 +58,7 @@ def events_of(recorder, *, start=0):
     loop = Loop(
         setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
         evaluate=recorder.evaluate, held_out=(), bigram=1.0, num_layer_params=1, meta={},
-        shapes=None,
+        shapes=None, progress=ProgressReport(4),
     )
     state, finished = loop.run(_State(start), start)
     return recorder.events, int(state), finished

@@ -19,7 +19,8 @@ from seq1f1b_jax.training.setup import make_setup
 
 def evaluation_of(losses):
     pipeline = SimpleNamespace(token_losses=lambda params, *batch: jnp.asarray(losses))
-    config = Config(data=DataConfig(microbatch_size=2, seq_len=4), schedule=ScheduleConfig(num_microbatches=1))
+    data = DataConfig(microbatch_size=2, seq_len=4)
+    config = Config(data=data, schedule=ScheduleConfig(num_microbatches=1))
     return make_evaluation(SimpleNamespace(pipeline=pipeline, config=config, mesh=make_mesh(1)))
 
 
