@@ -115,7 +115,7 @@ def children(pid: int) -> list[int]:
 def summary(found: Goodput, *, kills: int, status: int) -> dict:
     """The JSON line."""
     tree = json.loads(found.json_line)
-    lost = found.wall_seconds - found.seconds[USEFUL]
+    lost = found.counted_seconds - found.seconds[USEFUL]
     return {
         "benchmark": "goodput", "kills": kills, "launcher_status": status,
         "seconds_per_kill": round(lost / (kills + 1), 1), **tree,
