@@ -83,8 +83,8 @@ def position_rows(held_out: HeldOut) -> list[str]:
       >>> from seq1f1b_jax.training.evaluation import HeldOut
       >>> held_out = HeldOut(np.r_[np.full(64, 3.0), np.full(64, 1.5)], np.ones(128, int))
       >>> print(*position_rows(held_out), sep="\n")
-         0 ...  63   3.0000  ########################################
-        64 ... 127   1.5000  ####################
+          0 ...  63   3.0000  ########################################
+         64 ... 127   1.5000  ####################
     """
     rows = list(held_out.by_position())
     highest = max((loss for *_, loss in rows), default=0) or 1
