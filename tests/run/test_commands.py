@@ -94,7 +94,7 @@ def test_starting_over_in_an_empty_folder_moves_nothing(source, tmp_path):
 
 def evaluated(outcome):
     assert outcome.status == 0, outcome.err
-    found = re.search(r"^step 6: held-out loss (\S+) nats per token over (\S+) tok", outcome.out)
+    found = re.search(r"(?m)^step 6: held-out loss (\S+) nats per token over (\S+) tok", outcome.out)
     assert found and found[2] == "128"
     return float(found[1])
 

@@ -78,7 +78,7 @@ def test_the_first_loss_is_that_of_the_checkpoint(tuned, prepared, theirs, tmp_p
     assert still.status == 0
     before = run("evaluate", *settings(tmp_path / "none", prepared, theirs))
     assert before.status == 0, before.err
-    found = re.search(r"^(\S+): held-out loss (\S+) nats", before.out)
+    found = re.search(r"(?m)^(\S+): held-out loss (\S+) nats", before.out)
     assert found[1] == str(theirs)
     assert f"step 6: held-out loss {found[2]} nats" in still.out
 
