@@ -111,14 +111,14 @@ class NoMetrics:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl` in order, without half a line at the end.
+    r"""The lines of a `metrics.jsonl` in order, without half a line at the end.
 
     Example:
       >>> from pathlib import Path
       >>> from tempfile import TemporaryDirectory
       >>> with TemporaryDirectory() as folder:
       ...     path = Path(folder, "metrics.jsonl")
-      ...     _ = path.write_text('{"step": 0, "loss": 5.5}\\n{"step": 1, "lo')
+      ...     _ = path.write_text('{"step": 0, "loss": 5.5}\n{"step": 1, "lo')
       ...     read_metrics(path)
       [{'step': 0, 'loss': 5.5}]
     """

@@ -94,7 +94,8 @@ def test_starting_over_in_an_empty_folder_moves_nothing(source, tmp_path):
 
 def evaluated(outcome):
     assert outcome.status == 0, outcome.err
-    found = re.search(r"(?m)^step 6: held-out loss (\S+) nats per token over (\S+) tok", outcome.out)
+    told = r"(?m)^step 6: held-out loss (\S+) nats per token over (\S+) tokens of 4 sequences$"
+    found = re.search(told, outcome.out)
     assert found and found[2] == "128"
     return float(found[1])
 
