@@ -88,7 +88,7 @@ def _run(invocation: Invocation) -> int:
             f"(by {processes.found}); start one, {alone}, or set distributed.detect=never"
         )
     told = _set_environment(config, processes.count)
-    with one_voice(processes):
+    with one_voice(processes, native=os.environ.get("JAX_PLATFORMS") != "cpu"):
         for line in (*told, *processes.told):
             print(line, flush=True)
         return _run_in_group(invocation, config, start(processes, config.distributed))
