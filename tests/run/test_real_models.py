@@ -149,7 +149,7 @@ def test_chunks_may_be_cut_for_every_batch(tuned, prepared, theirs, tmp_path):
     folder = tmp_path / "run"
     outcome = run(*settings(folder, prepared, theirs, schedule__documents="batch"))
     assert outcome.status == 0, outcome.err
-    assert "cut 1, chunks end at [" in outcome.out
+    assert "\ncompiling the training step, cut 1 with chunks that end at [" in outcome.out
     ours, other = losses(folder), losses(tuned[0])
     assert all(abs(ours[step] / other[step] - 1) < 1e-4 for step in other)
 
