@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 COUNTS = (
-    "which counts sequences and not steps' worth of them: times schedule.num_microbatches times "
+    "which counts sequences: give it the old number times schedule.num_microbatches times "
     "data.microbatch_size"
 )
 RENAMED: Mapping[str, str] = MappingProxyType(
