@@ -93,7 +93,8 @@ def _run(invocation: Invocation) -> int:
             f"(by {processes.found}); start one, {alone}, or set distributed.detect=never"
         )
     told = _set_environment(config, processes.count)
-    with one_voice(processes), refusals(invocation.typed):
+    native = os.environ.get("JAX_PLATFORMS") != "cpu"
+    with one_voice(processes, native=native), refusals(invocation.typed):
         for line in (*told, *processes.told):
             print(line, flush=True)
         return _run_in_group(invocation, config, start(processes, config.distributed))

@@ -28,7 +28,7 @@ from seq1f1b_jax.training.goodput import USEFUL, Goodput, measure
 ENDLESS = 1_000_000
 LAST_SECONDS = 60
 SETTINGS = {
-    "train.num_steps": ENDLESS, "train.eval_batches": 1, "train.sample_tokens": 0,
+    "train.num_steps": ENDLESS, "train.eval_sequences": 4, "train.sample_tokens": 0,
     "checkpoint.every": 25, "model.preset": "null", "model.num_layers": 4, "model.model_dim": 64,
     "model.num_heads": 4, "model.mlp_dim": 256, "data.seq_len": 256, "schedule.block": 32,
     "schedule.num_microbatches": 4, "schedule.num_chunks": 2, "mesh.pipe": 2,
@@ -115,7 +115,7 @@ def children(pid: int) -> list[int]:
 def summary(found: Goodput, *, kills: int, status: int) -> dict:
     """The JSON line."""
     tree = json.loads(found.json_line)
-    lost = found.wall_seconds - found.seconds[USEFUL]
+    lost = found.counted_seconds - found.seconds[USEFUL]
     return {
         "benchmark": "goodput", "kills": kills, "launcher_status": status,
         "seconds_per_kill": round(lost / (kills + 1), 1), **tree,

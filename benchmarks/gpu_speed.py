@@ -101,7 +101,8 @@ def _row(run: Run, case: Case, compiled, params) -> dict[str, Any]:
     seconds = timing["seconds"]
     layer_params = sum(leaf.size for leaf in jax.tree.leaves(params.layers))
     flops = step_flops(
-        case.stage, num_layer_params=layer_params, num_sequences=1, seq_len=case.seq_len
+        case.stage, num_layer_params=layer_params, num_tokens=case.seq_len,
+        num_pairs=case.seq_len * (case.seq_len + 1) / 2,
     ) / seconds
     return {
         "case": case.name, "T": case.seq_len, "step_seconds": seconds,

@@ -172,6 +172,8 @@ class OptimizerConfig:
     Attributes:
       learning_rate: peak of the schedule.
       warmup_steps: steps of the linear rise to the peak; at most half of the run.
+      decay_steps: after so many steps in all the rate is at its minimum, and stays; None:
+        train.num_steps.
       min_learning_rate_ratio: learning rate of the last step over the peak.
       b1: decay of the first moment.
       b2: decay of the second moment.
@@ -182,6 +184,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3
     warmup_steps: int = 20
+    decay_steps: int | None = None
     min_learning_rate_ratio: float = 0.1
     b1: float = 0.9
     b2: float = 0.95
@@ -197,7 +200,8 @@ class TrainConfig:
     Attributes:
       num_steps: optimizer steps of the whole run.
       eval_every: steps between evaluations on held-out text; 0: at the end only.
-      eval_batches: held-out steps' worth of sequences in one evaluation.
+      eval_sequences: held-out sequences in one evaluation, the first ones in their fixed order;
+        None: all. Runs of equal data compare, whatever their microbatches and meshes.
       seed: seed of the initial parameters and of the sample.
       sample_tokens: tokens sampled from the trained model at the end; 0: none.
       output_dir: folder of checkpoints, metrics and the run's configuration.
@@ -211,7 +215,7 @@ class TrainConfig:
 
     num_steps: int = 200
     eval_every: int = 100
-    eval_batches: int = 4
+    eval_sequences: int | None = 64
     seed: int = 0
     sample_tokens: int = 200
     output_dir: str = "runs/default"

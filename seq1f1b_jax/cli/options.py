@@ -18,10 +18,10 @@ class EvaluateOptions:
     """Loss of the newest checkpoint on held-out text.
 
     Attributes:
-      num_batches: held-out steps' worth of sequences; null: train.eval_batches.
+      num_sequences: held-out sequences; null: train.eval_sequences.
     """
 
-    num_batches: int | None = None
+    num_sequences: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ COMMANDS: Mapping[str, type[Options]] = MappingProxyType(
 
 def option_problem(options: Options) -> str | None:
     """What is wrong with the values of `options`, or None."""
-    if isinstance(options, EvaluateOptions) and options.num_batches is not None:
-        if options.num_batches < 1:
-            return f"--num_batches {options.num_batches}: must be above 0; use 1 or more"
+    if isinstance(options, EvaluateOptions) and options.num_sequences is not None:
+        if options.num_sequences < 1:
+            return f"--num_sequences {options.num_sequences}: must be above 0; use 1 or more"
     if isinstance(options, ExportOptions) and options.to is None:
         return "export writes a new folder; name it with --to FOLDER"
     if isinstance(options, GenerateOptions):

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from seq1f1b_jax.cli.keys import describe, flatten, nearest, sections, setting_types
+from seq1f1b_jax.cli.renamed import RENAMED
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
@@ -71,6 +72,8 @@ def check_recipe(path: Path) -> None:
 
 def suggestion(key: str, known: Mapping[str, Any], *, dashes: str = "") -> str:
     """The end of an error about an unknown name: what it most likely meant."""
+    if key in RENAMED:
+        return f"; it is now {dashes}{RENAMED[key]}"
     near = nearest(key, known)
     if near is None:
         return "; --help lists all settings"

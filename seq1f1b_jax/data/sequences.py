@@ -122,23 +122,22 @@ class SequenceData(ABC):
         return _grouped(self.sequences(self.split.train[picks]), num_microbatches)
 
     def held_out(
-        self, num_batches: int, *, num_microbatches: int, microbatch_size: int
+        self, num_sequences: int | None, *, num_microbatches: int, microbatch_size: int
     ) -> tuple[Batch, ...]:
-        """The first held-out sequences in their fixed order, as at most `num_batches` full batches.
+        """The first held-out sequences in their fixed order, as batches of a step's shape.
 
-        Raises:
-          UserError: the held-out sequences do not fill one batch.
+        Which sequences they are does not depend on that shape: what is missing from the last batch
+        is filled with sequences that have no targets.
+
+        Args:
+          num_sequences: how many, or as many as are held out; None: all of these.
+          num_microbatches: of a batch.
+          microbatch_size: sequences of a microbatch.
         """
-        size, available = num_microbatches * microbatch_size, self.split.held_out.size
-        if available < size:
-            raise UserError(
-                f"{available} sequences of {self.seq_len} tokens are held out, and one evaluation "
-                f"batch takes {size} ({num_microbatches} microbatches of {microbatch_size}); raise "
-                "data.eval_fraction, or lower data.seq_len or schedule.num_microbatches"
-            )
-        full = min(num_batches, available // size)
-        parts = np.split(self.split.held_out[: full * size], full)
-        return tuple(_grouped(self.sequences(part), num_microbatches) for part in parts)
+        size = num_microbatches * microbatch_size
+        chosen = self.split.held_out[:num_sequences]
+        parts = (self.sequences(chosen[i : i + size]) for i in range(0, chosen.size, size))
+        return tuple(_grouped(_filled(part, size), num_microbatches) for part in parts)
 
     def train_blocks(self, max_tokens: int) -> Iterator[Batch]:
         """The first training sequences in corpus order, in blocks of shape `[n, seq_len]`.
@@ -198,6 +197,16 @@ def split_sequences(
     trained = np.ones(num_sequences, bool)
     trained[held_out] = False
     return np.flatnonzero(trained), held_out
+
+
+def _filled(batch: Batch, size: int) -> Batch:
+    """`[n, seq_len]` to `[size, seq_len]`, with sequences that hold no document and no target."""
+
+    def fill(part: Int32[np.ndarray, "n seq_len"] | None, value: int):
+        missing = ((0, size - len(batch.tokens)), (0, 0))
+        return None if part is None else np.pad(part, missing, constant_values=value)
+
+    return Batch(fill(batch.tokens, 0), fill(batch.targets, -1), fill(batch.starts, 0))
 
 
 def _grouped(batch: Batch, num_microbatches: int) -> Batch:

@@ -20,7 +20,9 @@ End = Callable[[int], NoReturn]
 
 
 @contextmanager
-def one_voice(processes: Processes, *, end: End = os._exit) -> Iterator[None]:
+def one_voice(
+    processes: Processes, *, native: bool = True, end: End = os._exit
+) -> Iterator[None]:
     """Standard output is that of process 0; a `UserError` of any process ends it, with its number.
 
     It ends without waiting for threads: one that writes a checkpoint may wait for a process that is
@@ -28,13 +30,25 @@ def one_voice(processes: Processes, *, end: End = os._exit) -> Iterator[None]:
 
     Args:
       processes: of the run.
+      native: whether what compiled libraries print is heard too; see `no_native_lines`.
       end: tests give another one.
+
+    Example:
+      >>> from seq1f1b_jax.distributed import Processes
+      >>> with one_voice(Processes(2, 1, "127.0.0.1:4000")):
+      ...     print("nobody hears this")
+      >>> with one_voice(Processes(2, 0, "127.0.0.1:4000")):
+      ...     print("for both")
+      for both
     """
     if processes.count == 1:
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as silence:
-        with redirect_stdout(silence) if processes.index else nullcontext():
+        with (
+            nullcontext() if native else no_native_lines(),
+            redirect_stdout(silence) if processes.index else nullcontext(),
+        ):
             try:
                 yield
             except UserError as error:
@@ -42,6 +56,33 @@ def one_voice(processes: Processes, *, end: End = os._exit) -> Iterator[None]:
                 if processes.index == 0:
                     time.sleep(REFUSED_SECONDS)
                 end(USER_ERROR)
+
+
+@contextmanager
+def no_native_lines() -> Iterator[None]:
+    """Drop what compiled libraries write to standard output; Python's own output stays.
+
+    Gloo tells of every group that it connects, from several threads at once, so that its lines
+    come in pieces and fall into others. Does nothing where Python writes elsewhere already.
+    """
+    python = sys.stdout
+    if python is None or python is not sys.__stdout__:
+        yield
+        return
+    python.flush()
+    number, own = python.fileno(), os.dup(python.fileno())
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, number)
+        with open(
+            own, "w", encoding=python.encoding, errors=python.errors, closefd=False,
+            buffering=1 if python.line_buffering else -1,
+        ) as voice, redirect_stdout(voice):
+            yield
+    finally:
+        os.dup2(own, number)
+        os.close(own)
+        os.close(null)
 
 
 @contextmanager

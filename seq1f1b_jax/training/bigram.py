@@ -38,7 +38,13 @@ def bigram_loss(
       max_tokens: fit on at most this many training tokens, the first ones of the corpus.
 
     Example:
-      >>> bigram_loss(data, data.held_out(4, num_microbatches=8, microbatch_size=1))
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data import Corpus, make_data
+      >>> corpus = Corpus(np.arange(2000) % 4, 4, "tokens", "0", 1)  # 0 1 2 3 0 1 2 3 ...
+      >>> data = make_data(corpus, seq_len=16, eval_fraction=0.1, seed=0)
+      >>> held_out = data.held_out(5, num_microbatches=2, microbatch_size=1)
+      >>> bigram_loss(data, held_out, prior_strength=1e-9) < 1e-6
+      True
     """
     vocab_size = data.corpus.vocab_size
     scored = np.concatenate([_number(*_pairs(batch), vocab_size) for batch in held_out])

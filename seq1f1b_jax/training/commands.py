@@ -14,17 +14,18 @@ from seq1f1b_jax.training.setup import make_setup
 BAR_WIDTH = 40
 
 
-def evaluate(job: Job, *, num_batches: int | None = None) -> int:
+def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     """Held-out loss of the newest checkpoint, through the pipeline, as a whole and by position."""
     setup, data = make_parts(job)
     check_alike(job, data)
-    batches = held_out_batches(setup, data, num_batches or job.config.train.eval_batches)
+    batches = held_out_batches(setup, data, num_sequences or job.config.train.eval_sequences)
     for note in source_notes(job.config, job.source):
         job.say(f"note: {note}")
     model = load_model(job, setup, job.say)
     held_out = make_evaluation(setup)(model.params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
-    job.say(f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens")
+    told = f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
+    job.say(f"{told} of {count_sequences(batches):,} sequences")
     told = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
     if num_bytes := count_bytes(data, batches):
         told += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
@@ -69,14 +70,21 @@ def count_bytes(data: SequenceData, batches: tuple[Batch, ...]) -> int:
     return sum(tokenizer.count_bytes(batch.targets) for batch in batches)
 
 
+def count_sequences(batches: tuple[Batch, ...]) -> int:
+    """Sequences with a target."""
+    return sum(int((batch.targets >= 0).any(axis=-1).sum()) for batch in batches)
+
+
 def position_rows(held_out: HeldOut) -> list[str]:
     r"""A line for every bin of positions, with a bar as long as its loss.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.training.evaluation import HeldOut
       >>> held_out = HeldOut(np.r_[np.full(64, 3.0), np.full(64, 1.5)], np.ones(128, int))
       >>> print(*position_rows(held_out), sep="\n")
-         0 ...  63   3.0000  ########################################
-        64 ... 127   1.5000  ####################
+          0 ...  63   3.0000  ########################################
+         64 ... 127   1.5000  ####################
     """
     rows = list(held_out.by_position())
     highest = max((loss for *_, loss in rows), default=0) or 1

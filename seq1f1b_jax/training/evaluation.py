@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.feed import make_feed
+from seq1f1b_jax.training.progress import Waiting, waiting
 from seq1f1b_jax.training.setup import Setup
 
 FIRST_BIN = 64
@@ -36,6 +37,7 @@ class HeldOut(NamedTuple):
         """`(first, end, nats per target)` of positions; every bin twice as long as the one before.
 
         Example:
+          >>> import numpy as np
           >>> held_out = HeldOut(np.ones(256), np.full(256, 2))
           >>> list(held_out.by_position())
           [(0, 64, 0.5), (64, 128, 0.5), (128, 256, 0.5)]
@@ -51,24 +53,41 @@ class HeldOut(NamedTuple):
 Evaluate = Callable[[Params, Sequence[Batch]], HeldOut]
 
 
-def held_out_batches(setup: Setup, data: SequenceData, num_batches: int) -> tuple[Batch, ...]:
-    """The first held-out sequences, in the shape of training steps."""
+def held_out_batches(
+    setup: Setup, data: SequenceData, num_sequences: int | None
+) -> tuple[Batch, ...]:
+    """The first held-out sequences, in the shape of training steps; None: all of them."""
     return data.held_out(
-        num_batches, num_microbatches=setup.config.schedule.num_microbatches,
+        num_sequences, num_microbatches=setup.config.schedule.num_microbatches,
         microbatch_size=setup.config.data.microbatch_size,
     )
 
 
-def make_evaluation(setup: Setup) -> Evaluate:
-    """`(params, batches) -> HeldOut`, compiled once; for all processes, each of which calls it."""
+def make_evaluation(setup: Setup, *, waiting: Waiting = waiting) -> Evaluate:
+    """`(params, batches) -> HeldOut`, compiled once; for all processes, each of which calls it.
+
+    Losses are added sequence by sequence, so that the same sequences give the same sums, however
+    they are grouped into batches.
+
+    Args:
+      setup: of the run.
+      waiting: shows that the first call compiles.
+    """
     token_losses = jax.jit(setup.pipeline.token_losses)
     feed = make_feed(setup.config, setup.mesh)
+    compiled: dict[jax.tree_util.PyTreeDef, Callable] = {}  # with and without documents
 
     def evaluate(params: Params, batches: Sequence[Batch]) -> HeldOut:
-        losses = (token_losses(params, *feed.whole(batch)) for batch in batches)
-        found = zip(batches, map(whole, losses), strict=True)
-        parts = [_by_position(batch, values) for batch, values in found]
-        return HeldOut(*map(sum, zip(*parts, strict=True)))
+        seq_len = setup.config.data.seq_len
+        held_out = HeldOut(np.zeros(seq_len), np.zeros(seq_len, np.int64))
+        for batch in batches:
+            fed = feed.whole(batch)
+            kind = jax.tree.structure(fed)
+            if kind not in compiled:
+                with waiting("compiling the evaluation"):
+                    compiled[kind] = token_losses.lower(params, *fed).compile()
+            _add(held_out, batch, whole(compiled[kind](params, *fed)))
+        return held_out
 
     return evaluate
 
@@ -80,14 +99,11 @@ def whole(array: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def _by_position(batch: Batch, losses: np.ndarray) -> HeldOut:
-    seq_len = batch.tokens.shape[-1]
-    positions = np.broadcast_to(np.arange(seq_len), batch.tokens.shape)
+def _add(held_out: HeldOut, batch: Batch, losses: np.ndarray) -> None:
+    """Add a batch's losses to the sums, in the order of its sequences."""
+    positions = np.broadcast_to(np.arange(batch.tokens.shape[-1]), batch.tokens.shape)
     if batch.starts is not None:
         positions = positions - batch.starts
     counted = batch.targets >= 0
-    values = losses.astype(np.float64)[counted]
-    return HeldOut(
-        np.bincount(positions[counted], values, minlength=seq_len),
-        np.bincount(positions[counted], minlength=seq_len),
-    )
+    np.add.at(held_out.losses, positions[counted], losses[counted].astype(np.float64))
+    np.add.at(held_out.counts, positions[counted], 1)

@@ -27,8 +27,14 @@ class Events:
       UserError: the file cannot be written.
 
     Example:
-      >>> events = Events(folder / "events.jsonl")
-      >>> events.begin("step", step=0)
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "events.jsonl")
+      ...     with Events(path) as events:
+      ...         events.begin("step", step=0)
+      ...     len(path.read_text().splitlines())
+      2
     """
 
     def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.time):
@@ -67,8 +73,11 @@ class Events:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Say that the attempt ended as it was meant to; one that failed was cut short."""
-        if kind is None:
+        """Say that the attempt ended as it was meant to; one that failed was cut short.
+
+        Ctrl-C before the first step ends it as it was meant to, too.
+        """
+        if kind is None or issubclass(kind, KeyboardInterrupt):
             self.begin(END)
         if self._file is not None:
             self._file.close()

@@ -19,6 +19,15 @@ class Feed:
     Attributes:
       mesh: where they go: microbatches are spread over its axis `data`.
       num_microbatches, microbatch_size: of a step.
+
+    Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data import Batch
+      >>> from seq1f1b_jax.pipeline import make_mesh
+      >>> tokens = np.zeros((4, 2, 16), np.int32)
+      >>> batch = Feed(make_mesh(1), 4, 2).whole(Batch(tokens, tokens))
+      >>> batch.tokens.shape, batch.tokens.is_fully_addressable
+      ((4, 2, 16), True)
     """
 
     mesh: Mesh

@@ -2,7 +2,9 @@
 
     python -m seq1f1b_jax.training.goodput runs/x
 
-Prints a table and one line of JSON.
+Prints a table and one line of JSON. What is counted is the time in which the run was meant to run:
+from an end that was asked for, by Ctrl-C, SIGTERM or its last step, to the next start it was not,
+so this part, `idle`, is shown and no part of the goodput. After a kill it was: that part is `down`.
 """
 
 import argparse
@@ -35,7 +37,7 @@ MEANINGS = {
     USEFUL: "steps whose result the run kept",
     LOST: "steps done and, after a kill, done again",
     DOWN: "from the last sign of life of a process that was killed to the next start",
-    IDLE: "from an end that was asked for to the next start",
+    IDLE: "from an end that was asked for to the next start; counts as nothing",
     START: "imports, meeting the other processes, data",
     RESTORE: "parameters: read from a checkpoint, or made",
     COMPILE: "the training step, or reading it from the cache",
@@ -61,7 +63,7 @@ class Goodput:
     """Where the time of a run went.
 
     Attributes:
-      wall_seconds: from the start of the first process to the last sign of life.
+      wall_seconds: from the start of the first process to the last sign of life, pauses included.
       attempts: how often it was started.
       cut_short: attempts that did not end by themselves.
       useful_steps: steps whose result the run kept.
@@ -77,30 +79,35 @@ class Goodput:
     seconds: dict[str, float]
 
     @property
+    def counted_seconds(self) -> float:
+        """In which the run was meant to run: the wall time without the pauses between attempts."""
+        return self.wall_seconds - self.seconds[IDLE]
+
+    @property
     def goodput(self) -> float:
-        """Time of the useful steps over all time."""
-        return self.seconds[USEFUL] / self.wall_seconds if self.wall_seconds else 0.0
+        """Time of the useful steps over the time that counts."""
+        return self.seconds[USEFUL] / self.counted_seconds if self.counted_seconds else 0.0
 
     @property
     def json_line(self) -> str:
         """All of it on one line, seconds to the hundredth."""
         tree = {"goodput": round(self.goodput, 4)} | asdict(self)
         tree["wall_seconds"] = round(self.wall_seconds, 2)
+        tree["counted_seconds"] = round(self.counted_seconds, 2)
         tree["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         return json.dumps(tree)
 
     def __str__(self) -> str:
         """A table of the parts."""
         head = (
-            f"{self.wall_seconds:.0f} s in {self.attempts} attempts, {self.cut_short} of them cut "
-            f"short; {self.useful_steps} steps that counted, {self.lost_steps} lost"
+            f"{self.counted_seconds:.0f} s in {self.attempts} attempts, {self.cut_short} of them "
+            f"cut short; {self.useful_steps} steps that counted, {self.lost_steps} lost"
         )
-        share = 100 / (self.wall_seconds or 1)
-        rows = [
-            f"{name:<13}{seconds:>9.1f} s{seconds * share:>7.1f} %  {MEANINGS[name]}"
-            for name, seconds in self.seconds.items()
-        ]
-        return "\n".join([head, *rows])
+        return "\n".join([head, *(self._row(*part) for part in self.seconds.items())])
+
+    def _row(self, part: str, seconds: float) -> str:
+        share = f"{100 * seconds / (self.counted_seconds or 1):.1f} %" if part != IDLE else "-"
+        return f"{part:<13}{seconds:>9.1f} s{share:>9}  {MEANINGS[part]}"
 
 
 def read_spans(lines: Iterable[str]) -> list[Span]:

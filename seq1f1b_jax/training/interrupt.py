@@ -71,9 +71,15 @@ def stop_on_signals() -> Iterator[StopRequest]:
       UserError: called outside the main thread, where Python allows no handlers.
 
     Example:
+      >>> import signal
       >>> with stop_on_signals() as stop:
-      ...     while step < num_steps and not stop.requested:
-      ...         step = train_one(step)
+      ...     for step in range(1000):
+      ...         if step == 3:
+      ...             signal.raise_signal(signal.SIGTERM)  # as a scheduler would
+      ...         if stop.requested:
+      ...             break
+      >>> step
+      3
     """
     if threading.current_thread() is not threading.main_thread():
         raise UserError(

@@ -35,6 +35,7 @@ class Loop:
       shapes: of the state free of topology.
       group: the processes of the run.
       watchdog: ends a step that does not get on.
+      progress: shows how far it is.
       events: what time goes to.
     """
 
@@ -49,6 +50,7 @@ class Loop:
     num_layer_params: int
     meta: Mapping[str, Any]
     shapes: TrainState
+    progress: ProgressReport
     group: Group = ALONE
     watchdog: Watchdog | None = None
     events: Events = NO_EVENTS
@@ -66,11 +68,10 @@ class Loop:
         config = self.setup.config
         num_steps, save_every = config.train.num_steps, config.checkpoint.every
         eval_every = config.train.eval_every or num_steps
-        bar = None if config.logging.progress and self.group.is_first else False
         finished = False
         with (
             stop_on_signals() as stop,
-            ProgressReport(num_steps, start_step=start, bar=bar) as progress,
+            self.progress as progress,
             Prefetcher(self.batch_of, range(start, num_steps)) as batches,
         ):
             agreement = Agreement(self.group, stop)
@@ -101,21 +102,20 @@ class Loop:
     def _one_step(
         self, state: TrainState, index: int, batches: Prefetcher[Batch]
     ) -> tuple[TrainState, dict[str, float]]:
-        config = self.setup.config
         began, waited = time.perf_counter(), batches.waited_seconds
         batch = next(batches)
         if self.watchdog:
             self.watchdog.begin(index)
         state, metrics = self.step(state, *batch)
-        loss, grad_norm, update_norm, learning_rate = map(float, metrics)
+        loss, grad_norm, update_norm, learning_rate = map(float, metrics[:-1])
+        num_tokens, num_pairs = map(float, metrics.work)
         if self.watchdog:
             self.watchdog.finish()
         seconds = time.perf_counter() - began
         self._check_finite(index, loss=loss, gradient_norm=grad_norm, update_norm=update_norm)
         flops = step_flops(
-            self.setup.stage, num_layer_params=self.num_layer_params,
-            num_sequences=self.setup.num_sequences, seq_len=config.data.seq_len,
-            pairs=self.setup.cost.pairs(config.data.seq_len),
+            self.setup.stage, num_layer_params=self.num_layer_params, num_tokens=num_tokens,
+            num_pairs=num_pairs,
         )
         return state, {
             "loss": loss,
@@ -123,7 +123,8 @@ class Loop:
             "learning_rate": learning_rate,
             "step_seconds": seconds,
             "data_seconds": batches.waited_seconds - waited,
-            "tokens_per_second": batch.tokens.size / seconds,
+            "tokens_per_second": num_tokens / seconds,
+            "positions_per_second": batch.tokens.size / seconds,
             "model_flops_per_second": flops / seconds,
         }
 

@@ -1,6 +1,5 @@
 """The command `train`: a run from its first or its newest step to its last."""
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -38,6 +37,7 @@ from seq1f1b_jax.training.metrics import (
 )
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.partition import StepByCut
+from seq1f1b_jax.training.progress import ProgressReport, Waiting
 from seq1f1b_jax.training.report import describe, size_text
 from seq1f1b_jax.training.sampling import sample_text, write_now
 from seq1f1b_jax.training.setup import Setup
@@ -74,7 +74,7 @@ def train(job: Job) -> int:
     check_alike(job, data)
     if group.count > 1:
         check_is_for_many(config, group.count)
-    batches = held_out_batches(setup, data, config.train.eval_batches)
+    batches = held_out_batches(setup, data, config.train.eval_sequences)
     tokenizer = data.corpus.load_tokenizer()
     with ExitStack() as stack:
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
@@ -87,11 +87,19 @@ def train(job: Job) -> int:
         )
         state = restore_run(checkpointer, setup, data, job.say, group=group)
         start = 0 if state is None else int(state.step)
-        if start >= config.train.num_steps:
+        progress = make_progress(job, start)
+        batch_of = partial(make_feed(config, setup.mesh).step, data)
+        trace = partial(
+            trace_step, setup, folder=job.folder, say=job.say, waiting=progress.waiting
+        )
+        if state is not None and start >= config.train.num_steps:
+            if config.train.trace:
+                events.begin(COMPILE)
+                trace(state, batch_of(start))
             print(
                 f"the run is complete; add steps with --train.num_steps {2 * start}, "
-                "start over with --train.resume never, or look at it with the commands "
-                "evaluate and generate"
+                "start over with --train.resume never, train otherwise in another "
+                "--train.output_dir, or look at it with the commands evaluate and generate"
             )
             return 0
         if start:
@@ -102,21 +110,20 @@ def train(job: Job) -> int:
             params = first_params(job, setup)
             state = init_state(setup.pipeline, setup.optimizer, params)
             del params  # the first step donates them
-        batch_of = partial(make_feed(config, setup.mesh).step, data)
         batch = batch_of(start)
         events.begin(COMPILE)
-        step = make_step(setup, state, batch, job.watchdog)
+        step = make_step(setup, state, batch, job.watchdog, progress.waiting)
         events.begin(MEET)
         group.barrier("compiled")
         if config.train.trace:
-            trace_step(setup, state, batch, folder=job.folder, say=job.say)
+            trace(state, batch)
         loop = Loop(
             setup, batch_of, step, checkpointer, stack.enter_context(open_metrics(job, start)),
-            evaluate=make_evaluation(setup), held_out=batches,
+            evaluate=make_evaluation(setup, waiting=progress.waiting), held_out=batches,
             bigram=bigram_loss(data, batches) if group.is_first else 0.0,
             num_layer_params=count_params(stage, only_layers=True),
             meta=make_meta(config, data), shapes=abstract_state(setup), group=group,
-            watchdog=job.watchdog, events=events,
+            watchdog=job.watchdog, events=events, progress=progress,
         )
         with job.watchdog.exchanges():
             state, finished = loop.run(state, start)
@@ -186,6 +193,13 @@ def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:
     return MetricsWriter(job.folder / METRICS, start_step=start, sinks=sinks)
 
 
+def make_progress(job: Job, start: int) -> ProgressReport:
+    """What shows how far the run is; nothing of other processes than the first is heard."""
+    bar = None if job.config.logging.progress and job.group.is_first else False
+    steps = job.config.train.num_steps
+    return ProgressReport(steps, start_step=start, bar=bar, alone=job.group.count == 1)
+
+
 def first_params(job: Job, setup: Setup) -> Params:
     """Where training starts: the weights of a checkpoint, or fresh ones."""
     if job.source is None:
@@ -202,33 +216,33 @@ def first_words(data: SequenceData, tokens, tokenizer: Tokenizer | None) -> str:
     return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
 
 
-def make_step(setup: Setup, state: TrainState, batch, watchdog: Watchdog) -> Callable:
+def make_step(
+    setup: Setup, state: TrainState, batch, watchdog: Watchdog, waiting: Waiting
+) -> Callable:
     """The compiled step; cut anew for every batch where the partition follows the batch."""
     config = setup.config
     if config.watchdog.ticks:
         setup = replace(setup, pipeline=setup.pipeline.traced(watchdog.actions))
     by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
     if by_batch and config.schedule.partition == "balanced":
-        return StepByCut(setup, compile_step, watchdog)
-    return compile_step(setup, state, batch)
+        return StepByCut(setup, partial(compile_step, waiting=waiting), watchdog)
+    return compile_step(setup, state, batch, waiting=waiting)
 
 
-def compile_step(setup: Setup, state: TrainState, batch) -> Callable:
+def compile_step(
+    setup: Setup, state: TrainState, batch, *, waiting: Waiting, what: str = "the training step"
+) -> Callable:
     """Compile the train step ahead, and tell how long it took and what it allocates."""
-    print("compiling ... ", end="", flush=True)
-    began = time.perf_counter()
     config = setup.config
     schedule = learning_rate_schedule(config.optimizer, config.train.num_steps)
     step = make_train_step(setup.pipeline, setup.optimizer, learning_rate=schedule)
-    step = step.lower(state, *batch).compile()
-    seconds = time.perf_counter() - began
-    memory = step.memory_analysis()
-    told = f"{seconds:.1f} s"
-    if memory is not None:
-        temporary = size_text(memory.temp_size_in_bytes)
-        kept = size_text(memory.argument_size_in_bytes)
-        told += f"; per device {temporary} of temporaries, {kept} of parameters and optimizer"
-    print(told, flush=True)
+    with waiting(f"compiling {what}") as told:
+        step = step.lower(state, *batch).compile()
+        if (memory := step.memory_analysis()) is not None:
+            temporary = size_text(memory.temp_size_in_bytes)
+            kept = size_text(memory.argument_size_in_bytes)
+            kept += " of parameters and optimizer"
+            told.append(f"per device {temporary} of temporaries, {kept}")
     return step
 
 

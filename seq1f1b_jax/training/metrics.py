@@ -1,12 +1,14 @@
 """One JSON line per step in `metrics.jsonl`, and the same numbers to TensorBoard or W&B on request.
 
     {"step": 41, "loss": 2.31, "grad_norm": 0.8, "learning_rate": 0.001, "step_seconds": 0.52,
-     "data_seconds": 0.0001, "tokens_per_second": 15753.8, "model_flops_per_second": 2.1e10}
+     "data_seconds": 0.0001, "tokens_per_second": 15753.8, "positions_per_second": 15753.8,
+     "model_flops_per_second": 2.1e10}
     {"step": 99, "held_out_loss": 1.92, "bigram_loss": 2.44}
 
 `step` counts from 0; `data_seconds`, a part of `step_seconds`, is the wait for the batch; an
-evaluation carries the step it came after. A number that is not finite is written as null, which
-JSON has and NaN is not.
+evaluation carries the step it came after. Tokens are those that are trained on: with a target, so
+neither padding nor the last token of a document; positions are all of them. FLOPs are counted for
+the former. A number that is not finite is written as null, which JSON has and NaN is not.
 """
 
 import json
@@ -48,10 +50,16 @@ class MetricsWriter:
       UserError: the file cannot be written.
 
     Example:
-      >>> with MetricsWriter("runs/x/metrics.jsonl", start_step=0) as metrics:
-      ...     metrics.write(0, loss=5.5, grad_norm=1.0, learning_rate=1e-4, step_seconds=0.5,
-      ...                   tokens_per_second=16384.0, model_flops_per_second=2e10)
-      ...     metrics.write(0, held_out_loss=5.6)
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "run", "metrics.jsonl")
+      ...     with MetricsWriter(path, start_step=0) as metrics:
+      ...         metrics.write(0, loss=5.5, grad_norm=1.0)
+      ...         metrics.write(0, held_out_loss=5.6)
+      ...     print(path.read_text(encoding="utf-8"), end="")
+      {"step": 0, "loss": 5.5, "grad_norm": 1.0}
+      {"step": 0, "held_out_loss": 5.6}
     """
 
     def __init__(self, path: str | Path, *, start_step: int, sinks: tuple[Sink, ...] = ()):
@@ -103,10 +111,16 @@ class NoMetrics:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl` in order, without half a line at the end.
+    r"""The lines of a `metrics.jsonl` in order, without half a line at the end.
 
     Example:
-      >>> losses = [line["loss"] for line in read_metrics("metrics.jsonl") if "loss" in line]
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "metrics.jsonl")
+      ...     _ = path.write_text('{"step": 0, "loss": 5.5}\n{"step": 1, "lo')
+      ...     read_metrics(path)
+      [{'step': 0, 'loss': 5.5}]
     """
     lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]

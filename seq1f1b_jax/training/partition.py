@@ -9,7 +9,7 @@ from seq1f1b_jax.training.setup import Setup, chunk_lengths
 from seq1f1b_jax.training.step import TrainState
 from seq1f1b_jax.training.watchdog import Watchdog
 
-Compile = Callable[[Setup, TrainState, Batch], Callable]
+Compile = Callable[..., Callable]
 
 
 class StepByCut:
@@ -20,7 +20,7 @@ class StepByCut:
 
     Args:
       setup: of the run; its own chunk lengths are not used.
-      compile_step: `(setup, state, batch) -> step`.
+      compile_step: `(setup, state, batch, *, what) -> step`, which tells what it compiles.
       watchdog: does not count compilations as part of a step.
     """
 
@@ -34,9 +34,10 @@ class StepByCut:
         lengths = setup.pipeline.table.chunk_lengths
         if lengths not in self._steps:
             ends = list(accumulate(lengths))
-            print(f"cut {len(self._steps) + 1}, chunks end at {ends}: ", end="", flush=True)
+            what = f"the training step, cut {len(self._steps) + 1} with chunks that end at {ends}"
             with self._watchdog.paused():
-                self._steps[lengths] = self._compile(setup, state, Batch(*batch))
+                step = self._compile(setup, state, Batch(*batch), what=what)
+            self._steps[lengths] = step
         return self._steps[lengths](state, *batch)
 
 

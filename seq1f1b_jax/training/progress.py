@@ -1,4 +1,4 @@
-"""How far the run is: a live bar in a terminal, a plain line now and then in a log.
+"""How far the run is, and what it waits for: live in a terminal, whole lines in a log.
 
 step  120/200  loss 1.842  15.8k tokens/s  0.52 s/step  0:41 left
 """
@@ -6,29 +6,39 @@ step  120/200  loss 1.842  15.8k tokens/s  0.52 s/step  0:41 left
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.text import Text
 
 RECENT_STEPS = 20
 
+Waiting = Callable[[str], AbstractContextManager[list[str]]]
+"""Shows what is waited for; what is put into the list is told at the end."""
+
 
 class ProgressReport:
-    """Shows loss, tokens/s, step time and time left.
+    """Shows loss, trained tokens/s, step time and time left.
 
     Args:
       num_steps: steps of the whole run.
       start_step: steps that were finished before, by an earlier run.
       bar: a live bar; None: where the console is a terminal.
+      alone: whether no library writes lines of its own while something is waited for, as Gloo does
+        between processes; else a wait is told in whole lines.
       line_seconds: without a bar, at least this long between two lines; first and last are shown.
       console: where to write; None: standard output.
       clock: seconds, for the spacing of lines.
 
     Example:
-      >>> with ProgressReport(200) as progress:
+      >>> with ProgressReport(200, bar=False) as progress:
       ...     progress.update(1, loss=5.5, tokens_per_second=16384, step_seconds=0.5)
       ...     progress.message("held-out loss 5.61")
+      step   1/200  loss 5.500  16.4k tokens/s  0.50 s/step  1:40 left
+      held-out loss 5.61
     """
 
     def __init__(
@@ -37,6 +47,7 @@ class ProgressReport:
         *,
         start_step: int = 0,
         bar: bool | None = None,
+        alone: bool = True,
         line_seconds: float = 10.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -47,12 +58,13 @@ class ProgressReport:
         self._clock = clock
         self._next_line = clock()
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._in_place = self._console.is_terminal if bar is None else bar
+        self._alone = alone
         self._bar: Progress | None = None
-        if self._console.is_terminal if bar is None else bar:
-            self._bar = Progress(
-                BarColumn(bar_width=20), TextColumn("{task.description}"), console=self._console
-            )
-            self._task = self._bar.add_task("starting", total=num_steps, completed=start_step)
+        if self._in_place:
+            self._line = _Line()
+            self._bar = Progress(BarColumn(bar_width=20), self._line, console=self._console)
+            self._task = self._bar.add_task("", total=num_steps, completed=start_step)
 
     def update(
         self, finished: int, *, loss: float, tokens_per_second: float, step_seconds: float
@@ -66,7 +78,9 @@ class ProgressReport:
             f"{clock_time(left)} left"
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=finished, description=line)
+            self._bar.start()  # not before the first step, in which devices meet and libraries talk
+            self._line.show = lambda: line
+            self._bar.update(self._task, completed=finished)
         elif self._clock() >= self._next_line or finished == self._num_steps:
             self._print(line)
             self._next_line = self._clock() + self._line_seconds
@@ -75,18 +89,91 @@ class ProgressReport:
         """Print a line of its own, above the bar where there is one."""
         self._print(text)
 
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[list[str]]:
+        """Show what is waited for, and for how long: `waiting` of this module, or in the bar."""
+        if self._bar is None or not self._bar.live.is_started:
+            in_place = self._in_place and self._alone
+            with waiting(what, console=self._console, in_place=in_place, clock=self._clock) as told:
+                yield told
+            return
+        told, before, began = [], self._line.show, self._clock()
+        self._line.show = lambda: f"{what} ... {self._clock() - began:.0f} s"
+        try:
+            yield told
+        finally:
+            self._line.show = before
+        self._print(_took(what, self._clock() - began, told))
+
     def _print(self, text: str) -> None:
-        # no markup: brackets in a message are brackets; no wrapping: a line in a log is a line
-        self._console.print(text, markup=False, soft_wrap=True)
+        _print(self._console, text)
 
     def __enter__(self) -> "ProgressReport":
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
+        if self._bar is not None and self._bar.live.is_started:
             self._bar.stop()
+
+
+@contextmanager
+def waiting(
+    what: str,
+    *,
+    console: Console | None = None,
+    in_place: bool | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[list[str]]:
+    """Show what is waited for: the seconds in place in a terminal, else a line before and after.
+
+    Args:
+      what: is going on.
+      console: where to write; None: standard output.
+      in_place: whether to count the seconds; None: where the console is a terminal.
+      clock: seconds.
+
+    Yields:
+      A list; what is put into it is told behind the seconds that it took.
+
+    Example:
+      >>> with waiting("compiling the step", clock=iter([0.0, 2.5]).__next__) as told:
+      ...     told.append("1.2 MB of temporaries")
+      compiling the step ...
+      compiling the step took 2.5 s; 1.2 MB of temporaries
+    """
+    console = console or Console(highlight=False)
+    told, began = [], clock()
+    shown: AbstractContextManager[object] = nullcontext()
+    if console.is_terminal if in_place is None else in_place:
+        shown = Live(
+            get_renderable=lambda: Text(f"{what} ... {clock() - began:.0f} s"), console=console,
+            transient=True, refresh_per_second=2,
+        )
+    else:
+        _print(console, f"{what} ...")
+    with shown:
+        yield told
+    _print(console, _took(what, clock() - began, told))
+
+
+def _took(what: str, seconds: float, told: list[str]) -> str:
+    return "; ".join([f"{what} took {seconds:.1f} s", *told])
+
+
+def _print(console: Console, text: str) -> None:
+    # no markup: brackets in a message are brackets; no wrapping: a line in a log is a line
+    console.print(text, markup=False, soft_wrap=True)
+
+
+class _Line(ProgressColumn):
+    """What stands beside the bar, asked for whenever it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.show: Callable[[], str] = lambda: ""
+
+    def render(self, task: Task) -> Text:
+        return Text(self.show())
 
 
 def short(number: float) -> str:

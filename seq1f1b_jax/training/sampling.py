@@ -29,6 +29,11 @@ def encode(prompt: str, tokenizer: Tokenizer | None) -> np.ndarray:
 
     Raises:
       UserError: an empty prompt, or words that are not token ids.
+
+    Example:
+      >>> from seq1f1b_jax.data import load_tokenizer
+      >>> encode("ab", load_tokenizer("bytes")).tolist(), encode("5 17", None).tolist()
+      ([[97, 98]], [[5, 17]])
     """
     if not prompt:
         raise UserError("the prompt is empty; give at least one character with --prompt")
@@ -48,6 +53,11 @@ def pieces(tokens: Iterator[int], tokenizer: Tokenizer | None) -> Iterator[str]:
 
     Control characters other than line feed and tab become U+FFFD: a model early in its training
     writes any byte, and a terminal would obey some of them.
+
+    Example:
+      >>> from seq1f1b_jax.data import load_tokenizer
+      >>> list(pieces(iter([104, 105, 7, 0, 33]), load_tokenizer("bytes")))  # 0 is the end
+      ['h', 'i', '\ufffd', '']
     """
     if tokenizer is None:
         yield from (f"{token} " for token in tokens)

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.sharding import shardings
-from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.pipeline.stage import Params, window_of
+from seq1f1b_jax.training.flops import Work, count_work
 
 
 class TrainState(NamedTuple):
@@ -30,12 +31,14 @@ class StepMetrics(NamedTuple):
       grad_norm: global gradient norm before the clip.
       update_norm: global norm of what was added to the parameters.
       learning_rate: of this update.
+      work: what the step trained on, in all processes together.
     """
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
     update_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
+    work: Work
 
 
 def init_state(
@@ -67,6 +70,26 @@ def make_train_step(
     tokens, targets, starts: int32 `[num_microbatches, sequences, seq_len]`; starts may be `None`,
     see `PipelineStep.loss_and_grads`. `learning_rate` is the schedule inside the optimizer, which
     keeps it to itself.
+
+    Example:
+      >>> import jax
+      >>> from jax import numpy as jnp
+      >>> from models import build_stage
+      >>> from seq1f1b_jax.config import OptimizerConfig
+      >>> from seq1f1b_jax.pipeline import build_step, make_mesh
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> from seq1f1b_jax.training.optimizer import learning_rate_schedule, make_optimizer
+      >>> plan = make_plan("seq1f1b", num_stages=1, num_microbatches=2, num_chunks=2)
+      >>> stage = build_stage("llama", preset="tiny")
+      >>> pipeline = build_step(stage, plan, make_mesh(1), chunk_lengths=(8, 8))
+      >>> config = OptimizerConfig(learning_rate=1e-3, warmup_steps=0)
+      >>> optimizer, rate = make_optimizer(config, 10), learning_rate_schedule(config, 10)
+      >>> state = init_state(pipeline, optimizer, pipeline.init(jax.random.key(0)))
+      >>> train_step = make_train_step(pipeline, optimizer, learning_rate=rate)
+      >>> tokens = jnp.ones((2, 1, 16), jnp.int32)
+      >>> state, metrics = train_step(state, tokens, tokens)
+      >>> int(state.step), float(metrics.learning_rate), int(metrics.work.num_tokens)
+      (1, 0.0010000000474974513, 32)
     """
 
     def train_step(state: TrainState, tokens: Array, targets: Array, starts: Array | None = None):
@@ -76,6 +99,7 @@ def make_train_step(
         new = TrainState(params, opt_state, state.step + 1)
         new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
-        return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)))
+        work = count_work(targets, starts, window=window_of(pipeline.stage))
+        return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)), work)
 
     return jax.jit(train_step, donate_argnums=0)

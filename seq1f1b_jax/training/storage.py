@@ -30,6 +30,7 @@ from seq1f1b_jax.training.checkpoint_read import (
     read_checkpoint,
 )
 from seq1f1b_jax.training.lock import LOCK
+from seq1f1b_jax.training.optimizer import told_change
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
@@ -223,6 +224,8 @@ def restore_run(
         found = find_checkpoint(folder, report=report)
         check_same_run(found.meta, setup, data)
         tell_source(found.meta, setup, report)
+        if told := told_change(found.meta["config"], setup.config, found.step):
+            report(told)
         return found.step
 
     step = group.first("newest checkpoint", newest)

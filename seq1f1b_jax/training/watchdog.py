@@ -74,9 +74,12 @@ class Watchdog:
       end: ends the process with a status; tests give another one.
 
     Example:
-      >>> with Watchdog(config, group, folder, silence=30) as watchdog:
-      ...     with watchdog.step(index):
-      ...         state = train_one(state)
+      >>> from pathlib import Path
+      >>> from seq1f1b_jax.config import WatchdogConfig
+      >>> from seq1f1b_jax.distributed import ALONE
+      >>> with Watchdog(WatchdogConfig(), ALONE, Path("runs/x"), silence=30) as watchdog:
+      ...     watchdog.begin(0)  # a step that gets on
+      ...     watchdog.finish()
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def test_bare_command_trains_the_default_recipe():
 @pytest.mark.parametrize(
     ("arguments", "command", "options"),
     [
-        (["evaluate", "--num_batches", "3"], "evaluate", EvaluateOptions(num_batches=3)),
+        (["evaluate", "--num_sequences", "3"], "evaluate", EvaluateOptions(num_sequences=3)),
         (["--config", "default", "evaluate"], "evaluate", EvaluateOptions()),
         (["generate", "--prompt", "evaluate"], "generate", GenerateOptions(prompt="evaluate")),
         (["--prompt=x", "generate", "--top_p=1"], "generate", GenerateOptions("x", top_p=1.0)),
@@ -98,6 +98,8 @@ def test_printed_configuration_reads_back_equal(recipe, tmp_path):
         (["--modle.num_layers", "12"], "'--modle.num_layers'", "'--model.num_layers'"),
         (["--num_layers", "12"], "'--num_layers'", "'--model.num_layers'"),
         (["--zzz", "1"], "'--zzz'", "--help"),
+        (["--train.eval_batches", "4"], "--train.eval_batches", "it is now --train.eval_sequences"),
+        (["evaluate", "--num_batches=4"], "--num_batches", "it is now --num_sequences, which"),
         (["--prompt", "x"], "--prompt", "generate --prompt"),
         (["trian"], "'trian'", "train, evaluate, generate"),
         (["--model.num_layers", "abc"], "model.num_layers='abc'", "whole number"),
@@ -113,7 +115,7 @@ def test_printed_configuration_reads_back_equal(recipe, tmp_path):
         (["--config", "defualt"], "defualt", "did you mean default?"),
         (["--config", "nowhere/x.yaml"], "nowhere/x.yaml does not exist", "single_device"),
         (["--config", "tests"], "tests", "a folder"),
-        (["evaluate", "--num_batches", "0"], "--num_batches 0", "1 or more"),
+        (["evaluate", "--num_sequences", "0"], "--num_sequences 0", "1 or more"),
         (["generate", "--num_tokens", "-1"], "--num_tokens -1", "1 or more"),
         (["generate", "--temperature", "-0.5"], "--temperature -0.5", "0 or more"),
         (["generate", "--top_p", "1.5"], "--top_p 1.5", "use 1"),

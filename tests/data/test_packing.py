@@ -129,7 +129,9 @@ def test_a_step_depends_on_seed_and_index_only_not_on_the_factoring():
 
 def test_held_out_sequences_are_never_trained_on():
     data = packed(np.random.default_rng(2).integers(1, 30, 200), 16, eval_fraction=0.1)
-    held_out = data.held_out(99, num_microbatches=2, microbatch_size=1)
+    held_out = data.held_out(None, num_microbatches=7, microbatch_size=1)
+    targets = np.concatenate([batch.targets for batch in held_out])
+    assert (targets >= 0).sum() == (data.sequences(data.split.held_out).targets >= 0).sum()
     seen = {int(t) for batch in held_out for t in batch.tokens[batch.targets >= 0]}
     epoch = range(data.split.train.size)
     trained = [data.batch(k, num_microbatches=1, microbatch_size=1) for k in epoch]

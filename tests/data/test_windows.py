@@ -71,13 +71,28 @@ def test_held_out_order_goes_round_the_blocks():
 
 def test_held_out_batches_are_fixed_in_order_and_never_trained_on():
     data = counting_data()  # 8 windows held out
-    batches = data.held_out(9, num_microbatches=3, microbatch_size=1)
-    assert len(batches) == 2  # as many full batches as there are
-    seen = np.concatenate([windows_of(batch) for batch in batches])
-    assert seen.tolist() == data.split.held_out[:6].tolist()
+    batches = data.held_out(99, num_microbatches=3, microbatch_size=1)
+    assert len(batches) == 3 and len(batches[-1].tokens) == 3
+    seen = np.concatenate([windows_of(batch) for batch in batches])[:8]
+    assert seen.tolist() == data.split.held_out.tolist()
     assert not set(seen) & set(data.split.train)
-    with pytest.raises(ValueError, match="8 sequences of 4 tokens are held out, .* takes 9"):
-        data.held_out(1, num_microbatches=9, microbatch_size=1)
+
+
+@pytest.mark.parametrize("num_sequences, counted", [(1, 1), (5, 5), (8, 8), (9, 8), (None, 8)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 2), (4, 2), (3, 5)], ids=str)
+def test_the_held_out_sequences_do_not_depend_on_the_shape_of_a_batch(
+    num_sequences, counted, shape
+):
+    data = counting_data()
+    batches = data.held_out(num_sequences, num_microbatches=shape[0], microbatch_size=shape[1])
+    expected = data.sequences(data.split.held_out[:counted])
+    for name in ("tokens", "targets"):
+        parts = [getattr(batch, name) for batch in batches]
+        assert {part.shape for part in parts} == {(*shape, 4)}
+        rows = np.concatenate(parts).reshape(-1, 4)
+        np.testing.assert_array_equal(rows[:counted], getattr(expected, name))
+        assert counted <= len(rows) < counted + shape[0] * shape[1]
+        assert (rows[counted:] == {"tokens": 0, "targets": -1}[name]).all()
 
 
 def test_identity_tells_what_batches_depend_on():

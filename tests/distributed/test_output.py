@@ -1,5 +1,7 @@
 """One process speaks for all, and a refused run ends at once, with whose refusal it is."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -59,3 +61,27 @@ def test_what_is_done_in_time_is_not_refused():
         (timer,) = set(threading.enumerate()) - before
     timer.join(10)  # one that was not called off would stay for 20 s
     assert not timer.is_alive() and ended == []
+
+
+NATIVE = """
+import os, sys
+from seq1f1b_jax.distributed import Processes, one_voice
+with one_voice(Processes(2, int(sys.argv[1]), "127.0.0.1:1"), native=sys.argv[2] == "heard"):
+    print("ours", end=" ", flush=True)
+    os.write(1, b"[Gloo] Rank [Gloo] Rank 0 is connected\\n")
+    print("in one line")
+os.write(1, b"after\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    "index, native, heard",
+    [
+        (0, "dropped", "ours in one line\nafter\n"),
+        (1, "dropped", "after\n"),
+        (0, "heard", "ours [Gloo] Rank [Gloo] Rank 0 is connected\nin one line\nafter\n"),
+    ],
+)
+def test_lines_of_compiled_libraries_fall_into_none_of_ours(index, native, heard):
+    command = [sys.executable, "-c", NATIVE, str(index), native]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == heard

@@ -49,10 +49,10 @@ def test_one_process_without_the_data_takes_the_other_along(index, cache, source
 
 @pytest.mark.slow
 def test_evaluation_compares_the_processes_too(by_two, cache, source):
-    own = {1: {"train__eval_batches": 7}}
+    own = {1: {"train__eval_sequences": 7}}
     with Processes(cache, 2, by_two[0], source, own=own, command=("evaluate",), **TWO) as run:
         assert run.end() == [2, 2], run.told()
-        assert "--train.eval_batches is 7 in process 1" in run.told()
+        assert "--train.eval_sequences is 7 in process 1" in run.told()
 
 
 @pytest.mark.slow

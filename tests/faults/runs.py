@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 16, 4
 SETTINGS = {
     "train.num_steps": STEPS, "checkpoint.every": EVERY, "checkpoint.keep": 9,
-    "train.eval_batches": 1, "train.sample_tokens": 0, "model.preset": "null",
+    "train.eval_sequences": 4, "train.sample_tokens": 0, "model.preset": "null",
     "model.num_layers": 4, "model.model_dim": 16, "model.num_heads": 4, "model.mlp_dim": 32,
     "data.seq_len": 64, "data.source": "README.md", "data.eval_fraction": 0.1,
     "data.microbatch_size": 2, "schedule.num_microbatches": 2, "schedule.num_chunks": 2,

@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_used(harm, finished, so
     outcome = run(*command_line(folder, source))
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("checkpoint of step 6 is damaged") == 1
-    assert f"\ncontinuing {folder} after step 4\ncompiling ... " in outcome.out
+    assert f"\ncontinuing {folder} after step 4\ncompiling the training step ...\n" in outcome.out
     assert checkpoint_steps(folder) == [2, 4, 6]
     assert losses(folder) == losses(finished)
 

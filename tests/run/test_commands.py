@@ -14,7 +14,7 @@ from tests.run.tiny import checkpoint_steps, command_line, held_out_losses, loss
 
 METRICS = {
     "step", "loss", "grad_norm", "learning_rate", "step_seconds", "data_seconds",
-    "tokens_per_second",
+    "tokens_per_second", "positions_per_second",
     "model_flops_per_second",
 }  # fmt: skip
 
@@ -94,7 +94,8 @@ def test_starting_over_in_an_empty_folder_moves_nothing(source, tmp_path):
 
 def evaluated(outcome):
     assert outcome.status == 0, outcome.err
-    found = re.search(r"^step 6: held-out loss (\S+) nats per token over (\S+) tok", outcome.out)
+    told = r"(?m)^step 6: held-out loss (\S+) nats per token over (\S+) tokens of 4 sequences$"
+    found = re.search(told, outcome.out)
     assert found and found[2] == "128"
     return float(found[1])
 

@@ -10,7 +10,9 @@ import train
 from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig
 from seq1f1b_jax.data import Batch
 from seq1f1b_jax.training.evaluation import HeldOut
+from seq1f1b_jax.training.flops import Work
 from seq1f1b_jax.training.loop import Loop
+from seq1f1b_jax.training.progress import ProgressReport
 from seq1f1b_jax.training.step import StepMetrics
 
 
@@ -28,7 +30,7 @@ class Recorder:
 
     def step(self, state: int, tokens, targets, starts):
         self.note(f"step {state + 1}")
-        return state + 1, StepMetrics(*np.ones(4, np.float32))
+        return state + 1, StepMetrics(*np.ones(4, np.float32), Work(1, 1.0))
 
     def evaluate(self, params, batches) -> HeldOut:
         self.note(f"evaluate {self.events[-1].split()[-1]}")
@@ -52,14 +54,11 @@ def events_of(recorder, *, start=0):
     )
     stage = SimpleNamespace(vocab_size=2, model_dim=2, num_heads=1, head_dim=2, num_layers=1)
     pipeline = SimpleNamespace(layout=None)
-    cost = SimpleNamespace(pairs=lambda num_queries: 1)
-    setup = SimpleNamespace(
-        config=config, stage=stage, pipeline=pipeline, num_sequences=1, cost=cost
-    )
+    setup = SimpleNamespace(config=config, stage=stage, pipeline=pipeline)
     loop = Loop(
         setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
         evaluate=recorder.evaluate, held_out=(), bigram=1.0, num_layer_params=1, meta={},
-        shapes=None,
+        shapes=None, progress=ProgressReport(4),
     )
     state, finished = loop.run(_State(start), start)
     return recorder.events, int(state), finished

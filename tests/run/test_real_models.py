@@ -80,7 +80,7 @@ def test_the_first_loss_is_that_of_the_checkpoint(tuned, prepared, theirs, tmp_p
     assert still.status == 0
     before = run("evaluate", *settings(tmp_path / "none", prepared, theirs))
     assert before.status == 0, before.err
-    found = re.search(r"^(\S+): held-out loss (\S+) nats", before.out)
+    found = re.search(r"(?m)^(\S+): held-out loss (\S+) nats", before.out)
     assert found[1] == str(theirs)
     assert f"step 6: held-out loss {found[2]} nats" in still.out
 
@@ -157,7 +157,7 @@ def test_chunks_may_be_cut_for_every_batch(tuned, prepared, theirs, tmp_path):
     folder = tmp_path / "run"
     outcome = run(*settings(folder, prepared, theirs, schedule__documents="batch"))
     assert outcome.status == 0, outcome.err
-    assert "cut 1, chunks end at [" in outcome.out
+    assert "\ncompiling the training step, cut 1 with chunks that end at [" in outcome.out
     ours, other = losses(folder), losses(tuned[0])
     assert all(abs(ours[step] / other[step] - 1) < 1e-4 for step in other)
 

@@ -25,7 +25,7 @@ SETTINGS = {
     "model.preset": "null", "model.num_layers": 4, "model.model_dim": 16, "model.num_heads": 2,
     "model.mlp_dim": 32, "data.seq_len": 32, "schedule.block": 8, "mesh.pipe": 2,
     "schedule.num_microbatches": 4, "schedule.num_chunks": 2, "train.num_steps": 6,
-    "train.eval_batches": 1, "train.sample_tokens": 0, "optimizer.warmup_steps": 0,
+    "train.eval_sequences": 4, "train.sample_tokens": 0, "optimizer.warmup_steps": 0,
     "checkpoint.every": 2, "checkpoint.keep": 3,
 }  # fmt: skip
 COMPILER = {

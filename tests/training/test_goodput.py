@@ -1,5 +1,6 @@
 """Where a run's time went, from what its attempts wrote down before they were killed."""
 
+import itertools
 import json
 import time
 
@@ -51,6 +52,31 @@ def test_an_end_that_was_asked_for_is_no_down_time():
     asked = (*KILLED, ("end", 30))
     found = measure(lines(asked, CONTINUED))
     assert found.seconds[IDLE] == 10 and not found.seconds[DOWN] and found.cut_short == 0
+    assert found.wall_seconds == 58 == sum(found.seconds.values())
+
+
+def test_a_pause_that_was_asked_for_costs_no_goodput_and_a_restart_after_a_kill_does():
+    """Two equal attempts of 20 s, 10 of them useful steps, with 1000 s between them."""
+    first = (("start", 0), ("step 0", 10), ("save", 20), ("end", 20))
+    second = (("start", 1020), ("step 1", 1030), ("save", 1040), ("end", 1040))
+    paused, killed = measure(lines(first, second)), measure(lines(first[:-1], second))
+    assert paused.goodput == 20 / 40 and paused.counted_seconds == 40
+    assert killed.goodput == 20 / 1040 and killed.seconds[DOWN] == 1000
+    assert json.loads(paused.json_line) | {"goodput": 0.5, "wall_seconds": 1040.0,
+        "counted_seconds": 40.0} == json.loads(paused.json_line)  # fmt: skip
+    rows = {row[:13].strip(): row[13:].split()[2] for row in str(paused).splitlines()[1:]}
+    assert rows[IDLE] == "-" and rows[USEFUL] == "50.0"
+    assert sum(float(share) for part, share in rows.items() if part != IDLE) == 100
+
+
+def test_ctrl_c_before_the_first_step_is_an_end_that_was_asked_for(tmp_path):
+    for began, error in ((100.0, KeyboardInterrupt), (200.0, OSError)):
+        clock = itertools.count(began).__next__
+        with pytest.raises(error), Events(tmp_path / EVENTS, clock=clock) as events:
+            events.begin("compile")
+            raise error
+    found = measure((tmp_path / EVENTS).read_text(encoding="utf-8").splitlines())
+    assert (found.attempts, found.cut_short) == (2, 1)
 
 
 def test_lines_that_a_kill_cut_are_left_out():

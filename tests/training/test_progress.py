@@ -1,11 +1,13 @@
 """What a terminal and what a log file see of a run."""
 
 import io
+import re
+import time
 
 import pytest
 from rich.console import Console
 
-from seq1f1b_jax.training.progress import ProgressReport, clock_time, short
+from seq1f1b_jax.training.progress import ProgressReport, clock_time, short, waiting
 
 
 def run(report, steps, num_seconds=None):
@@ -62,3 +64,65 @@ def test_short(number, text):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (41, "0:41"), (3725, "1:02:05")])
 def test_clock_time(seconds, text):
     assert clock_time(seconds) == text
+
+
+TERMINAL = {"force_terminal": True, "width": 120, "highlight": False}
+
+
+def shown(text):
+    """What a terminal shows of each line in the end, without the control sequences."""
+    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", line) for line in text.split("\n")]
+
+
+def test_a_wait_is_a_line_before_and_a_line_after_in_a_log():
+    out, now = io.StringIO(), [0.0]
+    console = Console(file=out, width=40, highlight=False)
+    with waiting("compiling the step", console=console, clock=lambda: now[0]) as told:
+        assert out.getvalue() == "compiling the step ...\n"
+        print("[Gloo] Rank 0 is connected", file=out)  # a line of others falls into no line
+        now[0] = 12.34
+        told.append("1.2 MB per device")
+    assert out.getvalue().splitlines() == [
+        "compiling the step ...", "[Gloo] Rank 0 is connected",
+        "compiling the step took 12.3 s; 1.2 MB per device",
+    ]  # fmt: skip
+
+
+def test_a_wait_counts_its_seconds_in_place_in_a_terminal():
+    out, now = io.StringIO(), [0.0]
+    console = Console(file=out, **TERMINAL)
+    with waiting("compiling the step", console=console, clock=lambda: now[0]):
+        now[0] = 12.34
+        wait_for(lambda: "compiling the step ... 12 s" in out.getvalue())
+    lines = shown(out.getvalue())
+    assert lines[-2:] == ["compiling the step took 12.3 s", ""]
+    assert out.getvalue().count("\n") <= 2  # nothing stays but the last line
+
+
+def test_a_wait_during_the_run_is_told_beside_the_bar_and_the_loss_comes_back():
+    out, now = io.StringIO(), [0.0]
+    report = ProgressReport(3, console=Console(file=out, **TERMINAL), clock=lambda: now[0])
+    with report as progress:
+        progress.update(1, loss=1.5, tokens_per_second=1.0, step_seconds=1.0)
+        wait_for(lambda: "step 1/3  loss 1.500" in out.getvalue())
+        with progress.waiting("compiling the evaluation"):
+            now[0] = 7.0
+            wait_for(lambda: "compiling the evaluation ... 7 s" in out.getvalue())
+        rest = len(out.getvalue())
+        wait_for(lambda: "step 1/3  loss 1.500" in out.getvalue()[rest:])
+    assert "compiling the evaluation took 7.0 s" in out.getvalue()
+
+
+def test_several_processes_count_no_seconds_in_place():
+    out = io.StringIO()
+    report = ProgressReport(3, console=Console(file=out, **TERMINAL), alone=False)
+    with report as progress, progress.waiting("compiling"):
+        assert out.getvalue() == "compiling ...\n"
+
+
+def wait_for(there, *, seconds=20.0):
+    """Return once a thread has drawn it."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -1,0 +1,83 @@
+"""The learning rate of every step, at the borders of warm-up and decay, and in a longer run."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from seq1f1b_jax.config import Config, OptimizerConfig, TrainConfig
+from seq1f1b_jax.training.optimizer import learning_rate_schedule, told_change
+
+
+def rates(num_steps, **settings):
+    """Of steps 0 ... num_steps + 1, over the peak."""
+    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=2.0, **settings), num_steps)
+    return np.array([float(schedule(step)) / 2 for step in range(num_steps + 2)])
+
+
+def by_hand(num_steps, warmup, floor=0.1):
+    """The same from the definition."""
+    rise = [(step + 1) / (warmup + 1) for step in range(warmup)]
+    falls = num_steps - 1 - warmup
+    turn = np.pi * np.arange(falls + 1) / max(falls, 1)
+    fall = floor + (1 - floor) * (1 + np.cos(turn)) / 2
+    return np.array([*rise, *fall])
+
+
+@pytest.mark.parametrize(
+    "num_steps, asked, taken",
+    [(12, 0, 0), (12, 2, 2), (12, 5, 5), (12, 6, 5), (12, 12, 5), (12, 100, 5), (13, 100, 6),
+     (2, 20, 0), (3, 20, 1), (4, 20, 1), (1, 0, 0), (1, 20, 0), (400, 40, 40)],
+)  # fmt: skip
+def test_every_step_has_its_rate_and_the_last_one_the_floor(num_steps, asked, taken):
+    found = rates(num_steps, warmup_steps=asked)
+    np.testing.assert_allclose(found[:num_steps], by_hand(num_steps, taken), rtol=1e-6)
+    assert found[taken] == 1  # the peak
+    if num_steps > 1:
+        assert found[num_steps - 1 :] == pytest.approx([0.1] * 3, rel=1e-6)
+
+
+def test_a_decay_of_its_own_length_ends_there_and_stays():
+    held = rates(12, warmup_steps=2, decay_steps=8)
+    np.testing.assert_allclose(held[:8], by_hand(8, 2), rtol=1e-6)
+    np.testing.assert_allclose(held[8:], 0.1, rtol=1e-6)
+
+
+def config(num_steps, **settings):
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=40, **settings)
+    return Config(optimizer=optimizer, train=TrainConfig(num_steps=num_steps))
+
+
+def test_a_run_made_longer_is_told_from_what_to_what_and_how_to_hold_it():
+    first = asdict(config(400))
+    told = told_change(first, config(600), 400)
+    schedule = learning_rate_schedule(config(600).optimizer, 600)
+    assert float(schedule(400)) > 9e-4
+    assert told == (
+        f"note: from step 401 on the learning rate is {float(schedule(400)):.4g} and not 0.0003, "
+        "since it falls over 600 steps now and not over 400; --optimizer.decay_steps 400 keeps "
+        "the earlier course"
+    )
+    held = config(600, decay_steps=400)
+    assert told_change(first, held, 400) is None
+    assert told_change(asdict(held), config(800, decay_steps=400), 600) is None  # once more
+    assert "over 600 steps now and not over 400; " in told_change(asdict(held), config(600), 500)
+
+
+def test_a_run_that_goes_on_as_it_began_is_told_nothing():
+    first = asdict(config(400))
+    for step in (0, 20, 200, 399):
+        assert told_change(first, config(400), step) is None
+    assert told_change(first, config(400), 400) is None  # complete: no step runs
+    del first["optimizer"]["decay_steps"]  # written before there was such a setting
+    assert told_change(first, config(400), 200) is None
+
+
+def test_another_rate_by_other_settings_is_told_without_a_cure_that_is_none():
+    after = config(400)
+    after = replace(after, optimizer=replace(after.optimizer, learning_rate=1e-3))
+    told = told_change(asdict(config(400)), after, 399)
+    assert told == (
+        "note: from step 400 on the learning rate is 0.0001 and not 0.0003, since settings of the "
+        "optimizer are others than before"
+    )
