@@ -127,6 +127,7 @@ TRAPS = {
 }
 
 
+@functools.cache
 def everyday_cases() -> list[Case]:
     """The traps by name, then a pairwise cover: at most 60 compiled programs.
 
@@ -154,6 +155,7 @@ def _spread(case: Case, index: int) -> Case:
     return case._replace(D=data, T=tensor, sequence=tensor > 1 and even)
 
 
+@functools.cache
 def long_cases() -> list[Case]:
     """A three-wise cover of the factors that meet in the executor, for `make test-all`."""
     factors = dict(FACTORS)
