@@ -50,8 +50,16 @@ def count_collectives(text: str, axes: Mapping[str, int]) -> Counter[Place]:
       axes: name -> size of the mesh axes, outermost first; devices are numbered in that order.
 
     Example:
-      >>> count_collectives(step.as_text(), {"data": 2, "pipe": 4})
-      Counter({Place('collective-permute', 'pipe', 'tick'): 2, ...})
+      >>> import jax
+      >>> from jax.sharding import PartitionSpec
+      >>> mesh = jax.make_mesh((4,), ("pipe",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> total = jax.shard_map(
+      ...     lambda x: jax.lax.psum(x, "pipe"), mesh=mesh, in_specs=PartitionSpec("pipe"),
+      ...     out_specs=PartitionSpec(),
+      ... )
+      >>> text = jax.jit(total).lower(jax.ShapeDtypeStruct((4,), "float32")).compile().as_text()
+      >>> count_collectives(text, {"pipe": 4})
+      Counter({Place(kind='all-reduce', axes='pipe', where='step'): 1})
     """
     program = _read(text)
     depths = _depths(program)

@@ -36,6 +36,9 @@ def generate(
     """`num_tokens` sampled tokens after each prompt; see `stream`.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from models import build_stage
       >>> stage = build_stage("llama", preset="tiny")
       >>> params = jax.jit(stage.init)(jax.random.key(0))
       >>> prompt, key = jnp.ones((2, 5), jnp.int32), jax.random.key(1)

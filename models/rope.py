@@ -33,8 +33,11 @@ def inverse_frequencies(
       Float64 `[D/2]`, and a number that is 1 but for YaRN.
 
     Example:
-      >>> inverse_frequencies(4, theta=100.0, rope=RopeConfig("linear", factor=2.0))
-      (array([0.5 , 0.05]), 1.0)
+      >>> from seq1f1b_jax.config import RopeConfig
+      >>> halved = RopeConfig("linear", factor=2.0)
+      >>> radians, scale = inverse_frequencies(4, theta=100.0, rope=halved)
+      >>> radians.round(2).tolist(), scale
+      ([0.5, 0.05], 1.0)
 
     Source: linear: Chen et al., arXiv 2306.15595, equation 4; ntk and yarn: Peng et al., YaRN,
     arXiv 2309.00071, sections 3.1 to 3.4; llama3: the code published with Llama 3.1.

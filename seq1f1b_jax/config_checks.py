@@ -20,6 +20,10 @@ POSITIVE = (
     "distributed.heartbeat_timeout", "watchdog.factor", "watchdog.min_seconds",
     "watchdog.first_seconds",
 )  # fmt: skip
+MAX_COUNT = 1 << 31
+"""Counts and sizes lie below it: they become indices of 32 bits."""
+MAX_UNITS = 100_000
+"""Units of work of a stage in a step: every one of them has a place in the table that is run."""
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",
     "train.sample_tokens", "train.seed", "data.seed",
@@ -33,6 +37,7 @@ def validate(config: Config) -> None:
       UserError: the first problem, as what was given, the rule and the cure.
 
     Example:
+      >>> from seq1f1b_jax.config import Config
       >>> validate(Config())
     """
     for problem in problems(config):
@@ -63,6 +68,10 @@ def _ranges(config: Config) -> Iterator[str]:
         value = _get(config, key)
         if not (0 <= value < math.inf):
             yield f"{key}={value}: must not be negative; use 0 or more"
+    for key in (*POSITIVE, *NOT_NEGATIVE):
+        value = _get(config, key)
+        if isinstance(value, int) and value >= MAX_COUNT and not key.endswith(".seed"):
+            yield f"{key}={value}: must be below 2**31 = {MAX_COUNT}; use less"
     for key in ("train.seed", "data.seed"):
         if _get(config, key) >= 1 << 32:
             yield f"{key}={_get(config, key)}: must be below 2**32 = {1 << 32}; use a smaller seed"
@@ -211,6 +220,13 @@ def _schedule(config: Config) -> Iterator[str]:
             f"schedule.num_chunks={schedule.num_chunks} is more than data.seq_len={seq_len}, "
             f"and a chunk needs a token; use at most {seq_len}"
         )
+    units = schedule.num_microbatches * schedule.num_chunks
+    if units > MAX_UNITS:
+        yield (
+            f"schedule.num_microbatches={schedule.num_microbatches} of schedule.num_chunks="
+            f"{schedule.num_chunks} chunks are {units} units of work per step, of at most "
+            f"{MAX_UNITS}; use fewer, or a larger data.microbatch_size"
+        )
     options = ("num_virtual", "extra_warmup", "short_warmup")
     if schedule.plan and (given := [name for name in options if getattr(schedule, name)]):
         yield (
@@ -235,6 +251,11 @@ def _schedule(config: Config) -> Iterator[str]:
 
 
 def _run(config: Config) -> Iterator[str]:
+    for section, values in vars(config).items():
+        for name, value in vars(values).items():
+            if isinstance(value, str) and "\0" in value:
+                given = f"{section}.{name}={value!r}"
+                yield f"{given} holds a zero byte, and no name of a file may; leave it out"
     if not config.train.output_dir.strip():
         yield "train.output_dir is empty; name a folder such as runs/default"
     if not config.data.source.strip():

@@ -94,6 +94,7 @@ def jax_environment(
       UserError: they cannot be shared.
 
     Example:
+      >>> from seq1f1b_jax.config import MeshConfig
       >>> jax_environment(MeshConfig(pipe=2), "cpu", environment={})["XLA_FLAGS"]
       '--xla_force_host_platform_device_count=2'
     """

@@ -62,7 +62,10 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
       SystemExit: `--help` was asked for and printed.
 
     Example:
-      >>> parse(["--model.num_layers", "12"], recipes=Path("mesh_configs")).config.model.num_layers
+      >>> from pathlib import Path
+      >>> import mesh_configs
+      >>> recipes = Path(mesh_configs.__file__).parent
+      >>> parse(["--model.num_layers", "12"], recipes=recipes).config.model.num_layers
       12
     """
     command, arguments = _split_command(arguments)

@@ -103,8 +103,8 @@ def flag_names(flags: str) -> set[str]:
     """Names of the flags in a value of `XLA_FLAGS`.
 
     Example:
-      >>> flag_names("--xla_gpu_deterministic_ops --xla_dump_to=dumps")
-      {'xla_gpu_deterministic_ops', 'xla_dump_to'}
+      >>> sorted(flag_names("--xla_gpu_deterministic_ops --xla_dump_to=dumps"))
+      ['xla_dump_to', 'xla_gpu_deterministic_ops']
     """
     return set(re.findall(r"(?:^|\s)--?(\w+)", flags))
 
@@ -125,6 +125,7 @@ def refused_flags(
       python: whose jaxlib.
 
     Example:
+      >>> import os
       >>> refused_flags({"xla_gpu_nonsense": "true"}, environment=os.environ)
       {'xla_gpu_nonsense': 'jaxlib does not know it'}
     """

@@ -57,6 +57,7 @@ def num_targets(targets: Int[Array, "..."]) -> Int[Array, ""]:
     """How many targets count, int32.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> int(num_targets(jnp.array([3, -1, 0])))
       2
     """
@@ -93,6 +94,7 @@ def cross_entropy_and_grads(
       ValueError: `block_tokens` below 1.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
       >>> loss, dy, _ = cross_entropy_and_grads(
       ...     lambda _, y: y, {}, table, y, targets, ({}, jnp.zeros((3, 2))), block_tokens=2
@@ -145,6 +147,7 @@ def token_losses(
       ValueError: `block_tokens` below 1.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
       >>> losses = token_losses(lambda _, y: y, {}, table, y, targets, block_tokens=2)
       >>> [round(float(loss), 4) for loss in losses[0]]
@@ -181,6 +184,7 @@ def cross_entropy_reference(
       Sum of token losses in the accumulation dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> table, y, targets = jnp.eye(3, 2), jnp.ones((1, 4, 2)), jnp.array([[0, 1, 2, -1]])
       >>> round(float(cross_entropy_reference(lambda _, y: y, {}, table, y, targets)), 4)
       3.586

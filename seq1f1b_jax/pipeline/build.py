@@ -58,10 +58,20 @@ def build_step(
       ValueError: plan, mesh, chunk lengths and layers do not fit together.
 
     Example:
-      >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=8, num_chunks=4)
-      >>> step = build_step(stage, plan, make_mesh(4), chunk_lengths=(256,) * 4)
+      >>> import jax
+      >>> from models import build_stage
+      >>> from seq1f1b_jax.pipeline import make_mesh
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=4, num_chunks=2)
+      >>> step = build_step(
+      ...     build_stage("gpt", preset="tiny"), plan, make_mesh(2), chunk_lengths=(16, 16)
+      ... )
       >>> params = step.init(jax.random.key(0))
-      >>> loss, grads = jax.jit(step.loss_and_grads)(params, tokens, targets)
+      >>> tokens = jax.random.randint(jax.random.key(1), (4, 1, 33), 0, 64)  # [M, sequence, token]
+      >>> inputs, targets = tokens[..., :-1], tokens[..., 1:]
+      >>> loss, grads = jax.eval_shape(step.loss_and_grads, params, inputs, targets)  # or jax.jit
+      >>> loss.shape, grads.embedding.shape == params.embedding.shape
+      ((), True)
 
     Source: Seq1F1B (arXiv 2406.03488), section 3.
     """

@@ -67,7 +67,15 @@ def predict_memory(program: Program) -> MemoryPrediction:
       program: static facts of the step (`PipelineStep.program`).
 
     Example:
+      >>> from models import build_stage
+      >>> from seq1f1b_jax.pipeline import build_step, make_mesh
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=4, num_chunks=2)
+      >>> step = build_step(
+      ...     build_stage("gpt", preset="tiny"), plan, make_mesh(2), chunk_lengths=(16, 16)
+      ... )
       >>> predict_memory(step.program(num_sequences=1)).terms()["ring"]
+      49920
     """
     state = program.state_shapes()
     return MemoryPrediction(

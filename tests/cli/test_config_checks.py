@@ -15,6 +15,13 @@ def change(**sections):
 CASES = {
     "zero": (change(train={"num_steps": 0}), "train.num_steps=0", "use 200"),
     "negative": (change(schedule={"extra_warmup": -1}), "extra_warmup=-1", "0 or more"),
+    "more than 32 bits": (change(data={"seq_len": 2**63}), f"seq_len={2**63}", "below 2**31"),
+    "units": (
+        change(schedule={"num_microbatches": 10**6, "num_chunks": 2}),
+        "num_microbatches=1000000 of schedule.num_chunks=2 chunks are 2000000 units",
+        "at most 100000",
+    ),
+    "zero byte": (change(schedule={"plan": "a\0b"}), "schedule.plan='a\\x00b'", "zero byte"),
     "nan": (change(optimizer={"learning_rate": float("nan")}), "learning_rate=nan", "above 0"),
     "infinite": (change(optimizer={"clip_norm": float("inf")}), "clip_norm=inf", "above 0"),
     "fraction": (change(data={"eval_fraction": 1.0}), "eval_fraction=1.0", "0.05"),

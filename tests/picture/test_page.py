@@ -115,29 +115,53 @@ def test_the_page_has_what_its_script_looks_for(page):
     assert wanted and wanted == ids
 
 
-def run_node(*arguments):
-    return subprocess.run(
-        [NODE, *arguments], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
+EVALUATE = """
+const m = require(process.argv[1]);
+require("readline").createInterface({input: process.stdin}).on("line", (line) => {
+  const [expression, given] = JSON.parse(line);
+  const names = Object.keys(given), values = Object.values(given);
+  let told;
+  try {
+    told = {value: new Function("m", ...names, `return (${expression});`)(m, ...values)};
+  } catch (error) {
+    told = {error: String(error)};
+  }
+  console.log(JSON.stringify(told));
+});
+"""
 
 
-def compute(expression, **values):
-    """Evaluate an expression over the functions of page_model.js, here called `m`."""
-    model = json.dumps(str(FOLDER / "page_model.js"))
-    given = "".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
-    code = f"const m = require({model}); {given} console.log(JSON.stringify({expression}));"
-    return json.loads(run_node("-e", code))
+@pytest.fixture(scope="module")
+def compute():
+    """Evaluate an expression over the functions of page_model.js, here called `m`.
+
+    One node process answers all of them, line by line.
+    """
+    process = subprocess.Popen(
+        [NODE, "-e", EVALUATE, str(FOLDER / "page_model.js")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+    )  # fmt: skip
+
+    def ask(expression, **values):
+        process.stdin.write(json.dumps([expression, values]) + "\n")
+        process.stdin.flush()
+        told = json.loads(process.stdout.readline())
+        assert "error" not in told, told
+        return told.get("value")
+
+    yield ask
+    process.communicate(timeout=60)
 
 
 @needs_node
 def test_the_scripts_are_javascript(tmp_path):
     whole = tmp_path / "whole.js"
     whole.write_text("\n".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS), "utf-8")
-    run_node("--check", str(whole))
+    subprocess.run([NODE, "--check", str(whole)], check=True, timeout=60)
 
 
 @needs_node
-def test_zooming_keeps_the_time_under_the_mouse():
+def test_zooming_keeps_the_time_under_the_mouse(compute):
     closer = compute("m.zoomView({start: 0, width: 100}, 30, 0.5, 100)")
     assert closer == {"start": 15, "width": 50}
     wider = compute("m.zoomView({start: 60, width: 20}, 70, 100, 100)")
@@ -147,7 +171,7 @@ def test_zooming_keeps_the_time_under_the_mouse():
 
 
 @needs_node
-def test_the_view_stays_within_the_step():
+def test_the_view_stays_within_the_step(compute):
     assert compute("[m.clampView(-5, 10, 100), m.clampView(95, 10, 100)]") == [
         {"start": 0, "width": 10},
         {"start": 90, "width": 10},
@@ -155,7 +179,7 @@ def test_the_view_stays_within_the_step():
 
 
 @needs_node
-def test_ticks_are_round_and_in_view():
+def test_ticks_are_round_and_in_view(compute):
     found = compute("m.timeTicks({start: 3, width: 20}, 5)")
     assert found == {"ticks": [5, 10, 15, 20], "step": 5}
     found = compute("m.timeTicks({start: 0, width: 0.9}, 9)")
@@ -165,7 +189,7 @@ def test_ticks_are_round_and_in_view():
 
 
 @needs_node
-def test_spans_are_found_by_time():
+def test_spans_are_found_by_time(compute):
     row = page_data([two_halves()])["timelines"][0]["rows"][0]
     # F 0..1, I 2..3, W 5..6
     times = [0, 0.5, 1, 2.5, 4, 5.5, 6]
@@ -179,7 +203,7 @@ def test_spans_are_found_by_time():
 
 
 @needs_node
-def test_the_tooltip_tells_the_action_its_times_and_what_is_held():
+def test_the_tooltip_tells_the_action_its_times_and_what_is_held(compute):
     data = page_data([timeline("interleaved")])
     drawn = timeline("interleaved")
     first = next(s for s in drawn.rows[1] if s.action.stage == 5)
@@ -198,7 +222,7 @@ def test_the_tooltip_tells_the_action_its_times_and_what_is_held():
 
 
 @needs_node
-def test_the_page_uses_the_colours_of_the_figure():
+def test_the_page_uses_the_colours_of_the_figure(compute):
     line = timeline("split")
     data = page_data([line])
     found = compute(
@@ -210,7 +234,7 @@ def test_the_page_uses_the_colours_of_the_figure():
 
 
 @needs_node
-def test_labels_grow_with_their_boxes():
+def test_labels_grow_with_their_boxes(compute):
     row = page_data([one_box(spans=(span(0, 2, stage=4),))])["timelines"][0]["rows"][0]
     found = compute(
         "[100, 40, 14, 8].map((width) => m.fittingLabel(m.labelsOf(row, 0, 0, 'F'),"
@@ -226,13 +250,13 @@ def test_labels_grow_with_their_boxes():
 
 
 @needs_node
-def test_later_layers_lie_lower():
+def test_later_layers_lie_lower(compute):
     tops = compute("[0, 1, 2].map((group) => m.boxTop({row: 30, box: 20}, group, 3))")
     assert tops == [0, 5, 10]
     assert compute("m.boxTop({row: 30, box: 30}, 0, 1)") == 0
 
 
 @needs_node
-def test_figure_and_page_lower_later_layers_alike():
+def test_figure_and_page_lower_later_layers_alike(compute):
     panel = lay_out([timeline("interleaved")], num_legend_lines=1).panels[0]
     assert compute("1 - m.STEP") == pytest.approx(panel.box / panel.row)

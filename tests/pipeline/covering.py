@@ -1,7 +1,9 @@
 """Pairwise covering arrays: few cases in which every pair of values of any two factors occurs."""
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,19 +27,25 @@ def covering_array(
     cases = [case for case in _products(factors) if valid(case)]
     subsets = list(itertools.combinations(names, strength))
 
-    def tuples_of(case: Case) -> frozenset:
+    bits: dict[Any, int] = {}
+
+    def tuples_of(case: Case) -> int:
+        """The tuples that a case holds, each a bit: their sets are intersected very often."""
         tuples = ((subset, tuple(case[name] for name in subset)) for subset in subsets)
-        return frozenset((*tuples, *also(case)))
+        found = 0
+        for one in (*tuples, *also(case)):
+            found |= 1 << bits.setdefault(one, len(bits))
+        return found
 
     chosen = [dict(seed) for seed in seeds]
-    missing = set().union(*map(tuples_of, _thin(cases)))
-    for case in chosen:
-        missing -= tuples_of(case)
     pool = [(case, tuples_of(case)) for case in _thin(cases)]
+    missing = functools.reduce(operator.or_, (covered for _, covered in pool))
+    for case in chosen:
+        missing &= ~tuples_of(case)
     while missing:
-        case, covered = max(pool, key=lambda item: len(item[1] & missing))
+        case, covered = max(pool, key=lambda item: (item[1] & missing).bit_count())
         chosen.append(case)
-        missing -= covered
+        missing &= ~covered
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +82,7 @@ def test_layout_round_trip(counts):
     staged = to_pipeline(params, layout)
     assert staged.layers["q"].shape[:2] == (len(counts), max(counts))
     assert staged.embedding.shape == (len(counts), -(-11 // len(counts)), 8)
-    jax.tree.map(np.testing.assert_array_equal, params, from_pipeline(staged, layout))
+    chex.assert_trees_all_equal(from_pipeline(staged, layout), params, strict=True)
 
 
 def test_ignored_targets_only_give_zero():
@@ -145,28 +146,35 @@ def test_too_few_chunk_lengths_are_refused():
         build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4, 4))
 
 
-def test_tokens_of_another_length_are_refused():
+@pytest.fixture(scope="module")
+def own():
+    """A step of a model of one's own, and its parameters."""
     step = build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4))
+    return step, step.init(jax.random.key(0))
+
+
+def test_tokens_of_another_length_are_refused(own):
+    step, params = own
     tokens = jnp.zeros((2, 1, 9), jnp.int32)
     with pytest.raises(ValueError, match=r"\(2, 1, 9\).*8\].*\(4, 4\)"):
-        step.loss_and_grads(step.init(jax.random.key(0)), tokens, tokens)
+        step.loss_and_grads(params, tokens, tokens)
 
 
-def test_targets_of_another_shape_are_refused():
-    step = build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4))
+def test_targets_of_another_shape_are_refused(own):
+    step, params = own
     tokens, targets = jnp.zeros((2, 1, 8), jnp.int32), jnp.zeros((2, 1, 7), jnp.int32)
     with pytest.raises(ValueError, match=r"targets of shape \(2, 1, 7\).*\(2, 1, 8\)"):
-        step.loss(step.init(jax.random.key(0)), tokens, targets)
+        step.loss(params, tokens, targets)
 
 
-def test_another_number_of_microbatches_is_refused():
-    step = build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4))
+def test_another_number_of_microbatches_is_refused(own):
+    step, params = own
     tokens = jnp.zeros((3, 1, 8), jnp.int32)
     with pytest.raises(ValueError, match=r"3 microbatches.*plan.*2"):
-        step.loss_and_grads(step.init(jax.random.key(0)), tokens, tokens)
+        step.loss_and_grads(params, tokens, tokens)
 
 
-def test_a_stage_that_mixes_tokens_is_refused():
+def test_a_stage_that_mixes_tokens_is_refused(own):
     class Mixing(OwnStage):
         def post(self, layer, x, attended):
             mixed = x.mean(axis=1, keepdims=True)
@@ -175,4 +183,4 @@ def test_a_stage_that_mixes_tokens_is_refused():
     step = build_step(Mixing(), PLAN, make_mesh(2), chunk_lengths=(4, 4), residuals="none")
     tokens = jnp.zeros((2, 1, 8), jnp.int32)
     with pytest.raises(ValueError, match="token-wise"):
-        jax.jit(step.loss_and_grads).lower(step.init(jax.random.key(0)), tokens, tokens)
+        jax.jit(step.loss_and_grads).lower(own[1], tokens, tokens)

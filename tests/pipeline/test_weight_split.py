@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +179,6 @@ def test_halves_add_what_the_whole_adds_in_bfloat16(residuals):
     whole, _ = jax.jit(lambda s: backward(chunk, unit, s, message))(state)
     half, _ = jax.jit(lambda s: input_backward(chunk, unit, s, message))(state)
     halves = jax.jit(lambda s: weight_backward(chunk, weight_unit, s))(half)
-    jax.tree.map(np.testing.assert_array_equal, halves.grads, whole.grads)
+    chex.assert_trees_all_equal(halves.grads, whole.grads)
     moved = [np.any(leaf) for leaf in jax.tree.leaves(halves.grads.layers)]
     assert all(moved)

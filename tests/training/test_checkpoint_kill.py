@@ -1,48 +1,55 @@
 """`kill -9` in the middle of saves: the newest committed checkpoint is whole, every time."""
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
 
-ENDLESS_SAVES = """
-import sys
-import numpy as np
-from seq1f1b_jax.training.checkpoint import Checkpointer
-checkpointer = Checkpointer(sys.argv[1], keep=2)
-like = {"w": np.zeros((200, 1000), np.float32), "step": np.int32(0)}
-step = checkpointer.restore(like=like).step if checkpointer.steps() else 0
-while True:
-    step += 1
-    state = {"w": np.random.default_rng(step).normal(size=(200, 1000)).astype(np.float32),
-             "step": np.int32(step)}
-    checkpointer.save(step, state, meta={"step": step})
-    print(step, flush=True)
-"""
+
+def content(step: int) -> np.ndarray:
+    return np.random.default_rng(step).normal(size=(200, 1000)).astype(np.float32)
+
+
+def save_for_ever(directory: Path, begun) -> None:
+    """Save step after step, and tell every step whose save has returned."""
+    checkpointer = Checkpointer(str(directory), keep=2)
+    like = {"w": np.zeros((200, 1000), np.float32), "step": np.int32(0)}
+    step = checkpointer.restore(like=like).step if checkpointer.steps() else 0
+    while True:
+        step += 1
+        checkpointer.save(step, {"w": content(step), "step": np.int32(step)}, meta={"step": step})
+        begun.send(step)
 
 
 def run_until_killed(directory: Path, seconds: float) -> int:
-    """Save without pause, kill -9 after some time; the last step whose save had begun."""
-    program = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS_SAVES, str(directory)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    """Save without pause, kill -9 after some time; the last step whose save had begun.
+
+    A fork server has the imports done, so a start is cheap.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.run.tiny", "seq1f1b_jax.training.main", __name__])
+    told, begun = context.Pipe(duplex=False)
+    process = context.Process(target=save_for_ever, args=(directory, begun))
+    process.start()
+    begun.close()  # so that the end of the process is the end of the pipe
     # the second save begins when the first is committed: from then on there is something to find
-    begun = [int(program.stdout.readline()) for _ in range(2)][1]
+    steps = [told.recv(), told.recv()]
     time.sleep(seconds)
-    program.send_signal(signal.SIGKILL)
-    out, _ = program.communicate()
-    return int(out.split()[-1]) if out else begun
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    try:
+        while True:
+            steps.append(told.recv())
+    except EOFError:
+        return steps[-1]
 
 
 def test_kill_9_during_saves_leaves_a_whole_checkpoint_every_time(tmp_path):
@@ -54,9 +61,8 @@ def test_kill_9_during_saves_leaves_a_whole_checkpoint_every_time(tmp_path):
         leftovers += any("." in name for name in os.listdir(tmp_path))
         checkpoint = find_checkpoint(tmp_path, report=pytest.fail)  # the newest one is undamaged
         state = load_state(checkpoint, like)
-        expected = np.random.default_rng(checkpoint.step).normal(size=(200, 1000))
         assert checkpoint.meta == {"step": checkpoint.step} and state["step"] == checkpoint.step
-        assert state["w"].tobytes() == expected.astype(np.float32).tobytes()
+        assert state["w"].tobytes() == content(checkpoint.step).tobytes()
         # a save begins only once the one before is committed
         assert max(last, begun - 1) <= checkpoint.step <= begun + 1
         last = checkpoint.step

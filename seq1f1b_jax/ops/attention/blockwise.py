@@ -73,6 +73,7 @@ def forward(
       ValueError: `offset` negative, `block` or `window` below 1.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> out, lse = forward(jnp.ones((1, 2, 4, 8)), *[jnp.ones((1, 5, 2, 8))] * 2, 3)
       >>> out.shape, lse.shape
       ((1, 2, 4, 8), (1, 4, 2))
@@ -124,6 +125,7 @@ def backward(
       ValueError: `offset` negative, `block` or `window` below 1.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> q, k = jnp.ones((1, 2, 4, 8)), jnp.ones((1, 5, 2, 8))
       >>> dq, dk, dv = backward(q, k, k, 3, *forward(q, k, k, 3), q)
       >>> dq.shape, dk.shape, dv.shape

@@ -42,6 +42,7 @@ def forward(
       out in q's dtype, lse in the accumulation dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> out, lse = forward(jnp.ones((1, 2, 4, 8)), *[jnp.ones((1, 5, 2, 8))] * 2, 3)
       >>> out.shape, lse.shape
       ((1, 2, 4, 8), (1, 4, 2))
@@ -91,6 +92,7 @@ def backward(
       dq in q's dtype, dk and dv in the accumulation dtype.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> q, k = jnp.ones((1, 2, 4, 8)), jnp.ones((1, 5, 2, 8))
       >>> dq, dk, dv = backward(q, k, k, 3, *forward(q, k, k, 3), q)
       >>> dq.shape, dk.shape, dv.shape

@@ -1,0 +1,123 @@
+"""Every example of every docstring runs, standing alone.
+
+It knows what its own module defines, as after `from MODULE import *`; all else it imports itself.
+"""
+
+import ast
+import doctest
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("seq1f1b_jax", "models", "benchmarks")
+FILES = [ROOT / "train.py", *(p for name in FOLDERS for p in sorted((ROOT / name).rglob("*.py")))]
+HEADING = re.compile(r"^[ \t]*Examples?:[ \t]*$", re.MULTILINE)
+OTHERWISE = {"train": "command lines; those of README are run by tests/test_readme.py"}
+"""Docstrings whose `Example:` is no Python, and what runs it instead."""
+PENDING = (
+    "seq1f1b_jax.data.make", "seq1f1b_jax.data.packing", "seq1f1b_jax.data.sequences",
+    "seq1f1b_jax.data.summary", "seq1f1b_jax.data.tokenizer", "seq1f1b_jax.data.tokenizer_base",
+    "seq1f1b_jax.data.tokenizer_train", "seq1f1b_jax.data.visible", "seq1f1b_jax.picture",
+    "seq1f1b_jax.picture.figure", "seq1f1b_jax.picture.page", "seq1f1b_jax.picture.simulated",
+    "seq1f1b_jax.picture.timeline", "seq1f1b_jax.picture.trace",
+    "seq1f1b_jax.schedule.command.report", "seq1f1b_jax.schedule.command.text",
+    "seq1f1b_jax.schedule.costs", "seq1f1b_jax.schedule.dependencies",
+    "seq1f1b_jax.schedule.formulas", "seq1f1b_jax.schedule.grid", "seq1f1b_jax.schedule.lower",
+    "seq1f1b_jax.schedule.plan", "seq1f1b_jax.schedule.search.bound",
+    "seq1f1b_jax.schedule.search.compare", "seq1f1b_jax.schedule.search.find",
+    "seq1f1b_jax.schedule.simulate", "seq1f1b_jax.schedule.table", "seq1f1b_jax.training.bigram",
+    "seq1f1b_jax.training.checkpoint", "seq1f1b_jax.training.commands",
+    "seq1f1b_jax.training.compile_cache", "seq1f1b_jax.training.evaluation",
+    "seq1f1b_jax.training.events", "seq1f1b_jax.training.flops", "seq1f1b_jax.training.interrupt",
+    "seq1f1b_jax.training.metrics", "seq1f1b_jax.training.optimizer",
+    "seq1f1b_jax.training.progress", "seq1f1b_jax.training.watchdog",
+)  # fmt: skip
+"""Modules whose examples do not stand alone yet: fails as soon as one of them does."""
+NUM_PENDING = 39
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def docstrings(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Dotted name, text and line of every docstring of a file, those of nested functions too."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+    def within(node: ast.AST, name: str) -> Iterator[tuple[str, str, int]]:
+        if isinstance(node, documented) and (text := ast.get_docstring(node, clean=False)):
+            yield name, text, node.body[0].lineno - 1
+        for child in ast.iter_child_nodes(node):
+            part = getattr(child, "name", "") if isinstance(child, documented) else ""
+            yield from within(child, f"{name}.{part}" if part else name)
+
+    yield from within(ast.parse(path.read_text(encoding="utf-8")), module_name(path))
+
+
+def defined(name: str) -> dict[str, object]:
+    """What a module defines or, being a package, offers; nothing that it merely imports."""
+    module = importlib.import_module(name)
+    own = set(getattr(module, "__all__", ()))
+    for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            own.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            own |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {key: getattr(module, key) for key in own}
+
+
+def examples(path: Path) -> list[doctest.DocTest]:
+    """The examples of a file, one for each docstring that has any."""
+    parser = doctest.DocTestParser()
+    found = [
+        parser.get_doctest(text, {}, name, str(path), line)
+        for name, text, line in docstrings(path)
+    ]
+    return [test for test in found if test.examples]
+
+
+WITH_EXAMPLES = {module_name(path): path for path in FILES if examples(path)}
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    jax.devices()  # sets variables of its own
+    monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    for test in examples(WITH_EXAMPLES[name]):
+        test.globs = {"__name__": "__main__"} | defined(name)
+        runner.run(test, out=said.append)
+    if name in PENDING:
+        assert runner.failures, f"{name} runs now; take it out of PENDING"
+        pytest.skip("told in PENDING")
+    assert not runner.failures, "".join(said)
+    assert not any(tmp_path.iterdir()), "an example leaves files where it runs; use tempfile"
+    assert dict(os.environ) == environment
+
+
+def test_a_heading_is_followed_by_an_example_that_runs_or_by_a_reason():
+    bare = {
+        name
+        for path in FILES
+        for name, text, _ in docstrings(path)
+        if HEADING.search(text) and ">>>" not in text
+    }
+    assert bare == set(OTHERWISE)
+
+
+def test_pending_examples_only_become_fewer():
+    assert len(PENDING) == NUM_PENDING
+    assert set(PENDING) <= set(WITH_EXAMPLES)
+
+
+def test_most_of_the_examples_are_found():
+    assert sum(len(examples(path)) for path in WITH_EXAMPLES.values()) >= 90
