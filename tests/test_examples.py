@@ -20,26 +20,6 @@ FILES = [ROOT / "train.py", *(p for name in FOLDERS for p in sorted((ROOT / name
 HEADING = re.compile(r"^[ \t]*Examples?:[ \t]*$", re.MULTILINE)
 OTHERWISE = {"train": "command lines; those of README are run by tests/test_readme.py"}
 """Docstrings whose `Example:` is no Python, and what runs it instead."""
-PENDING = (
-    "seq1f1b_jax.data.make", "seq1f1b_jax.data.packing", "seq1f1b_jax.data.sequences",
-    "seq1f1b_jax.data.summary", "seq1f1b_jax.data.tokenizer", "seq1f1b_jax.data.tokenizer_base",
-    "seq1f1b_jax.data.tokenizer_train", "seq1f1b_jax.data.visible", "seq1f1b_jax.picture",
-    "seq1f1b_jax.picture.figure", "seq1f1b_jax.picture.page", "seq1f1b_jax.picture.simulated",
-    "seq1f1b_jax.picture.timeline", "seq1f1b_jax.picture.trace",
-    "seq1f1b_jax.schedule.command.report", "seq1f1b_jax.schedule.command.text",
-    "seq1f1b_jax.schedule.costs", "seq1f1b_jax.schedule.dependencies",
-    "seq1f1b_jax.schedule.formulas", "seq1f1b_jax.schedule.grid", "seq1f1b_jax.schedule.lower",
-    "seq1f1b_jax.schedule.plan", "seq1f1b_jax.schedule.search.bound",
-    "seq1f1b_jax.schedule.search.compare", "seq1f1b_jax.schedule.search.find",
-    "seq1f1b_jax.schedule.simulate", "seq1f1b_jax.schedule.table", "seq1f1b_jax.training.bigram",
-    "seq1f1b_jax.training.checkpoint", "seq1f1b_jax.training.commands",
-    "seq1f1b_jax.training.compile_cache", "seq1f1b_jax.training.evaluation",
-    "seq1f1b_jax.training.events", "seq1f1b_jax.training.flops", "seq1f1b_jax.training.interrupt",
-    "seq1f1b_jax.training.metrics", "seq1f1b_jax.training.optimizer",
-    "seq1f1b_jax.training.progress", "seq1f1b_jax.training.watchdog",
-)  # fmt: skip
-"""Modules whose examples do not stand alone yet: fails as soon as one of them does."""
-NUM_PENDING = 39
 
 
 def module_name(path: Path) -> str:
@@ -96,9 +76,6 @@ def test_examples_run(name, tmp_path, monkeypatch):
     for test in examples(WITH_EXAMPLES[name]):
         test.globs = {"__name__": "__main__"} | defined(name)
         runner.run(test, out=said.append)
-    if name in PENDING:
-        assert runner.failures, f"{name} runs now; take it out of PENDING"
-        pytest.skip("told in PENDING")
     assert not runner.failures, "".join(said)
     assert not any(tmp_path.iterdir()), "an example leaves files where it runs; use tempfile"
     assert dict(os.environ) == environment
@@ -112,11 +89,6 @@ def test_a_heading_is_followed_by_an_example_that_runs_or_by_a_reason():
         if HEADING.search(text) and ">>>" not in text
     }
     assert bare == set(OTHERWISE)
-
-
-def test_pending_examples_only_become_fewer():
-    assert len(PENDING) == NUM_PENDING
-    assert set(PENDING) <= set(WITH_EXAMPLES)
 
 
 def test_most_of_the_examples_are_found():

@@ -14,7 +14,13 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from seq1f1b_jax.cli.keys import describe, resolve_paths, sections, setting_types
 from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
-from seq1f1b_jax.cli.recipes import check_recipe, find_recipe, run_recipe, suggestion
+from seq1f1b_jax.cli.recipes import (
+    check_recipe,
+    find_recipe,
+    kept_settings,
+    run_recipe,
+    suggestion,
+)
 from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.paths import resolve
@@ -73,14 +79,18 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     types = setting_types() | get_type_hints(COMMANDS[command])
     _check_names(settings, types)
     given = {str(find_recipe(name, recipes)): name for name in names}
+    paths = [*given] or [str(find_recipe(DEFAULT_RECIPE, recipes))]
     with refusals(given):
-        values = _values(command, [*given] or [str(find_recipe(DEFAULT_RECIPE, recipes))], settings)
+        for path in paths:
+            check_recipe(Path(path))
+        values = _values(command, paths, settings)
     folder = values["train"].output_dir
     if command != "train" and not given and not _names_a_model(settings):
         if (recipe := run_recipe(folder)) is not None:
             settings = [*settings, f"--train.output_dir={folder}"]  # it may have been moved
             with refusals({str(recipe.parent): folder}):
-                values = _values(command, [str(recipe)], settings)
+                check_recipe(recipe, kept=True)
+                values = _values(command, [kept_settings(recipe)], settings)
     options = COMMANDS[command](**{key: values[key] for key in get_type_hints(COMMANDS[command])})
     if problem := option_problem(options):
         raise UserError(problem)
@@ -92,11 +102,15 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
 
 
 def _values(command: str, recipes: Sequence[str], settings: Sequence[str]) -> Mapping[str, Any]:
-    """Sections and options by name: those of the recipes, then those of the command line."""
-    for path in recipes:
-        check_recipe(Path(path))
+    """Sections and options by name: those of the recipes, then those of the command line.
+
+    Args:
+      command: one of `COMMANDS`.
+      recipes: YAML, or paths of it; later ones win.
+      settings: of the command line.
+    """
     parser = _parser(command)
-    ordered = [token for path in recipes for token in ("--config", path)] + [*settings]
+    ordered = [token for recipe in recipes for token in ("--config", recipe)] + [*settings]
     try:
         return parser.instantiate(parser.parse_args(ordered))
     except ArgumentError as error:

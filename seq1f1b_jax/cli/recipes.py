@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,33 @@ def run_recipe(folder: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def check_recipe(path: Path) -> None:
+def kept_settings(path: Path) -> str:
+    """What a run has kept, as YAML, without settings whose names are no longer known.
+
+    A run stays readable: those are of training alone. (A recipe that someone writes is refused.)
+    """
+    tree: dict[str, Any] = {}
+    for key, value in _load(path):
+        *groups, name = key.split(".")
+        if key not in RENAMED:
+            reduce(lambda node, group: node.setdefault(group, {}), groups, tree)[name] = value
+    return yaml.safe_dump(tree)
+
+
+def check_recipe(path: Path, *, kept: bool = False) -> None:
     """Refuse a file that is not YAML, or that holds a setting that does not exist.
+
+    Args:
+      path: of the file.
+      kept: whether a run has written it, which may have known settings by other names.
 
     Raises:
       UserError: naming the file, the setting, and the nearest one that exists.
     """
     types, groups = setting_types(), sections()
     for key, value in _load(path):
+        if kept and key in RENAMED:
+            continue
         if key in groups and value in (None, {}):
             raise UserError(f"{path}: section {key!r} is empty; leave it out or put settings in it")
         if key in groups:

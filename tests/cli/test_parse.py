@@ -193,7 +193,8 @@ def test_paths_are_absolute_and_can_be_turned_back(monkeypatch, tmp_path):
 @pytest.fixture
 def kept(tmp_path):
     """The folder of a run with a configuration of its own."""
-    (tmp_path / "config.yaml").write_text("model: {num_layers: 9}\ntrain: {output_dir: gone}\n")
+    text = "model: {num_layers: 9, rope: {factor: 2}}\ntrain: {output_dir: gone, eval_batches: 4}\n"
+    (tmp_path / "config.yaml").write_text(text)  # of a time when eval_sequences had that name
     return str(tmp_path)
 
 
@@ -202,6 +203,7 @@ def test_commands_on_a_run_take_the_configuration_of_its_folder(kept, command):
     to = ["--to", "x"] * (command == "export")
     config = read(command, "--train.output_dir", kept, *to).config
     assert (config.model.num_layers, config.train.output_dir) == (9, kept)
+    assert config.model.rope.factor == 2
     assert config.model.preset is None  # which the default recipe has
     ours = read(command, "--train.output_dir", kept, "--model.num_layers", "3", *to).config
     assert ours.model.num_layers == 3

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.journey.pages import ROOT, Command
 
 SMALL = {
-    "num_steps": 4, "eval_every": 4, "eval_batches": 1, "seq_len": 64, "block": 8, "every": 2,
+    "num_steps": 4, "eval_every": 4, "eval_sequences": 4, "seq_len": 64, "block": 8, "every": 2,
     "warmup_steps": 1, "sample_tokens": 8, "num_chunks": 2, "num_microbatches": 4,
 }  # fmt: skip
 """Settings of small recipes."""

@@ -14,7 +14,7 @@ mesh: {pipe: 2}
 data: {source: README.md, seq_len: 32, eval_fraction: 0.1}
 schedule: {num_microbatches: 2, num_chunks: 2, block: 8}
 optimizer: {warmup_steps: 1}
-train: {num_steps: 3, eval_batches: 1, eval_every: 0, sample_tokens: 4, output_dir: runs/own}
+train: {num_steps: 3, eval_sequences: 2, eval_every: 0, sample_tokens: 4, output_dir: runs/own}
 checkpoint: {every: 2}
 """
 JOURNEY = {
