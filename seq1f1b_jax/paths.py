@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -12,8 +13,8 @@ RUN_CONFIG = "config.yaml"
 """In the folder of a run: its configuration, which `--config` reads."""
 
 
-def resolve(text: str) -> Path:
-    """The absolute path that `text` means in the working directory of now.
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The absolute path that `path` means in the working directory of now.
 
     `~` and `~user` are home folders. Links are not followed and `..` is kept, so that both mean
     what they mean to the system whenever the path is used.
@@ -26,6 +27,7 @@ def resolve(text: str) -> Path:
       >>> resolve("/data/../runs/").as_posix()
       '/data/../runs'
     """
+    text = os.fspath(path)
     if not text.strip():
         raise UserError(f"{text!r} is an empty path; name a file or a folder")
     if "\0" in text:
@@ -76,7 +78,7 @@ def as_typed(message: str, typed: Mapping[str, str]) -> str:
     return one_line(message)
 
 
-def one_line(text: str) -> str:
+def one_line(text: object) -> str:
     r"""The text with what is no printable character written as an escape.
 
     Example:
@@ -84,4 +86,4 @@ def one_line(text: str) -> str:
       >>> print(one_line("two\nlines"))
       two\nlines
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

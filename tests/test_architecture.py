@@ -21,9 +21,11 @@ ARROWS = {
     "seq1f1b_jax.cli": (
         "seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks", "seq1f1b_jax.paths",
     ),
-    "seq1f1b_jax.schedule.command": ("seq1f1b_jax.schedule", "seq1f1b_jax.picture"),
-    "seq1f1b_jax.schedule": ("seq1f1b_jax.schedule",),
-    "seq1f1b_jax.picture": ("seq1f1b_jax.picture", "seq1f1b_jax.schedule"),
+    "seq1f1b_jax.schedule.command": (
+        "seq1f1b_jax.schedule", "seq1f1b_jax.picture", "seq1f1b_jax.paths",
+    ),
+    "seq1f1b_jax.schedule": ("seq1f1b_jax.schedule", "seq1f1b_jax.paths"),
+    "seq1f1b_jax.picture": ("seq1f1b_jax.picture", "seq1f1b_jax.schedule", "seq1f1b_jax.paths"),
     "seq1f1b_jax.ops": ("seq1f1b_jax.ops",),
     "seq1f1b_jax.pipeline": (
         "seq1f1b_jax.pipeline",
@@ -31,7 +33,9 @@ ARROWS = {
         "seq1f1b_jax.ops",
     ),
     "seq1f1b_jax.formats": ("seq1f1b_jax.formats", "seq1f1b_jax.config"),
-    "seq1f1b_jax.data": ("seq1f1b_jax.data", "seq1f1b_jax.formats", "seq1f1b_jax.config"),
+    "seq1f1b_jax.data": (
+        "seq1f1b_jax.data", "seq1f1b_jax.formats", "seq1f1b_jax.config", "seq1f1b_jax.paths",
+    ),
     "seq1f1b_jax.distributed": ("seq1f1b_jax.distributed", "seq1f1b_jax.config"),
     "seq1f1b_jax.launch": (
         "seq1f1b_jax.launch",

@@ -29,6 +29,7 @@ def refusals(typed: Mapping[str, str] = NOTHING_TYPED) -> Iterator[None]:
 
     Example:
       >>> from seq1f1b_jax.cli.refusals import refusals
+      >>> from seq1f1b_jax.config import UserError
       >>> with refusals({"/home/me/runs": "runs"}):
       ...     raise UserError("/home/me/runs is in use")
       Traceback (most recent call last):

@@ -21,6 +21,7 @@ from seq1f1b_jax.data.prepare.options import job, parser, user_path
 from seq1f1b_jax.data.prepare.run import prepare
 from seq1f1b_jax.data.summary import summary
 from seq1f1b_jax.data.tokenizer import BYTES, load_tokenizer
+from seq1f1b_jax.paths import one_line
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
@@ -53,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refused(reason: str) -> int:
     """Print an error, whatever it quotes, on one line."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
-    print(f"error: {shown}", file=sys.stderr)
+    print(f"error: {one_line(reason)}", file=sys.stderr)
     return 2
 
 

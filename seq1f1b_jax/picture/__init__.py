@@ -10,12 +10,12 @@ matplotlib is loaded when a figure is drawn, not before; JAX never.
 from collections.abc import Sequence
 from pathlib import Path
 
+from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.picture.figure import draw_figure
 from seq1f1b_jax.picture.page import write_page
 from seq1f1b_jax.picture.simulated import timeline_of
 from seq1f1b_jax.picture.timeline import Span, Timeline
 from seq1f1b_jax.picture.trace import write_trace
-from seq1f1b_jax.schedule.user_path import one_line, resolve
 
 __all__ = ["Span", "Timeline", "draw_figure", "timeline_of", "write", "write_page", "write_trace"]
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from seq1f1b_jax.schedule.user_path import one_line
+from seq1f1b_jax.paths import one_line
 
 
 def write_file(path: str | Path, content: bytes) -> None:

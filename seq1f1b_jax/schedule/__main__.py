@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from shutil import get_terminal_size
 
+from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.schedule.command.comparison import comparison
 from seq1f1b_jax.schedule.command.listing import listing
 from seq1f1b_jax.schedule.command.options import check, parser
@@ -31,7 +32,6 @@ from seq1f1b_jax.schedule.command.subjects import (
     other_subjects,
 )
 from seq1f1b_jax.schedule.plan import PlanError
-from seq1f1b_jax.schedule.user_path import one_line
 
 
 def main(arguments: Sequence[str] | None = None, *, width: int | None = None) -> int:

@@ -30,13 +30,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.schedule.actions import Action
 from seq1f1b_jax.schedule.fastest import Choice, with_faster_exchange
 from seq1f1b_jax.schedule.grid import plan_of_actions
 from seq1f1b_jax.schedule.plan import Plan, PlanError, plan_under
 from seq1f1b_jax.schedule.plan_rows import Header, Row, fail, is_table, place_of, read_rows
 from seq1f1b_jax.schedule.torch_cells import is_torch_cell, parse_torch_cell, torch_table
-from seq1f1b_jax.schedule.user_path import one_line, resolve
 from seq1f1b_jax.schedule.validate import validate
 
 Format = Literal["own", "torch"]

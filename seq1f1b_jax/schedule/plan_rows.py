@@ -8,7 +8,7 @@ from io import StringIO
 from os import PathLike
 from typing import NamedTuple, NoReturn
 
-from seq1f1b_jax.schedule.user_path import one_line, resolve
+from seq1f1b_jax.paths import one_line, resolve
 
 MAX_BYTES = 16 * 2**20
 """Largest file that is read, a few million actions: more than a mistaken path should cost."""

@@ -65,9 +65,14 @@ class Checkpointer:
       UserError: the directory cannot be written.
 
     Example:
-      >>> with Checkpointer("runs/x/checkpoints", keep=2) as checkpointer:
-      ...     checkpointer.save(100, state, meta={"config": config, "data": data.identity})
+      >>> from tempfile import TemporaryDirectory
+      >>> import numpy as np
+      >>> state = {"scale": np.ones(8, np.float32)}
+      >>> with TemporaryDirectory() as folder, Checkpointer(folder, keep=2) as checkpointer:
+      ...     checkpointer.save(100, state, meta={"seed": 0})
       ...     step, state, meta = checkpointer.restore(like=state)
+      >>> step, state["scale"].sum(), meta
+      (100, np.float32(8.0), {'seed': 0})
     """
 
     def __init__(self, directory: str | Path, *, keep: int, group: Group = ALONE):

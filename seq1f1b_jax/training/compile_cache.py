@@ -35,6 +35,7 @@ def use_compile_cache(setting: str, *, run_folder: Path, platform: str) -> Path 
       UserError: the folder cannot be made, lies in the run's folder, or others may write to it.
 
     Example:
+      >>> from pathlib import Path
       >>> use_compile_cache("auto", run_folder=Path("runs/x"), platform="cpu")
     """
     if not setting.strip():

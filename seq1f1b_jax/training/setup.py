@@ -12,6 +12,7 @@ from jaxtyping import DTypeLike
 from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
+from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.layout import AXIS
 from seq1f1b_jax.pipeline.stage import window_of
@@ -24,7 +25,6 @@ from seq1f1b_jax.schedule import (
     make_plan,
 )
 from seq1f1b_jax.schedule.plan_file import load_plan
-from seq1f1b_jax.schedule.user_path import one_line
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 

@@ -212,7 +212,8 @@ def _option(draw: random.Random, number: int, recipe: bytes) -> Case:
 
 def _order(draw: random.Random, number: int, recipe: bytes) -> Case:
     """A good command line with words dropped, doubled, cut, exchanged or torn apart."""
-    words = ["evaluate", "--num_sequences", "1", "--model.num_layers", "4", "RECIPE", "--trace=false"]
+    words = ["evaluate", "--num_sequences", "1", "--model.num_layers", "4", "RECIPE"]
+    words.append("--trace=false")
     for _ in range(draw.randint(1, 3)):
         at = draw.randrange(len(words))
         match draw.randrange(5):

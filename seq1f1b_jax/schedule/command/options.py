@@ -5,10 +5,10 @@ import re
 from fractions import Fraction
 from typing import NoReturn, get_args
 
+from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.schedule.plan_file import Format
 from seq1f1b_jax.schedule.registry import SCHEDULES
 from seq1f1b_jax.schedule.simulate import MACHINES
-from seq1f1b_jax.schedule.user_path import one_line
 
 _NUMBER = re.compile(r"[0-9]{0,9}\.?[0-9]{1,9}|[0-9]{1,9}/[0-9]{1,9}")
 

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
+from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.schedule.command.subjects import Subject
 from seq1f1b_jax.schedule.plan import Plan
 from seq1f1b_jax.schedule.plan_file import Format, write_plan
-from seq1f1b_jax.schedule.user_path import one_line, resolve
 
 
 def check_folders(*paths: str | None) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.schedule.actions import Op
 from seq1f1b_jax.schedule.command.text import ops_of
 from seq1f1b_jax.schedule.costs import Costs
@@ -17,7 +18,6 @@ from seq1f1b_jax.schedule.plan import Plan
 from seq1f1b_jax.schedule.plan_file import load_plan, read_plan
 from seq1f1b_jax.schedule.registry import SCHEDULES, find_schedule, make_plan
 from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, simulate
-from seq1f1b_jax.schedule.user_path import one_line, resolve
 
 MAX_ACTIONS = 1_000_000
 """Largest plan that is made: takes about a minute and a gigabyte to simulate."""
