@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.training.events import (
     COMPILE,
     END,
@@ -193,18 +194,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m seq1f1b_jax.training.goodput", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("folder", type=Path, help="a run's folder (train.output_dir)")
+    parser.add_argument("folder", help="a run's folder (train.output_dir)")
     folder = parser.parse_args(arguments).folder
     try:
         try:
-            text = (folder / EVENTS).read_text(encoding="utf-8", errors="replace")
+            text = (resolve(folder) / EVENTS).read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise UserError(
-                f"cannot read {folder / EVENTS} ({error.strerror}); give the folder of a run"
+                f"cannot read {Path(folder, EVENTS)} ({error.strerror}); give the folder of a run"
             ) from error
         found = measure(text.splitlines())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     try:
         print(found)

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,11 +81,14 @@ def test_one_run_by_many_names(home, source, monkeypatch, capsys, cache):
     monkeypatch.chdir("..")
     assert data(["prepare", "./ein text.txt", "--to", "~/tök ens/", "--processes=1"]) == 0
     assert data(["show", "../tök ens"]) == 0
-    assert schedule(["1f1b", "--stages=2", "--draw", "~/ein bild.svg", "--save=../p län.csv"]) == 0
+    sizes = ["--stages=2", "--microbatches=2"]
+    assert schedule(["1f1b", *sizes, "--draw", "~/ein bild.svg", "--save=../p län.csv"]) == 0
     assert schedule(["~/p län.csv"]) == 0
     assert (home / "ein bild.svg").is_file()
     (home / "work" / "child.py").write_text("print('here')")
-    assert launch(["--processes=1", "--log-dir", "~/log s/", "--", "child.py"]) == 0
+    command = [sys.executable, "-m", "seq1f1b_jax.launch", "--processes=1", "--log-dir", "~/log s/"]
+    environment = os.environ | {"PYTHONPATH": str(RECIPES.parent)}
+    subprocess.run([*command, "--", "child.py"], env=environment, check=True, timeout=60)
     assert "here" in (home / "log s" / "process-0.log").read_text()
     capsys.readouterr()
     assert goodput(["~/link/runs/ü x/"]) == 0
@@ -96,7 +101,7 @@ def test_one_run_by_many_names(home, source, monkeypatch, capsys, cache):
         (data, ["show", "a\nb"]),
         (data, ["prepare", "a\nb", "--to", "x"]),
         (schedule, ["a\nb.csv"]),
-        (schedule, ["1f1b", "--stages=2", "--draw", "no\nfolder/x.svg"]),
+        (schedule, ["1f1b", "--stages=2", "--microbatches=2", "--draw", "no\nfolder/x.svg"]),
         (goodput, ["a\nb"]),
         (launch, ["--processes=1", "--log-dir", "file\nx/y", "--", "train.py"]),
     ],
