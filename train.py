@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(invocation: Invocation) -> int:
     config = invocation.config
     if invocation.print_config:
-        config = _with_model(config, _open_source(config, print))
+        config = _with_model(config, _open_source(config, partial(print, file=sys.stderr)))
         print(to_yaml(with_typed_paths(config, invocation.typed)), end="")
         return 0
     if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained

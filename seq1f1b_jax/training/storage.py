@@ -12,7 +12,7 @@ from seq1f1b_jax.config import Config, ModelConfig, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, TOKENIZER_CONFIG
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.paths import RUN_CONFIG
+from seq1f1b_jax.paths import RUN_CONFIG, resolve
 from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
 from seq1f1b_jax.pipeline.sharding import put_leaf
 from seq1f1b_jax.pipeline.stage import Params
@@ -191,7 +191,7 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
 def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], None]) -> None:
     """Say so where a run that has started is given another source: it has weights of its own."""
     given, began = setup.config.model.source, meta["config"]["model"].get("source")
-    if given is not None and given != began:
+    if given is not None and (began is None or resolve(given) != resolve(began)):
         what = "from fresh weights" if began is None else f"from model.source={began}"
         report(
             f"note: the run in {setup.config.train.output_dir} began {what}; {given} is not read: "

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from models import build_stage
 from models.hf import export, load_canonical, read_source
@@ -180,3 +181,13 @@ def test_bad_input_is_one_line(changes, told, prepared, theirs, tmp_path):
     ))
     assert outcome.status == 2 and outcome.err.count("\n") == 1
     assert all(words in outcome.err for words in told), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [([], TOKENS), (["--model.preset=125m"], 50304), (["--model.vocab_size=400"], 400)],
+    ids=["smaller preset", "larger preset", "as set"],
+)
+def test_the_vocabulary_has_rows_for_the_tokens_of_the_data(given, rows, prepared):
+    printed = run("--print_config", f"--data.source={prepared}", *given)
+    assert yaml.safe_load(printed.out)["model"]["vocab_size"] == rows
