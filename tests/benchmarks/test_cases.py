@@ -22,6 +22,7 @@ def stage():
     )
 
 
+@pytest.mark.slow
 def test_pipelined_and_plain_programs_agree(stage):
     params, batch = stage.init(jax.random.key(0)), cases.random_batch(stage, 2, SEQ_LEN)
     pipelined = cases.pipelined(stage, Size(2, 2, 2, SEQ_LEN))

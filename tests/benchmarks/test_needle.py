@@ -78,6 +78,7 @@ def test_sequences_depend_on_seed_stream_and_step_alone(haystacks):
         assert (haystacks.tokens != other.tokens).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_chunked_and_whole_training_have_equal_losses(pipelines):
     chunked, whole = (
         needle.train(pipelines[name], TWO_CHUNKS, SIZES, steps=5, seed=3)[0]

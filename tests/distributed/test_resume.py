@@ -27,6 +27,7 @@ def close(folder, expected):
         assert error <= 1e-5 * np.max(np.abs(array), initial=0), (name, error)
 
 
+@pytest.mark.slow
 def test_one_process_continues_what_two_saved(by_two, source, tmp_path):
     folder = copy_until(by_two[0], tmp_path / "run", 4)
     outcome = run(*command_line(folder, source, **TWO))

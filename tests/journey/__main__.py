@@ -9,6 +9,7 @@ FOLDER must not exist; it becomes the clone. Without --small its environment is 
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from tests.journey.clone import Clone
@@ -22,7 +23,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     clone = Clone(options.folder.absolute(), small=options.small)
-    ends = list(journey(clone, small=options.small, say=print))
+    ends = list(journey(clone, small=options.small, say=partial(print, flush=True)))
     print("\n".join(sorted(f"left behind: {name}" for name in clone.left_behind())))
     failed = [end for end in ends if end.status]
     for end in failed:

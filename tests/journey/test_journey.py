@@ -59,7 +59,9 @@ def told(tmp_path_factory):
     for name, (text, _) in JOURNEY.items():
         done = clone.run(Command("", "", text), seconds=600)
         written[name] = done.stdout
-        assert (done.returncode, done.stderr) == (0, ""), (name, done.stdout, done.stderr)
+        assert done.returncode == 0, (name, done.stdout, done.stderr)
+        # a busy machine may be told by XLA that its threads wait; nothing else belongs there
+        assert "Traceback" not in done.stderr and "error:" not in done.stderr, (name, done.stderr)
     assert clone.left_behind() == {"own.yaml"}
     return clone.folder, written
 

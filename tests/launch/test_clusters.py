@@ -72,7 +72,8 @@ def test_sbatch_passes_arguments_that_the_command_line_takes(sbatch):
     step, _ = calls
     assert step[:3] == ["srun", "--kill-on-bad-exit=1", "--label"]
     assert step[3:6] == ["python3.11", "-u", "train.py"]
-    assert parse(step[6:], recipes=RECIPES).config.train.output_dir == "a folder"
+    invocation = parse(step[6:], recipes=RECIPES)
+    assert invocation.typed[invocation.config.train.output_dir] == "a folder"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def is_reduction(instruction) -> bool:
 @pytest.mark.parametrize(
     "name",
     [
-        "gpt, stores all, equal stages",
+        pytest.param("gpt, stores all, equal stages", marks=pytest.mark.slow),
         "llama, one stage" + DOCUMENTS,
         "llama, split backwards",
         "llama, ring",
@@ -136,7 +136,7 @@ def test_cpu_program(name):
     "name",
     [
         "llama, selective, unequal stages" + DOCUMENTS,
-        "gpt, stores all, equal stages" + TENSOR,
+        pytest.param("gpt, stores all, equal stages" + TENSOR, marks=pytest.mark.slow),
     ],
 )
 def test_h100_program(name):

@@ -49,7 +49,8 @@ def test_every_schedule_of_whole_sequences_is_exact_on_every_mesh(mesh, schedule
     check(case_of(mesh, schedule, C=1, lengths="even"))
 
 
-@pytest.mark.parametrize("mesh", [(2, 2, 2), pytest.param((1, 2, 4), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 2, 2), (1, 2, 4)])
 def test_three_updates_equal_plain_optax(x64, mesh):
     check_updates(case_of(mesh, tied=True, layers="unequal"))
 
@@ -71,6 +72,7 @@ def test_a_device_holds_its_part_of_every_matmul_and_table():
     chex.assert_trees_all_equal(again, canonical)
 
 
+@pytest.mark.slow
 def test_collectives_stand_where_they_belong():
     """Between two devices of a stage only, and no more than the design says."""
     case = case_of((2, 2, 2), x64=False, layers="equal")
@@ -104,7 +106,7 @@ def test_a_model_that_cannot_be_cut_is_refused(size, changes, told):
         stage.shard(TensorAxis(size))
 
 
-@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("sequence", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_model_of_ones_own_is_exact(x64, sequence):
     stage = CutStage(num_layers=2)
     step = build_small(stage, sequence_parallel=sequence, compute_dtype=jnp.float64)

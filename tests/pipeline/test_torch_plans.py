@@ -14,10 +14,10 @@ from tests.pipeline.own_stage import OwnStage
 
 FOLDER = Path(__file__).parents[1] / "schedule" / "torch_plans"
 EVERYDAY = {
-    "Interleaved1F1B_P2_M4_V2.comms": Exchange.LOCKSTEP,
     "InterleavedZeroBubble_P2_M4_V2.compute": Exchange.PARITY,  # on a ring
 }
 LONG = {
+    "Interleaved1F1B_P2_M4_V2.comms": Exchange.LOCKSTEP,
     "GPipe_P4_M7_V1.compute": Exchange.PARITY,
     "1F1B_P4_M8_V1": Exchange.PARITY,
     "InterleavedZeroBubble_P4_M4_V1": Exchange.PARITY,

@@ -17,7 +17,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * name.startswith("split"))
+        for name, case in CASES.items()
+    ],
+)
 def test_trace_of_a_step(case):
     step = cases.build(case._replace(x64=False))
     params = step.from_canonical(cases.parameters(step.stage, "float32"))
