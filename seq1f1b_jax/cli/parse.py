@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from seq1f1b_jax.cli.keys import describe, resolve_paths, sections, setting_types
 from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
@@ -101,7 +101,7 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     return Invocation(command, config, options, values["print_config"], typed)
 
 
-def _values(command: str, recipes: Sequence[str], settings: Sequence[str]) -> Mapping[str, Any]:
+def _values(command: str, recipes: Sequence[str], settings: Sequence[str]) -> Namespace:
     """Sections and options by name: those of the recipes, then those of the command line.
 
     Args:
