@@ -95,8 +95,8 @@ def _run(invocation: Invocation) -> int:
     told = _set_environment(config, processes.count)
     native = os.environ.get("JAX_PLATFORMS") != "cpu"
     with one_voice(processes, native=native), refusals(invocation.typed):
-        for line in (*told, *processes.told):
-            print(line, flush=True)
+        for line in (*told, *processes.told):  # a text that is generated stands alone
+            print(line, file=sys.stderr if invocation.command == "generate" else None, flush=True)
         return _run_in_group(invocation, config, start(processes, config.distributed))
 
 

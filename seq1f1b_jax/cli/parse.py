@@ -18,6 +18,7 @@ from seq1f1b_jax.cli.recipes import (
     check_recipe,
     find_recipe,
     kept_settings,
+    run_of,
     run_recipe,
     suggestion,
 )
@@ -81,11 +82,13 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     given = {str(find_recipe(name, recipes)): name for name in names}
     paths = [*given] or [str(find_recipe(DEFAULT_RECIPE, recipes))]
     with refusals(given):
-        for path in paths:
-            check_recipe(Path(path))
-        values = _values(command, paths, settings)
+        values = _values(command, [_checked(path) for path in paths], settings)
+        if given and run_of(Path(paths[-1])) and not _names(settings, "--train.output_dir"):
+            # the run that it is of, also where that was moved
+            settings = [*settings, f"--train.output_dir={Path(given[paths[-1]]).parent}"]
+            values = _values(command, [_checked(path) for path in paths], settings)
     folder = values["train"].output_dir
-    if command != "train" and not given and not _names_a_model(settings):
+    if command != "train" and not given and not _names(settings, *OWN_MODEL):
         if (recipe := run_recipe(folder)) is not None:
             settings = [*settings, f"--train.output_dir={folder}"]  # it may have been moved
             with refusals({str(recipe.parent): folder}):
@@ -118,8 +121,15 @@ def _values(command: str, recipes: Sequence[str], settings: Sequence[str]) -> Na
         raise UserError(_one_line(error, types)) from None
 
 
-def _names_a_model(settings: Sequence[str]) -> bool:
-    return any(token.partition("=")[0] in OWN_MODEL for token in settings)
+def _checked(path: str) -> str:
+    """A recipe as `_values` takes it: its path, or what a run has kept."""
+    kept = run_of(Path(path)) is not None
+    check_recipe(Path(path), kept=kept)
+    return kept_settings(Path(path)) if kept else path
+
+
+def _names(settings: Sequence[str], *names: str) -> bool:
+    return any(token.partition("=")[0] in names for token in settings)
 
 
 def to_yaml(config: Config) -> str:

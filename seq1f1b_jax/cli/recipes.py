@@ -66,6 +66,13 @@ def kept_settings(path: Path) -> str:
     return yaml.safe_dump(tree)
 
 
+def run_of(recipe: Path) -> Path | None:
+    """The folder of the run that has kept `recipe` as its configuration; None of other recipes."""
+    folder = recipe.parent
+    is_kept = recipe.name == RUN_CONFIG and (folder / "checkpoints").is_dir()
+    return folder if is_kept else None
+
+
 def check_recipe(path: Path, *, kept: bool = False) -> None:
     """Refuse a file that is not YAML, or that holds a setting that does not exist.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.folder import META, TOKENS, open_folder, read_meta
+from seq1f1b_jax.data.folder import META, TOKENS, UNFINISHED, open_folder, read_meta
 from seq1f1b_jax.data.prepare.sources import TEXT, kind_of
 from seq1f1b_jax.data.text import (
     BLOCK_BYTES,
@@ -108,7 +108,7 @@ def load_corpus(
     if Path(source, META).is_file():
         return _prepared_corpus(source, vocab_size)
     if Path(source).is_dir():
-        return _text_corpus(source, folder_files(Path(source)), vocab_size)
+        return _text_corpus(source, _plain_files(source), vocab_size)
     if source.endswith(".bin"):
         return _bin_corpus(source, token_dtype, vocab_size)
     return _text_corpus(source, [_plain(source)], vocab_size)
@@ -116,13 +116,34 @@ def load_corpus(
 
 def _plain(source: str) -> Path:
     """Refuse a file that holds records, or is packed: its bytes are not its text."""
-    kind, packing = kind_of(Path(source))
-    if kind == TEXT and not packing or not Path(source).is_file():  # read, that is told
+    if _is_plain(Path(source)) or not Path(source).is_file():  # read, that is told
         return Path(source)
-    raise UserError(
-        f"data.source={source} is {' in '.join(filter(None, [kind, packing]))} by its name, and "
-        "text is read here; make tokens of it: python -m seq1f1b_jax.data prepare "
-        f"{source} --to FOLDER, and set data.source to that folder"
+    kind = " in ".join(filter(None, kind_of(Path(source))))
+    raise _records(source, f"is {kind} by its name")
+
+
+def _plain_files(source: str) -> list[Path]:
+    """The files of a folder, which holds something else than records."""
+    if source.endswith(UNFINISHED):
+        raise UserError(
+            f"data.source={source} is what a prepare that was stopped has done so far; give the "
+            f"same command again and set data.source={source.removesuffix(UNFINISHED)}"
+        )
+    files = folder_files(Path(source))
+    if not any(map(_is_plain, files)):
+        raise _records(source, "holds records or packed files only, by their names")
+    return files
+
+
+def _is_plain(path: Path) -> bool:
+    kind, packing = kind_of(path)
+    return kind == TEXT and not packing
+
+
+def _records(source: str, what: str) -> UserError:
+    return UserError(
+        f"data.source={source} {what}, and text is read here; make tokens of it: python -m "
+        f"seq1f1b_jax.data prepare {source} --to FOLDER, and set data.source to that folder"
     )
 
 

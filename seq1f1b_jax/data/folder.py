@@ -21,6 +21,8 @@ from seq1f1b_jax.config import UserError
 
 VERSION = 1
 META, TOKENS, DOCUMENTS = "meta.json", "tokens.bin", "documents.npy"
+UNFINISHED = ".partial"
+"""Behind the name of a token folder: where `prepare` works until it is done."""
 CHECKED_DOCUMENTS = 1 << 20  # at a time
 
 
@@ -102,7 +104,9 @@ def read_meta(path: Path) -> Meta:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from error
+        raise UserError(
+            f"cannot read {path} ({error.strerror}); name a folder that prepare has written"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); prepare the folder again") from error
     if not isinstance(given, dict) or given.get("version") != VERSION:

@@ -244,8 +244,8 @@ def _decode(
 def unreadable(path: Path, error: OSError) -> UserError:
     """What to tell of a source that the system does not let us read."""
     return UserError(
-        f"data.source: cannot read {path} ({error.strerror}); "
-        "give an existing text file, folder or .bin that this user may read, or stdlib"
+        f"cannot read {path} ({error.strerror}); name files and folders that exist and that this "
+        "user may read, and take links that lead nowhere out of a folder"
     )
 
 

@@ -11,8 +11,8 @@ _STALE = "updates with stale weights, and here every step is one exact gradient;
 ELSEWHERE = MappingProxyType(
     {
         "zb-h2": "reaches no bubble only by updating each rank before the others' gradient norms"
-        " are known, and the update here waits for them; use seq-zb-h1, or let --search --split"
-        " --memory UNITS find an order of as many units",
+        " are known, and the update here waits for them; use seq-zb-h1, or let python -m"
+        " seq1f1b_jax.schedule --search --split --memory UNITS find an order of as many units",
         "zb-v": _V,
         "v-half": _V,
         "v-min": _V,

@@ -24,6 +24,7 @@ from seq1f1b_jax.schedule import (
     explicit_lengths,
     make_plan,
 )
+from seq1f1b_jax.schedule.plan import PlanError
 from seq1f1b_jax.schedule.plan_file import load_plan
 from seq1f1b_jax.training.optimizer import make_optimizer
 
@@ -130,7 +131,12 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tup
         )
         return plan, ()
     shown = f"schedule.plan={one_line(schedule.plan)}"
-    plan, exchange = load_plan(schedule.plan, num_chunks=schedule.num_chunks)
+    try:
+        plan, exchange = load_plan(schedule.plan, num_chunks=schedule.num_chunks)
+    except PlanError as error:
+        reason, *grid = str(error).splitlines()
+        show = "; python -m seq1f1b_jax.schedule FILE shows it in the grid" * bool(grid)
+        raise PlanError(reason.rstrip(":") + show, error.rank, error.index) from error
     if plan.forward_only:
         raise ValueError(
             f"{shown} holds no backward; a plan to train with has a B, or an I and a W, for every "

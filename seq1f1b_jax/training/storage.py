@@ -182,9 +182,11 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     changed = differences(saved, current)
     if changed:
         folder = setup.config.train.output_dir
+        kept = Path(folder, RUN_CONFIG)
+        cure = f"take its settings with --config {kept}" if kept.is_file() else "give its settings"
         raise UserError(
-            f"the checkpoint in {folder} is of another model ({'; '.join(changed)}); use its "
-            f"settings (--config {folder}/{RUN_CONFIG}), or set another --train.output_dir"
+            f"the checkpoint in {folder} is of another model ({'; '.join(changed)}); {cure} and "
+            "leave out others, or set another --train.output_dir"
         )
 
 

@@ -209,6 +209,20 @@ def test_commands_on_a_run_take_the_configuration_of_its_folder(kept, command):
     assert ours.model.num_layers == 3
 
 
+def test_the_configuration_that_a_run_keeps_means_that_run(kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    recipe = f"{tmp_path.name}/config.yaml"
+    with pytest.raises(UserError, match="eval_batches"):  # a recipe like any other
+        read("--config", recipe)
+    (tmp_path / "checkpoints").mkdir()
+    given = read("--config", recipe)
+    assert given.config.train.output_dir == kept
+    assert given.typed[kept] == tmp_path.name
+    other = read("--config", recipe, "--train.output_dir", "other").config
+    assert other.train.output_dir == str(tmp_path.parent / "other")
+    assert given.config.model.num_layers == other.model.num_layers == 9
+
+
 def test_training_and_a_model_of_ones_own_do_not_take_it(kept):
     own_model, own_recipe = ("--model.preset", "tiny"), ("--config", "default")
     for given in (["train"], ["evaluate", *own_model], ["evaluate", *own_recipe]):

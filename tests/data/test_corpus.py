@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data import load_corpus
 
 
@@ -132,3 +133,20 @@ def test_a_bin_knows_neither_documents_nor_tokenizer(tmp_path):
     np.arange(9, dtype="<u2").tofile(tmp_path / "t.bin")
     corpus = load_corpus(str(tmp_path / "t.bin"))
     assert corpus.documents is None and corpus.load_tokenizer() is None
+
+
+def test_a_folder_of_records_only_is_not_trained_on_as_bytes(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "b.csv.gz").write_bytes(b"")
+    with pytest.raises(UserError, match="records or packed files only.* data prepare"):
+        load_corpus(str(tmp_path))
+    (tmp_path / "c.md").write_text("text")
+    assert load_corpus(str(tmp_path)).kind == "text"
+
+
+def test_a_prepare_that_was_stopped_is_told_apart(tmp_path):
+    folder = tmp_path / "tokens.partial"
+    folder.mkdir()
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="same command again and set data.source=.*tokens$"):
+        load_corpus(str(folder))

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.folder import META, VERSION, Meta, read_meta
+from seq1f1b_jax.data.folder import META, UNFINISHED, VERSION, Meta, read_meta
 from seq1f1b_jax.data.prepare.checks import check_kinds, check_sources, told_left_out
 from seq1f1b_jax.data.prepare.encode import Reading, encode_all
 from seq1f1b_jax.data.prepare.job import DEFAULT_KEY, Job
@@ -56,7 +56,7 @@ def prepare(
         raise UserError(f"--to {job.to} names no new folder; give one, such as --to tokens")
     if job.to.is_symlink():  # what it leads to gets the tokens, the link stays
         job = replace(job, to=real_path(job.to))
-    partial = job.to.with_name(job.to.name + ".partial")
+    partial = job.to.with_name(job.to.name + UNFINISHED)
     tokenizer = _given_tokenizer(job)
     check_sources(job.sources, extensions=job.extensions)
     files, left_out = find_files(
