@@ -22,6 +22,9 @@ from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.pipeline.layout import from_pipeline, make_layout, to_pipeline
 from tests.models.hf_cases import SIZES, STAGES, parameters
 
+SLOW = pytest.mark.slow
+EVERYDAY_FIRST = ["gpt2", *(pytest.param(name, marks=SLOW) for name in STAGES if name != "gpt2")]
+
 
 def assert_equal(actual, expected):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
@@ -63,7 +66,7 @@ def test_import_then_export_is_byte_equal(folders, name, tmp_path):
     assert content(tmp_path / "again") == content(folders / name)
 
 
-@pytest.mark.parametrize("name", ["llama tied biases", "gpt2"])
+@pytest.mark.parametrize("name", EVERYDAY_FIRST)
 def test_bfloat16_through_float32_is_byte_equal(name, tmp_path):
     stage = STAGES[name]
     params = parameters(stage, ml_dtypes.bfloat16)
