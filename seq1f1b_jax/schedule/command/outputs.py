@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.schedule.command.subjects import Subject
