@@ -20,7 +20,9 @@ from tests.journey.pages import DOWNLOADS, NEEDS, PAGES, README, ROOT, TAKES, bl
 OWN_MODEL = ROOT / "docs" / "own_model.md"
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 COMMANDS = commands()
-QUICK_COMMANDS = re.compile(r"python (-m seq1f1b_jax\.schedule|train\.py.* --(help|print_config))")
+QUICK_COMMANDS = re.compile(
+    r"mkdir|python (-m seq1f1b_jax\.schedule|train\.py.* --(help|print_config))"
+)
 SECTIONS = {name.split(".")[0] for name in setting_types()}
 NO_PATH = {"config.yaml", "pipeline/stage.py"}  # of a run's folder; short for a path given above it
 
