@@ -12,7 +12,7 @@ import pytest
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.cli.keys import setting_types
-from seq1f1b_jax.config_checks import validate
+from seq1f1b_jax.config_checks import problems
 from tests.journey.clone import Clone
 from tests.journey.journey import chosen, journey
 from tests.journey.pages import DOWNLOADS, NEEDS, PAGES, README, ROOT, blocks, commands
@@ -121,7 +121,8 @@ SEVERAL = [
 @pytest.mark.parametrize("words", SEVERAL, ids=" ".join)
 def test_commands_that_are_not_run_are_valid(words):
     start = next(i for i, w in enumerate(words) if w in ("train.py", "launch/slurm.sbatch"))
-    validate(parse(words[start + 1 :], recipes=ROOT / "mesh_configs").config)
+    config = parse(words[start + 1 :], recipes=ROOT / "mesh_configs").config
+    assert list(problems(config)) == []
 
 
 def test_runs_that_need_more_are_told_of():

@@ -23,10 +23,10 @@ RECIPES = Path(mesh_configs.__file__).parent
 def home(tmp_path, monkeypatch):
     """A home folder with a space and an umlaut, the working directory below it, and a link."""
     folder = tmp_path / "the höme"
-    (folder / "work" / "deep").mkdir(parents=True)
-    (folder / "link").symlink_to("work")
+    (folder / "here" / "deep").mkdir(parents=True)
+    (folder / "link").symlink_to("here")
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.chdir(folder / "work")
+    monkeypatch.chdir(folder / "here")
     return folder
 
 
@@ -34,10 +34,10 @@ FORMS = {
     "relative": "runs/x",
     "with a dot": "./runs/x",
     "with a slash": "runs/x/",
-    "upwards": "../work/runs/x",
-    "home": "~/work/runs/x",
+    "upwards": "../here/runs/x",
+    "home": "~/here/runs/x",
     "link": "../link/runs/x",
-    "absolute": "{home}/work/runs/x",
+    "absolute": "{home}/here/runs/x",
 }
 
 
@@ -52,7 +52,7 @@ def test_every_form_is_the_same_place(home, command, form):
     if command == "export":
         paths.append(given.options.to)
     assert all(Path(path).is_absolute() for path in paths)
-    assert {Path(path).resolve() for path in paths} == {home / "work" / "runs" / "x"}
+    assert {Path(path).resolve() for path in paths} == {home / "here" / "runs" / "x"}
 
 
 def tiny(folder, text, **changes):
@@ -65,9 +65,9 @@ def test_one_run_by_many_names(home, source, monkeypatch, capsys, cache):
     first = run(*tiny("runs/ü x/", "ein text.txt", train__num_steps=2))
     assert (first.status, first.err) == (0, "")
     assert "metrics are in runs/ü x\n" in first.out
-    again = run(*tiny("~/work/runs/ü x", "~/work/ein text.txt", train__num_steps=3))
-    assert "continuing ~/work/runs/ü x after step 2" in again.out
-    assert sorted(losses(home / "work/runs/ü x")) == [0, 1, 2]
+    again = run(*tiny("~/here/runs/ü x", "~/here/ein text.txt", train__num_steps=3))
+    assert "continuing ~/here/runs/ü x after step 2" in again.out
+    assert sorted(losses(home / "here/runs/ü x")) == [0, 1, 2]
 
     monkeypatch.chdir("deep")
     for command in (["evaluate"], ["generate", "--num_tokens=2"], ["export", "--to", "~/out put"]):
@@ -85,7 +85,7 @@ def test_one_run_by_many_names(home, source, monkeypatch, capsys, cache):
     assert schedule(["1f1b", *sizes, "--draw", "~/ein bild.svg", "--save=../p län.csv"]) == 0
     assert schedule(["~/p län.csv"]) == 0
     assert (home / "ein bild.svg").is_file()
-    (home / "work" / "child.py").write_text("print('here')")
+    (home / "here" / "child.py").write_text("print('here')")
     command = [sys.executable, "-m", "seq1f1b_jax.launch", "--processes=1", "--log-dir", "~/log s/"]
     environment = os.environ | {"PYTHONPATH": str(RECIPES.parent)}
     subprocess.run([*command, "--", "child.py"], env=environment, check=True, timeout=60)
@@ -126,13 +126,13 @@ def test_a_folder_that_is_removed_while_it_runs_is_told_in_a_line(home, source, 
         "runs/gone", source, train__num_steps=100_000, checkpoint__every=50, logging__progress=False
     )
     Path("runs").mkdir()
-    child = Child(cache, [str(a) for a in arguments], home / "work" / "runs" / "gone")
+    child = Child(cache, [str(a) for a in arguments], home / "here" / "runs" / "gone")
     try:
         child.wait_for_step(3)
         os.rename("runs", "away")
         assert child.end() == 2, child.told()
     finally:
         child.kill()
-    told = (home / "work" / "away" / "gone.log").read_text(encoding="utf-8")
+    told = (home / "here" / "away" / "gone.log").read_text(encoding="utf-8")
     assert told.splitlines()[-1].startswith("error: ") and "runs/gone" in told.splitlines()[-1]
     assert "Traceback" not in told
