@@ -70,7 +70,7 @@ def tokens(*ids):
 
 # id -> name and bytes of the data (None: there is no such file), changed settings, what is said
 DATA = {
-    "missing": ("a.txt", None, {}, ["a.txt", "No such file", "stdlib"]),
+    "missing": ("a.txt", None, {}, ["a.txt", "No such file", "that exist"]),
     "empty": ("a.txt", b"", {}, ["a.txt holds 0 tokens", "give a source with text"]),
     "binary_garbage": ("a.txt", bytes(range(256)) * 9, {}, ["zero byte at offset 0", ".bin"]),
     "not_utf8": ("a.txt", b"abc\xff" * 900, {}, ["byte 0xff at offset 3", "iconv"]),
