@@ -66,8 +66,9 @@ class Run:
 
     def fail(self, name: str, error: BaseException) -> None:
         """Record an error under the name of what failed."""
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        print(f"FAILED {name}: {type(error).__name__}: {str(error)[:1500]} ({frame})", flush=True)
+        frames = traceback.extract_tb(error.__traceback__)  # none where it was never raised
+        place = f" ({frames[-1]})" if frames else ""
+        print(f"FAILED {name}: {type(error).__name__}: {str(error)[:1500]}{place}", flush=True)
         self.failed.append(name)
         self.values.setdefault("errors", {})[name] = f"{type(error).__name__}: {error}"[:600]
 

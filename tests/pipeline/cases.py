@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -129,18 +130,10 @@ TRAPS = {
 
 @functools.cache
 def everyday_cases() -> list[Case]:
-    """The traps by name, then a pairwise cover: at most 60 compiled programs.
-
-    Every schedule meets every pair of stages 2, 3, 4, of chunks 1, 2, 4 and of even and odd chunks.
-    """
-
-    def grid(case) -> list[tuple]:
-        chosen = {"P": (2, 3, 4), "C": (1, 2, 4)}
-        values = [(name, case[name]) for name, few in chosen.items() if case[name] in few]
-        values.append(("unequal", case["lengths"] != "even"))
-        return [(case["schedule"], *pair) for pair in itertools.combinations(values, 2)]
-
-    return [_spread(case, index) for index, case in enumerate(_cover(strength=2, also=grid))]
+    """The traps by name, then a pairwise cover: at most 40 compiled programs."""
+    traps = list(TRAPS.values())
+    others = _cover(strength=2)[len(traps) :]
+    return traps + [_spread(case, index) for index, case in enumerate(others)]
 
 
 def _spread(case: Case, index: int) -> Case:
@@ -157,16 +150,38 @@ def _spread(case: Case, index: int) -> Case:
 
 @functools.cache
 def long_cases() -> list[Case]:
-    """A three-wise cover of the factors that meet in the executor, for `make test-all`."""
+    """For `make test-all`: two three-wise covers.
+
+    Of every schedule with each pair of stages 2, 3, 4, of chunks 1, 2, 4 and of even and other
+    chunks; and of the factors that meet in the executor.
+    """
+
+    def grid(case) -> list[tuple]:
+        chosen = {"P": (2, 3, 4), "C": (1, 2, 4)}
+        values = [(name, case[name]) for name, few in chosen.items() if case[name] in few]
+        values.append(("unequal", case["lengths"] != "even"))
+        return [(case["schedule"], *pair) for pair in itertools.combinations(values, 2)]
+
+    everyday = everyday_cases()
+    schedules = _cover(strength=2, also=grid, seeds=everyday)
     factors = dict(FACTORS)
     alone = ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64")
     for name in (*alone, "masks"):
         factors[name] = FACTORS[name][:1]
-    everyday = set(everyday_cases())
-    return [case for case in _cover(strength=3, factors=factors) if case not in everyday]
+    found = [*schedules, *_cover(strength=3, factors=factors)]
+    return [_spread(case, index) for index, case in enumerate(found) if case not in everyday]
 
 
-def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None, **options) -> list[Case]:
+def _cost(case: dict[str, Any]) -> float:
+    """Relative time to compile a case: a program per chunk, more of it where much is recomputed."""
+    dearer = {"layers": "unequal", "residuals": "full", "attention": "xla_blockwise"}
+    return case["C"] * case["V"] * 1.3 ** sum(case[name] == value for name, value in dearer.items())
+
+
+def _cover(
+    *, strength: int, factors: dict[str, list[Any]] | None = None,
+    seeds: Sequence[Case] = tuple(TRAPS.values()), **options,
+) -> list[Case]:
     def valid(case) -> bool:
         if case["C"] == 1 and case["lengths"] == "balanced":
             return False
@@ -178,7 +193,8 @@ def _cover(*, strength: int, factors: dict[str, list[Any]] | None = None, **opti
         factors or FACTORS,
         strength=strength,
         valid=valid,
-        seeds=[trap._asdict() for trap in TRAPS.values()],
+        cost=_cost,
+        seeds=[seed._asdict() for seed in seeds],
         **options,
     )
     return [Case(**row) for row in rows]

@@ -16,12 +16,14 @@ def covering_array(
     strength: int = 2,
     valid: Callable[[Case], bool] = lambda case: True,
     also: Callable[[Case], Iterable[Any]] = lambda case: (),
+    cost: Callable[[Case], float] = lambda case: 1.0,
     seeds: Sequence[Case] = (),
 ) -> list[Case]:
     """Greedy cover of all `strength`-tuples of values that some valid case holds.
 
-    `also` names further things that a case covers; all that occur must be covered. `seeds` are
-    complete cases that stand first (the traps by name). Deterministic.
+    `also` names further things that a case covers; all that occur must be covered. Each step takes
+    the case that covers most for its `cost`, which counts less than the cover: few cases matter
+    too. `seeds` are complete cases that stand first (the traps by name). Deterministic.
     """
     names = list(factors)
     cases = [case for case in _products(factors) if valid(case)]
@@ -43,7 +45,9 @@ def covering_array(
     for case in chosen:
         missing &= ~tuples_of(case)
     while missing:
-        case, covered = max(pool, key=lambda item: (item[1] & missing).bit_count())
+        case, covered = max(
+            pool, key=lambda item: (item[1] & missing).bit_count() / cost(item[0]) ** 0.6
+        )
         chosen.append(case)
         missing &= ~covered
     return chosen

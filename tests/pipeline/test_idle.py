@@ -19,6 +19,8 @@ CASES = {
     "split backwards": Case(P=3, M=3, C=2, lengths="odd", schedule="seq-zb-h1"),
 }
 
+EVERYDAY = ("ring with an inbox", "documents", "split backwards")
+
 
 def with_padding(params, layout, value: float):
     """In-memory parameters whose padded layers hold `value`."""
@@ -36,7 +38,7 @@ def with_padding(params, layout, value: float):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] * name.startswith("fewer"))
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * (name not in EVERYDAY))
         for name, case in CASES.items()
     ],
 )

@@ -41,7 +41,7 @@ PLANS = {
 }
 
 
-LONG = ("W at the end, unequal layers", "line in lock-step")
+LONG = ("some backwards split", "W at the end, unequal layers", "line in lock-step")
 
 
 def random_plan(own: Own) -> Plan:

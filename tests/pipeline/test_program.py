@@ -122,7 +122,7 @@ def is_reduction(instruction) -> bool:
     [
         pytest.param("gpt, stores all, equal stages", marks=pytest.mark.slow),
         "llama, one stage" + DOCUMENTS,
-        "llama, split backwards",
+        pytest.param("llama, split backwards", marks=pytest.mark.slow),
         "llama, ring",
     ],
 )

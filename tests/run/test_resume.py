@@ -19,7 +19,6 @@ from tests.run.tiny import (
 )
 
 NUM_STEPS = 200
-NUM_KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +74,12 @@ def test_a_signal_finishes_the_step_saves_and_the_run_continues_bit_equal(
     assert_same_run(folder, uninterrupted)
 
 
-def test_kill_9_at_ten_random_moments_changes_nothing(child, uninterrupted, tmp_path):
+@pytest.mark.parametrize("num_kills", [4, pytest.param(12, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments_changes_nothing(num_kills, child, uninterrupted, tmp_path):
     """Some while it starts, most while it trains; it saves after every step, so most in a save."""
     folder, rng = tmp_path / "run", random.Random(0)
     unfinished_saves = 0
-    for index in range(NUM_KILLS):
+    for index in range(num_kills):
         part = child(folder, checkpoint__every=1)
         if index % 4 != 3:
             part.wait_for_step(len(losses(folder)) + 1)
@@ -87,7 +87,8 @@ def test_kill_9_at_ten_random_moments_changes_nothing(child, uninterrupted, tmp_
         assert part.end(signal.SIGKILL) == -signal.SIGKILL, part.told()
         unfinished_saves += any((folder / "checkpoints").glob("*.saving"))
     assert len(losses(folder)) < NUM_STEPS
-    assert unfinished_saves > 0  # some were killed in a save, or this test shows less than it says
+    # Of twelve some were killed in a save, or this test shows less than it says.
+    assert unfinished_saves > 0 or num_kills < 12
     rest = child(folder)
     assert rest.end() == 0, rest.told()
     assert "is damaged" not in rest.told()
@@ -115,7 +116,7 @@ TOPOLOGIES = {
 }  # fmt: skip
 
 
-EVERYDAY = ("unequal_layers_and_chunks", "layers_cut_over_devices")
+EVERYDAY = ("layers_cut_over_devices",)
 
 
 @pytest.mark.parametrize(
