@@ -11,6 +11,15 @@ CONTROL = 3
 def write_gguf(path, entries):
     """A GGUF with these entries `tokenizer.ggml.*` and no tensors."""
     writer = GGUFWriter(str(path), "llama")
+    add_tokenizer(writer, entries)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def add_tokenizer(writer, entries):
+    """Add these entries as `tokenizer.ggml.*`."""
     for name, value in entries.items():
         key = f"tokenizer.ggml.{name}"
         if isinstance(value, list):
@@ -21,10 +30,6 @@ def write_gguf(path, entries):
             writer.add_uint32(key, value)
         else:
             writer.add_string(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
 
 
 def byte_level(**changes):

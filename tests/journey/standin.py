@@ -8,7 +8,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 from models import build_stage
-from tests.data.gguf_files import byte_level
+from tests.data.gguf_files import add_tokenizer, byte_level
 from tests.models.test_hf_gguf import parameters, tensors
 
 KIND = "llama"
@@ -32,14 +32,7 @@ def write(folder: Path) -> None:
     writer.add_layer_norm_rms_eps(stage.norm_eps)
     writer.add_rope_freq_base(stage.rope_theta)
     writer.add_vocab_size(stage.vocab_size)
-    for name, value in tokenizer.items():
-        key = f"tokenizer.ggml.{name}"
-        if isinstance(value, list):
-            writer.add_array(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        else:
-            writer.add_string(key, value)
+    add_tokenizer(writer, tokenizer)
     for name, tensor in tensors(stage, params, KIND):
         writer.add_tensor(name, np.ascontiguousarray(tensor, np.float32))
     writer.write_header_to_file()
