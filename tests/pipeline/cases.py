@@ -203,20 +203,13 @@ def _cover(
 def build(case: Case, **overrides):
     """The pipelined step of a case."""
     stage = build_stage(
-        case.family,
-        num_layers=sum(case.layers_per_stage),
-        tied=case.tied,
-        max_positions=sum(case.chunk_lengths),
-        **SIZES,
+        case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,
+        max_positions=sum(case.chunk_lengths), **SIZES,
     )
     stage = replace(stage, window=WINDOW if "window" in case.masks else None)
     plan = make_plan(
-        case.name,
-        num_stages=case.P,
-        num_microbatches=case.M,
-        num_chunks=case.C,
-        num_virtual=case.V,
-        extra_warmup=case.extra_warmup,
+        case.name, num_stages=case.P, num_microbatches=case.M, num_chunks=case.C,
+        num_virtual=case.V, extra_warmup=case.extra_warmup,
     )
     return build_step(
         stage,

@@ -15,7 +15,7 @@ CASES = {
     "ring with an inbox": Case(
         P=2, V=2, M=3, C=2, lengths="odd", layers="unequal", schedule="seq1f1b-i"
     ),
-    "documents": Case(P=2, M=2, C=3, lengths="odd", masks="restart", batch=2),
+    "documents": Case(P=2, M=2, C=2, lengths="odd", masks="restart", batch=2),
     "split backwards": Case(P=3, M=3, C=2, lengths="odd", schedule="seq-zb-h1"),
 }
 
