@@ -23,22 +23,23 @@ else
   CHOSEN := --mesh.platform $(if $(filter cpu,$(ACCELERATOR)),cpu,gpu)
 endif
 
-# jax-cuda12-pjrt (extra aot) and the plugin of CUDA 13 cannot share one environment.
-EXTRAS_cpu := dev,aot
-EXTRAS_cuda12 := cuda12,dev,aot
-EXTRAS_cuda13 := cuda13,dev
-RUN_EXTRAS := $(filter cuda12 cuda13,$(ACCELERATOR))
+comma := ,
+EXTRAS := $(filter cuda12 cuda13,$(ACCELERATOR))
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The compiler for GPUs that are not there: beside the packages, since a CUDA plugin among them
+# complains in every program that runs on the CPU.
+AOT := $(VENV)/aot
 KIND := $(PYTHON_VERSION)-$(ACCELERATOR)
 NEW_STAMP := $(VENV)/.new-$(KIND)
 RUN_STAMP := $(VENV)/.run-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KIND)
 
-.PHONY: help train test test-all lint check-machine
+.PHONY: help install train test test-all lint check-machine
 help:
-	@echo "make train     install what a run needs into $(VENV) and train $(CONFIG)"
+	@echo "make install   install what a run needs into $(VENV)"
+	@echo "make train     the same, and train $(CONFIG)"
 	@echo "make test      the everyday tests"
 	@echo "make test-all  every test, the long ones too"
 	@echo "make lint      ruff and pyright"
@@ -48,6 +49,9 @@ help:
 	@echo "CONFIG=mesh_configs/X.yaml          the recipe that 'make train' runs"
 	@echo "ARGS=\"--train.num_steps 50\"         more settings for it"
 	@echo "PYTEST_ARGS=\"-k schedule\"           more arguments for pytest"
+
+install: $(RUN_STAMP)
+	@echo "Installed for $(ACCELERATOR): $(BIN)/python train.py --help"
 
 train: $(RUN_STAMP)
 	@$(BIN)/python train.py --config $(CONFIG) $(CHOSEN) $(ARGS)
@@ -65,12 +69,13 @@ lint: $(DEV_STAMP)
 # A stamp is younger than what it was made from, so the second call installs nothing.
 $(RUN_STAMP): $(NEW_STAMP)
 	@echo "Installing the pinned set for $(ACCELERATOR) into $(VENV) ..."
-	@$(PIP) -e '.$(addsuffix ],$(addprefix [,$(RUN_EXTRAS)))'
+	@$(PIP) -e '.$(addsuffix ],$(addprefix [,$(EXTRAS)))'
 	@touch $@
 
 $(DEV_STAMP): $(NEW_STAMP)
 	@echo "Installing the pinned set for $(ACCELERATOR) and the test tools into $(VENV) ..."
-	@$(PIP) -e '.[$(EXTRAS_$(ACCELERATOR))]'
+	@$(PIP) -e '.[$(addsuffix $(comma),$(EXTRAS))dev]'
+	@test $(ACCELERATOR) != cpu || $(PIP) --no-deps --upgrade --target $(AOT) jax-cuda12-pjrt
 	@touch $(RUN_STAMP) $@
 
 $(NEW_STAMP): pyproject.toml constraints.txt | check-machine

@@ -3,10 +3,17 @@
 Needs the extra `aot` (the wheel `jax-cuda12-pjrt` of jax's own version) and `JAX_PLATFORMS=cpu` set
 before jax is imported; no GPU, driver or CUDA. There is no autotuning, so matmul scratch is not
 representative, and no cost analysis.
+
+The wheel may be among the packages, where JAX looks for GPUs through it in every program and
+complains of each that is not there, or in the folder `aot` of the environment
+(`pip install --target`, as `make test` does), where only this module finds it.
 """
 
 import importlib.util
+import sys
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import jax
 from jax.experimental import topologies
@@ -34,9 +41,29 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
+BESIDE = Path(sys.prefix, "aot")
+"""Where `make test` installs the wheel."""
+
+
 def has_aot() -> bool:
     """Whether the extra `aot` is installed."""
-    return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
+    return _among_packages() or (BESIDE / "jax_plugins" / "xla_cuda12").is_dir()
+
+
+def _among_packages() -> bool:
+    find = importlib.util.find_spec  # which raises where the package around is missing
+    return find("jax_plugins") is not None and find("jax_plugins.xla_cuda12") is not None
+
+
+@cache
+def _load_beside() -> None:
+    """Register the compiler that lies beside the packages, for topologies only."""
+    if _among_packages():
+        return
+    jax.devices()  # JAX has looked for devices when it is registered, and looks no more
+    sys.path.append(str(BESIDE))
+    importlib.invalidate_caches()
+    importlib.import_module("jax_plugins.xla_cuda12").initialize()
 
 
 def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int = 1) -> Mesh:
@@ -58,6 +85,7 @@ def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int
         raise ValueError(
             "compiling for H100 needs the XLA:GPU compiler; install the extra: pip install '.[aot]'"
         )
+    _load_beside()
     num_devices = 1
     for size in shape:
         num_devices *= size
