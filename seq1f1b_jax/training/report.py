@@ -9,6 +9,7 @@ from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
 from seq1f1b_jax.training.job import Source
+from seq1f1b_jax.training.needs import CURE, Needs, needs_of
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
@@ -39,6 +40,7 @@ def describe(
     memory = predict_memory(
         pipeline.program(config.data.microbatch_size // pipeline.num_data)
     )
+    needs = needs_of(setup, memory)
     bubble = predict_time(setup).bubble_fraction
     schedule = config.schedule
     partition = "as listed" if schedule.chunk_lengths else schedule.partition
@@ -64,9 +66,12 @@ def describe(
         "flight on a device",
         "bubble": f"{bubble:.1%} of the step predicted",
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
+        "needs": describe_needs(needs),
     }
     lines = [f"{name:<10}{text}" for name, text in rows.items()]
     notes = [*setup.notes, *source_notes(config, source)]
+    if not needs.fit:
+        notes.append(f"more memory is needed than is there: {CURE}")
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
 
 
@@ -115,6 +120,25 @@ def describe_memory(memory: MemoryPrediction) -> str:
     terms: Mapping[str, int] = memory.terms()
     ordered = sorted(terms.items(), key=lambda item: -item[1])
     return ", ".join(f"{_words(name)} {size_text(size)}" for name, size in ordered if size)
+
+
+def describe_needs(needs: Needs) -> str:
+    """What a device must hold, against what it has.
+
+    Example:
+      >>> from seq1f1b_jax.training.needs import Needs
+      >>> from seq1f1b_jax.training.report import describe_needs
+      >>> describe_needs(Needs(step=2_000_000, state=500_000, present=8_000_000_000, sharing=4))
+      '2.5 MB on each device, 0.5 MB of it parameters and optimizer; 4 of them share 8.00 GB'
+      >>> describe_needs(Needs(step=40 * 10**9, state=10**9, present=85 * 10**9, sharing=1))
+      '41.00 GB on each device, 1.00 GB of it parameters and optimizer; it has 85.00 GB'
+    """
+    state = f"{size_text(needs.state)} of it parameters and optimizer"
+    text = f"{size_text(needs.total)} on each device, {state}"
+    if needs.present is None:
+        return text
+    whose = "it has" if needs.sharing == 1 else f"{needs.sharing} of them share"
+    return f"{text}; {whose} {size_text(needs.present)}"
 
 
 def _picture(setup: Setup) -> str:
