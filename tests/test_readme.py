@@ -81,7 +81,7 @@ def test_commands_run_or_say_why_not():
     print("\n".join(f"  {c.page}: {c.text} " for c in COMMANDS if c.marker))
     assert len(left_out) == 13, reasons
     assert all(c.marked(NEEDS, DOWNLOADS) for c in COMMANDS if c.marker), reasons
-    assert len(run) == len(COMMANDS) - 9
+    assert len(run) == len(COMMANDS) - 14
     small, full = ({c.text for c in chosen(COMMANDS, small=small)} for small in (True, False))
     assert small | full == {c.text for c in COMMANDS if c not in left_out}
 
