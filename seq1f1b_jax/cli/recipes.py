@@ -16,6 +16,10 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
 
+MAX_VALUES = 10_000
+"""In a recipe, as written out: an alias of an alias of ... multiplies them."""
+
+
 def find_recipe(name: str, recipes: Path) -> Path:
     """The file that `--config name` means: a path, or the bare name of a packaged recipe.
 
@@ -119,11 +123,27 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _refuse_many(path: Path, tree: Any) -> None:
+    """Refuse a recipe whose aliases stand for more than any recipe holds."""
+    todo, found = [tree], 0
+    while todo:
+        value = todo.pop()
+        inner = value.values() if isinstance(value, Mapping) else value
+        todo += inner if isinstance(value, (Mapping, list, tuple)) else ()
+        found += 1
+        if found > MAX_VALUES:
+            raise UserError(
+                f"{path} stands for more than {MAX_VALUES:,} values once its aliases are written "
+                "out; a recipe has one for each setting"
+            )
+
+
 def _load(path: Path) -> list[tuple[str, Any]]:
     """Dotted name and value of everything in the file."""
     try:
         with path.open(encoding="utf-8") as file:
             tree = yaml.load(file, _Loader)
+        _refuse_many(path, tree)
         if isinstance(tree, Mapping):
             return list(flatten(tree))
     except OSError as error:

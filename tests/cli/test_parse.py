@@ -223,6 +223,12 @@ def test_the_configuration_that_a_run_keeps_means_that_run(kept, tmp_path, monke
     assert given.config.model.num_layers == other.model.num_layers == 9
 
 
+BOMB = "model:\n  family: &a0 [1, 1]\n" + "".join(
+    f"  {name}: &a{number} [{', '.join([f'*a{number - 1}'] * 40)}]\n"
+    for number, name in enumerate(("preset", "source", "num_layers", "model_dim"), start=1)
+)
+
+
 def test_training_and_a_model_of_ones_own_do_not_take_it(kept):
     own_model, own_recipe = ("--model.preset", "tiny"), ("--config", "default")
     for given in (["train"], ["evaluate", *own_model], ["evaluate", *own_recipe]):
@@ -238,12 +244,13 @@ def test_training_and_a_model_of_ones_own_do_not_take_it(kept):
         ("model: {tied: !!bool x}", "put it in quotes"),
         ("train: {seed: 2026-13-45}", "put it in quotes"),
         ("train: {seed: " + "9" * 5000 + "}", "put it in quotes"),
-        ("&a {model: *a}", "nested too deep"),
+        ("&a {model: *a}", "its aliases are written out"),
+        (BOMB, "its aliases are written out"),
         ("train: {seed: 1}\ndata: {seed: 1}\ntrain: {num_steps: 2}\n", "'train' stands twice"),
     ],
     ids=[
         "deep list", "deep sections", "setting twice", "no bool", "no date", "digits", "circle",
-        "section twice",
+        "aliases of aliases", "section twice",
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path, text, told):
