@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.text import refuse_special
 from seq1f1b_jax.data.tokenizer_base import (
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -37,7 +38,10 @@ UNUSABLE = "holds no tokenizer that can be used"
 
 
 class Refusals:
-    """Turn what the library raises about bad input, a bare `Exception`, into a `UserError`.
+    """Turn what the library raises about bad input into a `UserError`.
+
+    That is a bare `Exception`; or, where its own code trips over it, a `PanicException`, which is
+    no `Exception` and has no name to import it by.
 
     Args:
       what: what went wrong; the library's reason is put behind it.
@@ -50,7 +54,7 @@ class Refusals:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if kind is Exception:
+        if kind is Exception or (kind is not None and kind.__name__ == "PanicException"):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{self._what}: {reason}")
 
@@ -64,6 +68,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
     file = path
     try:
         file = path / TOKENIZER if path.is_dir() else path
+        refuse_special(file)
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -7,7 +7,6 @@ microbatches, devices or processes. Orbax writes and reads the arrays; `checkpoi
 folder atomic and damage visible. One run writes one directory.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,13 +23,8 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.pipeline.layout import Layout, kind_of
 from seq1f1b_jax.training import checkpoint_folder as folders
-from seq1f1b_jax.training.checkpoint_read import (
-    find_checkpoint,
-    load_state,
-    make_record,
-    named_leaves,
-    names_of,
-)
+from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint_record import make_record, named_leaves, names_of
 
 
 class Restored(NamedTuple):
@@ -170,8 +164,8 @@ class Checkpointer:
             ) from error
 
     def _make_room(self, step: int, saving: Path) -> None:
-        shutil.rmtree(saving, ignore_errors=True)
         with self._write_errors(step):
+            folders.clear(saving)
             saving.mkdir()
 
     def _finish(

@@ -262,7 +262,8 @@ class Watchdog:
 
     def _tell(self, text: str) -> None:
         who = f"[process {self._group.index} of {self._group.count}] " * (self._group.count > 1)
-        print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)
+        with suppress(OSError):  # a reader that left keeps no process from its end
+            print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)
 
 
 def _first_line(error: BaseException) -> str:
