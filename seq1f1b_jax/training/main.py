@@ -26,7 +26,6 @@ from seq1f1b_jax.training.events import (
 )
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.finite import check_finite
-from seq1f1b_jax.training.fits import check_fits
 from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
 from seq1f1b_jax.training.lock import check_shared, run_lock
 from seq1f1b_jax.training.loop import Loop
@@ -39,6 +38,7 @@ from seq1f1b_jax.training.metrics import (
     tensorboard_sink,
     wandb_sink,
 )
+from seq1f1b_jax.training.needs import check_state_fits
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.partition import StepByCut
 from seq1f1b_jax.training.progress import ProgressReport, Waiting
@@ -75,14 +75,13 @@ def train(job: Job) -> int:
     check_alike(job, data)
     if group.count > 1:
         check_is_for_many(config, group.count)
-    num_params = count_params(stage)
-    check_fits(num_params, setup.mesh.local_devices, num_processes=group.count)
+    check_state_fits(setup)
     batches = held_out_batches(setup, data, config.train.eval_sequences)
     tokenizer = data.corpus.load_tokenizer()
     with ExitStack() as stack:
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
         check_shared(job.folder, group)
-        print(describe(setup, data, num_params, source=job.source), flush=True)
+        print(describe(setup, data, count_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
         stack.enter_context(job.output.when_lost(lambda error: events.note(told_loss(error))))
         folder = job.folder / CHECKPOINTS
