@@ -34,7 +34,12 @@ def with_a_number_that_is_none(folder, name, value):
         checkpointer.save(int(step), state, meta=meta)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def everyday(*names):
+    """All commands, of which those that are not named take their time elsewhere."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in COMMANDS]
+
+
+@pytest.mark.parametrize("command", everyday("train", "generate"))
 def test_numbers_that_are_none_in_a_checkpoint_are_named(command, finished, source, tmp_path):
     folder = copy_until(finished, tmp_path / "run", 2)
     with_a_number_that_is_none(folder, "params.layers.mlp.up.kernel", np.nan)
@@ -45,7 +50,7 @@ def test_numbers_that_are_none_in_a_checkpoint_are_named(command, finished, sour
     assert not (tmp_path / "exported").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", everyday("train", "export"))
 def test_numbers_that_are_none_in_a_source_are_named(command, source, tmp_path):
     stage = build_stage("llama", preset="tiny", vocab_size=256)
     params = jax.tree.map(np.array, stage.init(jax.random.key(0)))
@@ -90,7 +95,15 @@ def test_a_checkpoint_under_another_name_is_passed_over(finished, source, tmp_pa
     assert losses(folder) == losses(finished)
 
 
-@pytest.mark.parametrize("harm", [{}, {"config": 3}, {"config": {"model": {}}}, {"data": []}])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [{}, *(pytest.param(harm, marks=SLOW) for harm in (
+        {"config": 3}, {"config": {"model": {}}}, {"data": []}
+    ))],
+)
 def test_meta_of_another_shape_is_passed_over(harm, finished, source, tmp_path):
     folder = copy_until(finished, tmp_path / "run", 4)
     path = folder / "checkpoints/000004"
