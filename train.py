@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
@@ -29,19 +30,16 @@ from seq1f1b_jax.cli.devices import (
     mend_command,
     probe_machine,
 )
+from seq1f1b_jax.cli.for_command import for_command
 from seq1f1b_jax.cli.keys import with_typed_paths
 from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.cli.xla_presets import xla_settings
-from seq1f1b_jax.config import (
-    Config,
-    DistributedConfig,
-    ScheduleConfig,
-    UserError,
-    resolve_model,
-)
+from seq1f1b_jax.config import Config, DistributedConfig, UserError, resolve_model
 from seq1f1b_jax.config_checks import validate
 from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
 from seq1f1b_jax.paths import as_typed
+from seq1f1b_jax.training.interrupt import second_ctrl_c_ends
+from seq1f1b_jax.training.stdout import Output, lasting_output
 
 if TYPE_CHECKING:
     from seq1f1b_jax.pipeline.stage import Stage
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
 BYTE_VOCABULARY = 256
 
 
+@second_ctrl_c_ends()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -64,25 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with refusals(invocation.typed):
             return _run(invocation)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _tell(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; what was saved before is kept", file=sys.stderr)
+        _tell("\ninterrupted; what was saved before is kept")
         return 130
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # nobody may be there any more to read it
+        print(text, file=sys.stderr, flush=True)
 
 
 def _run(invocation: Invocation) -> int:
     config = invocation.config
     if invocation.print_config:
         config = _with_model(config, _open_source(config, partial(print, file=sys.stderr)))
-        print(to_yaml(with_typed_paths(config, invocation.typed)), end="")
+        with lasting_output(prints_result=True):
+            print(to_yaml(with_typed_paths(config, invocation.typed)), end="")
         return 0
-    if invocation.command in ("generate", "export"):  # by one device, on whatever mesh it trained
-        config = _in_any_order(config)
-        alone = replace(config.mesh, pipe=1, data=1, tensor=1, sequence_parallel=False)
-        config = replace(config, mesh=alone)
-    if invocation.command == "evaluate" and config.schedule.plan:
-        config = _in_any_order(config)
+    config = for_command(invocation.command, config)
     named = config.model.preset or config.model.source  # known once models may be imported
     validate(config if named else _with_model(config))
     processes = find_processes(config.distributed, os.environ)
@@ -94,25 +94,32 @@ def _run(invocation: Invocation) -> int:
         )
     told = _set_environment(config, processes.count)
     native = os.environ.get("JAX_PLATFORMS") != "cpu"
-    with one_voice(processes, native=native), refusals(invocation.typed):
+    printed = invocation.command in ("evaluate", "generate")
+    with (
+        one_voice(processes, native=native),
+        lasting_output(prints_result=printed) as output,
+        refusals(invocation.typed),
+    ):
         for line in (*told, *processes.told):  # a text that is generated stands alone
             print(line, file=sys.stderr if invocation.command == "generate" else None, flush=True)
-        return _run_in_group(invocation, config, start(processes, config.distributed))
+        return _run_in_group(invocation, config, start(processes, config.distributed), output)
 
 
-def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
+def _run_in_group(
+    invocation: Invocation, config: Config, group: Group, output: Output
+) -> int:
     from seq1f1b_jax.training.watchdog import Watchdog
 
     folder, silence = Path(config.train.output_dir), config.distributed.heartbeat_timeout
     watched = Watchdog(config.watchdog, group, folder, silence=silence)
     with watched as watchdog, refusals(invocation.typed):
-        status = _run_watched(invocation, config, group, watchdog)
+        status = _run_watched(invocation, config, group, watchdog, output)
     group.leave()
     return status
 
 
 def _run_watched(
-    invocation: Invocation, config: Config, group: Group, watchdog: Watchdog
+    invocation: Invocation, config: Config, group: Group, watchdog: Watchdog, output: Output
 ) -> int:
     say = partial(_say, typed=invocation.typed)
     source = _open_source(config, say)
@@ -127,7 +134,7 @@ def _run_watched(
     job = Job(
         config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
         source=source and _described(source), export=partial(_export, stage, config, source),
-        watchdog=watchdog, group=group, say=say,
+        watchdog=watchdog, group=group, say=say, output=output,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
     return run(job, **asdict(invocation.options))
@@ -190,20 +197,6 @@ def _export(
             params, stage, folder, dtype=dtype, tokenizer_file=file, origin=origin,
             context_length=seen, eos=tokenizer and tokenizer.eos, say=print,
         )
-
-
-def _in_any_order(config: Config) -> Config:
-    """Without the training's order of work: a checkpoint does not depend on it.
-
-    The file of a plan may be gone, and its stages are not those of another command.
-    """
-    order = ScheduleConfig()
-    schedule = replace(
-        config.schedule, name=order.name, plan=None, num_virtual=None, extra_warmup=0,
-        short_warmup=False,
-    )
-    mesh = replace(config.mesh, layers_per_stage=None)
-    return replace(config, schedule=schedule, mesh=mesh)
 
 
 def _set_environment(config: Config, num_processes: int) -> tuple[str, ...]:

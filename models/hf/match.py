@@ -42,9 +42,19 @@ class Match:
     names: dict[str, str]
 
     def read(self, leaf: str, layer: int = 0) -> np.ndarray:
-        """One layer's part of a leaf (the leaf itself outside of the layers), as it is stored."""
+        """One layer's part of a leaf (the leaf itself outside of the layers), as it is stored.
+
+        Raises:
+          UserError: it holds NaN or infinity.
+        """
         rule = self.rules[leaf]
-        tensor = self.source.tensors.read(self.names[rule.name.format(layer)])
+        name = self.names[rule.name.format(layer)]
+        tensor = self.source.tensors.read(name)
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{self.source.path}: {name} holds numbers that are not finite; get the file "
+                "again, or use another checkpoint"
+            )
         return rule.to_ours(tensor, leaf=leaf, stage=self.stage)
 
 

@@ -7,6 +7,7 @@ so the mark is unambiguous. Other tokenizers: `python -m seq1f1b_jax.data prepar
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from seq1f1b_jax.data.text import (
     END_OF_FILE,
     folder_files,
     read_text,
+    refuse_special,
     stdlib_files,
     unreadable,
 )
@@ -59,6 +61,24 @@ class Corpus:
     def num_bytes(self) -> int:
         """Bytes of `tokens`."""
         return self.tokens.nbytes
+
+    def check_whole(self) -> None:
+        """See that mapped files have not been cut since: to read what is gone kills the process.
+
+        Raises:
+          UserError: one has been.
+        """
+        mapped = [array for array in (self.tokens, self.documents) if isinstance(array, np.memmap)]
+        for array in mapped:
+            try:
+                size = os.stat(array.filename).st_size
+            except OSError:  # a file that was deleted stays as it was for those who map it
+                continue
+            if size < array.offset + array.nbytes:
+                raise UserError(
+                    f"{array.filename} was cut to {size} bytes while it was read, and had "
+                    f"{array.offset + array.nbytes}; put the file back, and give the command again"
+                )
 
     def load_tokenizer(self) -> Tokenizer | None:
         """The tokenizer that the tokens were made with; None for a `.bin`, which does not tell.
@@ -105,6 +125,7 @@ def load_corpus(
     """
     if source == "stdlib":
         return _text_corpus(source, stdlib_files(), vocab_size)
+    refuse_special(Path(source))
     if Path(source, META).is_file():
         return _prepared_corpus(source, vocab_size)
     if Path(source).is_dir():

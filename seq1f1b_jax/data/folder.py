@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.text import refuse_special
 
 VERSION = 1
 META, TOKENS, DOCUMENTS = "meta.json", "tokens.bin", "documents.npy"
@@ -78,6 +79,8 @@ def open_folder(path: Path) -> TokenFolder:
       UserError: a file is missing, or is not what meta.json says.
     """
     meta = read_meta(path / META)
+    for name in (TOKENS, DOCUMENTS):
+        refuse_special(path / name)
     try:
         tokens = _map_tokens(path / TOKENS, meta)
         documents = _map_documents(path / DOCUMENTS, meta)

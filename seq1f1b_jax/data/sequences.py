@@ -116,6 +116,7 @@ class SequenceData(ABC):
           >>> data.batch(0, num_microbatches=8, microbatch_size=1).tokens.shape
           (8, 1, 1024)
         """
+        self.corpus.check_whole()
         size = num_microbatches * microbatch_size
         places = np.arange(step * size, (step + 1) * size).reshape(num_microbatches, -1)[:, rows]
         picks = [self.split.order[i] for i in places.ravel().tolist()]
@@ -134,6 +135,7 @@ class SequenceData(ABC):
           num_microbatches: of a batch.
           microbatch_size: sequences of a microbatch.
         """
+        self.corpus.check_whole()
         size = num_microbatches * microbatch_size
         chosen = self.split.held_out[:num_sequences]
         parts = (self.sequences(chosen[i : i + size]) for i in range(0, chosen.size, size))

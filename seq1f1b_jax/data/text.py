@@ -174,6 +174,19 @@ def _is_special(path: Path) -> bool:
         return False
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a socket or a device: reading one might never end.
+
+    Raises:
+      UserError: it is one.
+    """
+    if not path.is_dir() and _is_special(path):
+        raise UserError(
+            f"{path} is a {NO_FILE}, and data may be read more than once; write it to a file and "
+            "give that"
+        )
+
+
 def read_text(path: Path) -> bytes:
     """The file's bytes, known to be UTF-8 without zero bytes.
 

@@ -17,7 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.tokenizer_json import SPACE, UNUSABLE, JsonTokenizer, Refusals
+from seq1f1b_jax.data.tokenizer_json import SPACE, JsonTokenizer
+from seq1f1b_jax.data.tokenizer_refusals import UNUSABLE, Refusals
 from seq1f1b_jax.formats.gguf import open_gguf
 
 CONTROL, USER_DEFINED = 3, 4

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import normalizers
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.text import refuse_special
 from seq1f1b_jax.data.tokenizer_base import (
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -29,30 +30,11 @@ from seq1f1b_jax.data.tokenizer_beside import (
     end_of_text,
     named,
 )
+from seq1f1b_jax.data.tokenizer_refusals import UNUSABLE, Refusals
 
 WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
 FORMS = normalizers.NFC | normalizers.NFD | normalizers.NFKC | normalizers.NFKD
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
-UNUSABLE = "holds no tokenizer that can be used"
-
-
-class Refusals:
-    """Turn what the library raises about bad input, a bare `Exception`, into a `UserError`.
-
-    Args:
-      what: what went wrong; the library's reason is put behind it.
-    """
-
-    def __init__(self, what: str):
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if kind is Exception:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{self._what}: {reason}")
 
 
 def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
@@ -64,6 +46,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
     file = path
     try:
         file = path / TOKENIZER if path.is_dir() else path
+        refuse_special(file)
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -72,7 +55,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (offset {error.start})") from error
-    with Refusals(f"{file} {UNUSABLE}"):
+    with Refusals(f"{file} {UNUSABLE}", quiet=True):
         inner = tokenizers.Tokenizer.from_str(text)
         add_tokens_beside(inner, file.parent)
         check_prefix_space(inner, file.parent)

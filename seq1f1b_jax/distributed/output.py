@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
@@ -112,6 +112,7 @@ def at_most(
 
 
 def _tell(processes: Processes, error: UserError) -> None:
-    sys.stdout.flush()
     who = f"[process {processes.index} of {processes.count}]"
-    print(f"error: {who} {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a reader that left keeps no process from its end
+        sys.stdout.flush()
+        print(f"error: {who} {error}", file=sys.stderr, flush=True)

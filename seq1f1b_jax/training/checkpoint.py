@@ -7,7 +7,10 @@ microbatches, devices or processes. Orbax writes and reads the arrays; `checkpoi
 folder atomic and damage visible. One run writes one directory.
 """
 
-import shutil
+import logging
+import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,13 +27,8 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.pipeline.layout import Layout, kind_of
 from seq1f1b_jax.training import checkpoint_folder as folders
-from seq1f1b_jax.training.checkpoint_read import (
-    find_checkpoint,
-    load_state,
-    make_record,
-    named_leaves,
-    names_of,
-)
+from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint_record import make_record, named_leaves, names_of
 
 
 class Restored(NamedTuple):
@@ -87,6 +85,8 @@ class Checkpointer:
         self._history = list(folders.committed_steps(self._directory))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._unraisable = sys.unraisablehook
+        logging.getLogger("absl").addFilter(_is_for_users)  # it stays: Orbax' threads live longer
 
     def steps(self) -> tuple[int, ...]:
         """Steps with a committed checkpoint, ascending; damage shows only when one is read."""
@@ -115,6 +115,7 @@ class Checkpointer:
         target = folders.folder_of(self._directory, step)
         saving = target.with_name(target.name + folders.SAVING)
         self._group.first("saving", partial(self._make_room, step, saving))
+        sys.unraisablehook = partial(_without_closed_loops, self._unraisable)
         begun = self._attempt(step, partial(ocp.save_async, saving / folders.STATE, leaves))
         self._pending = self._thread.submit(self._finish, step, saving, target, begun, record)
 
@@ -170,8 +171,8 @@ class Checkpointer:
             ) from error
 
     def _make_room(self, step: int, saving: Path) -> None:
-        shutil.rmtree(saving, ignore_errors=True)
         with self._write_errors(step):
+            folders.clear(saving)
             saving.mkdir()
 
     def _finish(
@@ -183,6 +184,7 @@ class Checkpointer:
         failures = self._group.gather("saved", failure)
         if any(failures):
             raise UserError(next(filter(None, failures)))
+        sys.unraisablehook = self._unraisable
         self._group.first("committed", partial(self._commit, step, saving, target, record))
         self._history = self._past(step)
 
@@ -234,9 +236,38 @@ class Checkpointer:
             raise
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"checkpoint of step {step} was not written to {self._directory} ({error}); make "
-                f"space there or set train.output_dir; committed steps: {self.steps()}"
+                f"checkpoint of step {step} was not written to {self._directory} "
+                f"({cause_of(error)}); make space there or set train.output_dir; committed steps: "
+                f"{self.steps()}"
             ) from error
+
+
+def cause_of(error: Exception) -> str:
+    r"""The system's reason for a failed write, or else the first line of what is told.
+
+    Example:
+      >>> cause_of(OSError(28, "No space left on device", "a")), cause_of(ValueError("a\nb"))
+      ('No space left on device', 'a')
+      >>> cause_of(ValueError('Failed writing: "a": File too large [os_error_code=\'27\']'))
+      'File too large'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    if found := re.search(r"\[os_error_code='(\d+)'\]", text):
+        return os.strerror(int(found[1]))
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Whether a log record is no stack trace of Orbax: of a write that failed, our line tells."""
+    return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
+
+
+def _without_closed_loops(report: Callable[[Any], Any], unraisable: Any) -> None:
+    """Report what could not be raised, but for writes that end after one of them has failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
 
 
 def _as_array(leaf: Any) -> np.ndarray | jax.Array:

@@ -80,14 +80,25 @@ def clean_up(directory: Path) -> None:
         if path.suffix == REPLACED and not target.exists():
             os.rename(path, target)
         elif path.suffix in (SAVING, DELETING, REPLACED):
-            shutil.rmtree(path)
+            clear(path)
+
+
+def clear(path: Path) -> None:
+    """Delete a folder, a file, or a link without what it leads to; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a committed checkpoint, or None: every byte is read and compared."""
+    there = {path.relative_to(folder).as_posix() for path in _files(folder)}
     try:
         expected = json.loads((folder / FILES).read_text(encoding="utf-8"))
         for name, (size, crc) in expected.items():
+            if name not in there:
+                return f"{name} is missing"
             found = _size_and_crc(folder / name)
             if found[0] != size:
                 return f"{name} has {found[0]} bytes, {size} were written"
@@ -95,12 +106,12 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is not what was written: CRC-32 {found[1]:08x}, was {crc:08x}"
     except OSError as error:
         return f"{Path(error.filename or folder).name}: {error.strerror}"
-    except (ValueError, TypeError, AttributeError):  # not JSON, or JSON of another shape
+    except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON, or of another shape
         return f"{FILES} is unreadable"
     return None if {META} < expected.keys() else f"{FILES} is incomplete"
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> Any:
     """What `seal` stored in `meta.json`."""
     return json.loads((folder / META).read_text(encoding="utf-8"))
 

@@ -7,10 +7,11 @@ mesh that it was on, every process reads what belongs on its devices.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,74 +19,30 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.pipeline.layout import Kind, Layout, unstack
+from seq1f1b_jax.pipeline.layout import unstack
 from seq1f1b_jax.training import checkpoint_folder as folders
+from seq1f1b_jax.training.checkpoint_record import (
+    Checkpoint,
+    Vanished,
+    abstract,
+    describe,
+    named_leaves,
+    read_checkpoint,
+    refuse_vanished,
+)
+
+T = TypeVar("T")
 
 MAX_LINES = 8
+LOOKS = 20
+"""How often a reader looks for the newest checkpoint, where a run deletes what it looks at."""
 GROUP_BYTES = 1 << 30
 """Arrays that are read at one time, beside one that is larger."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """An undamaged checkpoint on disk.
-
-    Attributes:
-      step: finished steps.
-      path: its folder.
-      leaves: type and shape of every array by name, as in `{"params.head": "float32[256,128]"}`,
-        in the layout that is free of topology.
-      meta: what was given to `save`.
-      stored: likewise, as the arrays lie on disk.
-      layout: of those; None: free of topology.
-      kinds: of arrays that are not the same in every layout, by name.
-    """
-
-    step: int
-    path: Path
-    leaves: dict[str, str]
-    meta: dict[str, Any]
-    stored: dict[str, str]
-    layout: Layout | None
-    kinds: dict[str, Kind]
-
-
-def make_record(
-    step: int, leaves: Mapping[str, Any], *, meta: Mapping[str, Any], like: PyTree | None,
-    layout: Layout | None, kinds: Mapping[str, Kind],
-) -> dict[str, Any]:
-    """What `meta.json` holds of a checkpoint; `like` has the shapes that are free of topology."""
-    record = {"step": step, "leaves": describe(leaves), "meta": dict(meta)}
-    if layout is not None:
-        record |= {
-            "leaves": describe(named_leaves(like)), "stored": describe(leaves),
-            "layout": asdict(layout), "kinds": dict(kinds),
-        }
-    json.dumps(record)  # what JSON cannot hold is an error here, not in the background
-    return record
-
-
-def read_checkpoint(folder: Path, step: int) -> Checkpoint:
-    """A committed checkpoint by its record."""
-    record = folders.read_meta(folder)
-    layout = record.get("layout")
-    return Checkpoint(
-        step, folder, record["leaves"], record["meta"], record.get("stored", record["leaves"]),
-        None if layout is None else layout_from(layout), record.get("kinds", {}),
-    )
-
-
-def layout_from(fields: Mapping[str, Any]) -> Layout:
-    """A layout from JSON, where tuples are lists."""
-
-    def tuples(value):
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    return Layout(**{name: tuples(value) for name, value in fields.items()})
-
-
 def find_checkpoint(
-    directory: str | Path, step: int | None = None, *, report: Callable[[str], None] = print
+    directory: str | Path, step: int | None = None, *, report: Callable[[str], None] = print,
+    is_ours: Callable[[Mapping[str, Any]], bool] = lambda meta: True,
 ) -> Checkpoint:
     """Look up a checkpoint and verify every byte of it. Writes nothing.
 
@@ -93,11 +50,38 @@ def find_checkpoint(
       directory: folder of the checkpoints.
       step: which one; None: the newest that is not damaged.
       report: receives one line for each damaged checkpoint that is passed over.
+      is_ours: whether `meta` is what the caller gave to `save`; else it counts as damaged.
 
     Raises:
       UserError: there is none, all are damaged, or the one asked for is missing or damaged.
     """
     directory = Path(directory).absolute()
+    told: set[str] = set()
+
+    def once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            report(line)
+
+    return read_again(partial(_look, directory, step, once, is_ours))
+
+
+def read_again(read: Callable[[], T], *, times: int = LOOKS) -> T:
+    """What `read` returns, done again as often as a run deletes what it reads.
+
+    Raises:
+      Vanished: it did so every time.
+    """
+    for _ in range(times - 1):
+        with suppress(Vanished):
+            return read()
+    return read()
+
+
+def _look(
+    directory: Path, step: int | None, report: Callable[[str], None],
+    is_ours: Callable[[Mapping[str, Any]], bool],
+) -> Checkpoint:
     steps = folders.committed_steps(directory)
     known = ", ".join(map(str, steps)) or "none"
     if step is not None and step not in steps:
@@ -105,15 +89,31 @@ def find_checkpoint(
     if not steps:
         raise UserError(f"no checkpoint in {directory}; train first, or correct train.output_dir")
     for candidate in reversed(steps) if step is None else (step,):
-        folder = folders.folder_of(directory, candidate)
-        problem = folders.damage(folder)
-        if problem is None:
-            return read_checkpoint(folder, candidate)
-        report(f"checkpoint of step {candidate} is damaged ({problem}); not used")
+        found = _examine(folders.folder_of(directory, candidate), candidate, is_ours)
+        if isinstance(found, Checkpoint):
+            return found
+        report(f"checkpoint of step {candidate} is damaged ({found}); not used")
     raise UserError(
         f"no undamaged checkpoint in {directory} (looked at: {known if step is None else step}); "
         "restore one from a backup, or move the folder away to start over"
     )
+
+
+def _examine(
+    folder: Path, step: int, is_ours: Callable[[Mapping[str, Any]], bool]
+) -> Checkpoint | str:
+    """The checkpoint, or what is wrong with it."""
+    problem = folders.damage(folder)
+    refuse_vanished(folder)
+    if problem is not None:
+        return problem
+    try:
+        found = read_checkpoint(folder, step)
+    except Vanished:
+        raise
+    except UserError as error:
+        return str(error)
+    return found if is_ours(found.meta) else f"{folders.META} is not the record of a run"
 
 
 def load_state(checkpoint: Checkpoint, like: PyTree) -> PyTree[np.ndarray]:
@@ -166,11 +166,21 @@ def load_leaves(
 
 
 def load_arrays(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Some arrays as they were stored, as NumPy arrays or with the sharding that `wanted` has."""
+    """Some arrays as they were stored, as NumPy arrays or with the sharding that `wanted` has.
+
+    Raises:
+      Vanished: the checkpoint was deleted meanwhile.
+    """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    with context:
-        return ocp.load(checkpoint.path / folders.STATE, dict(wanted))
+    try:
+        with context:
+            loaded = ocp.load(checkpoint.path / folders.STATE, dict(wanted))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        refuse_vanished(checkpoint.path, error)
+        raise
+    refuse_vanished(checkpoint.path)  # what is missing may read as zeros
+    return loaded
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -199,38 +209,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _shortened(lines: list[str]) -> list[str]:
     rest = len(lines) - MAX_LINES
     return lines if rest <= 0 else [*lines[:MAX_LINES], f"and {rest} more"]
-
-
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Leaves by dotted path: flat names outlive renamed classes of an optimizer's state."""
-    return dict(zip(names_of(tree), jax.tree.leaves(tree), strict=True))
-
-
-def names_of(tree: PyTree) -> dict[str, tuple]:
-    """Paths of the leaves by their dotted names, in the order of the leaves."""
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): path for path in paths}
-    assert len(named) == len(paths), "two leaves share a dotted name"
-    return named
-
-
-def describe(leaves: Mapping[str, Any]) -> dict[str, str]:
-    """Type and shape of each leaf, `float32[8,128]`."""
-    return {
-        name: f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-        for name, leaf in leaves.items()
-    }
-
-
-def abstract(text: str) -> jax.ShapeDtypeStruct:
-    """Shape and type from what `describe` tells.
-
-    Example:
-      >>> abstract("float32[8,128]")
-      ShapeDtypeStruct(shape=(8, 128), dtype=float32)
-    """
-    dtype, _, dims = text.rstrip("]").partition("[")
-    return jax.ShapeDtypeStruct([int(dim) for dim in dims.split(",") if dim], np.dtype(dtype))
 
 
 def _num_bytes(leaf: jax.ShapeDtypeStruct) -> int:

@@ -8,7 +8,7 @@ from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
 from seq1f1b_jax.training.job import Job, check_alike, load_model, make_parts
 from seq1f1b_jax.training.report import source_notes
-from seq1f1b_jax.training.sampling import sample_text, write_now
+from seq1f1b_jax.training.sampling import sample_text
 from seq1f1b_jax.training.setup import make_setup
 
 BAR_WIDTH = 40
@@ -45,7 +45,7 @@ def generate(
     sample_text(
         job.stage, setup.pipeline.to_canonical(model.params), prompt, stream=job.stream,
         num_tokens=num_tokens, seed=seed, temperature=temperature, top_p=top_p,
-        tokenizer=model.tokenizer, write=write_now,
+        tokenizer=model.tokenizer, output=job.output,
     )
     return 0
 

@@ -5,8 +5,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from seq1f1b_jax.config import UserError
+from seq1f1b_jax.training.files import LineFile
 
 EVENTS = "events.jsonl"
 START, RESTORE, COMPILE, MEET = "start", "restore", "compile", "meet"
@@ -16,12 +17,12 @@ STEP, EVALUATE, SAVE, FINISH, END = "step", "evaluate", "save", "finish", "end"
 class Events:
     """Appends a line whenever another phase begins; a phase lasts until the next line.
 
-    A line is written by one call, so that of a process that is killed at most the last one is cut.
-    Later attempts append to the same file.
+    Later attempts append to the same file. See `LineFile` for kills and full disks.
 
     Args:
       path: of the file; its folder exists. None: nothing is written.
       clock: seconds since 1970.
+      say: receives a note where the file cannot be written any more.
 
     Raises:
       UserError: the file cannot be written.
@@ -37,19 +38,13 @@ class Events:
       2
     """
 
-    def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.time):
-        self._clock, self._file = clock, None
+    def __init__(
+        self, path: Path | None, *, clock: Callable[[], float] = time.time,
+        say: Callable[[str], None] = print,
+    ):
+        self._clock = clock
         self._attempt = f"{os.uname().nodename}-{os.getpid()}-{clock():.0f}"
-        if path is None:
-            return
-        try:
-            self._file = path.open("ab", buffering=0)
-            self._file.write(b"\n" * _is_cut(path))
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path} ({error.strerror}); set train.output_dir to a folder that "
-                "this user may write"
-            ) from error
+        self._lines = None if path is None else LineFile(path, say=say)
 
     def begin(self, phase: str, *, step: int | None = None, at: float | None = None) -> None:
         """The phase begins now.
@@ -59,15 +54,21 @@ class Events:
           step: which one, where the phase is a step.
           at: when it began, if not now; seconds since 1970.
         """
-        if self._file is None:
-            return
-        line = {"time": round(self._clock() if at is None else at, 3), "attempt": self._attempt}
-        line |= {"phase": phase} | ({} if step is None else {"step": step})
-        try:
-            self._file.write(json.dumps(line).encode() + b"\n")
-        except OSError:  # a full disk stops no step; the checkpoint says so
-            self._file.close()
-            self._file = None
+        self._add(at, phase=phase, **({} if step is None else {"step": step}))
+
+    def note(self, text: str) -> None:
+        """Something happened that ends no phase."""
+        self._add(None, note=text)
+
+    def catch_up(self) -> None:
+        """Write what could not be written before, if it can be now."""
+        if self._lines is not None:
+            self._lines.catch_up()
+
+    def _add(self, at: float | None, **what: Any) -> None:
+        if self._lines is not None:
+            moment = round(self._clock() if at is None else at, 3)
+            self._lines.add(json.dumps({"time": moment, "attempt": self._attempt} | what))
 
     def __enter__(self) -> "Events":
         return self
@@ -79,8 +80,8 @@ class Events:
         """
         if kind is None or issubclass(kind, KeyboardInterrupt):
             self.begin(END)
-        if self._file is not None:
-            self._file.close()
+        if self._lines is not None:
+            self._lines.close()
 
 
 def process_began() -> float:
@@ -92,14 +93,6 @@ def process_began() -> float:
     except (OSError, ValueError, IndexError, AttributeError):  # not Linux
         age = time.process_time()
     return time.time() - age
-
-
-def _is_cut(path: Path) -> bool:
-    """Whether the last line was left unfinished by a process that was killed."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
-        return file.read() not in (b"", b"\n")
 
 
 NO_EVENTS = Events(None)

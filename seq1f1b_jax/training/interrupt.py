@@ -1,17 +1,18 @@
-"""Ctrl-C and SIGTERM as a request to stop after the step, not as a stack trace in the middle."""
+"""Signals as a request to stop after the step, not as a stack trace in the middle."""
 
+import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Group
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
@@ -26,7 +27,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True once Ctrl-C or SIGTERM has arrived."""
+        """True once a signal has arrived."""
         return self.signal is not None
 
 
@@ -61,11 +62,12 @@ class Agreement:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into `stop.requested`; a Ctrl-C after that ends the process.
+    """Turn the first signal into `stop.requested`; a Ctrl-C after that ends the process.
 
-    The second Ctrl-C is left to the operating system: it works in the middle of a compilation too,
-    and a process killed at any moment leaves a run that resumes. Further SIGTERMs change nothing.
-    The handlers that were there before come back at the end.
+    Signals are Ctrl-C, SIGTERM, and SIGHUP, which comes when the terminal closes; one that is
+    ignored, as `nohup` has it, stays so. The second Ctrl-C is left to the operating system: a
+    process killed at any moment leaves a run that resumes. Further signals change nothing. The
+    handlers that were there before come back at the end.
 
     Raises:
       UserError: called outside the main thread, where Python allows no handlers.
@@ -97,7 +99,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         elif number == signal.SIGINT:  # it came before the line above took effect
             signal.raise_signal(number)
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    heard = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop
     finally:
@@ -105,6 +108,50 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def second_ctrl_c_ends() -> Iterator[None]:
+    """Let a second Ctrl-C end the process at once, in compiled code too.
+
+    Python runs a handler between its own instructions only: while XLA compiles, any number of
+    Ctrl-C is one `KeyboardInterrupt`, once the compilation returns. So a thread that hears of each
+    hands the next one to the operating system. Does nothing outside the main thread.
+
+    Example:
+      >>> with second_ctrl_c_ends():
+      ...     print("long compilations")
+      long compilations
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    system = ctypes.CDLL(None)
+
+    def listen() -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGINT and not _is_ignored(signal.SIGINT):
+                system.signal(signal.SIGINT.value, None)  # SIG_DFL; Python lets main threads only
+
+    listener = threading.Thread(target=listen, name="ctrl-c", daemon=True)
+    listener.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        listener.join()
+        os.close(reader)
+        if (handler := signal.getsignal(signal.SIGINT)) is not None:
+            signal.signal(signal.SIGINT, handler)  # in the system too, as Python has it
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
 def _tell(text: str) -> None:
     """Write to standard error below Python's buffers, which the interrupted code may be using."""
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+    with suppress(OSError):  # its terminal may be gone
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())

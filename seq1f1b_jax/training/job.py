@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +16,11 @@ from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
-from seq1f1b_jax.training.checkpoint_folder import committed_steps
+from seq1f1b_jax.training.checkpoint_folder import clear, committed_steps
+from seq1f1b_jax.training.finite import check_finite
 from seq1f1b_jax.training.sampling import Stream
 from seq1f1b_jax.training.setup import Setup, make_setup
+from seq1f1b_jax.training.stdout import Output
 from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
 from seq1f1b_jax.training.watchdog import Watchdog
 
@@ -61,6 +62,7 @@ class Job:
       watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
+      output: where what is printed goes.
     """
 
     config: Config
@@ -70,6 +72,7 @@ class Job:
     source: Source | None
     export: Callable[..., None]
     watchdog: Watchdog
+    output: Output
     group: Group = ALONE
     say: Callable[[str], None] = print
 
@@ -101,8 +104,7 @@ def keep_source(job: Job) -> None:
     """
     folder = job.folder / SOURCE
     try:
-        if folder.is_dir():
-            rmtree(folder)
+        clear(folder)
         if job.source is not None:
             job.source.keep(folder)
     except OSError as error:
@@ -182,6 +184,7 @@ def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
         return Model(job.config.model.source, params, source_tokenizer(job.source))
     step, meta, params = load_newest(setup, report, group=job.group)
     placed = setup.pipeline.from_canonical(params)
+    check_finite(placed, f"the checkpoint of step {step} in {job.folder}")
     return Model(f"step {step}", placed, run_tokenizer(job, meta))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Group
+from seq1f1b_jax.training.files import cannot_write, open_own
 
 LOCK = "running.lock"
 SHARED_SECONDS = 30.0
@@ -30,13 +31,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
-        raise UserError(
-            f"cannot write {folder / LOCK} ({reason}); set train.output_dir to a folder that this "
-            "user may write"
-        ) from error
+        raise cannot_write(folder / LOCK, error) from error
+    handle = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         _take(handle, folder)
         yield

@@ -58,12 +58,13 @@ class Loop:
     def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
 
-        Ctrl-C and SIGTERM finish the step, save and return without a further evaluation. What
-        `metrics.jsonl` tells of a step is written before the step is saved, so that no line is
+        Ctrl-C, SIGTERM and SIGHUP finish the step, save and return without a further evaluation.
+        What `metrics.jsonl` tells of a step is written before the step is saved, so that no line is
         missing where a killed run continues.
 
         Raises:
-          UserError: a loss or gradient that is not finite; nothing of that step is saved.
+          UserError: a loss or gradient that is not finite, of whose step nothing is saved; data
+            that cannot be read any more.
         """
         config = self.setup.config
         num_steps, save_every = config.train.num_steps, config.checkpoint.every
@@ -103,7 +104,7 @@ class Loop:
         self, state: TrainState, index: int, batches: Prefetcher[Batch]
     ) -> tuple[TrainState, dict[str, float]]:
         began, waited = time.perf_counter(), batches.waited_seconds
-        batch = next(batches)
+        batch = self._next(batches, state, index)
         if self.watchdog:
             self.watchdog.begin(index)
         state, metrics = self.step(state, *batch)
@@ -128,6 +129,21 @@ class Loop:
             "model_flops_per_second": flops / seconds,
         }
 
+    def _next(self, batches: Prefetcher[Batch], state: TrainState, index: int) -> Batch:
+        """The next batch; where the data is gone, finished steps are saved first.
+
+        Raises:
+          UserError: the data cannot be read any more.
+        """
+        try:
+            return next(batches)
+        except UserError:
+            alone = self.group.count == 1  # others may have their batch, and not come to save
+            if alone and index and index not in self.checkpointer.steps():
+                self._save(state, index)
+                self.checkpointer.wait()
+            raise
+
     def _check_finite(self, index: int, **values: float) -> None:
         if all(map(math.isfinite, values.values())):
             return
@@ -142,6 +158,8 @@ class Loop:
 
     def _save(self, state: TrainState, step: int) -> None:
         self.events.begin(SAVE)
+        self.metrics.catch_up()
+        self.events.catch_up()
         layout = self.setup.pipeline.layout
         self.checkpointer.save(step, state, meta=self.meta, like=self.shapes, layout=layout)
 

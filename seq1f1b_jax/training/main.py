@@ -25,34 +25,35 @@ from seq1f1b_jax.training.events import (
     process_began,
 )
 from seq1f1b_jax.training.feed import make_feed
+from seq1f1b_jax.training.finite import check_finite
 from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
 from seq1f1b_jax.training.lock import check_shared, run_lock
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.metrics import (
+    METRICS,
     MetricsWriter,
     NoMetrics,
     Sink,
+    keep_earlier,
     tensorboard_sink,
     wandb_sink,
 )
+from seq1f1b_jax.training.needs import check_state_fits
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.partition import StepByCut
 from seq1f1b_jax.training.progress import ProgressReport, Waiting
 from seq1f1b_jax.training.report import describe, size_text
-from seq1f1b_jax.training.sampling import sample_text, write_now
-from seq1f1b_jax.training.setup import Setup
-from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
-from seq1f1b_jax.training.storage import (
-    CHECKPOINTS,
-    METRICS,
-    abstract_state,
+from seq1f1b_jax.training.run_folder import (
     check_folder,
-    make_meta,
-    restore_run,
     set_aside,
     write_recipe,
     write_tokenizer,
 )
+from seq1f1b_jax.training.sampling import sample_text
+from seq1f1b_jax.training.setup import Setup
+from seq1f1b_jax.training.stdout import told_loss
+from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
+from seq1f1b_jax.training.storage import CHECKPOINTS, abstract_state, make_meta, restore_run
 from seq1f1b_jax.training.trace import trace_step
 from seq1f1b_jax.training.watchdog import Watchdog
 
@@ -74,6 +75,7 @@ def train(job: Job) -> int:
     check_alike(job, data)
     if group.count > 1:
         check_is_for_many(config, group.count)
+    check_state_fits(setup)
     batches = held_out_batches(setup, data, config.train.eval_sequences)
     tokenizer = data.corpus.load_tokenizer()
     with ExitStack() as stack:
@@ -81,6 +83,7 @@ def train(job: Job) -> int:
         check_shared(job.folder, group)
         print(describe(setup, data, count_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
+        stack.enter_context(job.output.when_lost(lambda error: events.note(told_loss(error))))
         folder = job.folder / CHECKPOINTS
         checkpointer = stack.enter_context(
             Checkpointer(folder, keep=config.checkpoint.keep, group=group)
@@ -103,6 +106,7 @@ def train(job: Job) -> int:
             )
             return 0
         if start:
+            check_finite(state, f"the checkpoint of step {start} in {job.folder}")
             job.say(f"continuing {job.folder} after step {start}")
         group.first("recipe", lambda: write_settings(job, tokenizer))
         if state is None:
@@ -179,7 +183,7 @@ def write_settings(job: Job, tokenizer: Tokenizer | None) -> None:
 
 def open_events(job: Job) -> Events:
     """What the run's time goes to, told by process 0 from the moment it was started."""
-    events = Events(job.folder / EVENTS if job.group.is_first else None)
+    events = Events(job.folder / EVENTS if job.group.is_first else None, say=job.say)
     events.begin(START, at=process_began())
     events.begin(RESTORE)
     return events
@@ -189,8 +193,15 @@ def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:
     """Where the steps' numbers go; nowhere from other processes than the first."""
     if not job.group.is_first:
         return NoMetrics()
+    path = job.folder / METRICS
+    if not start and (earlier := keep_earlier(path)):
+        moved, steps = earlier
+        job.say(
+            f"note: {job.folder} has no checkpoint, so the run begins anew; the metrics of {steps} "
+            f"steps are kept in {moved.name}"
+        )
     sinks = make_sinks(job.config, job.folder, start)
-    return MetricsWriter(job.folder / METRICS, start_step=start, sinks=sinks)
+    return MetricsWriter(path, start_step=start, sinks=sinks, say=job.say)
 
 
 def make_progress(job: Job, start: int) -> ProgressReport:
@@ -271,7 +282,7 @@ def sample(job: Job, params, prompt: str, *, tokenizer: Tokenizer | None) -> Non
         sample_text(
             job.stage, params, prompt, stream=job.stream, num_tokens=train.sample_tokens,
             seed=train.seed, temperature=SAMPLE_TEMPERATURE, top_p=SAMPLE_TOP_P,
-            tokenizer=tokenizer, write=write_now,
+            tokenizer=tokenizer, output=job.output,
         )
     except ValueError as error:  # more tokens than learned positions: the run itself is complete
         print(f"none: {error}; set a smaller --train.sample_tokens")

@@ -13,13 +13,16 @@ the former. A number that is not finite is written as null, which JSON has and N
 
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.training.files import LineFile, cannot_write, first_free, is_own, replace_file
 
+METRICS = "metrics.jsonl"
+BAD = ".bad"
+"""Behind the name of the file: where lines are kept that are none of a run's."""
 INSTALL = "in a clone: pip install '.[logging]'"
 
 
@@ -36,15 +39,17 @@ class Sink(Protocol):
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl`, one flushed line at a time.
+    """Appends to `metrics.jsonl`, one line at a time. See `LineFile` for kills and full disks.
 
     Opening drops the lines of `start_step` and later, which a run that is resumed will write
-    again, and half a line that a killed run left. The file is replaced atomically.
+    again, and half a line that a killed run left. What is none of a run's lines goes to
+    `metrics.jsonl.bad`. The file is replaced atomically.
 
     Args:
       path: the file; made if it does not exist.
       start_step: first step that this run will write; 0 for a fresh run.
       sinks: further receivers, `tensorboard_sink(...)` and `wandb_sink(...)`.
+      say: receives notes about lines that are bad, or cannot be written.
 
     Raises:
       UserError: the file cannot be written.
@@ -62,31 +67,35 @@ class MetricsWriter:
       {"step": 0, "held_out_loss": 5.6}
     """
 
-    def __init__(self, path: str | Path, *, start_step: int, sinks: tuple[Sink, ...] = ()):
+    def __init__(
+        self, path: str | Path, *, start_step: int, sinks: tuple[Sink, ...] = (),
+        say: Callable[[str], None] = print,
+    ):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _keep_lines_before(path, start_step)
-            self._file = path.open("a", encoding="utf-8")
+            if is_own(path):
+                _keep_lines_before(path, start_step, say)
         except OSError as error:
-            raise UserError(
-                f"cannot write {path} ({error.strerror}); "
-                "set train.output_dir to a folder that this user may write"
-            ) from error
+            raise cannot_write(path, error) from error
+        self._lines = LineFile(path, say=say)
         self._sinks = sinks
 
     def write(self, step: int, **values: float) -> None:
         """Append one line; values may be anything `float` takes, device scalars too."""
         numbers = {name: float(value) for name, value in values.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        self._lines.add(json.dumps({"step": step, **finite}))
         for sink in self._sinks:
             sink.write(step, numbers)
 
+    def catch_up(self) -> None:
+        """Write what could not be written before, if it can be now."""
+        self._lines.catch_up()
+
     def close(self) -> None:
         """Close the file and the sinks."""
-        self._file.close()
+        self._lines.close()
         for sink in self._sinks:
             sink.close()
 
@@ -103,6 +112,9 @@ class NoMetrics:
     def write(self, step: int, **values: float) -> None:
         """Nothing."""
 
+    def catch_up(self) -> None:
+        """Nothing."""
+
     def __enter__(self) -> "NoMetrics":
         return self
 
@@ -111,7 +123,7 @@ class NoMetrics:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    r"""The lines of a `metrics.jsonl` in order, without half a line at the end.
+    r"""The lines of a `metrics.jsonl` in order, without half a line at the end, or bad ones.
 
     Example:
       >>> from pathlib import Path
@@ -122,17 +134,59 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
       ...     read_metrics(path)
       [{'step': 0, 'loss': 5.5}]
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [found for line in _whole_lines(Path(path)) if (found := _parsed(line)) is not None]
 
 
-def _keep_lines_before(path: Path, start_step: int) -> None:
-    if not path.exists():
-        return
-    kept = [json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] < start_step]
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+def keep_earlier(path: Path) -> tuple[Path, int] | None:
+    """Rename the metrics of a run whose checkpoints are gone; None where there are none.
+
+    Returns:
+      The new name, and of how many steps they are.
+
+    Raises:
+      UserError: they cannot be renamed.
+    """
+    try:
+        steps = {line["step"] for line in read_metrics(path)} if is_own(path) else ()
+        return (path.rename(first_free(path)), len(steps)) if steps else None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _keep_lines_before(path: Path, start_step: int, say: Callable[[str], None]) -> None:
+    kept, bad = [], []
+    for line in _whole_lines(path):
+        found = _parsed(line)
+        if found is None:
+            bad.append(line)
+        elif found["step"] < start_step:
+            kept.append(line)
+    if bad:
+        aside = path.with_name(path.name + BAD)
+        before = aside.read_bytes() if aside.is_file() else b""
+        replace_file(aside, before + b"".join(bad))
+        say(f"note: lines of {path} that no run wrote: {len(bad)}; they are kept in {aside.name}")
+    replace_file(path, b"".join(kept))
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Lines with their ends; what comes behind the last line break is half a line."""
+    *whole, _ = path.read_bytes().split(b"\n")
+    return (line + b"\n" for line in whole)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What a line tells of a step; None where it is none of a run's."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    own = isinstance(found, dict) and type(found.get("step")) is int
+    return found if own and all(map(_is_number, found.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
 
 
 class _TensorBoard:

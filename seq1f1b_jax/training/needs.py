@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.pipeline.layout import staged_shapes
 from seq1f1b_jax.pipeline.memory import MemoryPrediction
 from seq1f1b_jax.training.setup import Setup
@@ -52,12 +53,31 @@ def needs_of(setup: Setup, memory: MemoryPrediction) -> Needs:
       setup: of the run.
       memory: of its step, from `predict_memory`.
     """
+    return Needs(memory.total, _state_bytes(setup), *_present(setup))
+
+
+def check_state_fits(setup: Setup) -> None:
+    """Refuse a model whose parameters and optimizer alone are more than the memory of a device.
+
+    Raises:
+      UserError: it is too large, whatever a step needs besides.
+    """
+    needs = Needs(0, _state_bytes(setup), *_present(setup))
+    if not needs.fit:
+        assert needs.present is not None
+        raise UserError(
+            f"the model's parameters and optimizer take {needs.total * needs.sharing / 1e9:,.1f} "
+            f"GB, and there are {needs.present / 1e9:,.1f} GB of memory; lower model.* "
+            "(num_layers, model_dim, mlp_dim, vocab_size), or use more devices"
+        )
+
+
+def _present(setup: Setup) -> tuple[int | None, int]:
+    """Bytes of memory that are there, and how many devices share them."""
     device = setup.mesh.local_devices[0]
     if device.platform == "cpu":
-        present, sharing = _memory_of_machine(), len(setup.mesh.local_devices)
-    else:
-        present, sharing = (device.memory_stats() or {}).get("bytes_limit"), 1
-    return Needs(memory.total, _state_bytes(setup), present, sharing)
+        return _memory_of_machine(), len(setup.mesh.local_devices)
+    return (device.memory_stats() or {}).get("bytes_limit"), 1
 
 
 def _state_bytes(setup: Setup) -> int:

@@ -5,7 +5,7 @@ model, not of one stage.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
@@ -67,7 +67,9 @@ def told_change(before: Mapping[str, Any], config: Config, step: int) -> str | N
     """
     if step >= config.train.num_steps:
         return None
-    new, old = config.optimizer, OptimizerConfig(**before["optimizer"])
+    new = config.optimizer
+    known = {field.name for field in fields(OptimizerConfig)}  # of a later version, perhaps not all
+    old = OptimizerConfig(**{n: value for n, value in before["optimizer"].items() if n in known})
     length = new.decay_steps or config.train.num_steps
     earlier = old.decay_steps or before["train"]["num_steps"]
     rates = learning_rate_schedule(new, length), learning_rate_schedule(old, earlier)

@@ -1,8 +1,7 @@
 """Text from a model, outside the pipeline."""
 
-import sys
-from collections.abc import Callable, Iterator
-from itertools import takewhile
+from collections.abc import Iterator
+from itertools import chain, takewhile
 from typing import Protocol
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer import Tokenizer
 from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.training.stdout import Output
 
 
 class Stream(Protocol):
@@ -70,28 +70,28 @@ def pieces(tokens: Iterator[int], tokenizer: Tokenizer | None) -> Iterator[str]:
 
 def sample_text(
     stage: Stage, params: Params, prompt: str, *, stream: Stream, num_tokens: int, seed: int,
-    temperature: float, top_p: float, tokenizer: Tokenizer | None, write: Callable[[str], None],
+    temperature: float, top_p: float, tokenizer: Tokenizer | None, output: Output,
 ) -> None:
-    """Write the prompt and its continuation, piece by piece; `params` are topology-free.
+    """Print the prompt and its continuation, piece by piece, as long as somebody reads.
 
-    `tokenizer`: of the text that the model was trained on; `None` for token ids.
+    `params` are topology-free; `tokenizer` is that of the text that the model was trained on,
+    `None` for token ids.
     """
     tokens = stream(
         stage, jax.tree.map(jnp.asarray, params), encode(prompt, tokenizer),
         num_tokens=num_tokens, key=jax.random.key(seed), temperature=temperature, top_p=top_p,
     )
-    write(prompt)
-    for piece in pieces((int(token[0]) for token in tokens), tokenizer):
-        write(piece)
-    write("\n")
+    written = chain([prompt], pieces((int(token[0]) for token in tokens), tokenizer), ["\n"])
+    for text in takewhile(lambda _: output.lost is None, written):
+        write_now(text, output)
 
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
-def write_now(text: str) -> None:
+def write_now(text: str, output: Output) -> None:
     """Print a piece of a line at once; what the terminal's encoding lacks becomes `?`."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    encoding = output.encoding or "utf-8"
+    output.write(text.encode(encoding, "replace").decode(encoding))
+    output.flush()

@@ -1,16 +1,16 @@
-"""A run's folder: what is saved of a run, and how it is found again."""
+"""What is saved of a run, and how it is found again."""
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import jax
 
-from seq1f1b_jax.config import Config, ModelConfig, UserError
-from seq1f1b_jax.data import SequenceData, Tokenizer
-from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, TOKENIZER_CONFIG
+from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
+from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.paths import RUN_CONFIG, resolve
 from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
@@ -19,104 +19,31 @@ from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, folder_of
 from seq1f1b_jax.training.checkpoint_read import (
-    Checkpoint,
+    LOOKS,
     check_leaves,
     differences,
     find_checkpoint,
     load_arrays,
     load_leaves,
+    read_again,
+)
+from seq1f1b_jax.training.checkpoint_record import (
+    Checkpoint,
     named_leaves,
     names_of,
     read_checkpoint,
 )
-from seq1f1b_jax.training.lock import LOCK
 from seq1f1b_jax.training.optimizer import told_change
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
-METRICS = "metrics.jsonl"
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Rename an earlier run's folder to the first free `<folder>.N`; nothing saved is ever lost.
-
-    Raises:
-      UserError: the folder holds no run, is in use as the working folder, or may not be renamed.
-    """
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {LOCK}:
-        return None
-    if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, RUN_CONFIG)):
-        raise UserError(
-            f"{folder} holds files and no run; --train.resume never moves an earlier run aside "
-            "and nothing else: set --train.output_dir to a folder of its own"
-        )
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"--train.output_dir {folder} is the folder you are in, or above it, and cannot be "
-            "moved aside; set another"
-        )
-    real = folder.resolve()  # where the folder is a link, what it points to makes room
-    number = 1
-    while (moved := real.with_name(f"{real.name}.{number}")).exists():
-        number += 1
-    try:
-        real.rename(moved)
-        real.mkdir()
-    except OSError as error:
-        raise UserError(
-            f"cannot move the earlier run {folder} to {moved.name} ({error.strerror}); "
-            "set another --train.output_dir"
-        ) from error
-    return moved
-
-
-def write_recipe(folder: Path, recipe: str) -> None:
-    """Keep the run's configuration as YAML that `--config` reads, whole or not at all.
-
-    Raises:
-      UserError: the folder cannot be written.
-    """
-    path = folder / RUN_CONFIG
-    temporary = path.with_name(path.name + ".new")
-    try:
-        temporary.write_text(recipe, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); "
-            "set train.output_dir to a folder that this user may write"
-        ) from error
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder with a tokenizer in it and no run, such as a checkpoint that others made.
-
-    Raises:
-      UserError: it is one; a run would overwrite the files.
-    """
-    if (folder / RUN_CONFIG).exists() or (folder / CHECKPOINTS).exists():
-        return
-    found = [name for name in (TOKENIZER, TOKENIZER_CONFIG) if (folder / name).exists()]
-    if found:
-        raise UserError(
-            f"{folder} holds {found[0]} and no run; nothing is overwritten: set train.output_dir "
-            "to a folder of its own"
-        )
-
-
-def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Keep the tokenizer of the run's text, so that the run can be sampled from without its data.
-
-    Raises:
-      UserError: the folder cannot be written.
-    """
-    try:
-        tokenizer.save(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the tokenizer to {folder} ({error.strerror}); "
-            "set train.output_dir to a folder that this user may write"
-        ) from error
+OPTIMIZER = tuple(f.name for f in fields(OptimizerConfig) if f.name != "decay_steps")
+"""Settings whose change is told; `told_change` tells that of the other, by what it does."""
+NEEDED_SIZES = (
+    ("schedule", "num_microbatches"), ("data", "microbatch_size"), ("train", "num_steps"),
+)
+NEEDED = ("model", "optimizer", *(section for section, _ in NEEDED_SIZES))
+"""Of the configuration in a checkpoint's `meta`."""
 
 
 def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
@@ -137,6 +64,43 @@ def abstract_state(setup: Setup) -> TrainState:
     return jax.eval_shape(init, jax.random.key(0))
 
 
+def is_of_run(meta: Mapping[str, Any]) -> bool:
+    """Whether it is what `make_meta` records, now or in an earlier version."""
+    config, data = meta.get("config"), meta.get("data")
+    return (
+        isinstance(data, dict) and "kind" in data and isinstance(config, dict)
+        and all(isinstance(config.get(section), dict) for section in NEEDED)
+        and all(type(value) in (int, float, NoneType) for value in config["optimizer"].values())
+        and all(type(config[section].get(name)) is int for section, name in NEEDED_SIZES)
+    )
+
+
+def tell_changes(
+    meta: Mapping[str, Any], setup: Setup, step: int, report: Callable[[str], None]
+) -> None:
+    """Say what makes the run's later steps other ones than they would have been, a line each.
+
+    How the work is spread over devices is none of it.
+    """
+    defaults, now, before = (_deciding(tree) for tree in (
+        asdict(Config()), asdict(setup.config), meta["config"]
+    ))
+    for line in differences(defaults | before, now):
+        report(f"note: {line}")
+    if told := told_change(meta["config"], setup.config, step):
+        report(told)
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that decide about the result of a step, and may change in a run; flat names."""
+    named = {"executor": ("compute_dtype",), "train": ("seed",), "optimizer": OPTIMIZER}
+    return {
+        f"{section}.{name}": config[section][name]
+        for section, names in named.items() for name in names
+        if name in config.get(section, {})
+    }
+
+
 def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) -> None:
     """Refuse a checkpoint of another model, of other data or of another number of sequences a step.
 
@@ -152,7 +116,7 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
     saved = meta["config"]["data"]
     if data.identity.get("packing") == "documents":  # elsewhere there is nothing to restart
         now = {"restart_positions": setup.config.data.restart_positions}
-        changed += differences({name: saved[name] for name in now}, now)
+        changed += differences({name: saved.get(name) for name in now}, now)
     if changed:
         raise UserError(
             f"the run in {setup.config.train.output_dir} was trained on other data "
@@ -223,11 +187,10 @@ def restore_run(
     def newest() -> int | None:
         if not checkpointer.steps():
             return None
-        found = find_checkpoint(folder, report=report)
+        found = find_checkpoint(folder, report=report, is_ours=is_of_run)
         check_same_run(found.meta, setup, data)
         tell_source(found.meta, setup, report)
-        if told := told_change(found.meta["config"], setup.config, found.step):
-            report(told)
+        tell_changes(found.meta, setup, found.step, report)
         return found.step
 
     step = group.first("newest checkpoint", newest)
@@ -271,20 +234,24 @@ def load_newest(
 ) -> tuple[int, Mapping[str, Any], Params]:
     """Step, meta and topology-free parameters (NumPy) of the newest good checkpoint.
 
-    Writes nothing; of the optimizer nothing is read.
+    Writes nothing; of the optimizer nothing is read. Where a run that goes on deletes the
+    checkpoint meanwhile, a process that is alone reads a newer one.
     """
     folder = checkpoints_of(setup.config)
 
     def newest() -> int:
-        found = find_checkpoint(folder, report=report)
+        found = find_checkpoint(folder, report=report, is_ours=is_of_run)
         check_same_model(found.meta, setup)
         tell_source(found.meta, setup, report)
         return found.step
 
-    step = group.first("newest checkpoint", newest)
-    checkpoint = read_checkpoint(folder_of(folder, step), step)
-    like = abstract_state(setup).params
-    check_leaves(checkpoint, like, under="params.")
-    names = [f"params.{name}" for name in named_leaves(like)]
-    leaves = [leaf for _, leaf in load_leaves(checkpoint, names)]
-    return step, checkpoint.meta, jax.tree.unflatten(jax.tree.structure(like), leaves)
+    def load() -> tuple[int, Mapping[str, Any], Params]:
+        step = group.first("newest checkpoint", newest)
+        checkpoint = read_checkpoint(folder_of(folder, step), step)
+        like = abstract_state(setup).params
+        check_leaves(checkpoint, like, under="params.")
+        names = [f"params.{name}" for name in named_leaves(like)]
+        leaves = [leaf for _, leaf in load_leaves(checkpoint, names)]
+        return step, checkpoint.meta, jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    return read_again(load, times=LOOKS if group.count == 1 else 1)

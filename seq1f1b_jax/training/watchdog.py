@@ -31,6 +31,7 @@ from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.pipeline.trace import LastActions
 from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, committed_steps
+from seq1f1b_jax.training.files import replace_file
 
 RECENT_STEPS = 50
 LOOK_SECONDS = 1.0
@@ -242,14 +243,16 @@ class Watchdog:
         for index, standing in sorted(others.items()):
             self._tell(f"process {index} is {standing}, as last heard of")
         path = self._folder / f"process-{own.process}.json"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(own) | {"time": time.time()}), encoding="utf-8")
-        with path.with_suffix(".stacks.txt").open("w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
+        stacks = path.with_suffix(".stacks.txt")
+        with suppress(OSError, UserError):  # a full disk keeps nobody from its end
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(asdict(own) | {"time": time.time()}).encode())
+            stacks.unlink(missing_ok=True)
+            with stacks.open("x") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         self._tell(
-            f"stacks are in {path.with_suffix('.stacks.txt')}; ending with status {STALLED}; "
-            f"{self._saved()}"
+            f"stacks are in {stacks}; ending with status {STALLED}; {self._saved()}"
         )
         self._end(STALLED)
 
@@ -262,7 +265,8 @@ class Watchdog:
 
     def _tell(self, text: str) -> None:
         who = f"[process {self._group.index} of {self._group.count}] " * (self._group.count > 1)
-        print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)
+        with suppress(OSError):  # a reader that left keeps no process from its end
+            print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)
 
 
 def _first_line(error: BaseException) -> str:

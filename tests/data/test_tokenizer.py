@@ -176,6 +176,13 @@ def bpe_with(**settings):
 REFUSED = {
     "malformed": ("{", "holds no tokenizer that can be used: EOF while parsing"),
     "other-json": ('{"model": {"type": "None"}}', "holds no tokenizer that can be used"),
+    "panic": (  # in the library's own code, which is no `Exception`
+        json.dumps({
+            "normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="},
+            "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        }),
+        "holds no tokenizer that can be used: Precompiled: Error",
+    ),
     "not-utf8": (b"\xff", "is not UTF-8 .offset 0"),
     "huge-id": (bpe_with(vocab={"a": 0, "b": 2**32 - 1}), "its largest token is 4294967295; it"),
     "no-tokens": (bpe_with(vocab={}), "its largest token is -1; it must"),
@@ -188,11 +195,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused_files(tmp_path, content, message):
+def test_refused_files(tmp_path, content, message, capfd):
     content = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_tokenizer(tmp_path)
+    assert capfd.readouterr().err == ""  # it says so in one line, and prints no stack
 
 
 def test_a_text_without_tokens(tmp_path):

@@ -43,6 +43,10 @@ SETTINGS = {
         {"data__eval_fraction": 1e-6},
         ["data.eval_fraction=1e-06", "raise data.eval_fraction"],
     ),
+    "parameters_that_no_memory_holds": (
+        {"model__model_dim": 10_000_000},
+        ["parameters and optimizer take 1", " GB of memory; lower model.*", "use more devices"],
+    ),
     "dropout": (
         {"model__dropout": 0.1},
         ["model.dropout=0.1", "masks are not stored", "model.dropout=0"],

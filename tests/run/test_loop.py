@@ -46,6 +46,9 @@ class Recorder:
     def wait(self) -> None:
         self.note("wait")
 
+    def catch_up(self) -> None:
+        """It lags behind nothing."""
+
 
 def events_of(recorder, *, start=0):
     """Run 4 steps, evaluating every 2 and saving every 3; also state and whether it finished."""

@@ -59,7 +59,7 @@ def test_a_signal_finishes_the_step_saves_and_the_run_continues_bit_equal(
     child, uninterrupted, tmp_path
 ):
     folder, finished = tmp_path / "run", 0
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         part = child(folder)
         part.wait_for_step(finished + 2)
         assert part.end(number) == 0, part.told()

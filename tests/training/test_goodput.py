@@ -109,7 +109,7 @@ def test_what_is_written_reads_back_after_a_cut_line(tmp_path):
     first.begin("step", step=7)
     with path.open("ab") as file:
         file.write(b'{"time"')  # killed here: `first` never says that it ended
-    first._file.close()
+    first._lines.close()
     with Events(path, clock=lambda: next(clock) + 1000) as second:
         second.begin("step", step=7)
     found = measure(path.read_text(encoding="utf-8").splitlines())
@@ -117,15 +117,20 @@ def test_what_is_written_reads_back_after_a_cut_line(tmp_path):
     assert [*map(len, path.read_text(encoding="utf-8").splitlines())][2] == len('{"time"')
 
 
-def test_a_full_disk_stops_no_run_and_no_path_writes_nothing(tmp_path):
+def test_no_path_writes_nothing():
     with Events(None) as events:
         events.begin("start")
-    with Events(tmp_path / "x") as events:
-        events._file.close()
-        events._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
-        events.begin("step", step=1)
-        events.begin("step", step=2)
-        assert events._file is None
+        events.note("nobody reads this")
+        events.catch_up()
+
+
+def test_a_note_ends_no_phase(tmp_path):
+    with Events(tmp_path / EVENTS, clock=itertools.count(0).__next__) as events:
+        events.begin("step", step=0)
+        events.note("standard output is gone")
+    told = (tmp_path / EVENTS).read_text(encoding="utf-8").splitlines()
+    assert "standard output is gone" in told[1]
+    assert measure(told) == measure([told[0], told[2]])
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path):

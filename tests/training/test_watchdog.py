@@ -80,6 +80,15 @@ def test_a_stalled_step_is_told_with_action_and_stacks(tmp_path, ended, capfd):
     assert (tmp_path / "watchdog" / "process-0.stacks.txt").stat().st_size > 0
 
 
+def test_a_stalled_step_ends_where_nothing_can_be_written(tmp_path, ended):
+    (tmp_path / "watchdog").write_text("a file where a folder should be")
+    dog = watchdog_of(ALONE, tmp_path, ended, first_seconds=0.05)
+    dog.begin(41)
+    with pytest.raises(Ended):
+        dog._stalled(0.06)
+    assert ended.statuses == [STALLED]
+
+
 def wait_for(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition():

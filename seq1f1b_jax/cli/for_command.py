@@ -1,0 +1,37 @@
+"""What of a run's configuration its other commands take: never the order of the training's work."""
+
+from dataclasses import replace
+
+from seq1f1b_jax.config import Config, ScheduleConfig
+
+
+def for_command(command: str, config: Config) -> Config:
+    """The configuration of a command that looks at a run; that of `train` stays as it is.
+
+    `generate` and `export` are the work of one device, on whatever mesh the run trained.
+
+    Example:
+      >>> from seq1f1b_jax.cli.for_command import for_command
+      >>> from seq1f1b_jax.config import Config, MeshConfig
+      >>> for_command("generate", Config(mesh=MeshConfig(pipe=8))).mesh.pipe
+      1
+    """
+    if command in ("generate", "export"):
+        alone = replace(config.mesh, pipe=1, data=1, tensor=1, sequence_parallel=False)
+        return _in_any_order(replace(config, mesh=alone))
+    if command == "evaluate" and config.schedule.plan:
+        return _in_any_order(config)
+    return config
+
+
+def _in_any_order(config: Config) -> Config:
+    """Without the training's order of work: a checkpoint does not depend on it.
+
+    The file of a plan may be gone, and its stages are not those of another command.
+    """
+    schedule = replace(
+        config.schedule, name=ScheduleConfig().name, plan=None, num_virtual=None, extra_warmup=0,
+        short_warmup=False,
+    )
+    mesh = replace(config.mesh, layers_per_stage=None)
+    return replace(config, schedule=schedule, mesh=mesh)

@@ -1,0 +1,152 @@
+"""Checkpoints that say what cannot be, and those that a run deletes while somebody reads."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from seq1f1b_jax.training import checkpoint_folder as folders
+from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.checkpoint_read import LOOKS, find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint_record import Vanished
+
+LIKE = {"w": np.zeros(4, np.float32)}
+
+
+def saved_run(directory, *steps):
+    with Checkpointer(directory, keep=9) as checkpointer:
+        for step in steps:
+            checkpointer.save(step, {"w": np.full(4, step, np.float32)}, meta={"seed": step})
+    return directory
+
+
+def sealed_with(folder, record):
+    """Its files agree with each other, whatever they say."""
+    (folder / "files.json").unlink()
+    folders.seal(folder, record)
+
+
+def record_of(folder, **changes):
+    return json.loads((folder / "meta.json").read_text()) | changes
+
+
+RECORDS = {
+    "a_list": lambda folder: [1, 2],
+    "nothing": lambda folder: {},
+    "without_a_step": lambda folder: {k: v for k, v in record_of(folder).items() if k != "step"},
+    "leaves_of_another_type": lambda folder: record_of(folder, leaves=["w"]),
+    "a_leaf_of_no_shape": lambda folder: record_of(folder, leaves={"w": "float32[x]"}),
+    "a_leaf_of_no_dtype": lambda folder: record_of(folder, leaves={"w": "number[4]"}),
+    "meta_of_another_type": lambda folder: record_of(folder, meta=3),
+    "a_layout_of_another_shape": lambda folder: record_of(folder, layout={"x": 1}),
+    "kinds_of_what_is_not_there": lambda folder: record_of(folder, kinds={"x": "layer"}),
+    "of_another_step": lambda folder: record_of(folder, step=7),
+}
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_a_record_that_cannot_be_is_damage_and_the_one_before_is_used(record, tmp_path):
+    saved_run(tmp_path, 1, 2)
+    sealed_with(tmp_path / "000002", record(tmp_path / "000002"))
+    told = []
+    assert find_checkpoint(tmp_path, report=told.append).step == 1
+    assert len(told) == 1 and "checkpoint of step 2 is damaged" in told[0], told
+    assert "meta.json" in told[0]
+
+
+@pytest.mark.parametrize("name", ["files.json", "meta.json"])
+def test_brackets_without_end_are_damage(name, tmp_path):
+    saved_run(tmp_path, 1, 2)
+    nested = "[" * 100_000 + "]" * 100_000
+    (tmp_path / "000002" / name).write_text(nested)
+    told = []
+    assert find_checkpoint(tmp_path, report=told.append).step == 1
+    assert len(told) == 1 and name in told[0]
+
+
+def test_a_folder_that_was_renamed_is_not_that_step(tmp_path):
+    saved_run(tmp_path, 1, 2)
+    (tmp_path / "000002").rename(tmp_path / "000009")
+    told = []
+    assert find_checkpoint(tmp_path, report=told.append).step == 1
+    assert told == [
+        "checkpoint of step 9 is damaged (by its meta.json it is that of step 2); not used"
+    ]
+
+
+def test_meta_that_is_not_the_callers_is_damage(tmp_path):
+    saved_run(tmp_path, 1, 2)
+    told = []
+    found = find_checkpoint(tmp_path, report=told.append, is_ours=lambda meta: meta["seed"] < 2)
+    assert found.step == 1 and "not the record of a run" in told[0]
+
+
+def test_what_is_listed_lies_in_the_folder(tmp_path):
+    saved_run(tmp_path, 1)
+    listed = tmp_path / "000001" / "files.json"
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | {"/dev/zero": [0, 0]}))
+    assert folders.damage(tmp_path / "000001") == "/dev/zero is missing"
+
+
+# ---- deleted meanwhile
+
+
+def test_a_reader_takes_the_newest_of_a_run_that_goes_on(tmp_path, monkeypatch):
+    """The run commits another one, and deletes the one that is being read, a few times."""
+    saved_run(tmp_path, 1, 2, 3, 4)
+    ahead = tmp_path / "ahead"
+    ahead.mkdir()
+    for step in (2, 3, 4):
+        (tmp_path / f"{step:06d}").rename(ahead / f"{step:06d}")
+    real = folders.damage
+
+    def slow(folder):
+        step = int(folder.name)
+        if step < 4:
+            shutil.move(ahead / f"{step + 1:06d}", tmp_path)
+            folders.remove(folder)
+        return real(folder)
+
+    monkeypatch.setattr(folders, "damage", slow)
+    assert find_checkpoint(tmp_path, report=pytest.fail).step == 4
+
+
+def test_a_reader_gives_up_in_the_end(tmp_path, monkeypatch):
+    saved_run(tmp_path, 1)
+    looks = []
+
+    def never_there(folder):
+        looks.append(folder)
+        folder.rename(tmp_path / f"{len(looks) + 1:06d}")
+        return "gone"
+
+    monkeypatch.setattr(folders, "damage", never_there)
+    with pytest.raises(Vanished, match="was deleted while it was read: a run goes on there"):
+        find_checkpoint(tmp_path, report=pytest.fail)
+    assert len(looks) == LOOKS
+
+
+def test_arrays_that_go_while_they_are_read_are_told_so(tmp_path):
+    saved_run(tmp_path, 1)
+    checkpoint = find_checkpoint(tmp_path)
+    folders.remove(tmp_path / "000001")
+    with pytest.raises(Vanished, match="000001 was deleted while it was read"):
+        load_state(checkpoint, LIKE)
+
+
+# ---- links
+
+
+def test_a_link_in_the_place_of_a_save_goes_and_what_it_leads_to_stays(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    (directory / "000001.saving").symlink_to(mine)
+    with Checkpointer(directory, keep=2) as checkpointer:
+        (directory / "000002.saving").symlink_to(mine)
+        checkpointer.save(2, LIKE, meta={})
+    assert [path.name for path in directory.iterdir()] == ["000002"]
+    assert [path.name for path in mine.iterdir()] == ["file"]
