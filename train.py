@@ -107,7 +107,8 @@ def _run_in_group(invocation: Invocation, config: Config, group: Group) -> int:
     watched = Watchdog(config.watchdog, group, folder, silence=silence)
     with watched as watchdog, refusals(invocation.typed):
         status = _run_watched(invocation, config, group, watchdog)
-    group.leave()
+        group.barrier("end")
+    group.leave(status)
     return status
 
 

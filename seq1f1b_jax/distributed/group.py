@@ -6,6 +6,8 @@ counted, so all processes must make the same calls in the same order, per name.
 """
 
 import json
+import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from seq1f1b_jax.config import DistributedConfig, UserError
-from seq1f1b_jax.distributed.output import at_most
+from seq1f1b_jax.distributed.output import at_most, otherwise
 from seq1f1b_jax.distributed.processes import Processes
 
 T = TypeVar("T")
@@ -50,16 +52,21 @@ class Group:
         """Whether this process writes and prints for all."""
         return self.index == 0
 
-    def leave(self) -> None:
-        """End together: process 0 last, since the service by which they talk is in it."""
+    def leave(self, status: int) -> None:
+        """Say good-bye after a barrier: process 0 last, since the service of all is in it.
+
+        Args:
+          status: with which this process ends where it is not let go in time; its work is done.
+        """
         if self.count == 1:
             return
         import jax
 
-        self.barrier("end")
-        if self.is_first:
-            time.sleep(LINGER_SECONDS)
-        jax.distributed.shutdown()
+        sys.stdout.flush()
+        with otherwise(LINGER_SECONDS + SHUTDOWN_SECONDS, lambda: os._exit(status)):
+            if self.is_first:
+                time.sleep(LINGER_SECONDS)
+            jax.distributed.shutdown()
 
     def barrier(self, name: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once every process has called this."""

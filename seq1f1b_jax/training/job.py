@@ -1,5 +1,6 @@
 """What a command works on, and where its data, its model and its tokenizer come from."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,12 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
+from seq1f1b_jax.distributed.fingerprint import (
+    check_same,
+    code_hash,
+    numerics_of,
+    settings_of,
+)
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
@@ -148,8 +154,9 @@ def check_alike(job: Job, data: SequenceData) -> None:
     if job.group.count == 1:
         return
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
-    data_parts = {f"data ({name})": value for name, value in data.identity.items()}
-    for warning in check_same(job.group, parts | settings_of(job.config) | data_parts):
+    parts |= settings_of(job.config) | numerics_of(os.environ, jax.config.values)
+    parts |= {f"data ({name})": value for name, value in data.identity.items()}
+    for warning in check_same(job.group, parts):
         job.say(f"note: {warning}")
 
 

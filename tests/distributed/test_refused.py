@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.distributed.conftest import TWO
-from tests.distributed.processes import Processes, not_sharing
+from tests.distributed.processes import Processes, not_sharing, with_64_bits
 
 
 def refusals(cache, folder, source, own, **changes):
@@ -24,6 +24,13 @@ def test_another_setting_in_one_process(cache, source, tmp_path):
     for index, line in enumerate(told):
         assert line.startswith(f"error: [process {index} of 2] the processes of this run are not")
         assert "--optimizer.learning_rate is 0.5 in process 1 and 0.0" in line
+
+
+@pytest.mark.slow
+def test_another_variable_in_one_process(cache, source, tmp_path):
+    told = refusals(cache, tmp_path / "run", source, None, patches={1: with_64_bits})
+    difference = "JAX_ENABLE_X64 is True in process 1 and False in process 0"
+    assert all(difference in line for line in told)
 
 
 @pytest.mark.slow
@@ -58,7 +65,8 @@ def test_evaluation_compares_the_processes_too(by_two, cache, source):
 @pytest.mark.slow
 def test_folders_that_are_not_the_same_are_refused(cache, source, tmp_path):
     own = {1: {"train__output_dir": tmp_path / "elsewhere"}}
-    with Processes(cache, 2, tmp_path / "run", source, own=own, patch=not_sharing, **TWO) as run:
+    patches = dict.fromkeys((0, 1), not_sharing)
+    with Processes(cache, 2, tmp_path / "run", source, own=own, patches=patches, **TWO) as run:
         assert run.end() == [2, 2], run.told()
         assert "elsewhere of process 1" in run.told(1) and "is not the folder of" in run.told(1)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
