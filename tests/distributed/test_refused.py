@@ -88,4 +88,4 @@ def test_one_process_refuses_its_own_settings_and_the_other_does_not_wait_long(
         assert run.end() == [2, 2], run.told()
         assert "model.model_dim=16" in run.told(1)
         assert "could not meet the others at 127.0.0.1" in run.told(0)
-        assert "within 5 s" in run.told(0)
+        assert "within 5 s: process 1 has not come" in run.told(0)
