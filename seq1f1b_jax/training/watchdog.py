@@ -38,6 +38,8 @@ LOOK_SECONDS = 1.0
 ASLEEP_SECONDS = 5 * LOOK_SECONDS
 """A look that comes so late means that this process itself was stopped."""
 BLAME_SECONDS = 5 * LOOK_SECONDS
+LINGER_SECONDS = 4 * LOOK_SECONDS
+"""By so much two processes may differ in when they see that a third one is silent."""
 FOLDER = "watchdog"
 
 
@@ -189,7 +191,7 @@ class Watchdog:
                 f"process {index} is lost{where}: {reason}; this one, {self.standing()}, ends with "
                 f"status {LOST_PEER}; {self._saved()}"
             )
-            self._end(LOST_PEER)
+            self._leave(LOST_PEER)
 
     def _follow(self, gone: Standing) -> None:
         """Another process has told why it ends, so this one ends."""
@@ -200,7 +202,7 @@ class Watchdog:
             return  # the same refusal came here, and this process tells it itself
         with self._ending:
             self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
-            self._end(USER_ERROR)
+            self._leave(USER_ERROR)
 
     def _stalled(self, seconds: float) -> None:
         """A step takes far too long: say where everybody is, write stacks, end."""
@@ -222,7 +224,13 @@ class Watchdog:
             f"stacks are in {path.with_suffix('.stacks.txt')}; ending with status {STALLED}; "
             f"{self._saved()}"
         )
-        self._end(STALLED)
+        self._leave(STALLED)
+
+    def _leave(self, status: int) -> None:
+        """End; process 0 a little later, since the others could not tell their reason after it."""
+        if self._group.count > 1 and self._group.index == 0:
+            time.sleep(LINGER_SECONDS)
+        self._end(status)
 
     def _saved(self) -> str:
         """What a new start begins with."""

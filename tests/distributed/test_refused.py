@@ -50,8 +50,8 @@ def test_one_process_without_the_data_takes_the_other_along(index, cache, source
         began = time.monotonic()
         assert run.end() == [2, 2], run.told()
         assert time.monotonic() - began < 60
-        assert f"error: [process {index} of 2] data.source" in run.told(index)
-        assert f"process {index} was refused, so this one ends too: data.source" in run.told()
+        assert f"error: [process {index} of 2] cannot read " in run.told(index)
+        assert f"process {index} was refused, so this one ends too: cannot read " in run.told()
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ def ended(monkeypatch):
     """Statuses that processes ended with; what they said is on standard error."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(module, "BLAME_SECONDS", 0.3)
+    monkeypatch.setattr(module, "LINGER_SECONDS", 0.02)
     monkeypatch.setattr(standing, "SPEAK_SECONDS", 0.02)
     statuses = []
 
