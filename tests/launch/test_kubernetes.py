@@ -129,7 +129,7 @@ def lost(given, read, path=""):
     if isinstance(given, list) and isinstance(read, list) and len(given) == len(read):
         pairs = enumerate(zip(given, read, strict=True))
         return [p for index, (a, b) in pairs for p in lost(a, b, f"{path}[{index}]")]
-    return [] if str(given) == str(read) else [path]
+    return [] if given == read else [path]
 
 
 def test_what_a_schema_does_not_know_is_found():
