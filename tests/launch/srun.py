@@ -15,15 +15,15 @@ import time
 
 KILL_WAIT_SECONDS = 1
 
-options = [word for word in sys.argv[1:] if word.startswith("--")]
 first = next(i for i, word in enumerate(sys.argv[1:], 1) if not word.startswith("--"))
 options, command = sys.argv[1:first], sys.argv[first:]
 with open("calls.jsonl", "a") as calls:
     calls.write(json.dumps(["srun", *sys.argv[1:]]) + "\n")
 number = sum('"srun"' in line for line in open("calls.jsonl"))
 does = os.environ["TASKS"].split(";")[number - 1].split(",")
+step = {"SLURM_STEP_ID": str(number), "SLURM_NTASKS": str(len(does))}
 tasks = {
-    index: subprocess.Popen(command, env=os.environ | {"DO": do, "SLURM_PROCID": str(index)})
+    index: subprocess.Popen(command, env={**os.environ, **step, "DO": do})
     for index, do in enumerate(does)
 }
 
