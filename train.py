@@ -128,7 +128,7 @@ def _run_watched(
     job = Job(
         config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
         source=source and _described(source), export=partial(_export, stage, config, source),
-        watchdog=watchdog, group=group, say=say,
+        watchdog=watchdog, group=group, say=say, environment=os.environ,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
     return run(job, **asdict(invocation.options))

@@ -66,6 +66,7 @@ def find_processes(config: DistributedConfig, environment: Mapping[str, str]) ->
       UserError: what is given does not fit together, or does not suffice.
 
     Example:
+      >>> from seq1f1b_jax.config import DistributedConfig
       >>> find_processes(DistributedConfig(), {"HOME": "/root"}).count
       1
     """

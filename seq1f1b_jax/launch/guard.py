@@ -18,6 +18,7 @@ class Guard:
     """The small process, as the launcher sees it.
 
     Example:
+      >>> import subprocess
       >>> with Guard() as guard:
       ...     child = subprocess.Popen(["sleep", "60"], process_group=0)
       ...     guard.watch(child.pid)  # a launcher that is killed here leaves no sleep

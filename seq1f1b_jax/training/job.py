@@ -1,8 +1,7 @@
 """What a command works on, and where its data, its model and its tokenizer come from."""
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, NamedTuple
@@ -67,6 +66,7 @@ class Job:
       watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
+      environment: variables of this process.
     """
 
     config: Config
@@ -78,6 +78,7 @@ class Job:
     watchdog: Watchdog
     group: Group = ALONE
     say: Callable[[str], None] = print
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -154,7 +155,7 @@ def check_alike(job: Job, data: SequenceData) -> None:
     if job.group.count == 1:
         return
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
-    parts |= settings_of(job.config) | numerics_of(os.environ, jax.config.values)
+    parts |= settings_of(job.config) | numerics_of(job.environment, jax.config.values)
     parts |= {f"data ({name})": value for name, value in data.identity.items()}
     for warning in check_same(job.group, parts):
         job.say(f"note: {warning}")

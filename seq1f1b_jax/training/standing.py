@@ -57,7 +57,8 @@ class Talk:
       broken: why the service in process 0 is gone; empty while it is not.
 
     Example:
-      >>> talk = Talk(Group(), lambda: Standing(0, step=3))
+      >>> from seq1f1b_jax.distributed import ALONE
+      >>> talk = Talk(ALONE, lambda: Standing(0, step=3))
       >>> talk.silence(0, talk.answered + 2.5)  # nobody has answered since the start
       2.5
     """
