@@ -114,7 +114,8 @@ def _run_in_group(
     watched = Watchdog(config.watchdog, group, folder, silence=silence)
     with watched as watchdog, refusals(invocation.typed):
         status = _run_watched(invocation, config, group, watchdog, output)
-    group.leave()
+        group.barrier("end")
+    group.leave(status)
     return status
 
 
@@ -134,7 +135,7 @@ def _run_watched(
     job = Job(
         config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
         source=source and _described(source), export=partial(_export, stage, config, source),
-        watchdog=watchdog, group=group, say=say, output=output,
+        watchdog=watchdog, group=group, say=say, output=output, environment=os.environ,
     )
     run = train if invocation.command == "train" else getattr(commands, invocation.command)
     return run(job, **asdict(invocation.options))

@@ -54,9 +54,11 @@ class DistributedConfig:
       coordinator: `host:port` of process 0, which the others can reach; with the next two.
       num_processes: how many there are.
       process_id: which one this is, counted from 0; the one setting that differs.
-      detect: without these three, `auto` asks the variables of SLURM and Open MPI; `never`.
+      detect: without these three, `auto` asks the variables of SLURM, MPI or Kubeflow; `never`.
       initialization_timeout: seconds to wait for the others at the start.
       heartbeat_timeout: seconds of silence after which a process counts as dead, and all end.
+      stopped_status: how a run ends that SIGTERM or Ctrl-C has stopped, once it has saved; 77 tells
+        a scheduler that it is not complete.
     """
 
     coordinator: str | None = None
@@ -65,6 +67,7 @@ class DistributedConfig:
     detect: Literal["auto", "never"] = "auto"
     initialization_timeout: int = 300
     heartbeat_timeout: int = 30
+    stopped_status: Literal[0, 77] = 0
 
 
 @dataclass(frozen=True)

@@ -9,5 +9,9 @@ STALLED = 75
 LOST_PEER = 76
 """Another process of the run died, and this one could not go on."""
 
+STOPPED = 77
+"""Asked to stop, saved, not complete: for a scheduler that sets `distributed.stopped_status`, which
+is 0 for a user at a terminal."""
+
 MENDED_BY_RESTART = frozenset((STALLED, LOST_PEER))
 """Beside deaths by a signal."""

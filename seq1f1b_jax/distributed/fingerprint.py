@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,14 @@ from seq1f1b_jax.distributed.group import Group
 CLOCK_SECONDS = 5.0
 PACKAGES = ("seq1f1b_jax", "models")
 MISSING = "not there"
+OTHER_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
+"""Of NVIDIA's libraries, which change results too."""
+OWN = re.compile(
+    r"JAX_(PROCESS_(ID|INDEX)|LOCAL_DEVICE_IDS|COORDINATOR_\w+|(PARTITION|SLICE)_INDEX"
+    r"|\w+_VISIBLE_DEVICES|\w*CACHE\w*|DUMP_\w+|MTLS_\w+|LOG_\w+|LOGGING_\w+|DEBUG_LOG_\w+"
+    r"|TRACEBACK_\w+)|XLA_FLAGS --xla_(dump_|gpu_dump_|\w*cache)\w*"
+)
+"""What may differ: who a process is, its devices, folders and addresses, and what it logs."""
 
 
 def check_same(group: Group, parts: Mapping[str, Any], *, clock=time.time) -> list[str]:
@@ -36,7 +46,7 @@ def check_same(group: Group, parts: Mapping[str, Any], *, clock=time.time) -> li
     if differing := differences([answer["parts"] for answer in answers]):
         raise UserError(
             "the processes of this run are not alike: " + "; ".join(differing) + "; start all of "
-            "them with the same code, settings and data"
+            "them with the same code, settings, variables and data"
         )
     offsets = [answer["clock"] - answers[0]["clock"] for answer in answers]
     return [
@@ -72,6 +82,35 @@ def settings_of(config: Config) -> dict[str, Any]:
     }
     flat.pop("distributed.process_id", None)
     return {f"--{name}": value for name, value in flat.items()}
+
+
+def numerics_of(environment: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, str]:
+    """What JAX and XLA have been told beside our settings, without that which may differ.
+
+    Args:
+      environment: variables.
+      options: JAX's own, as they are in effect; each has the name of a variable in small letters.
+
+    Returns:
+      Values by the names of their variables, XLA's flags one by one.
+
+    Example:
+      >>> variables = {"XLA_FLAGS": "--xla_a=1 --xla_dump_to=d", "JAX_PROCESS_ID": "1"}
+      >>> numerics_of(variables, {"jax_enable_x64": True})
+      {'JAX_ENABLE_X64': 'True', 'XLA_FLAGS --xla_a': '1'}
+    """
+    parts = {
+        name.upper(): str(value) for name, value in sorted(options.items())
+        if value is None or isinstance(value, str | int | float | Enum)
+    }  # fmt: skip
+    parts |= {
+        name: text for name, text in sorted(environment.items())
+        if name.startswith("JAX_") and name not in parts or name in OTHER_VARIABLES
+    }  # fmt: skip
+    for flag in environment.get("XLA_FLAGS", "").split():
+        name, _, value = flag.partition("=")
+        parts[f"XLA_FLAGS {name}"] = value or "set"
+    return {name: text for name, text in parts.items() if not OWN.fullmatch(name)}
 
 
 def code_hash() -> str:

@@ -6,15 +6,16 @@ counted, so all processes must make the same calls in the same order, per name.
 """
 
 import json
+import os
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from seq1f1b_jax.config import DistributedConfig, UserError
-from seq1f1b_jax.distributed.output import at_most
-from seq1f1b_jax.distributed.processes import Processes
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed.output import otherwise
 
 T = TypeVar("T")
 
@@ -50,16 +51,21 @@ class Group:
         """Whether this process writes and prints for all."""
         return self.index == 0
 
-    def leave(self) -> None:
-        """End together: process 0 last, since the service by which they talk is in it."""
+    def leave(self, status: int) -> None:
+        """Say good-bye after a barrier: process 0 last, since the service of all is in it.
+
+        Args:
+          status: with which this process ends where it is not let go in time; its work is done.
+        """
         if self.count == 1:
             return
         import jax
 
-        self.barrier("end")
-        if self.is_first:
-            time.sleep(LINGER_SECONDS)
-        jax.distributed.shutdown()
+        sys.stdout.flush()
+        with otherwise(LINGER_SECONDS + SHUTDOWN_SECONDS, lambda: os._exit(status)):
+            if self.is_first:
+                time.sleep(LINGER_SECONDS)
+            jax.distributed.shutdown()
 
     def barrier(self, name: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once every process has called this."""
@@ -145,60 +151,3 @@ class Group:
 
 
 ALONE = Group()
-
-
-def start(processes: Processes, config: DistributedConfig) -> Group:
-    """Meet the other processes; to be called before anything asks for a device.
-
-    Args:
-      processes: which they are.
-      config: how long to wait for them, and how soon a silent one counts as dead.
-
-    Raises:
-      UserError: they do not come, or the coordinator's address cannot be used.
-    """
-    if processes.count == 1:
-        return ALONE
-    import jax
-    from jax._src import distributed
-
-    # CPU devices of several processes exchange by Gloo; without effect on GPUs
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Else JAX aborts this process when another dies, before anyone can say which; see `Watchdog`
-    jax.config.update("jax_enable_recoverability", True)
-    # Else JAX swallows a SIGTERM from here to the first step, and the run goes on as if none came
-    jax.config.update("jax_enable_preemption_service", False)
-    # JAX's own ends of a process that waits too long, or is silent, tell less: they come later
-    with at_most(config.initialization_timeout, processes, _not_met(processes, config)):
-        try:
-            jax.distributed.initialize(
-                processes.coordinator, processes.count, processes.index,
-                local_device_ids=processes.local_index,
-                initialization_timeout=config.initialization_timeout + SHUTDOWN_SECONDS,
-                heartbeat_timeout_seconds=config.heartbeat_timeout * 3 // 2,
-                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-                coordinator_bind_address=bind_address(processes.coordinator),
-                cluster_detection_method="deactivate",
-            )
-        except (RuntimeError, ValueError) as error:
-            raise _not_met(processes, config, f" ({str(error).splitlines()[0]})") from error
-    return Group(processes.index, processes.count, distributed.global_state.client)
-
-
-def _not_met(processes: Processes, config: DistributedConfig, reason: str = "") -> UserError:
-    return UserError(
-        f"could not meet the others at {processes.coordinator} (by {processes.found}) within "
-        f"{config.initialization_timeout} s{reason}; see that all are started, that process 0 is "
-        "on that host and that the port is free and open"
-    )
-
-
-def bind_address(coordinator: str) -> str | None:
-    """Where process 0 listens: on loopback only, where it is told to be there; else everywhere.
-
-    Example:
-      >>> bind_address("127.0.0.1:4000"), bind_address("node1:4000")
-      ('127.0.0.1:4000', None)
-    """
-    host = coordinator.rpartition(":")[0]
-    return coordinator if host in ("127.0.0.1", "localhost", "[::1]") else None

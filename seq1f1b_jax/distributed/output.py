@@ -102,7 +102,14 @@ def at_most(
         _tell(processes, error)
         end(USER_ERROR)
 
-    timer = threading.Timer(seconds, give_up)
+    with otherwise(seconds, give_up):
+        yield
+
+
+@contextmanager
+def otherwise(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+    """Work that may wait in compiled code for ever: `act` beside it, unless it is done in time."""
+    timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
     try:

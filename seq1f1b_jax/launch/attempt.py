@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from seq1f1b_jax.distributed.exits import USER_ERROR
+from seq1f1b_jax.distributed.exits import LOST_PEER, USER_ERROR
 from seq1f1b_jax.launch.children import Children
 from seq1f1b_jax.launch.death import described, first_cause
 from seq1f1b_jax.launch.wakeups import arrived
@@ -52,6 +52,7 @@ class Attempt:
         self._stopped = False
         self._first: tuple[int, int] | None = None  # index and exit status
         self._deadline: float | None = None
+        self._killed: list[int] = []
 
     def run(self, reader: int) -> Outcome:
         """Return once all have ended; `reader` tells of signals (`wakeups.listening`)."""
@@ -99,10 +100,9 @@ class Attempt:
     def _kill_rest(self) -> None:
         """The grace is over."""
         self._deadline = None
-        rest = self._children.signal(signal.SIGKILL)
-        if rest and not self._stopped:
-            who = ", ".join(map(str, rest))
-            self._say(f"killed after {self._grace:g} s without an end: process {who}")
+        self._killed = self._children.signal(signal.SIGKILL)
+        if self._killed and not self._stopped:
+            self._say(f"killed after {self._grace:g} s without an end: {_processes(self._killed)}")
 
     def _outcome(self) -> Outcome:
         if self._interrupts > 1:
@@ -113,7 +113,14 @@ class Attempt:
         if self._stopped:  # all were asked: one that aborts since another was faster is no cause
             codes = {i: child.code for i, child in enumerate(self._children.members) if child.code}
             code = codes[index := first_cause(codes)]
-        return Outcome(code, described(index, code), self._stopped)
+        cause = described(index, code)
+        if code == LOST_PEER and self._killed:  # the loser tells of it, and is not the cause
+            cause = f"{_processes(self._killed)} stood still, and process {index} lost it"
+        return Outcome(code, cause, self._stopped)
+
+
+def _processes(indices: Iterable[int]) -> str:
+    return "process " + ", ".join(map(str, indices))
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

@@ -1,25 +1,23 @@
 """The processes of one attempt: started, heard, ended; nobody is left behind."""
 
-import ctypes
 import os
 import select
 import selectors
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.launch.guard import Guard
 from seq1f1b_jax.launch.output import Filter, Tail
 
 PIECE_BYTES = 1 << 16
 MAX_PIECES = 64
 """What a dead process has left in its pipes is less; what it has started may write for ever."""
 HOLD_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1
 
 Hearers = Callable[[int], tuple[Sequence[Filter], Sequence[Filter]]]
 """Index of a process -> who hears its standard output, and its standard error."""
@@ -54,10 +52,12 @@ class Children:
 
     Args:
       reader: what else to wake up for: the pipe of `wakeups.listening`.
+      guard: ends them if the launcher is killed.
     """
 
-    def __init__(self, reader: int):
+    def __init__(self, reader: int, guard: Guard):
         self.members: list[Child] = []
+        self._guard = guard
         self._reader = reader
         self._selector = selectors.DefaultSelector()
         self._selector.register(reader, selectors.EVENT_READ, None)
@@ -79,13 +79,14 @@ class Children:
         try:
             process = subprocess.Popen(
                 command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, process_group=0, preexec_fn=_end_with_us(),
+                stderr=subprocess.PIPE, process_group=0,
             )  # fmt: skip
         except OSError as error:
             raise UserError(
                 f"cannot start {command[0]!r}: {error.strerror}; name a .py file or a program that "
                 "is on the PATH"
             ) from error
+        self._guard.watch(process.pid)
         child = Child(process)
         self.members.append(child)
         self._listen(process.stdout, out, errors=False)
@@ -140,6 +141,7 @@ class Children:
         for child in self.members:
             _signal_group(child.process, signal.SIGKILL)
             child.process.wait()
+            self._guard.forget(child.process.pid)
         self.drain()
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
@@ -181,13 +183,15 @@ def started(
       hearers: who gets its output.
       reader: see `Children`.
     """
-    children = Children(reader)
-    try:
-        for index, (command, environment) in enumerate(zip(commands, environments, strict=True)):
-            children.start(command, environment, *hearers(index))
-        yield children
-    finally:
-        children.close()
+    with Guard() as guard:
+        children = Children(reader, guard)
+        try:
+            each = enumerate(zip(commands, environments, strict=True))
+            for index, (command, environment) in each:
+                children.start(command, environment, *hearers(index))
+            yield children
+        finally:
+            children.close()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
@@ -195,14 +199,3 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
         pass  # all of them are gone
-
-
-def _end_with_us() -> Callable[[], object] | None:
-    """What a child does first: ask Linux to be killed when the launcher is, even by SIGKILL.
-
-    Without it four processes would go on without anybody who could stop or restart them.
-    """
-    if sys.platform != "linux":
-        return None
-    library = ctypes.CDLL(None)
-    return lambda: library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -3,12 +3,19 @@
 import signal
 from collections.abc import Mapping
 
-from seq1f1b_jax.distributed.exits import LOST_PEER, MENDED_BY_RESTART, STALLED, USER_ERROR
+from seq1f1b_jax.distributed.exits import (
+    LOST_PEER,
+    MENDED_BY_RESTART,
+    STALLED,
+    STOPPED,
+    USER_ERROR,
+)
 
 MEANING = {
     USER_ERROR: "it met bad input, told above",
     STALLED: "its watchdog saw a stalled step",
     LOST_PEER: "it lost another process",
+    STOPPED: "it was asked to stop, and has saved",
     126: "the command cannot be run",
     127: "the command was not found",
     130: "it was interrupted",

@@ -184,7 +184,9 @@ def _hearers(logs: Sequence[RawIOBase], console: Console) -> Hearers:
         out: list[Filter] = [ToFile(logs[index], console.say)] if logs else []
         err = list(out)
         if index == 0:
-            return [*out, PassThrough(console.out)], [*err, PassThrough(console.err)]
-        return out, [*err, Marked(console.err, f"[process {index}] ".encode())]
+            through = PassThrough(console.err, console.refusals)
+            return [*out, PassThrough(console.out)], [*err, through]
+        mark = f"[process {index}] ".encode()
+        return out, [*err, Marked(console.err, mark, console.refusals)]
 
     return of

@@ -1,6 +1,7 @@
 """What becomes of a child's output: passed on, without Gloo's lines, or marked line by line."""
 
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Protocol, TextIO
 
 NOISE = b"[Gloo] "
 """Gloo writes a line per process and group to standard output."""
+REFUSAL, CONSEQUENCE = b"error:", b"watchdog:"
+"""How a process begins the line in which it refuses its input, or ends since another did."""
 TAIL_LINES = 10
 
 Write = Callable[[bytes], None]
@@ -21,8 +24,38 @@ class Filter(Protocol):
     def close(self) -> None: ...
 
 
+class Refusals:
+    r"""Which refusals were shown: all processes refuse the same bad input, and one line is enough.
+
+    Example:
+      >>> shown = Refusals()
+      >>> shown.is_news(b"error: no such file\n"), shown.is_news(b"error: no such file\n")
+      (True, False)
+      >>> shown.is_news(b"error: [process 1 of 2] no such file\n"), shown.is_news(b"step 1\n")
+      (False, True)
+    """
+
+    def __init__(self) -> None:
+        self._told: set[bytes] = set()
+
+    def is_news(self, line: bytes) -> bool:
+        """Whether a line tells something new; one that is no refusal does."""
+        if line.startswith(CONSEQUENCE):
+            return not any(told in line for told in self._told)
+        if not line.startswith(REFUSAL):
+            return True
+        told = re.sub(rb"^error:\s*(\[process \d+ of \d+\])?\s*", b"", line).strip()
+        known = told in self._told
+        self._told.add(told)
+        return not known
+
+
 class PassThrough:
-    r"""Passes everything on at once, partial lines too, except for lines of Gloo.
+    r"""Passes everything on at once, partial lines too, except for lines of Gloo and old refusals.
+
+    Args:
+      write: takes what is passed on.
+      refusals: of all processes.
 
     Example:
       >>> through = PassThrough(lambda piece: print(piece))
@@ -31,13 +64,13 @@ class PassThrough:
       (None, None)
     """
 
-    def __init__(self, write: Write):
-        self._write = write
-        self._held = b""  # beginning of a line that may yet be Gloo's
+    def __init__(self, write: Write, refusals: Refusals | None = None):
+        self._write, self._refusals = write, refusals or Refusals()
+        self._held = b""  # beginning of a line that may yet be dropped
         self._dropping = self._inside = False
 
     def feed(self, piece: bytes) -> None:
-        """Pass on what is not Gloo's; hold back a beginning that may be."""
+        """Pass on what is worth it; hold back a beginning that may not be."""
         passed = b"".join(map(self._part, (self._held + piece).splitlines(keepends=True)))
         if passed:
             self._write(passed)
@@ -52,26 +85,40 @@ class PassThrough:
         """What of a line, or of the part of it that is there, is passed on."""
         self._held = b""
         if not self._inside:
-            if len(part) < len(NOISE) and NOISE.startswith(part):
+            if not part.endswith(b"\n") and _may_be_dropped(part):
                 self._held = part
                 return b""
-            self._dropping = part.startswith(NOISE)
+            self._dropping = part.startswith(NOISE) or not self._refusals.is_news(part)
         self._inside = not part.endswith(b"\n")
         return b"" if self._dropping else part
 
 
-class Marked:
-    """Passes whole lines on, each behind a mark, except for empty lines and those of Gloo."""
+def _may_be_dropped(beginning: bytes) -> bool:
+    """Whether the rest of a line decides: of its first word, or of what is told."""
+    marks = (NOISE, REFUSAL, CONSEQUENCE)
+    unfinished = any(mark.startswith(beginning) for mark in marks)
+    return unfinished or beginning.startswith((REFUSAL, CONSEQUENCE))
 
-    def __init__(self, write: Write, mark: bytes):
+
+class Marked:
+    """Passes whole lines on behind a mark, except for empty ones, those of Gloo and old refusals.
+
+    Args:
+      write: takes what is passed on.
+      mark: stands before every line.
+      refusals: of all processes.
+    """
+
+    def __init__(self, write: Write, mark: bytes, refusals: Refusals | None = None):
         self._write, self._mark = write, mark
+        self._refusals = refusals or Refusals()
         self._rest = b""
 
     def feed(self, piece: bytes) -> None:
         """Pass on the lines that are whole by now."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
         told = [line for line in lines if line.strip() and not line.startswith(NOISE)]
-        whole = [self._mark + line + b"\n" for line in told]
+        whole = [self._mark + line + b"\n" for line in told if self._refusals.is_news(line)]
         if whole:
             self._write(b"".join(whole))
 
@@ -154,6 +201,7 @@ class Console:
 
     def __init__(self) -> None:
         self.out, self.err = Writer(sys.stdout), Writer(sys.stderr)
+        self.refusals = Refusals()
 
     def say(self, line: str) -> None:
         """A line of our own on standard error, never in the middle of another one."""

@@ -1,7 +1,7 @@
 """What a command works on, and where its data, its model and its tokenizer come from."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,12 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
+from seq1f1b_jax.distributed.fingerprint import (
+    check_same,
+    code_hash,
+    numerics_of,
+    settings_of,
+)
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import clear, committed_steps
@@ -63,6 +68,7 @@ class Job:
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
       output: where what is printed goes.
+      environment: variables of this process.
     """
 
     config: Config
@@ -75,6 +81,7 @@ class Job:
     output: Output
     group: Group = ALONE
     say: Callable[[str], None] = print
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -150,8 +157,9 @@ def check_alike(job: Job, data: SequenceData) -> None:
     if job.group.count == 1:
         return
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
-    data_parts = {f"data ({name})": value for name, value in data.identity.items()}
-    for warning in check_same(job.group, parts | settings_of(job.config) | data_parts):
+    parts |= settings_of(job.config) | numerics_of(job.environment, jax.config.values)
+    parts |= {f"data ({name})": value for name, value in data.identity.items()}
+    for warning in check_same(job.group, parts):
         job.say(f"note: {warning}")
 
 

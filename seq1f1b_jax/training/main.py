@@ -66,6 +66,9 @@ def train(job: Job) -> int:
     """Train, or continue the run in `train.output_dir`; then evaluate and sample.
 
     Every process of the run calls this; process 0 writes and prints for all.
+
+    Returns:
+      The exit status.
     """
     config, stage, group = job.config, job.stage, job.group
     use_compile_cache(
@@ -133,7 +136,7 @@ def train(job: Job) -> int:
             state, finished = loop.run(state, start)
     if not finished:
         print(f"stopped after step {int(state.step)}; the same command continues")
-        return 0
+        return config.distributed.stopped_status
     job.say(f"checkpoints and metrics are in {job.folder}")
     if config.train.sample_tokens and group.count > 1:
         print("sampling is the work of one process: python train.py generate --prompt ...")

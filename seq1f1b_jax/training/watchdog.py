@@ -4,8 +4,8 @@ A compiled step that waits for a dead or stalled device waits forever, in every 
 on it. So a thread looks every second at
 
 - how long this process' step has taken, against the running median;
-- what the other processes said of themselves last: each says every second where it is, through
-  JAX's coordination service. One that is silent is dead, stopped or cut off, and all others end.
+- what the other processes said of themselves last, and when (`standing.py`). One that is silent is
+  dead, stopped or cut off, and all others end.
 
 A process that goes tells the reason first, so that the others name it at once.
 """
@@ -19,8 +19,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,36 +32,16 @@ from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.pipeline.trace import LastActions
 from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, committed_steps
 from seq1f1b_jax.training.files import replace_file
+from seq1f1b_jax.training.standing import Standing, Talk, first_line
 
 RECENT_STEPS = 50
 LOOK_SECONDS = 1.0
-NOTE = "alive"
+ASLEEP_SECONDS = 5 * LOOK_SECONDS
+"""A look that comes so late means that this process itself was stopped."""
+BLAME_SECONDS = 5 * LOOK_SECONDS
+LINGER_SECONDS = 4 * LOOK_SECONDS
+"""By so much two processes may differ in when they see that a third one is silent."""
 FOLDER = "watchdog"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a process is.
-
-    Attributes:
-      process: its index.
-      step: the step it works on, counted from 0; -1 before the first.
-      cell: the action that each of its stages finished last, where they are followed.
-      gone: why it ended, once it has.
-      status: with which the others end then.
-      beat: counts what it said.
-    """
-
-    process: int
-    step: int = -1
-    cell: str = ""
-    gone: str = ""
-    status: int = LOST_PEER
-    beat: int = 0
-
-    def __str__(self) -> str:
-        where = f"in step {self.step}" if self.step >= 0 else "before its first step"
-        return where + (f", last finished {self.cell}" if self.cell else "")
 
 
 class Watchdog:
@@ -91,33 +71,28 @@ class Watchdog:
         self._silence, self._end = silence, end
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
         self._step, self._began = -1, None
-        self._heard: dict[int, tuple[Standing, float]] = {}
-        self._beat = 0
         self._refused = False
+        self._ending = threading.Lock()  # one reason is told, whoever sees it first
         self.actions = LastActions()
+        self._talk = Talk(group, self.standing)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         if self._group.count > 1:
-            self._say()  # at once: who has never spoken cannot be missed
+            self._talk.start()
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, _: Any) -> None:
         """Stop watching; a process that fails tells the others why, or whom it has lost."""
         self._refused = isinstance(error, UserError)
+        if isinstance(error, JaxRuntimeError) and self._group.count > 1:
+            self._blame()
         self._stop.set()
         self._thread.join()
-        if self._group.count == 1 or error is None:
-            return
-        if isinstance(error, JaxRuntimeError):
-            self._blame(error)
-        with suppress(JaxRuntimeError):  # process 0 is gone: nobody is left to be told
-            self._say(
-                gone=(not self._refused) * f"{kind.__name__}: " + _first_line(error),
-                status=USER_ERROR if self._refused else LOST_PEER,
-            )
+        if self._group.count > 1:
+            self._talk.stop(error and self._last_word(error))
 
     def begin(self, step: int) -> None:
         """The step begins now."""
@@ -144,9 +119,9 @@ class Watchdog:
         """
         try:
             yield
-        except JaxRuntimeError as error:
+        except JaxRuntimeError:
             if self._group.count > 1:
-                self._blame(error)
+                self._blame()
             raise
 
     @property
@@ -161,66 +136,63 @@ class Watchdog:
         """Where this process is."""
         last = self.actions.last
         cell = ", ".join(f"{last[stage].text(stage)} on stage {stage}" for stage in sorted(last))
-        self._beat += 1
-        return Standing(self._group.index, self._step, cell, beat=self._beat, **changes)
+        return Standing(self._group.index, self._step, cell, **changes)
+
+    def _last_word(self, error: BaseException) -> Standing:
+        if self._refused:
+            return self.standing(gone=first_line(error), status=USER_ERROR)
+        return self.standing(gone=f"{type(error).__name__}: {first_line(error)}")
 
     def _watch(self) -> None:
         looked = time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             now = time.monotonic()
-            if self._began is not None and now - looked > 5 * LOOK_SECONDS:
-                self._began += now - looked  # this process itself was stopped for a while
-            asleep, looked = now - looked > 5 * LOOK_SECONDS, now
+            if now - looked > ASLEEP_SECONDS:
+                self._talk.forgive(now)
+                if self._began is not None:
+                    self._began += now - looked
+            looked = now
             if self._group.count > 1:
-                self._listen(now, fresh=asleep)
+                self._look(now)
             began = self._began
             if self._config.enabled and began is not None and now - began > self.limit:
                 self._stalled(now - began)
 
-    def _listen(self, now: float, *, fresh: bool) -> None:
-        """Tell and hear how everybody is; end if somebody is gone, or has been silent too long."""
-        try:
-            self._say()
-            told = self._group.told(NOTE)
-        except JaxRuntimeError as error:
-            if not self._stop.is_set():
-                self._lost(0, f"its coordination service does not answer ({_first_line(error)})")
-            return
-        for index, text in told.items():
-            standing = Standing(**json.loads(text))
-            before = self._heard.get(index)
-            if fresh or before is None or before[0].beat != standing.beat:
-                self._heard[index] = (standing, now)
-            if standing.gone and index != self._group.index:
+    def _look(self, now: float) -> None:
+        """End if somebody is gone, or has been silent too long."""
+        if self._talk.broken:
+            self._lost(0, f"its coordination service does not answer ({self._talk.broken})")
+        for index in range(self._group.count):
+            standing = self._talk.standings.get(index)
+            if standing and standing.gone and index != self._group.index:
                 self._follow(standing)
-            if now - self._heard[index][1] > self._silence:
+            if self._talk.silence(index, now) > self._silence:
                 self._lost(index, f"it has been silent for {self._silence:.0f} s")
 
-    def _blame(self, error: JaxRuntimeError) -> None:
+    def _blame(self) -> None:
         """After a failed exchange: see who does not speak any more, and end as one who lost it."""
-        deadline = time.monotonic() + 5 * LOOK_SECONDS
+        deadline = time.monotonic() + BLAME_SECONDS
         while time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
-            self._listen(time.monotonic(), fresh=False)
-        others = {index: it for index, it in self._heard.items() if index != self._group.index}
-        if not others:
-            return
-        index, (standing, heard) = min(others.items(), key=lambda item: item[1][1])
-        if time.monotonic() - heard > 3 * LOOK_SECONDS:
+            self._look(time.monotonic())
+        now = time.monotonic()
+        others = {i: self._talk.silence(i, now) for i in self._talk.standings}
+        others.pop(self._group.index, None)
+        index = max(others, key=others.__getitem__, default=None)
+        if index is not None and others[index] > 3 * LOOK_SECONDS:
+            standing = self._talk.standings[index]
             self._lost(index, f"it stopped speaking, and an exchange failed: {standing}")
-
-    def _say(self, **changes: Any) -> None:
-        self._group.tell(NOTE, json.dumps(asdict(self.standing(**changes))))
 
     def _lost(self, index: int, reason: str) -> None:
         """Another process is gone, so this one ends."""
-        standing = self._heard.get(index, (None, 0.0))[0]
+        standing = self._talk.standings.get(index)
         where = f", last heard of {standing}" if standing else ""
-        self._tell(
-            f"process {index} is lost{where}: {reason}; this one, {self.standing()}, ends with "
-            f"status {LOST_PEER}; {self._saved()}"
-        )
-        self._end(LOST_PEER)
+        with self._ending:
+            self._tell(
+                f"process {index} is lost{where}: {reason}; this one, {self.standing()}, ends with "
+                f"status {LOST_PEER}; {self._saved()}"
+            )
+            self._leave(LOST_PEER)
 
     def _follow(self, gone: Standing) -> None:
         """Another process has told why it ends, so this one ends."""
@@ -229,8 +201,9 @@ class Watchdog:
         self._stop.wait(LOOK_SECONDS)
         if self._refused:
             return  # the same refusal came here, and this process tells it itself
-        self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
-        self._end(USER_ERROR)
+        with self._ending:
+            self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
+            self._leave(USER_ERROR)
 
     def _stalled(self, seconds: float) -> None:
         """A step takes far too long: say where everybody is, write stacks, end."""
@@ -239,9 +212,9 @@ class Watchdog:
             f"step {self._step} has taken {seconds:.0f} s, the limit is {self.limit:.0f} s (median "
             f"{statistics.median(self._steps or [0]):.2f} s); this process is {own}"
         )
-        others = {i: standing for i, (standing, _) in self._heard.items() if i != own.process}
-        for index, standing in sorted(others.items()):
-            self._tell(f"process {index} is {standing}, as last heard of")
+        for index, standing in self._talk.standings.items():
+            if index != own.process:
+                self._tell(f"process {index} is {standing}, as last heard of")
         path = self._folder / f"process-{own.process}.json"
         stacks = path.with_suffix(".stacks.txt")
         with suppress(OSError, UserError):  # a full disk keeps nobody from its end
@@ -254,7 +227,13 @@ class Watchdog:
         self._tell(
             f"stacks are in {stacks}; ending with status {STALLED}; {self._saved()}"
         )
-        self._end(STALLED)
+        self._leave(STALLED)
+
+    def _leave(self, status: int) -> None:
+        """End; process 0 a little later, since the others could not tell their reason after it."""
+        if self._group.count > 1 and self._group.index == 0:
+            time.sleep(LINGER_SECONDS)
+        self._end(status)
 
     def _saved(self) -> str:
         """What a new start begins with."""
@@ -267,7 +246,3 @@ class Watchdog:
         who = f"[process {self._group.index} of {self._group.count}] " * (self._group.count > 1)
         with suppress(OSError):  # a reader that left keeps no process from its end
             print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]

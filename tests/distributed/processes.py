@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import jax
+
 import train
 from tests.run.tiny import command_line, compile_quickly, num_steps
 
@@ -59,11 +61,16 @@ def _limit_files(num_bytes: int) -> None:
 
 
 def not_sharing() -> None:
-    """As if `train.output_dir` had one name on hosts that do not share it: for `patch`."""
+    """As if `train.output_dir` had one name on hosts that do not share it: for `patches`."""
     from seq1f1b_jax.training import job, lock, main
 
     job.settings_of = lambda config: {}
     main.check_shared = partial(lock.check_shared, seconds=1.0)
+
+
+def with_64_bits() -> None:
+    """As if `JAX_ENABLE_X64` had been set on this host: for `patches`."""
+    jax.config.update("jax_enable_x64", True)
 
 
 class Processes:
@@ -77,12 +84,12 @@ class Processes:
       own: settings of single processes, by index.
       command: of the command line.
       limits: bytes that files of a process may have, by index.
-      patch: called first in every process; a function of a module.
+      patches: functions of modules that processes call first, by index.
       changes: settings of all, `__` for the dot.
     """
 
     def __init__(
-        self, cache, count, folder, source, *, own=None, command=(), limits=None, patch=None,
+        self, cache, count, folder, source, *, own=None, command=(), limits=None, patches=None,
         **changes,
     ):
         context = multiprocessing.get_context("forkserver")
@@ -102,7 +109,7 @@ class Processes:
             log.touch()
             self.logs.append(log)
             arguments = [*command, *command_line(self.folder, source, **settings)]
-            given = (cache, arguments, log, (limits or {}).get(index), patch)
+            given = (cache, arguments, log, (limits or {}).get(index), (patches or {}).get(index))
             self.all.append(context.Process(target=_process, args=given))
             self.all[-1].start()
 

@@ -7,7 +7,7 @@ from jax.errors import JaxRuntimeError
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.distributed.group import bind_address
+from seq1f1b_jax.distributed.door import bind_address
 
 
 class Service:

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.distributed.conftest import TWO
-from tests.distributed.processes import Processes, not_sharing
+from tests.distributed.processes import Processes, not_sharing, with_64_bits
 
 
 def refusals(cache, folder, source, own, **changes):
@@ -27,6 +27,13 @@ def test_another_setting_in_one_process(cache, source, tmp_path):
 
 
 @pytest.mark.slow
+def test_another_variable_in_one_process(cache, source, tmp_path):
+    told = refusals(cache, tmp_path / "run", source, None, patches={1: with_64_bits})
+    difference = "JAX_ENABLE_X64 is True in process 1 and False in process 0"
+    assert all(difference in line for line in told)
+
+
+@pytest.mark.slow
 def test_another_text_in_one_process(cache, source, tmp_path):
     other = tmp_path / "other" / source.name
     other.parent.mkdir()
@@ -43,8 +50,8 @@ def test_one_process_without_the_data_takes_the_other_along(index, cache, source
         began = time.monotonic()
         assert run.end() == [2, 2], run.told()
         assert time.monotonic() - began < 60
-        assert f"error: [process {index} of 2] data.source" in run.told(index)
-        assert f"process {index} was refused, so this one ends too: data.source" in run.told()
+        assert f"error: [process {index} of 2] cannot read " in run.told(index)
+        assert f"process {index} was refused, so this one ends too: cannot read " in run.told()
 
 
 @pytest.mark.slow
@@ -58,7 +65,8 @@ def test_evaluation_compares_the_processes_too(by_two, cache, source):
 @pytest.mark.slow
 def test_folders_that_are_not_the_same_are_refused(cache, source, tmp_path):
     own = {1: {"train__output_dir": tmp_path / "elsewhere"}}
-    with Processes(cache, 2, tmp_path / "run", source, own=own, patch=not_sharing, **TWO) as run:
+    patches = dict.fromkeys((0, 1), not_sharing)
+    with Processes(cache, 2, tmp_path / "run", source, own=own, patches=patches, **TWO) as run:
         assert run.end() == [2, 2], run.told()
         assert "elsewhere of process 1" in run.told(1) and "is not the folder of" in run.told(1)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
@@ -80,4 +88,4 @@ def test_one_process_refuses_its_own_settings_and_the_other_does_not_wait_long(
         assert run.end() == [2, 2], run.told()
         assert "model.model_dim=16" in run.told(1)
         assert "could not meet the others at 127.0.0.1" in run.told(0)
-        assert "within 5 s" in run.told(0)
+        assert "within 5 s: process 1 has not come" in run.told(0)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from seq1f1b_jax.distributed.exits import STOPPED
 from seq1f1b_jax.training.checkpoint_read import find_checkpoint
 from tests.distributed.conftest import TWO
 from tests.distributed.processes import Processes, processes
@@ -26,9 +27,11 @@ def uninterrupted(cache, source, tmp_path_factory):
 @pytest.mark.parametrize("asked", [0, 1])
 def test_both_finish_the_step_and_save(asked, cache, source, uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    with Processes(cache, 2, folder, source, **LONG) as run:
+    status = STOPPED * asked  # as a scheduler wants it, and as a user does
+    changes = LONG | {"distributed__stopped_status": status}
+    with Processes(cache, 2, folder, source, **changes) as run:
         run.wait_for_step(3)
-        assert run.end(asked, signal.SIGTERM) == [0, 0], run.told()
+        assert run.end(asked, signal.SIGTERM) == [status] * 2, run.told()
         finished = len(losses(folder))
         assert 3 <= finished < 200 and checkpoint_steps(folder) == [finished]
         assert f"stopped after step {finished}; the same command continues" in run.told(0)

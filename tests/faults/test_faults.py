@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from seq1f1b_jax.distributed.exits import STALLED, USER_ERROR
+from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from tests.faults.runs import (
     BOUND_SECONDS,
     EVERY,
@@ -89,12 +89,16 @@ def test_a_stalled_process_is_named_with_its_action(place):
     assert told and "last finished" in told[0], run.said
 
 
-def test_a_stalled_process_is_lost_where_the_watchdog_waits_longer(place):
-    with Run(place / "silent", distributed__heartbeat_timeout=10) as run:
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_stalled_process_is_lost_where_the_watchdog_waits_longer(place, index):
+    """Process 0 too, in which the service lies by which they talk; nobody ends by a page of C++."""
+    with Run(place / f"silent {index}", distributed__heartbeat_timeout=10) as run:
         run.wait_for_step(EVERY + 1)
-        os.kill(run.pid(3), signal.SIGSTOP)
-        assert run.end(seconds=BOUND_SECONDS) != 0
-    assert "process 3 is lost" in run.said
+        os.kill(run.pid(index), signal.SIGSTOP)
+        assert run.end(seconds=BOUND_SECONDS) == LOST_PEER
+    assert f"process {index} is lost" in run.said and "silent for 10 s" in run.said
+    assert f"ended: process {index} stood still, and process" in run.said.splitlines()[-1]
+    assert "Check failure stack trace" not in run.said
 
 
 def test_kill_9_during_a_save_resumes_bit_equal(place, undisturbed):

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 
-from seq1f1b_jax.distributed.exits import LOST_PEER
+from seq1f1b_jax.distributed.exits import LOST_PEER, USER_ERROR
+from tests.distributed.processes import free_address
 from tests.faults.runs import ROOT, environment
 
 SAVES = """
@@ -46,45 +46,82 @@ def test_a_full_disk_at_a_save_is_told_and_the_saves_before_are_whole(tmp_path):
 
 
 WATCHES = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from seq1f1b_jax.config import DistributedConfig, WatchdogConfig
-from seq1f1b_jax.distributed import Processes, start
+from seq1f1b_jax.distributed import Processes, one_voice, start
 from seq1f1b_jax.training.watchdog import Watchdog
-index, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-group = start(Processes(2, index, "127.0.0.1:" + port), DistributedConfig())
+index, address, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+processes = Processes(2, index, address)
+with one_voice(processes):
+    group = start(processes, DistributedConfig(heartbeat_timeout=3))
 with Watchdog(WatchdogConfig(), group, folder, silence=3) as watchdog:
     watchdog.begin(41)
     group.barrier("here")
+    time.sleep(2)  # until each has heard of the other's step
     print("ready", flush=True)
+    signal.sigwait({signal.SIGUSR1})
+    group.barrier("again")
+    print("together", flush=True)
     time.sleep(120)
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGSTOP, -signal.SIGKILL), (signal.SIGTERM, -signal.SIGTERM)],
-    ids=["SIGSTOP", "SIGTERM"],
-)
-def test_a_process_names_the_one_that_is_gone_and_ends(tmp_path, number, status):
-    """SIGTERM too: before the first step there is nothing to save, and it must not be swallowed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    first, second = (
-        subprocess.Popen(
-            [sys.executable, "-c", WATCHES, str(index), port, tmp_path], cwd=ROOT,
-            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(2)
-    )
-    try:
-        assert {process.stdout.readline() for process in (first, second)} == {"ready\n"}
-        os.kill(second.pid, number)
-        _, said = first.communicate(timeout=60)
-    finally:
-        for process in (first, second):
+class Watchers:
+    """Processes of a run that do nothing but watch each other."""
+
+    def __init__(self, folder):
+        self.address, self.folder, self.all = free_address(), folder, []
+
+    def start(self, index):
+        self.all.append(subprocess.Popen(
+            [sys.executable, "-c", WATCHES, str(index), self.address, self.folder], cwd=ROOT,
+            env=environment() | {"TF_CPP_MIN_LOG_LEVEL": "2"}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        ))  # fmt: skip
+        return self.all[-1]
+
+    def __enter__(self):
+        pair = [self.start(index) for index in range(2)]
+        assert {process.stdout.readline() for process in pair} == {"ready\n"}
+        return self
+
+    def __exit__(self, *_):
+        for process in self.all:
             process.kill()
             process.communicate()
-    assert first.returncode == LOST_PEER and second.returncode == status, said
-    assert "[process 0 of 2] process 1 is lost" in said and "it has been silent for 3 s" in said
+
+
+@pytest.mark.parametrize(
+    ("gone", "number", "status"),
+    [(1, signal.SIGSTOP, None), (1, signal.SIGTERM, -signal.SIGTERM), (0, signal.SIGSTOP, None)],
+    ids=["SIGSTOP", "SIGTERM", "SIGSTOP of process 0"],
+)
+def test_a_process_names_the_one_that_is_gone_and_ends(tmp_path, gone, number, status):
+    """SIGTERM too: before the first step there is nothing to save, and it must not be swallowed."""
+    with Watchers(tmp_path) as run:
+        other = run.all[1 - gone]
+        os.kill(run.all[gone].pid, number)
+        _, said = other.communicate(timeout=60)
+        assert other.returncode == LOST_PEER, said
+        assert run.all[gone].poll() == status
+    who = f"watchdog: [process {1 - gone} of 2] process {gone} is lost, last heard of in step 41"
+    assert who in said and "it has been silent for 3 s" in said
+    assert len(said.splitlines()) == 1, "no page of a compiled library beside it"
+
+
+def test_a_stray_process_with_a_taken_number_is_refused_and_the_run_goes_on(tmp_path):
+    with Watchers(tmp_path) as run:
+        stray = run.start(1)
+        _, said = stray.communicate(timeout=60)
+        assert stray.returncode == USER_ERROR
+        assert "error: [process 1 of 2] process 1 was not let in: at" in said
+        assert len(said.splitlines()) == 1
+        second = run.start(0)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == USER_ERROR and "process 0 cannot listen on port" in said
+        pair = run.all[:2]
+        for process in pair:
+            os.kill(process.pid, signal.SIGUSR1)
+        assert [process.stdout.readline() for process in pair] == ["together\n"] * 2

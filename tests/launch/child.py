@@ -49,7 +49,7 @@ for word in words(index):
     if kind == "out":
         print(text)
     elif kind == "err":
-        print(text, file=sys.stderr)
+        print(text.replace("_", " "), file=sys.stderr)
     elif kind == "kill":
         os.kill(os.getpid(), getattr(signal, text))
     elif kind == "kill-at-first" and start == 1:
@@ -84,4 +84,4 @@ for word in words(index):
         name.write_text(json.dumps(place | {"time": time.time()}))
     elif kind == "grandchild":
         started = subprocess.Popen(["sleep", "60"])
-        (folder / "grandchild").write_text(str(started.pid))
+        (folder / f"grandchild-{index}").write_text(str(started.pid))

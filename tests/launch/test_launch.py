@@ -1,9 +1,11 @@
 """What becomes of a set of processes: how it ends, who is named, when it starts again."""
 
 import signal
+import subprocess
 
 import pytest
 
+from seq1f1b_jax.launch.guard import kill_whom_it_left
 from tests.launch.conftest import alive
 
 
@@ -55,6 +57,16 @@ def test_the_others_may_end_by_themselves_within_the_grace(launcher):
     assert "[process 1] went" in err and "killed" not in err
 
 
+def test_a_process_that_stands_still_is_named_and_not_the_one_that_lost_it(launcher):
+    status, _, err = launcher.run(
+        "--processes", 2, "--grace", 0.2, "--", "--do.0", "kill=SIGSTOP",
+        "--do.1", "pause=0.5 exit=76",
+    )  # fmt: skip
+    assert status == 76
+    last = "ended: process 0 stood still, and process 1 lost it; the same command continues the run"
+    assert err.splitlines()[-1] == last
+
+
 @pytest.mark.parametrize(
     ("word", "status", "told"),
     [
@@ -100,6 +112,16 @@ def test_no_more_than_the_error_is_told_after_bad_input(launcher):
         "--processes", 2, "--restarts", 1, "--", "--do.0", "err=error:x exit=2"
     )
     assert err.splitlines() == ["error:x", "process 0 ended with 2: it met bad input, told above"]
+
+
+def test_what_all_refuse_is_told_once(launcher):
+    follows = "err=watchdog:_process_1_was_refused:_no_file err=error:_no_room"
+    _, _, err = launcher.run(
+        "--processes", 3, "--", "--do.0", "err=error:_[process_0_of_3]_no_file exit=2",
+        "--do.1", "err=error:_[process_1_of_3]_no_file exit=2",
+        "--do.2", f"pause=0.5 {follows} exit=2",
+    )  # fmt: skip
+    assert err.count("no file") == 1 and "[process 2] error: no room" in err.splitlines()
 
 
 def test_restarts_without_a_new_step_are_given_up(launcher):
@@ -177,17 +199,31 @@ def test_a_user_who_stops_it_gets_no_restart(launcher):
 
 
 def test_nobody_outlives_a_launcher_that_is_killed(launcher):
-    process = launcher.start("--processes", 2, "--", "--all", "deaf wait")
+    """Nor what a child has started, which the kernel does not tell of the launcher's end."""
+    process = launcher.start("--processes", 2, "--", "--all", "grandchild deaf wait")
     launcher.wait_for("waiting-0", "waiting-1")
     process.kill()
-    launcher.assert_gone(*(launcher.seen(index)[0]["pid"] for index in range(2)))
+    children = [launcher.seen(index)[0]["pid"] for index in range(2)]
+    texts = [(launcher.folder / f"grandchild-{index}").read_text() for index in range(2)]
+    launcher.assert_gone(*children, *map(int, texts))
+
+
+def test_a_guard_kills_only_whom_it_still_watches():
+    groups = [subprocess.Popen(["sleep", "60"], process_group=0) for _ in range(2)]
+    try:
+        kill_whom_it_left(b"%d\n" % n for n in (groups[0].pid, groups[1].pid, -groups[1].pid))
+        assert groups[0].wait(20) == -signal.SIGKILL and groups[1].poll() is None
+    finally:
+        for process in groups:
+            process.kill()
+            process.wait()
 
 
 def test_nobody_outlives_its_parent(launcher):
     """A process that a child has started holds the child's pipes, and is ended all the same."""
     status, _, _ = launcher.run("--processes", 1, "--", "--all", "grandchild")
     assert status == 0
-    launcher.assert_gone(int((launcher.folder / "grandchild").read_text()))
+    launcher.assert_gone(int((launcher.folder / "grandchild-0").read_text()))
 
 
 def test_logs_hold_all_of_every_start(launcher):

@@ -14,10 +14,15 @@ from seq1f1b_jax.launch.folder import finished_steps, who_is_behind
 from seq1f1b_jax.launch.gpus import shares
 from seq1f1b_jax.launch.launch import MIN_LIFETIME_SECONDS, Progress
 from seq1f1b_jax.launch.options import parse, setting
-from seq1f1b_jax.launch.output import TAIL_LINES, Console, Marked, PassThrough, Tail, ToFile
-
-# other tests load JAX into this process; here nothing of it runs, so a fork is harmless
-pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+from seq1f1b_jax.launch.output import (
+    TAIL_LINES,
+    Console,
+    Marked,
+    PassThrough,
+    Refusals,
+    Tail,
+    ToFile,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +110,21 @@ def test_half_a_line_passes_at_once():
     assert passed == [b"compiling ... "]
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_refusal_passes_once_however_it_is_cut(size):
+    passed: list[bytes] = []
+    shown = Refusals()
+    other = Marked(passed.append, b"> ", shown)
+    other.feed(b"error: [process 1 of 2] no file\n")
+    through = PassThrough(passed.append, shown)
+    text = b"err\nerror: [process 0 of 2] no file\nwatchdog: since: no file\nerror: other\nwatchd"
+    for start in range(0, len(text), size):
+        through.feed(text[start : start + size])
+    through.close()
+    told = b"> error: [process 1 of 2] no file\nerr\nerror: other\nwatchd"
+    assert b"".join(passed) == told
+
+
 def test_a_tail_keeps_the_last_lines():
     tail = Tail()
     tail.feed(b"".join(b"%d\n\n" % i for i in range(50)) + b"\xff")
@@ -133,8 +153,10 @@ def test_ends_in_words():
     assert described(0, -signal.SIGTERM) == "process 0 was killed by SIGTERM"
     assert described(3, -40) == "process 3 was killed by signal 40"
     assert described(3, 7) == "process 3 ended with 7"
+    assert described(0, 77) == "process 0 ended with 77: it was asked to stop, and has saved"
     assert [exit_status(code) for code in (0, 2, -9)] == [0, 2, 137]
-    assert [can_be_mended(code) for code in (-9, -6, 75, 76, 0, 1, 2)] == [True] * 4 + [False] * 3
+    mended = [can_be_mended(code) for code in (-9, -6, 75, 76, 0, 1, 2, 77)]
+    assert mended == [True] * 4 + [False] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The watchdog: what it calls stalled or lost, whom it names, and with which status it ends."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import ALONE
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.schedule import Op
+from seq1f1b_jax.training import standing
 from seq1f1b_jax.training import watchdog as module
 from seq1f1b_jax.training.watchdog import Watchdog
 
@@ -42,6 +44,9 @@ class Peers:
 def ended(monkeypatch):
     """Statuses that processes ended with; what they said is on standard error."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(module, "BLAME_SECONDS", 0.3)
+    monkeypatch.setattr(module, "LINGER_SECONDS", 0.02)
+    monkeypatch.setattr(standing, "SPEAK_SECONDS", 0.02)
     statuses = []
 
     def end(status):
@@ -50,6 +55,12 @@ def ended(monkeypatch):
 
     end.statuses = statuses
     return end
+
+
+def hear(dog, now):
+    """What its two threads do at a time."""
+    dog._talk.exchange(now, dog.standing())
+    dog._look(now)
 
 
 def watchdog_of(group, folder, end, *, silence=30.0, **settings) -> Watchdog:
@@ -133,13 +144,13 @@ def test_a_silent_process_is_named_with_its_place(tmp_path, ended, capfd):
     dog = watchdog_of(peers, tmp_path, ended, silence=5.0)
     peers.say(1, step=7, beat=1)
     peers.say(2, step=6, beat=1, cell="B1.0 on stage 2")
-    dog._listen(100.0, fresh=False)
+    hear(dog, 100.0)
     peers.say(1, step=7, beat=2)
-    dog._listen(104.9, fresh=False)
+    hear(dog, 104.9)
     assert ended.statuses == []
     peers.say(1, step=7, beat=3)
     with pytest.raises(Ended):
-        dog._listen(105.1, fresh=False)
+        hear(dog, 105.1)
     told = capfd.readouterr().err
     assert ended.statuses == [LOST_PEER]
     assert "process 2 is lost" in told and "in step 6, last finished B1.0 on stage 2" in told
@@ -150,8 +161,9 @@ def test_after_this_process_slept_nobody_counts_as_silent(tmp_path, ended):
     peers = Peers()
     dog = watchdog_of(peers, tmp_path, ended, silence=5.0)
     peers.say(1, beat=1)
-    dog._listen(100.0, fresh=False)
-    dog._listen(1000.0, fresh=True)
+    hear(dog, 100.0)
+    dog._talk.forgive(1000.0)
+    hear(dog, 1000.0)
     assert ended.statuses == []
 
 
@@ -165,7 +177,7 @@ def test_a_process_that_fails_tells_why_and_the_others_name_it(tmp_path, ended, 
     other = watchdog_of(peers, tmp_path, ended)
     peers.say(1, gone="ValueError: loss nan", step=3)
     with pytest.raises(Ended):
-        other._listen(1.0, fresh=False)
+        hear(other, 1.0)
     assert "process 1 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
 
 
@@ -178,7 +190,7 @@ def test_a_refused_process_takes_the_others_along_without_a_restart(tmp_path, en
     other = watchdog_of(peers, tmp_path, ended)
     peers.say(2, gone=mine["gone"], status=mine["status"])
     with pytest.raises(Ended):
-        other._listen(1.0, fresh=False)
+        hear(other, 1.0)
     assert "process 2 was refused, so this one ends too: no file x" in capfd.readouterr().err
     assert ended.statuses == [USER_ERROR]
 
@@ -201,7 +213,7 @@ def test_a_refusal_that_came_here_too_is_told_once(tmp_path, ended, capfd):
     dog._stop.set()  # its thread looks below, after the refusal
     with pytest.raises(UserError), dog:
         raise UserError("no file x")
-    dog._listen(1.0, fresh=False)
+    hear(dog, 1.0)
     assert ended.statuses == [] and capfd.readouterr().err == ""
 
 
@@ -209,16 +221,54 @@ def test_a_lost_coordinator_is_process_0(tmp_path, ended, capfd):
     peers = Peers()
     dog = watchdog_of(peers, tmp_path, ended)
     peers.is_reachable = False
+    dog._talk.start()
+    wait_for(lambda: dog._talk.broken)
     with pytest.raises(Ended):
-        dog._listen(1.0, fresh=False)
-    assert "process 0 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
+        dog._look(time.monotonic())
+    told = capfd.readouterr().err
+    assert "process 0 is lost: its coordination service does not answer (UNAVAILABLE" in told
+    assert ended.statuses == [LOST_PEER]
+
+
+class Stopped(Peers):
+    """A group whose process 0 stands still after a while: a call to its service does not return."""
+
+    index = 1
+
+    def __init__(self):
+        super().__init__()
+        self.beats = 0
+        self.stands_still, self.goes_on = threading.Event(), threading.Event()
+
+    def told(self, name):
+        if self.stands_still.is_set():
+            self.goes_on.wait()
+        self.beats += 1
+        for index in (0, 2):
+            self.say(index, step=7, beat=self.beats)
+        return super().told(name)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_service_that_stands_still_is_process_0(tmp_path, ended, capfd, monkeypatch):
+    monkeypatch.setattr(standing, "PARTING_SECONDS", 0.1)
+    peers = Stopped()
+    with watchdog_of(peers, tmp_path, ended, silence=0.5) as dog:
+        wait_for(lambda: 2 in dog._talk.standings)
+        peers.stands_still.set()
+        wait_for(lambda: ended.statuses)
+    peers.goes_on.set()
+    told = capfd.readouterr().err
+    assert ended.statuses == [LOST_PEER]
+    assert "process 0 is lost, last heard of in step 7: it has been silent for" in told
 
 
 def test_a_failed_exchange_is_blamed_on_who_went_silent(tmp_path, ended, capfd):
     peers = Peers()
     dog = watchdog_of(peers, tmp_path, ended)
     peers.say(1, step=7, beat=1)
-    dog._listen(time.monotonic(), fresh=False)
+    dog._talk.start()
     with pytest.raises(Ended):
-        dog._blame(JaxRuntimeError("UNKNOWN: connection closed by peer"))
+        dog._blame()
+    dog._talk.stop()
     assert "process 1 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]
