@@ -10,7 +10,6 @@ Source of the cut: Rajbhandari et al., ZeRO, arXiv 1910.02054, section 5.1.
 """
 
 import jax
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
@@ -90,17 +89,6 @@ def sum_parts(grads: Tree, layout: Layout) -> Tree:
         return lax.psum(leaf, TENSOR) if whole and layout.num_tensor > 1 else leaf
 
     return jax.tree.map_with_path(complete, grads)
-
-
-def place(tree: Tree, mesh: Mesh, layout: Layout, *, over_data: bool = False) -> Tree:
-    """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
-    return jax.tree.map(put_leaf, tree, shardings(tree, mesh, layout, over_data=over_data))
-
-
-def put_leaf(leaf, sharding: NamedSharding) -> jax.Array:
-    """One in-memory leaf on the mesh, from the whole of it on the host."""
-    host = np.asarray(leaf)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:

@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.pipeline.layout import Layout, kind_of
+from seq1f1b_jax.pipeline.layout import Kind, Layout, kind_of
 from seq1f1b_jax.training import checkpoint_folder as folders
 from seq1f1b_jax.training.checkpoint_read import (
     find_checkpoint,
@@ -31,6 +31,7 @@ from seq1f1b_jax.training.checkpoint_read import (
     named_leaves,
     names_of,
 )
+from seq1f1b_jax.training.stored import by_layer
 
 
 class Restored(NamedTuple):
@@ -110,12 +111,13 @@ class Checkpointer:
         """
         self.wait()
         leaves = {name: _as_array(leaf) for name, leaf in named_leaves(state).items()}
-        kinds = {name: kind for name, path in names_of(state).items() if (kind := kind_of(path))}
+        paths = {} if layout is None else names_of(state)
+        kinds = {name: kind for name, path in paths.items() if (kind := kind_of(path))}
         record = make_record(step, leaves, meta=meta, like=like, layout=layout, kinds=kinds)
         target = folders.folder_of(self._directory, step)
         saving = target.with_name(target.name + folders.SAVING)
         self._group.first("saving", partial(self._make_room, step, saving))
-        begun = self._attempt(step, partial(ocp.save_async, saving / folders.STATE, leaves))
+        begun = self._attempt(step, partial(_begin, saving / folders.STATE, leaves, kinds))
         self._pending = self._thread.submit(self._finish, step, saving, target, begun, record)
 
     def wait(self) -> None:
@@ -237,6 +239,11 @@ class Checkpointer:
                 f"checkpoint of step {step} was not written to {self._directory} ({error}); make "
                 f"space there or set train.output_dir; committed steps: {self.steps()}"
             ) from error
+
+
+def _begin(folder: Path, leaves: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Any:
+    with by_layer(kinds):
+        return ocp.save_async(folder, leaves)
 
 
 def _as_array(leaf: Any) -> np.ndarray | jax.Array:

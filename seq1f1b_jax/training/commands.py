@@ -22,7 +22,8 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     for note in source_notes(job.config, job.source):
         job.say(f"note: {note}")
     model = load_model(job, setup, job.say)
-    held_out = make_evaluation(setup)(model.params, batches)
+    params = setup.pipeline.from_canonical(model.params)
+    held_out = make_evaluation(setup)(params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
     told = f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
     job.say(f"{told} of {count_sequences(batches):,} sequences")
@@ -43,9 +44,8 @@ def generate(
     setup = make_setup(job.config, job.stage)
     model = load_model(job, setup, job.say)
     sample_text(
-        job.stage, setup.pipeline.to_canonical(model.params), prompt, stream=job.stream,
-        num_tokens=num_tokens, seed=seed, temperature=temperature, top_p=top_p,
-        tokenizer=model.tokenizer, write=write_now,
+        job.stage, model.params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
+        temperature=temperature, top_p=top_p, tokenizer=model.tokenizer, write=write_now,
     )
     return 0
 
@@ -54,8 +54,7 @@ def export(job: Job, *, to: str, dtype: str) -> int:
     """The newest checkpoint as a folder that `transformers` loads."""
     setup = make_setup(job.config, job.stage)
     model = load_model(job, setup, job.say)
-    params = setup.pipeline.to_canonical(model.params)
-    job.export(params, to, dtype=dtype, tokenizer=model.tokenizer)
+    job.export(model.params, to, dtype=dtype, tokenizer=model.tokenizer)
     job.say(f"{model.told} is in {to}: config.json and safetensors of {dtype}")
     if model.tokenizer is None:
         print(f"without {TOKENIZER}: the model was trained on token ids")

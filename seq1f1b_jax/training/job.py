@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jaxlib
-from jax.sharding import Mesh
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
-from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
 from seq1f1b_jax.training.sampling import Stream
@@ -33,14 +31,14 @@ class Source:
 
     Attributes:
       told: what it is, in one line.
-      load: its weights on a mesh, in the in-memory layout.
+      load: its weights in the layout that is free of topology, read when they are asked for.
       tokenizer: what `load_tokenizer` makes its tokenizer from; `None` where it has none.
       context_length: tokens of the longest sequence that it was trained on, where it says so.
       keep: copies what it has beside its weights into a new folder, for an export later on.
     """
 
     told: str
-    load: Callable[[Stage, Layout, Mesh], Params]
+    load: Callable[[Stage], Params]
     tokenizer: Path | None
     context_length: int | None
     keep: Callable[[Path], None]
@@ -56,8 +54,8 @@ class Job:
       stage: the model.
       stream: its sampler.
       source: the checkpoint that the run starts from, where it does.
-      export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters as a
-        checkpoint for others.
+      export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters, arrays or
+        `Rows`, as a checkpoint for others.
       watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
@@ -84,7 +82,7 @@ class Model(NamedTuple):
 
     Attributes:
       told: where they come from.
-      params: on the mesh, in the in-memory layout.
+      params: in the layout that is free of topology, read when they are asked for (`Rows`).
       tokenizer: of the text they were trained on; `None` where that was token ids.
     """
 
@@ -178,11 +176,10 @@ def check_tokenizer(corpus: Corpus, job: Job) -> None:
 def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
     """The newest good checkpoint of the run, or where there is none the one it would start from."""
     if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
-        params = job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
+        params = job.source.load(setup.stage)
         return Model(job.config.model.source, params, source_tokenizer(job.source))
     step, meta, params = load_newest(setup, report, group=job.group)
-    placed = setup.pipeline.from_canonical(params)
-    return Model(f"step {step}", placed, run_tokenizer(job, meta))
+    return Model(f"step {step}", params, run_tokenizer(job, meta))
 
 
 def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:

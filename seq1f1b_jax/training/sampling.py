@@ -72,12 +72,15 @@ def sample_text(
     stage: Stage, params: Params, prompt: str, *, stream: Stream, num_tokens: int, seed: int,
     temperature: float, top_p: float, tokenizer: Tokenizer | None, write: Callable[[str], None],
 ) -> None:
-    """Write the prompt and its continuation, piece by piece; `params` are topology-free.
+    """Write the prompt and its continuation, piece by piece.
+
+    `params`: topology-free arrays or `Rows`.
 
     `tokenizer`: of the text that the model was trained on; `None` for token ids.
     """
     tokens = stream(
-        stage, jax.tree.map(jnp.asarray, params), encode(prompt, tokenizer),
+        stage, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params),
+        encode(prompt, tokenizer),
         num_tokens=num_tokens, key=jax.random.key(seed), temperature=temperature, top_p=top_p,
     )
     write(prompt)

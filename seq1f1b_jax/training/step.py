@@ -45,9 +45,7 @@ def init_state(
     pipeline: PipelineStep, optimizer: optax.GradientTransformation, params: Params
 ) -> TrainState:
     """The state of step 0 around parameters on the mesh, in the in-memory layout."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    cut = shardings(shapes, pipeline.mesh, pipeline.layout, over_data=True)
-    opt_state = jax.jit(optimizer.init, out_shardings=cut)(params)
+    opt_state = pipeline.init_optimizer(optimizer, params)
     step = jnp.zeros((), jnp.int32)
     whole = shardings(step, pipeline.mesh, pipeline.layout)
     return TrainState(params, opt_state, jax.device_put(step, whole))

@@ -13,20 +13,16 @@ from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, TOKENIZER_CONFIG
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.paths import RUN_CONFIG, resolve
-from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
-from seq1f1b_jax.pipeline.sharding import put_leaf
+from seq1f1b_jax.pipeline.layout import staged_shapes
+from seq1f1b_jax.pipeline.rows import put_tree
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, folder_of
 from seq1f1b_jax.training.checkpoint_read import (
     Checkpoint,
-    check_leaves,
     differences,
     find_checkpoint,
-    load_arrays,
-    load_leaves,
-    named_leaves,
-    names_of,
+    open_state,
     read_checkpoint,
 )
 from seq1f1b_jax.training.lock import LOCK
@@ -240,38 +236,22 @@ def restore_run(
 
 
 def place_state(checkpoint: Checkpoint, setup: Setup) -> TrainState:
-    """A checkpoint's arrays on the mesh.
-
-    In the layout of the run they are read as they lie; else they are turned one by one.
+    """A checkpoint's arrays on the mesh; each process reads what lies on its devices.
 
     Raises:
       UserError: the arrays are not those of the run's model and optimizer.
     """
-    pipeline, like = setup.pipeline, abstract_state(setup)
-    check_leaves(checkpoint, like)
-    shapes = staged_shapes(like, pipeline.layout)
-    places = state_shardings(shapes, pipeline)
-    named, paths = named_leaves(places), names_of(like)
-    if checkpoint.layout == pipeline.layout:
-        wanted = {
-            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=named[name])
-            for name, shape in named_leaves(shapes).items()
-        }
-        placed = load_arrays(checkpoint, wanted)
-    else:
-        placed = {
-            name: put_leaf(stack(leaf, kind_of(paths[name]), pipeline.layout), named[name])
-            for name, leaf in load_leaves(checkpoint, list(named))
-        }
-    return jax.tree.unflatten(jax.tree.structure(like), [placed[name] for name in named])
+    rows, layout = open_state(checkpoint, abstract_state(setup)), setup.pipeline.layout
+    return put_tree(rows, state_shardings(staged_shapes(rows, layout), setup.pipeline), layout)
 
 
 def load_newest(
     setup: Setup, report: Callable[[str], None], *, group: Group = ALONE
 ) -> tuple[int, Mapping[str, Any], Params]:
-    """Step, meta and topology-free parameters (NumPy) of the newest good checkpoint.
+    """Step, meta and topology-free parameters of the newest good checkpoint.
 
-    Writes nothing; of the optimizer nothing is read.
+    The parameters are `Rows`, read when they are asked for. Writes nothing; of the optimizer
+    nothing is read.
     """
     folder = checkpoints_of(setup.config)
 
@@ -283,8 +263,5 @@ def load_newest(
 
     step = group.first("newest checkpoint", newest)
     checkpoint = read_checkpoint(folder_of(folder, step), step)
-    like = abstract_state(setup).params
-    check_leaves(checkpoint, like, under="params.")
-    names = [f"params.{name}" for name in named_leaves(like)]
-    leaves = [leaf for _, leaf in load_leaves(checkpoint, names)]
-    return step, checkpoint.meta, jax.tree.unflatten(jax.tree.structure(like), leaves)
+    params = open_state(checkpoint, abstract_state(setup).params, under="params.")
+    return step, checkpoint.meta, params
