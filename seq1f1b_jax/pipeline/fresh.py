@@ -6,16 +6,16 @@ those of `jax.jit(stage.init)` there, bit by bit. A leaf whose rows depend on ea
 whole, and let go before the next one.
 """
 
-from collections.abc import Callable
-from math import prod
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import PRNGKeyArray
 
-from seq1f1b_jax.pipeline.rows import Rows, slices
+from seq1f1b_jax.pipeline.rows import Rows, row_bytes, slices
 from seq1f1b_jax.pipeline.some_rows import some_rows
 from seq1f1b_jax.pipeline.stage import Params, Stage
 
@@ -39,41 +39,61 @@ def fresh(stage: Stage, key: PRNGKeyArray) -> Params:
     key = jax.device_put(key, _host())
     traced, shapes = jax.make_jaxpr(stage.init, return_shape=True)(key)
     leaves, structure = jax.tree.flatten(shapes)
-    made = [_leaf(traced, at, leaf, key) for at, leaf in enumerate(leaves)]
+    small = _small(leaves)
+    run = jaxpr_as_fun(traced)
+    together = cache(partial(_on_host, jax.jit(lambda key: [run(key)[at] for at in small]), key))
+    made = [
+        _from_whole(leaf, lambda at=at: together()[small.index(at)])
+        if at in small else _in_rows(traced, at, leaf, key)
+        for at, leaf in enumerate(leaves)
+    ]
     return jax.tree.unflatten(structure, made)
 
 
-def _leaf(
+def _small(leaves: Sequence[jax.ShapeDtypeStruct]) -> list[int]:
+    """The smallest leaves, made together and kept: a program for each would cost more."""
+    found, room = [], PIECE_BYTES
+    for at in sorted(range(len(leaves)), key=lambda at: leaves[at].size):
+        room -= leaves[at].size * leaves[at].dtype.itemsize
+        if room >= 0 or not leaves[at].shape:
+            found.append(at)
+    return found
+
+
+def _from_whole(
+    shape: jax.ShapeDtypeStruct, make: Callable[[], np.ndarray], *, together: int = 0
+) -> Rows | np.ndarray:
+    if not shape.shape:
+        return make()
+    return Rows(shape.shape, np.dtype(shape.dtype), lambda: slices(make()), together=together)
+
+
+def _in_rows(
     traced: ClosedJaxpr, at: int, shape: jax.ShapeDtypeStruct, key: PRNGKeyArray
 ) -> Rows | np.ndarray:
-    dtype = np.dtype(shape.dtype)
-    if not shape.shape:
-        return _on_host(some_rows(traced, at, None), key)
-    num_rows, row_bytes = shape.shape[0], prod(shape.shape[1:]) * dtype.itemsize
-    count = min(num_rows, max(1, PIECE_BYTES // max(row_bytes, 1)))
+    num_rows, dtype = shape.shape[0], np.dtype(shape.dtype)
+    count = min(num_rows, max(1, PIECE_BYTES // max(row_bytes(shape), 1)))
     make = some_rows(traced, at, count)
     if make is None:
-        whole = some_rows(traced, at, None)
-        return Rows(
-            shape.shape, dtype, lambda: slices(_on_host(whole, key)), together=num_rows
-        )
+        run = jaxpr_as_fun(traced)
+        whole = partial(_on_host, jax.jit(lambda key: run(key)[at]), key)
+        return _from_whole(shape, whole, together=num_rows)
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = np.empty((stop - start, *shape.shape[1:]), dtype)
         for place in range(start, stop, count):
             first = min(place, num_rows - count)  # always as many: one program makes all
             end = min(place + count, stop)
-            rows[place - start : end - start] = _on_host(make, key, np.int32(first))[
-                place - first : end - first
-            ]
+            made = _on_host(make, key, np.int32(first))
+            rows[place - start : end - start] = made[place - first : end - first]
         return rows
 
     return Rows(shape.shape, dtype, lambda: read, together=count)
 
 
-def _on_host(make: Callable, *args: Any) -> np.ndarray:
+def _on_host(make: Callable, *args: Any) -> Any:
     with jax.default_device(_host()):
-        return np.asarray(make(*args))
+        return jax.tree.map(np.asarray, make(*args))
 
 
 def _host() -> jax.Device:

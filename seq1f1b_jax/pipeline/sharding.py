@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from seq1f1b_jax.pipeline.layout import AXIS, Layout, is_layer_path, is_table_path
+from seq1f1b_jax.pipeline.layout import AXIS, Layout, is_layer_path, kind_of
 from seq1f1b_jax.pipeline.mesh import DATA, TENSOR, num_pipelines
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -92,7 +92,10 @@ def sum_parts(grads: Tree, layout: Layout) -> Tree:
 
 
 def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:
-    """Dims of a leaf that are cut over `pipe` and `tensor`."""
-    staged = is_layer_path(path) or is_table_path(path)
+    """Dims of a leaf that are cut over `pipe` and `tensor`, where these have several devices.
+
+    The compiler names no other axis, and what a step gives back has to lie as it came.
+    """
+    staged = kind_of(path) is not None and layout.num_stages > 1
     tensor_dim = layout.tensor_dim(path)
     return ({0: AXIS} if staged else {}) | ({} if tensor_dim is None else {tensor_dim: TENSOR})

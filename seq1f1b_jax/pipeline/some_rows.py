@@ -37,17 +37,16 @@ CALLS = {
 """Primitives that run a program, and the parameter that is it."""
 
 
-def some_rows(traced: ClosedJaxpr, at: int, count: int | None) -> Callable[..., jax.Array] | None:
+def some_rows(traced: ClosedJaxpr, at: int, count: int) -> Callable[..., jax.Array] | None:
     """A compiled function for `count` rows of one output.
 
     Args:
       traced: the function (`jax.make_jaxpr`).
       at: which of its outputs, counted in the flat order.
-      count: rows that are made at a time; `None`: all of the output.
+      count: rows that are made at a time.
 
     Returns:
-      `(*args, start) -> rows start ... start + count - 1`, without `start` for all; `None` where
-      rows cannot be made apart.
+      `(*args, start) -> rows start ... start + count - 1`; `None` where they cannot be made apart.
 
     Example:
       >>> def table(key):
@@ -59,17 +58,13 @@ def some_rows(traced: ClosedJaxpr, at: int, count: int | None) -> Callable[..., 
     """
     out = traced.jaxpr.outvars[at]
 
-    def scope(args: Sequence[Any], demand: "_Demand") -> "_Scope":
-        return _Scope(traced.jaxpr, traced.consts, [_Input(arg, demand) for arg in args], demand)
-
-    if count is None:
-        return jax.jit(lambda *args: scope(args, _Demand(0, 0, 0)).whole(out))
     limit = count * prod(out.aval.shape[1:])
     apart = []
 
     def rows(*args: Any) -> jax.Array:
         demand = _Demand(jnp.asarray(args[-1], jnp.int32), count, limit)
-        made = scope(args[:-1], demand).rows(out)
+        inputs = [_Input(arg, demand) for arg in args[:-1]]
+        made = _Scope(traced.jaxpr, traced.consts, inputs, demand).rows(out)
         apart.append(demand.apart)
         return made
 
