@@ -26,7 +26,7 @@ Reader = Callable[[int, int], np.ndarray]
 Take = Callable[[int, int, int], np.ndarray]
 """`(rank, first, last)` -> `leaf[rank, first:last]` of an in-memory leaf."""
 
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
 """Rows that are asked for at one time, beside one that is larger."""
 
 ALIGNMENT = 64
