@@ -84,8 +84,8 @@ def _in_rows(
         for place in range(start, stop, count):
             first = min(place, num_rows - count)  # always as many: one program makes all
             end = min(place + count, stop)
-            made = _on_host(make, key, np.int32(first))
-            rows[place - start : end - start] = made[place - first : end - first]
+            wanted = slice(place - first, end - first)
+            rows[place - start : end - start] = _on_host(make, key, np.int32(first))[wanted]
         return rows
 
     return Rows(shape.shape, dtype, lambda: read, together=count)

@@ -132,8 +132,8 @@ def shares(
             shift = run.start - run.place
             first, last = max(run.place, places.start), min(run.place + run.count, places.stop)
             for a, b in blocks(first, last, prod(shape[2:]) * dtype.itemsize):
-                rows = read(a + shift, b + shift)[(slice(None), *index[2:])]
-                part[run.rank - ranks.start, a - places.start : b - places.start] = rows
+                there = part[run.rank - ranks.start, a - places.start : b - places.start]
+                there[:] = read(a + shift, b + shift)[(slice(None), *index[2:])]
         return part
 
     def small(index: tuple[slice, ...]) -> np.ndarray:

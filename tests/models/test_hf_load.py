@@ -126,10 +126,6 @@ def test_the_mesh_holds_what_the_checkpoint_holds(folders, name, case):
     assert loaded.embedding.addressable_shards[0].data.shape[0] == 1
 
 
-def of_rank(rank):
-    return (slice(rank, rank + 1), *[slice(None)] * 3)
-
-
 def test_a_rank_reads_its_own_layers_only(folders):
     source, stage = read_source(folders / "llama"), STAGES["llama"]
     layout = make_layout(5, 2, vocab_size=11, tied=False)
@@ -143,7 +139,7 @@ def test_a_rank_reads_its_own_layers_only(folders):
             return source.tensors.read(name)
 
     rows = load_rows(replace(source, tensors=Watched()), stage).layers["mlp"]["up"]["kernel"]
-    shares(rows, "layer", layout)(of_rank(1))
+    shares(rows, "layer", layout)((slice(1, 2), *[slice(None)] * 3))
     assert read == [f"model.layers.{layer}.mlp.up_proj.weight" for layer in (3, 4)]
 
 
@@ -154,7 +150,7 @@ def test_a_share_takes_no_more_than_itself_and_a_tensor(tmp_path, monkeypatch):
     rows = load_rows(read_source(tmp_path / "wide"), stage).layers["mlp"]["up"]["kernel"]
     layout = make_layout(4, 2, vocab_size=11, tied=False)
     tracemalloc.start()
-    share = shares(rows, "layer", layout)(of_rank(0))
+    share = shares(rows, "layer", layout)((slice(0, 1), *[slice(None)] * 3))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     tensor = share.nbytes // 2
