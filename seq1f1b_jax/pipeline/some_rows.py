@@ -19,7 +19,6 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.random import threefry2x32_p
-from jax.typing import ArrayLike
 
 ELEMENTWISE = frozenset(
     "abs add and bitcast_convert_type clamp convert_element_type copy cos div eq erf erf_inv exp "
@@ -58,7 +57,7 @@ def some_rows(traced: ClosedJaxpr, at: int, count: int) -> Callable[..., jax.Arr
     """
     out = traced.jaxpr.outvars[at]
 
-    limit = count * prod(out.aval.shape[1:])
+    limit = count * prod(_shape(out)[1:])
     apart = []
 
     def rows(*args: Any) -> jax.Array:
@@ -68,8 +67,9 @@ def some_rows(traced: ClosedJaxpr, at: int, count: int) -> Callable[..., jax.Arr
         apart.append(demand.apart)
         return made
 
-    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in traced.jaxpr.invars]
-    jax.eval_shape(rows, *avals, np.int32(0))
+    given: list[Any] = [var.aval for var in traced.jaxpr.invars]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in given]
+    jax.eval_shape(rows, *shapes, np.int32(0))
     return jax.jit(rows) if all(apart) else None
 
 
@@ -83,7 +83,7 @@ class _Demand:
       apart: whether no larger one was.
     """
 
-    def __init__(self, start: ArrayLike, count: int, limit: int):
+    def __init__(self, start: jax.Array, count: int, limit: int):
         self.start, self.count, self.limit, self.apart = start, count, limit, True
 
     def take(self, whole: Any) -> jax.Array:
@@ -150,24 +150,25 @@ class _Scope:
 
     def _rows(self, eqn: JaxprEqn, at: int) -> Any:
         """Rows of what an operation gives; `None`: there is no rule for it."""
-        name, params, shape = eqn.primitive.name, eqn.params, eqn.outvars[at].aval.shape
+        name, params, shape = eqn.primitive.name, eqn.params, _shape(eqn.outvars[at])
         start, short = self.demand.start, (self.demand.count, *shape[1:])
         first = eqn.invars[0] if eqn.invars else None
+        lead = _shape(first)[:1]  # the first dim of the first operand, where there is one
         if name in CALLS:
             scope, out = self._call(eqn, at)
             return scope.rows(out)
         if name in ELEMENTWISE:
             return _run(eqn, *(self._alike(var, shape) for var in eqn.invars))[0]
-        if name in BATCHED and first.aval.ndim and first.aval.shape[0] == shape[0]:
+        if name in BATCHED and lead == shape[:1]:
             return _run(eqn, self.rows(first))[0]
-        if name == "random_bits" and not first.aval.ndim:
+        if name == "random_bits" and not lead:
             return random_bits(self.whole(first), start, short, bit_width=params["bit_width"])
         if name == "broadcast_in_dim":
             dims = params["broadcast_dimensions"]
-            along = bool(dims) and dims[0] == 0 and first.aval.shape[0] == shape[0]
+            along = dims[:1] == (0,) and lead == shape[:1]
             operand = self.rows(first) if along else self.whole(first)
             return lax.broadcast_in_dim(operand, short, dims)
-        if name == "reshape" and first.aval.ndim and first.aval.shape[0] == shape[0]:
+        if name == "reshape" and lead == shape[:1]:
             return lax.reshape(self.rows(first), short)
         if name == "iota":
             counts = lax.broadcasted_iota(params["dtype"], short, params["dimension"])
@@ -184,8 +185,11 @@ class _Scope:
 
     def _alike(self, var: Any, shape: tuple[int, ...]) -> Any:
         """An operand of an elementwise operation: its rows, or all of what is spread over them."""
-        spread = not var.aval.ndim or var.aval.shape[0] != shape[0]
-        return self.whole(var) if spread else self.rows(var)
+        return self.rows(var) if _shape(var)[:1] == shape[:1] else self.whole(var)
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return () if var is None else var.aval.shape
 
 
 def _run(eqn: JaxprEqn, *operands: Any) -> Sequence[Any]:
@@ -201,7 +205,8 @@ def random_bits(
     An entry is a hash of its place in the flat array, 64 bits in two words. `None`: another kind of
     key, or of entry.
     """
-    known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable
+    settings: Any = jax.config
+    known = settings.jax_threefry_partitionable and jax.random.key_impl(key) == "threefry2x32"
     if not known or bit_width != 32 or prod(shape) >= 2**32:
         return None
     high, low = _product(start.astype(jnp.uint32), prod(shape[1:]))

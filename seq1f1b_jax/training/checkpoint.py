@@ -3,8 +3,8 @@
 Every process of a run writes what its devices own, as it lies there, so that no host holds the
 whole state; `meta.json` tells the layout. `checkpoint_read` turns it into the layout that is free
 of topology (`[num_layers, ...]`): a run may continue under another number of stages, chunks,
-microbatches, devices or processes. Orbax writes and reads the arrays; `checkpoint_folder` makes the
-folder atomic and damage visible. One run writes one directory.
+microbatches, devices or processes. Orbax writes the arrays, `stored` reads parts of them;
+`checkpoint_folder` makes the folder atomic and damage visible. One run writes one directory.
 """
 
 import shutil

@@ -26,8 +26,8 @@ def by_layer(kinds: Mapping[str, Kind]) -> ocp.Context:
     """
     options = ocp.options.ArrayOptions.Saving.StorageOptions
 
-    def choose(path: Any, leaf: Any) -> Any:
-        return options(shard_axes=(LAYERS,)) if kinds.get(path[-1].key) == "layer" else None
+    def choose(key: Any, value: Any) -> Any:
+        return options(shard_axes=(LAYERS,)) if kinds.get(key[-1].key) == "layer" else None
 
     context = ocp.Context()
     context.array.saving.scoped_storage_options_creator = choose
