@@ -168,11 +168,11 @@ def _open_source(config: Config, say: Callable[[str], None]) -> Any:
 
 def _described(source: Any) -> Any:
     """The same for those who know no models (`training.job.Source`)."""
-    from models.hf import keep_origin, load_params, origin_of
+    from models.hf import keep_origin, load_rows, origin_of
     from seq1f1b_jax.training.job import Source
 
     return Source(
-        source.describe(), partial(load_params, source), source.tokenizer_file,
+        source.describe(), partial(load_rows, source), source.tokenizer_file,
         source.context_length, partial(keep_origin, origin_of(source)),
     )
 

@@ -46,6 +46,7 @@ def run_processes(
     *,
     num_processes: int,
     timeout_seconds: float = 600,
+    keep_memory: bool = True,
 ) -> list[Any]:
     """Call a function in `num_processes` new processes and wait for all.
 
@@ -54,6 +55,7 @@ def run_processes(
       arguments: keyword arguments, anything that JSON can hold; the same for every process.
       num_processes: how many, each with one device.
       timeout_seconds: after which all are ended.
+      keep_memory: whether a process keeps what it frees (`KEEP_MEMORY`).
 
     Returns:
       What the function returned in process 0, 1 ..., as JSON brings it back.
@@ -80,7 +82,8 @@ def run_processes(
                     "core": cores[rank] if cores else None,
                     "result": str(folder / f"result{rank}.json"),
                 }
-                running.append(_start(spec, log=folder / f"log{rank}.txt"))
+                kept = KEEP_MEMORY if keep_memory else {}
+                running.append(_start(spec, log=folder / f"log{rank}.txt", more=kept))
             _wait(running, folder, timeout_seconds=timeout_seconds)
         finally:
             for process in running:
@@ -113,12 +116,14 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _start(spec: Mapping[str, Any], *, log: Path) -> subprocess.Popen:
+def _start(
+    spec: Mapping[str, Any], *, log: Path, more: Mapping[str, str]
+) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-        **KEEP_MEMORY,
+        **more,
     }
     with log.open("wb") as output:
         return subprocess.Popen(

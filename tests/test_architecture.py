@@ -61,6 +61,7 @@ ARROWS = {
         "seq1f1b_jax.config",
         "seq1f1b_jax.formats",
         "seq1f1b_jax.pipeline.layout",
+        "seq1f1b_jax.pipeline.rows",
         "seq1f1b_jax.pipeline.sharding",
         "seq1f1b_jax.pipeline.stage",
     ),

@@ -16,11 +16,11 @@ Example:
 """
 
 from models.hf.export import export
-from models.hf.load import load_canonical, load_params
+from models.hf.load import load_canonical, load_params, load_rows
 from models.hf.origin import Origin, keep_origin, kept_origin, origin_of
 from models.hf.source import Source, read_source
 
 __all__ = [
     "Origin", "Source", "export", "keep_origin", "kept_origin", "load_canonical", "load_params",
-    "origin_of", "read_source",
+    "load_rows", "origin_of", "read_source",
 ]

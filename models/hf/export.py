@@ -18,6 +18,7 @@ from models.hf.origin import GENERATION, Origin, write_files
 from models.hf.write_config import export_table, hf_config
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
+from seq1f1b_jax.pipeline.rows import opened
 from seq1f1b_jax.pipeline.stage import Params
 
 DTYPES: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})
@@ -48,7 +49,8 @@ def export(
     name is always whole.
 
     Args:
-      params: in the layout that is free of topology (`from_pipeline`), of any float type.
+      params: in the layout that is free of topology (`from_pipeline`), of any float type; arrays,
+        or `Rows`, of which one tensor at a time is asked for.
       stage: the model that they are of.
       folder: must not exist.
       dtype: `float32` or `bfloat16`, of all tensors.
@@ -137,11 +139,19 @@ def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_s
     leaves.setdefault(ZEROS, np.zeros((stage.num_layers, stage.model_dim), np.float32))
     tensors = {name: (rule, layer) for name, rule, layer in wanted(stage, export_table(stage))}
 
+    readers = {}
+
+    def part(leaf, layer):
+        reader = readers[leaf] = readers.get(leaf) or opened(leaves[leaf])
+        return reader(layer, layer + 1)[0]
+
     def get(name):
         rule, layer = tensors[name]
         per_layer = "{}" in rule.name
-        parts = [leaves[leaf][layer] if per_layer else leaves[leaf] for leaf in rule.leaves]
-        return rule.to_theirs([np.asarray(part) for part in parts], stage=stage)
+        return rule.to_theirs(
+            [part(leaf, layer) if per_layer else np.asarray(leaves[leaf]) for leaf in rule.leaves],
+            stage=stage,
+        )
 
     shapes = {name: rule.shape(stage) for name, (rule, _) in tensors.items()}
     write_checkpoint(folder, shapes, get, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)

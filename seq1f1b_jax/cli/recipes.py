@@ -15,7 +15,6 @@ from seq1f1b_jax.cli.renamed import RENAMED
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
-
 MAX_VALUES = 10_000
 """In a recipe, as written out: an alias of an alias of ... multiplies them."""
 

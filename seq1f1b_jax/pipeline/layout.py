@@ -8,19 +8,37 @@ sharded over `pipe` and `tensor`: device j of the axis `tensor` owns the j-th pa
 vocabulary, and each of its stages a part of that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import jax
-import numpy as np
-from einops import rearrange
 from jax.tree_util import keystr
 
 from seq1f1b_jax.pipeline.stage import Tree
 
 AXIS = "pipe"
+
+Kind = Literal["layer", "table"] | None
+"""Of a leaf: stacked by layers, a vocabulary table, or small and the same in both layouts."""
+
+
+class Run(NamedTuple):
+    """Rows of a topology-free leaf that lie one after the other in memory too.
+
+    Attributes:
+      start: the first of them; a row is a layer or, of a table, an entry of the vocabulary.
+      count: how many.
+      rank: the in-memory leaf's first index.
+      place: its second, of the first row.
+    """
+
+    start: int
+    count: int
+    rank: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,11 @@ class Layout:
     num_virtual: int = 1
     num_tensor: int = 1
     tensor_dims: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def num_layers(self) -> int:
+        """Of the model."""
+        return sum(self.layers_per_stage)
 
     @property
     def num_stages(self) -> int:
@@ -78,14 +101,20 @@ class Layout:
         dim = dict(self.tensor_dims).get(layer_leaf(path)) if is_layer_path(path) else None
         return None if dim is None else 2 + dim
 
-    def positions(self) -> np.ndarray:
-        """Row of every layer in the flattened `[num_stages * num_virtual * max_layers]` stack."""
-        rows = []
-        for stage, count in enumerate(self.layers_per_stage):
-            group, rank = divmod(stage, self.num_stages)
-            first = (rank * self.num_virtual + group) * self.max_layers
-            rows += range(first, first + count)
-        return np.asarray(rows)
+    def runs(self, kind: Kind) -> Iterator[Run]:
+        """Where the rows of a stacked leaf or of a table lie in memory, by their order in it."""
+        if kind == "layer":
+            start = 0
+            for stage, count in enumerate(self.layers_per_stage):
+                group, rank = divmod(stage, self.num_stages)
+                yield Run(start, count, rank, group * self.max_layers)
+                start += count
+        elif kind == "table":
+            for part, rank in product(range(self.num_tensor), range(self.num_stages)):
+                start = (part * self.num_stages + rank) * self.table_rows
+                count = min(self.table_rows, self.vocab_size - start)
+                if count > 0:
+                    yield Run(start, count, rank, part * self.table_rows)
 
 
 def make_layout(
@@ -151,10 +180,6 @@ def is_table_path(path: tuple) -> bool:
     return any(getattr(key, "name", None) in ("embedding", "head") for key in path)
 
 
-Kind = Literal["layer", "table"] | None
-"""Of a leaf: stacked by layers, a vocabulary table, or small and the same in both layouts."""
-
-
 def kind_of(path: tuple) -> Kind:
     """What a leaf is, by its path in parameters or in an optimizer's state."""
     if is_layer_path(path):
@@ -162,73 +187,20 @@ def kind_of(path: tuple) -> Kind:
     return "table" if is_table_path(path) else None
 
 
+def staged_shape(shape: tuple[int, ...], kind: Kind, layout: Layout) -> tuple[int, ...]:
+    """Shape of the in-memory leaf that a topology-free one of `shape` becomes."""
+    if kind == "layer":
+        return (layout.num_stages, layout.rank_layers, *shape[1:])
+    if kind == "table":
+        return (layout.num_stages, layout.num_tensor * layout.table_rows, *shape[1:])
+    return tuple(shape)
+
+
 def staged_shapes(tree: Tree, layout: Layout) -> Tree:
     """Shapes of the in-memory stack of topology-free leaves."""
 
     def convert(path, leaf):
-        shape, kind = leaf.shape, kind_of(path)
-        if kind == "layer":
-            shape = (layout.num_stages, layout.rank_layers, *leaf.shape[1:])
-        elif kind == "table":
-            shape = (layout.num_stages, layout.num_tensor * layout.table_rows, leaf.shape[1])
+        shape = staged_shape(leaf.shape, kind_of(path), layout)
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
     return jax.tree.map_with_path(convert, tree)
-
-
-def to_pipeline(tree: Tree, layout: Layout) -> Tree:
-    """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the stack, in NumPy."""
-    return jax.tree.map_with_path(lambda path, leaf: stack(leaf, kind_of(path), layout), tree)
-
-
-def from_pipeline(tree: Tree, layout: Layout) -> Tree:
-    """The inverse of `to_pipeline`, on the host, one rank at a time; padding is dropped."""
-    return jax.tree.map_with_path(lambda path, leaf: unstack(leaf, kind_of(path), layout), tree)
-
-
-def stack(leaf, kind: Kind, layout: Layout):
-    """One leaf of `to_pipeline`."""
-    if kind == "layer":
-        rows = np.zeros((layout.num_stages * layout.rank_layers, *leaf.shape[1:]), leaf.dtype)
-        rows[layout.positions()] = np.asarray(leaf)
-        return rows.reshape(layout.num_stages, layout.rank_layers, *leaf.shape[1:])
-    if kind == "table":
-        parts, ranks = layout.num_tensor, layout.num_stages
-        rows = np.zeros((parts * ranks * layout.table_rows, leaf.shape[1]), leaf.dtype)
-        rows[: layout.vocab_size] = np.asarray(leaf)
-        return rearrange(rows, "(part rank row) d -> rank (part row) d", part=parts, rank=ranks)
-    return leaf
-
-
-def unstack(leaf, kind: Kind, layout: Layout) -> np.ndarray:
-    """One leaf of `from_pipeline`."""
-    if kind == "layer":
-        rows = (layout.max_layers, *leaf.shape[2:])
-        groups = [rank.reshape(layout.num_virtual, *rows) for rank in _ranks_on_host(leaf)]
-        places = [divmod(s, layout.num_stages) for s in range(len(layout.layers_per_stage))]
-        counts = zip(places, layout.layers_per_stage, strict=True)
-        return np.concatenate([groups[rank][group][:n] for (group, rank), n in counts])
-    if kind == "table":
-        ranks, parts = _ranks_on_host(leaf), layout.num_tensor
-        rows = rearrange(ranks, "rank (part row) d -> (part rank row) d", part=parts)
-        return rows[: layout.vocab_size]
-    return np.asarray(leaf)
-
-
-def _ranks_on_host(leaf) -> list[np.ndarray]:
-    """One array per rank, put together from the shards of this process."""
-    if not isinstance(leaf, jax.Array):
-        return list(leaf)
-    ranks: list[Any] = [None] * leaf.shape[0]
-    for shard in leaf.addressable_shards:
-        first, *rest = shard.index
-        for row, rank in enumerate(range(*first.indices(leaf.shape[0]))):
-            part = shard.data[row] if shard.data.shape[0] > 1 else shard.data
-            part = np.asarray(part).reshape(shard.data.shape[1:])
-            if part.shape == leaf.shape[1:]:
-                ranks[rank] = part
-                continue
-            if ranks[rank] is None:
-                ranks[rank] = np.empty(leaf.shape[1:], leaf.dtype)
-            ranks[rank][tuple(rest)] = part
-    return ranks

@@ -10,12 +10,11 @@ Source of the cut: Rajbhandari et al., ZeRO, arXiv 1910.02054, section 5.1.
 """
 
 import jax
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from seq1f1b_jax.pipeline.layout import AXIS, Layout, is_layer_path, is_table_path
+from seq1f1b_jax.pipeline.layout import AXIS, Layout, is_layer_path, kind_of
 from seq1f1b_jax.pipeline.mesh import DATA, TENSOR, num_pipelines
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -92,19 +91,11 @@ def sum_parts(grads: Tree, layout: Layout) -> Tree:
     return jax.tree.map_with_path(complete, grads)
 
 
-def place(tree: Tree, mesh: Mesh, layout: Layout, *, over_data: bool = False) -> Tree:
-    """Put in-memory leaves on the mesh, one leaf and one rank's shard at a time."""
-    return jax.tree.map(put_leaf, tree, shardings(tree, mesh, layout, over_data=over_data))
-
-
-def put_leaf(leaf, sharding: NamedSharding) -> jax.Array:
-    """One in-memory leaf on the mesh, from the whole of it on the host."""
-    host = np.asarray(leaf)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
 def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:
-    """Dims of a leaf that are cut over `pipe` and `tensor`."""
-    staged = is_layer_path(path) or is_table_path(path)
+    """Dims of a leaf that are cut over `pipe` and `tensor`, where these have several devices.
+
+    The compiler names no other axis, and what a step gives back has to lie as it came.
+    """
+    staged = kind_of(path) is not None and layout.num_stages > 1
     tensor_dim = layout.tensor_dim(path)
     return ({0: AXIS} if staged else {}) | ({} if tensor_dim is None else {tensor_dim: TENSOR})

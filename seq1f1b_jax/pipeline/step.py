@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
@@ -17,10 +18,12 @@ from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline import layout as layouts
 from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run_schedule
+from seq1f1b_jax.pipeline.fresh import fresh
 from seq1f1b_jax.pipeline.layout import AXIS, Layout
 from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
 from seq1f1b_jax.pipeline.program import Program
-from seq1f1b_jax.pipeline.sharding import place, reduce_over_data, shardings, specs
+from seq1f1b_jax.pipeline.rows import from_pipeline, put_tree
+from seq1f1b_jax.pipeline.sharding import reduce_over_data, shardings, specs
 from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage
 from seq1f1b_jax.pipeline.trace import Recorder, record
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
@@ -59,11 +62,21 @@ class PipelineStep:
         return replace(self, table=lower(self.plan, tuple(chunk_lengths)))
 
     def init(self, key: PRNGKeyArray) -> Params:
-        """Fresh float32 parameters on the mesh, in the in-memory layout."""
-        host = jax.local_devices(backend="cpu")[0]  # no one device holds the whole model
-        with jax.default_device(host):
-            params = jax.jit(self.stage.init)(jax.device_put(key, host))
-        return self.from_canonical(params)
+        """Fresh float32 parameters on the mesh, in the in-memory layout.
+
+        Each process makes what its devices hold, in its host's memory; see `fresh`.
+        """
+        return self.from_canonical(fresh(self.stage, key))
+
+    def init_optimizer(self, optimizer: optax.GradientTransformation, params: Params) -> Any:
+        """The state of an optimizer over parameters on the mesh.
+
+        Moments are cut over `data` (`sharding`). Counters and other scalars lie on the whole mesh:
+        a jitted update leaves its state where it found it, and so is compiled once.
+        """
+        shapes = jax.eval_shape(optimizer.init, params)
+        cut = shardings(shapes, self.mesh, self.layout, over_data=True)
+        return jax.jit(optimizer.init, out_shardings=cut)(params)
 
     def abstract_params(self) -> Params:
         """Shapes, dtypes and shardings of the in-memory parameters: what a compilation needs."""
@@ -79,15 +92,17 @@ class PipelineStep:
         """Put a tree in the topology-free layout (`[num_layers, ...]`) on the mesh.
 
         Args:
-          tree: parameters, or with `over_data` an optimizer's state, which is cut over `data`.
+          tree: parameters, or with `over_data` an optimizer's state, which is cut over `data`;
+            arrays, or `rows.Rows` that are made or read on the way.
           over_data: see `sharding`.
         """
-        staged = layouts.to_pipeline(tree, self.layout)
-        return place(staged, self.mesh, self.layout, over_data=over_data)
+        staged = layouts.staged_shapes(tree, self.layout)
+        cut = shardings(staged, self.mesh, self.layout, over_data=over_data)
+        return put_tree(tree, cut, self.layout)
 
     def to_canonical(self, tree: Any) -> Any:
         """Bring a tree back to the host in the topology-free layout; the inverse."""
-        return layouts.from_pipeline(tree, self.layout)
+        return from_pipeline(tree, self.layout)
 
     def loss_and_grads(
         self, params: Params, tokens: Tokens, targets: Tokens, starts: Tokens | None = None

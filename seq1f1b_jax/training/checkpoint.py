@@ -3,8 +3,8 @@
 Every process of a run writes what its devices own, as it lies there, so that no host holds the
 whole state; `meta.json` tells the layout. `checkpoint_read` turns it into the layout that is free
 of topology (`[num_layers, ...]`): a run may continue under another number of stages, chunks,
-microbatches, devices or processes. Orbax writes and reads the arrays; `checkpoint_folder` makes the
-folder atomic and damage visible. One run writes one directory.
+microbatches, devices or processes. Orbax writes the arrays, `stored` reads parts of them;
+`checkpoint_folder` makes the folder atomic and damage visible. One run writes one directory.
 """
 
 import logging
@@ -25,10 +25,11 @@ from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.pipeline.layout import Layout, kind_of
+from seq1f1b_jax.pipeline.layout import Kind, Layout, kind_of
 from seq1f1b_jax.training import checkpoint_folder as folders
 from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
 from seq1f1b_jax.training.checkpoint_record import make_record, named_leaves, names_of
+from seq1f1b_jax.training.stored import by_layer
 
 
 class Restored(NamedTuple):
@@ -110,13 +111,14 @@ class Checkpointer:
         """
         self.wait()
         leaves = {name: _as_array(leaf) for name, leaf in named_leaves(state).items()}
-        kinds = {name: kind for name, path in names_of(state).items() if (kind := kind_of(path))}
+        paths = {} if layout is None else names_of(state)
+        kinds = {name: kind for name, path in paths.items() if (kind := kind_of(path))}
         record = make_record(step, leaves, meta=meta, like=like, layout=layout, kinds=kinds)
         target = folders.folder_of(self._directory, step)
         saving = target.with_name(target.name + folders.SAVING)
         self._group.first("saving", partial(self._make_room, step, saving))
         sys.unraisablehook = partial(_without_closed_loops, self._unraisable)
-        begun = self._attempt(step, partial(ocp.save_async, saving / folders.STATE, leaves))
+        begun = self._attempt(step, partial(_begin, saving / folders.STATE, leaves, kinds))
         self._pending = self._thread.submit(self._finish, step, saving, target, begun, record)
 
     def wait(self) -> None:
@@ -240,6 +242,11 @@ class Checkpointer:
                 f"({cause_of(error)}); make space there or set train.output_dir; committed steps: "
                 f"{self.steps()}"
             ) from error
+
+
+def _begin(folder: Path, leaves: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Any:
+    with by_layer(kinds):
+        return ocp.save_async(folder, leaves)
 
 
 def cause_of(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
     checkpoints/
       000100/             committed: 100 steps are finished
-        state/            the arrays, written by Orbax, readable by Orbax alone
+        state/            the arrays, written by Orbax into a store of TensorStore
         meta.json         shapes and types of the arrays, and what the caller stored with them
         files.json        size and CRC-32 of every file above
       000150.saving/      a save under way, or what a killed one left

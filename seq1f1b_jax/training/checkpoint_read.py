@@ -1,25 +1,23 @@
 """Checkpoints read back: found, verified byte by byte, and in the layout that is free of topology.
 
 A run stores arrays as they lie on its devices; `meta.json` says which layout that is. They are read
-some at a time and turned into the layout that is free of topology, or, where a run continues on the
-mesh that it was on, every process reads what belongs on its devices.
+some rows at a time in the layout that is free of topology, so that a process need not hold more of
+them than it wants.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.pipeline.layout import unstack
+from seq1f1b_jax.pipeline.rows import Reader, Rows, Take, unstacked
 from seq1f1b_jax.training import checkpoint_folder as folders
 from seq1f1b_jax.training.checkpoint_record import (
     Checkpoint,
@@ -30,14 +28,13 @@ from seq1f1b_jax.training.checkpoint_record import (
     read_checkpoint,
     refuse_vanished,
 )
+from seq1f1b_jax.training.stored import open_stored
 
 T = TypeVar("T")
 
 MAX_LINES = 8
 LOOKS = 20
 """How often a reader looks for the newest checkpoint, where a run deletes what it looks at."""
-GROUP_BYTES = 1 << 30
-"""Arrays that are read at one time, beside one that is larger."""
 
 
 def find_checkpoint(
@@ -126,9 +123,7 @@ def load_state(checkpoint: Checkpoint, like: PyTree) -> PyTree[np.ndarray]:
     Raises:
       UserError: an array is missing, left over, or of another shape or type; each in one line.
     """
-    check_leaves(checkpoint, like)
-    loaded = dict(load_leaves(checkpoint, list(named_leaves(like))))
-    return jax.tree.unflatten(jax.tree.structure(like), list(loaded.values()))
+    return jax.tree.map(np.asarray, open_state(checkpoint, like))
 
 
 def check_leaves(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> None:
@@ -148,39 +143,60 @@ def check_leaves(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> No
         )
 
 
-def load_leaves(
-    checkpoint: Checkpoint, names: list[str]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays by name, free of topology, some at a time: a caller that drops them needs no more."""
-    group: dict[str, jax.ShapeDtypeStruct] = {}
-    for name in names:
-        group[name] = abstract(checkpoint.stored[name])
-        if name == names[-1] or sum(map(_num_bytes, group.values())) > GROUP_BYTES:
-            # a view of one number: shapes for Orbax, without the memory
-            wanted = {n: np.broadcast_to(np.empty((), a.dtype), a.shape) for n, a in group.items()}
-            loaded, group = load_arrays(checkpoint, wanted), {}
-            for loaded_name in wanted:
-                leaf = loaded.pop(loaded_name)
-                kind = checkpoint.kinds.get(loaded_name)
-                yield loaded_name, unstack(leaf, kind, checkpoint.layout) if kind else leaf
-
-
-def load_arrays(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Some arrays as they were stored, as NumPy arrays or with the sharding that `wanted` has.
+def open_state(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> PyTree:
+    """The arrays of a checkpoint, free of topology, in the structure of `like`, a tree of what lies
+    `under` a name; `Rows` that are read when they are asked for.
 
     Raises:
-      Vanished: the checkpoint was deleted meanwhile.
+      UserError: as `check_leaves`.
     """
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
+    check_leaves(checkpoint, like, under=under)
+    leaves = [open_leaf(checkpoint, under + name) for name in named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def open_leaf(checkpoint: Checkpoint, name: str) -> Rows | np.ndarray:
+    """One array by its name, free of topology; one without dims is read at once.
+
+    Whoever reads its rows hears `Vanished` where the checkpoint was deleted meanwhile.
+    """
+    stored, kind = abstract(checkpoint.stored[name]), checkpoint.kinds.get(name)
+
+    def opened() -> Callable[..., np.ndarray]:
+        with _unless_deleted(checkpoint):
+            array = open_stored(checkpoint.path / folders.STATE, name)
+
+        def read(*index: Any) -> np.ndarray:
+            with _unless_deleted(checkpoint):
+                return array[index].read().result()
+
+        return read
+
+    if not stored.shape:
+        return np.asarray(opened()())
+    if kind is not None and checkpoint.layout is not None:
+
+        def take() -> Take:
+            read = opened()
+            return lambda rank, first, last: read(rank, slice(first, last))
+
+        return unstacked(stored.shape, stored.dtype, kind, checkpoint.layout, take)
+
+    def rows() -> Reader:
+        read = opened()
+        return lambda start, stop: read(slice(start, stop))
+
+    return Rows(tuple(stored.shape), np.dtype(stored.dtype), rows)
+
+
+@contextmanager
+def _unless_deleted(checkpoint: Checkpoint) -> Iterator[None]:
+    """Tell what cannot be read because it was deleted from what is damaged."""
     try:
-        with context:
-            loaded = ocp.load(checkpoint.path / folders.STATE, dict(wanted))
+        yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         refuse_vanished(checkpoint.path, error)
         raise
-    refuse_vanished(checkpoint.path)  # what is missing may read as zeros
-    return loaded
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -211,5 +227,3 @@ def _shortened(lines: list[str]) -> list[str]:
     return lines if rest <= 0 else [*lines[:MAX_LINES], f"and {rest} more"]
 
 
-def _num_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return prod(leaf.shape) * leaf.dtype.itemsize

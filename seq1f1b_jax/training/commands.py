@@ -2,11 +2,14 @@
 
 import math
 
+import jax
+import numpy as np
+
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
-from seq1f1b_jax.training.job import Job, check_alike, load_model, make_parts
+from seq1f1b_jax.training.job import Job, Model, check_alike, make_parts, use_model
 from seq1f1b_jax.training.report import source_notes
 from seq1f1b_jax.training.sampling import sample_text
 from seq1f1b_jax.training.setup import make_setup
@@ -21,8 +24,10 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     batches = held_out_batches(setup, data, num_sequences or job.config.train.eval_sequences)
     for note in source_notes(job.config, job.source):
         job.say(f"note: {note}")
-    model = load_model(job, setup, job.say)
-    held_out = make_evaluation(setup)(model.params, batches)
+    model, params = use_model(
+        job, setup, lambda model: (model, setup.pipeline.from_canonical(model.params))
+    )
+    held_out = make_evaluation(setup)(params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
     told = f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
     job.say(f"{told} of {count_sequences(batches):,} sequences")
@@ -41,11 +46,12 @@ def generate(
 ) -> int:
     """Text sampled from the newest checkpoint, written as it comes."""
     setup = make_setup(job.config, job.stage)
-    model = load_model(job, setup, job.say)
+    model, params = use_model(
+        job, setup, lambda model: (model, jax.tree.map(np.asarray, model.params))
+    )
     sample_text(
-        job.stage, setup.pipeline.to_canonical(model.params), prompt, stream=job.stream,
-        num_tokens=num_tokens, seed=seed, temperature=temperature, top_p=top_p,
-        tokenizer=model.tokenizer, output=job.output,
+        job.stage, params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
+        temperature=temperature, top_p=top_p, tokenizer=model.tokenizer, output=job.output,
     )
     return 0
 
@@ -53,9 +59,12 @@ def generate(
 def export(job: Job, *, to: str, dtype: str) -> int:
     """The newest checkpoint as a folder that `transformers` loads."""
     setup = make_setup(job.config, job.stage)
-    model = load_model(job, setup, job.say)
-    params = setup.pipeline.to_canonical(model.params)
-    job.export(params, to, dtype=dtype, tokenizer=model.tokenizer)
+
+    def write(model: Model) -> Model:
+        job.export(model.params, to, dtype=dtype, tokenizer=model.tokenizer)
+        return model
+
+    model = use_model(job, setup, write)
     job.say(f"{model.told} is in {to}: config.json and safetensors of {dtype}")
     if model.tokenizer is None:
         print(f"without {TOKENIZER}: the model was trained on token ids")

@@ -2,11 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.pipeline.rows import Reader, Rows, opened
 from seq1f1b_jax.training.checkpoint_record import named_leaves
 from seq1f1b_jax.training.evaluation import whole
+
+BAD = "{told}: {name} holds numbers that are not finite{more}; take another"
 
 
 def check_finite(tree: PyTree, told: str) -> None:
@@ -33,7 +37,42 @@ def check_finite(tree: PyTree, told: str) -> None:
     bad = [name for name, good in zip(leaves, finite, strict=True) if not good]
     if bad:
         more = f", and so do {len(bad) - 1} others" * (len(bad) > 1)
-        raise UserError(f"{told}: {bad[0]} holds numbers that are not finite{more}; take another")
+        raise UserError(BAD.format(told=told, name=bad[0], more=more))
+
+
+def finite_rows(tree: PyTree, told: str) -> PyTree:
+    """The same leaves, `Rows` or arrays, which refuse what they hold when it is read.
+
+    Args:
+      tree: topology-free.
+      told: whose they are, for the message.
+
+    Example:
+      >>> import numpy as np
+      >>> np.asarray(finite_rows({"head": np.array([[np.nan]])}, "the model")["head"])
+      Traceback (most recent call last):
+      seq1f1b_jax.config.UserError: the model: head holds numbers that are not finite; take another
+    """
+
+    def rows(name: str, leaf: Rows | np.ndarray) -> Rows | np.ndarray:
+        if not leaf.shape or not np.issubdtype(leaf.dtype, np.floating):
+            return leaf
+
+        def open() -> Reader:
+            read = opened(leaf)
+
+            def checked(start: int, stop: int) -> np.ndarray:
+                found = read(start, stop)
+                if not np.isfinite(found).all():
+                    raise UserError(BAD.format(told=told, name=name, more=""))
+                return found
+
+            return checked
+
+        return Rows(leaf.shape, leaf.dtype, open, together=getattr(leaf, "together", 1))
+
+    leaves = [rows(name, leaf) for name, leaf in named_leaves(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 @jax.jit

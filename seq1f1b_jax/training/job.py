@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jaxlib
-from jax.sharding import Mesh
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
@@ -19,15 +18,17 @@ from seq1f1b_jax.distributed.fingerprint import (
     numerics_of,
     settings_of,
 )
-from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import clear, committed_steps
-from seq1f1b_jax.training.finite import check_finite
+from seq1f1b_jax.training.checkpoint_read import LOOKS, read_again
+from seq1f1b_jax.training.finite import finite_rows
 from seq1f1b_jax.training.sampling import Stream
 from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.stdout import Output
 from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
 from seq1f1b_jax.training.watchdog import Watchdog
+
+T = TypeVar("T")
 
 SOURCE = "source"
 """In a run's folder: what the checkpoint that it began from has beside its weights."""
@@ -39,14 +40,14 @@ class Source:
 
     Attributes:
       told: what it is, in one line.
-      load: its weights on a mesh, in the in-memory layout.
+      load: its weights in the layout that is free of topology, read when they are asked for.
       tokenizer: what `load_tokenizer` makes its tokenizer from; `None` where it has none.
       context_length: tokens of the longest sequence that it was trained on, where it says so.
       keep: copies what it has beside its weights into a new folder, for an export later on.
     """
 
     told: str
-    load: Callable[[Stage, Layout, Mesh], Params]
+    load: Callable[[Stage], Params]
     tokenizer: Path | None
     context_length: int | None
     keep: Callable[[Path], None]
@@ -62,8 +63,8 @@ class Job:
       stage: the model.
       stream: its sampler.
       source: the checkpoint that the run starts from, where it does.
-      export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters as a
-        checkpoint for others.
+      export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters, arrays or
+        `Rows`, as a checkpoint for others.
       watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
@@ -94,7 +95,7 @@ class Model(NamedTuple):
 
     Attributes:
       told: where they come from.
-      params: on the mesh, in the in-memory layout.
+      params: in the layout that is free of topology, read when they are asked for (`Rows`).
       tokenizer: of the text they were trained on; `None` where that was token ids.
     """
 
@@ -188,12 +189,21 @@ def check_tokenizer(corpus: Corpus, job: Job) -> None:
 def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
     """The newest good checkpoint of the run, or where there is none the one it would start from."""
     if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
-        params = job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
+        params = job.source.load(setup.stage)
         return Model(job.config.model.source, params, source_tokenizer(job.source))
     step, meta, params = load_newest(setup, report, group=job.group)
-    placed = setup.pipeline.from_canonical(params)
-    check_finite(placed, f"the checkpoint of step {step} in {job.folder}")
-    return Model(f"step {step}", placed, run_tokenizer(job, meta))
+    params = finite_rows(params, f"the checkpoint of step {step} in {job.folder}")
+    return Model(f"step {step}", params, run_tokenizer(job, meta))
+
+
+def use_model(job: Job, setup: Setup, use: Callable[[Model], T]) -> T:
+    """What `use` makes of the model, whose weights it reads.
+
+    Where a run that goes on deletes the checkpoint meanwhile, a process that is alone takes the
+    newest again.
+    """
+    times = LOOKS if job.group.count == 1 else 1
+    return read_again(lambda: use(load_model(job, setup, job.say)), times=times)
 
 
 def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:

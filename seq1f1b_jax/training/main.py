@@ -219,7 +219,7 @@ def first_params(job: Job, setup: Setup) -> Params:
     if job.source is None:
         return setup.pipeline.init(jax.random.key(job.config.train.seed))
     job.say(f"starting from {job.source.told}")
-    return job.source.load(setup.stage, setup.pipeline.layout, setup.mesh)
+    return setup.pipeline.from_canonical(job.source.load(setup.stage))
 
 
 def first_words(data: SequenceData, tokens, tokenizer: Tokenizer | None) -> str:

@@ -74,11 +74,12 @@ def sample_text(
 ) -> None:
     """Print the prompt and its continuation, piece by piece, as long as somebody reads.
 
-    `params` are topology-free; `tokenizer` is that of the text that the model was trained on,
-    `None` for token ids.
+    `params` are topology-free, arrays or `Rows`; `tokenizer` is that of the text that the model was
+    trained on, `None` for token ids.
     """
     tokens = stream(
-        stage, jax.tree.map(jnp.asarray, params), encode(prompt, tokenizer),
+        stage, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params),
+        encode(prompt, tokenizer),
         num_tokens=num_tokens, key=jax.random.key(seed), temperature=temperature, top_p=top_p,
     )
     written = chain([prompt], pieces((int(token[0]) for token in tokens), tokenizer), ["\n"])

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -45,12 +46,12 @@ def init_state(
     pipeline: PipelineStep, optimizer: optax.GradientTransformation, params: Params
 ) -> TrainState:
     """The state of step 0 around parameters on the mesh, in the in-memory layout."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    cut = shardings(shapes, pipeline.mesh, pipeline.layout, over_data=True)
-    opt_state = jax.jit(optimizer.init, out_shardings=cut)(params)
-    step = jnp.zeros((), jnp.int32)
-    whole = shardings(step, pipeline.mesh, pipeline.layout)
-    return TrainState(params, opt_state, jax.device_put(step, whole))
+    opt_state = pipeline.init_optimizer(optimizer, params)
+    zero = np.zeros((), np.int32)
+    whole = shardings(zero, pipeline.mesh, pipeline.layout)
+    # not `device_put`: where each of several processes has one device, its array has no shards
+    step = jax.make_array_from_callback(zero.shape, whole, lambda index: zero)
+    return TrainState(params, opt_state, step)
 
 
 def state_shardings(state: TrainState, pipeline: PipelineStep) -> TrainState:

@@ -13,24 +13,18 @@ from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.paths import RUN_CONFIG, resolve
-from seq1f1b_jax.pipeline.layout import kind_of, stack, staged_shapes
-from seq1f1b_jax.pipeline.sharding import put_leaf
+from seq1f1b_jax.pipeline.layout import staged_shapes
+from seq1f1b_jax.pipeline.rows import put_tree
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint import Checkpointer
 from seq1f1b_jax.training.checkpoint_folder import CHECKPOINTS, folder_of
 from seq1f1b_jax.training.checkpoint_read import (
-    LOOKS,
-    check_leaves,
     differences,
     find_checkpoint,
-    load_arrays,
-    load_leaves,
-    read_again,
+    open_state,
 )
 from seq1f1b_jax.training.checkpoint_record import (
     Checkpoint,
-    named_leaves,
-    names_of,
     read_checkpoint,
 )
 from seq1f1b_jax.training.optimizer import told_change
@@ -203,39 +197,22 @@ def restore_run(
 
 
 def place_state(checkpoint: Checkpoint, setup: Setup) -> TrainState:
-    """A checkpoint's arrays on the mesh.
-
-    In the layout of the run they are read as they lie; else they are turned one by one.
+    """A checkpoint's arrays on the mesh; each process reads what lies on its devices.
 
     Raises:
       UserError: the arrays are not those of the run's model and optimizer.
     """
-    pipeline, like = setup.pipeline, abstract_state(setup)
-    check_leaves(checkpoint, like)
-    shapes = staged_shapes(like, pipeline.layout)
-    places = state_shardings(shapes, pipeline)
-    named, paths = named_leaves(places), names_of(like)
-    if checkpoint.layout == pipeline.layout:
-        wanted = {
-            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=named[name])
-            for name, shape in named_leaves(shapes).items()
-        }
-        placed = load_arrays(checkpoint, wanted)
-    else:
-        placed = {
-            name: put_leaf(stack(leaf, kind_of(paths[name]), pipeline.layout), named[name])
-            for name, leaf in load_leaves(checkpoint, list(named))
-        }
-    return jax.tree.unflatten(jax.tree.structure(like), [placed[name] for name in named])
+    rows, layout = open_state(checkpoint, abstract_state(setup)), setup.pipeline.layout
+    return put_tree(rows, state_shardings(staged_shapes(rows, layout), setup.pipeline), layout)
 
 
 def load_newest(
     setup: Setup, report: Callable[[str], None], *, group: Group = ALONE
 ) -> tuple[int, Mapping[str, Any], Params]:
-    """Step, meta and topology-free parameters (NumPy) of the newest good checkpoint.
+    """Step, meta and topology-free parameters of the newest good checkpoint.
 
-    Writes nothing; of the optimizer nothing is read. Where a run that goes on deletes the
-    checkpoint meanwhile, a process that is alone reads a newer one.
+    The parameters are `Rows`, read when they are asked for. Writes nothing; of the optimizer
+    nothing is read.
     """
     folder = checkpoints_of(setup.config)
 
@@ -245,13 +222,7 @@ def load_newest(
         tell_source(found.meta, setup, report)
         return found.step
 
-    def load() -> tuple[int, Mapping[str, Any], Params]:
-        step = group.first("newest checkpoint", newest)
-        checkpoint = read_checkpoint(folder_of(folder, step), step)
-        like = abstract_state(setup).params
-        check_leaves(checkpoint, like, under="params.")
-        names = [f"params.{name}" for name in named_leaves(like)]
-        leaves = [leaf for _, leaf in load_leaves(checkpoint, names)]
-        return step, checkpoint.meta, jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-    return read_again(load, times=LOOKS if group.count == 1 else 1)
+    step = group.first("newest checkpoint", newest)
+    checkpoint = read_checkpoint(folder_of(folder, step), step)
+    params = open_state(checkpoint, abstract_state(setup).params, under="params.")
+    return step, checkpoint.meta, params

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_leaves
+from seq1f1b_jax.training.checkpoint_read import find_checkpoint, open_leaf
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 16, 4
@@ -139,7 +139,7 @@ def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, in the layout that is free of topology."""
     checkpoint = find_checkpoint(folder / "checkpoints", report=print)
     assert checkpoint.step == STEPS
-    return dict(load_leaves(checkpoint, list(checkpoint.leaves)))
+    return {name: np.asarray(open_leaf(checkpoint, name)) for name in checkpoint.leaves}
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

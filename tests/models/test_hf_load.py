@@ -12,14 +12,13 @@ import pytest
 from jax.sharding import AxisType
 
 from models import build_stage
-from models.hf import export, load_canonical, load_params, read_source
-from models.hf.load import _layers_of_rank
-from models.hf.match import match
+from models.hf import export, load_canonical, load_params, load_rows, read_source
 from models.hf.tables import Rule
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.safetensors import SINGLE, open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
-from seq1f1b_jax.pipeline.layout import from_pipeline, make_layout, to_pipeline
+from seq1f1b_jax.pipeline.layout import make_layout
+from seq1f1b_jax.pipeline.rows import from_pipeline, shares, to_pipeline
 from tests.models.hf_cases import SIZES, STAGES, parameters
 
 SLOW = pytest.mark.slow
@@ -139,20 +138,19 @@ def test_a_rank_reads_its_own_layers_only(folders):
             read.append(name)
             return source.tensors.read(name)
 
-    found = match(replace(source, tensors=Watched()), stage)
-    shape = jax.ShapeDtypeStruct((2, 3, 12, 20), np.float32)
-    _layers_of_rank(found, "layers.mlp.up.kernel", shape, layout, 1)
+    rows = load_rows(replace(source, tensors=Watched()), stage).layers["mlp"]["up"]["kernel"]
+    shares(rows, "layer", layout)((slice(1, 2), *[slice(None)] * 3))
     assert read == [f"model.layers.{layer}.mlp.up_proj.weight" for layer in (3, 4)]
 
 
-def test_a_share_takes_no_more_than_itself_and_a_tensor(tmp_path):
+def test_a_share_takes_no_more_than_itself_and_a_tensor(tmp_path, monkeypatch):
+    monkeypatch.setattr("seq1f1b_jax.pipeline.rows.BLOCK_BYTES", 1)  # of a model that is larger
     stage = build_stage("llama", **{**SIZES, "model_dim": 256, "mlp_dim": 512, "num_layers": 4})
     export(parameters(stage), stage, tmp_path / "wide", dtype="bfloat16")
-    found = match(read_source(tmp_path / "wide"), stage)
+    rows = load_rows(read_source(tmp_path / "wide"), stage).layers["mlp"]["up"]["kernel"]
     layout = make_layout(4, 2, vocab_size=11, tied=False)
-    shape = jax.ShapeDtypeStruct((2, 2, 256, 512), np.float32)
     tracemalloc.start()
-    share = _layers_of_rank(found, "layers.mlp.up.kernel", shape, layout, 0)
+    share = shares(rows, "layer", layout)((slice(0, 1), *[slice(None)] * 3))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     tensor = share.nbytes // 2

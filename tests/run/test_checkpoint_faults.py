@@ -69,17 +69,18 @@ def test_numbers_that_are_none_in_a_source_are_named(command, source, tmp_path):
 
 def test_a_run_that_goes_on_deletes_what_is_evaluated(finished, source, tmp_path, monkeypatch):
     folder = copy_until(finished, tmp_path / "run", 4)
-    real, deleted = storage.load_leaves, []
+    real, deleted = storage.open_state, []
 
-    def slow(checkpoint, names):
+    def slow(checkpoint, like, **options):
+        opened = real(checkpoint, like, **options)  # of which nothing is read yet
         if not deleted:
             shutil.copytree(finished / "checkpoints/000006", folder / "checkpoints/000006")
             for step in (2, 4):
                 folders.remove(folder / f"checkpoints/{step:06d}")
                 deleted.append(step)
-        return real(checkpoint, names)
+        return opened
 
-    monkeypatch.setattr(storage, "load_leaves", slow)
+    monkeypatch.setattr(storage, "open_state", slow)
     outcome = run("evaluate", *command_line(folder, source))
     assert outcome.status == 0, outcome.err
     assert "step 6: held-out loss" in outcome.out and "damaged" not in outcome.out
