@@ -1,7 +1,8 @@
 """What a command works on, and where its data, its model and its tokenizer come from."""
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, settings_of
+from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, file_hash, settings_of
 from seq1f1b_jax.pipeline.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import committed_steps
+from seq1f1b_jax.training.events import process_began
 from seq1f1b_jax.training.sampling import Stream
 from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.storage import CHECKPOINTS, load_newest
@@ -61,6 +63,7 @@ class Job:
       watchdog: ends this process when it, or another one, does not get on.
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
+      began: when the work was asked for, seconds since 1970: with the process, unless said.
     """
 
     config: Config
@@ -72,6 +75,7 @@ class Job:
     watchdog: Watchdog
     group: Group = ALONE
     say: Callable[[str], None] = print
+    began: float = field(default_factory=process_began)
 
     @property
     def folder(self) -> Path:
@@ -148,6 +152,8 @@ def check_alike(job: Job, data: SequenceData) -> None:
     if job.group.count == 1:
         return
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
+    module = sys.modules.get(type(job.stage).__module__)
+    parts["code of the model"] = file_hash(getattr(module, "__file__", None))
     data_parts = {f"data ({name})": value for name, value in data.identity.items()}
     for warning in check_same(job.group, parts | settings_of(job.config) | data_parts):
         job.say(f"note: {warning}")

@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 
 from seq1f1b_jax.config import Config, DistributedConfig, UserError
-from seq1f1b_jax.distributed.fingerprint import check_same, code_hash, differences, settings_of
+from seq1f1b_jax.distributed.fingerprint import (
+    check_same,
+    code_hash,
+    differences,
+    file_hash,
+    settings_of,
+)
 from tests.distributed.test_group import groups, together
 
 
@@ -71,3 +77,10 @@ def test_another_source_is_another_code(change, tmp_path, monkeypatch):
     else:
         (package / "a.py").rename(package / "b.py")
     assert code_hash() != before
+
+
+def test_a_file_and_no_file_are_told_apart(tmp_path):
+    (tmp_path / "a.py").write_text("1")
+    (tmp_path / "b.py").write_text("2")
+    paths = [None, tmp_path / "a.py", tmp_path / "b.py"]
+    assert len({file_hash(path and str(path)) for path in paths}) == 3
