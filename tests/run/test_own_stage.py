@@ -14,7 +14,7 @@ from tests.run.tiny import Child, checkpoint_steps, command_line, held_out_losse
 
 NAME = "tests.pipeline.own_stage:OwnStage"
 OWN = {"model__stage": NAME, "model__settings": '{"vocab_size": 256, "num_layers": 4}'}
-NUM_STEPS = 60
+NUM_STEPS = 30
 
 
 @pytest.fixture(scope="module")
