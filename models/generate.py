@@ -76,12 +76,13 @@ def stream(
       attention: backend for the prompt.
 
     Raises:
-      ValueError: an empty prompt, tokens outside the vocabulary, a setting out of range, or more
-        tokens than learned positions.
+      ValueError: a stage that cannot be hashed, an empty prompt, tokens outside the vocabulary, a
+        setting out of range, or more tokens than learned positions.
 
     Source of `top_p`: Holtzman et al., arXiv 1904.09751, section 3.1.
     """
     prompt = np.asarray(prompt_tokens)
+    _check_hashable(stage)
     _check_settings(num_tokens, temperature, top_p)
     _check_prompt(stage, prompt, num_tokens)
     return _stream(
@@ -193,6 +194,16 @@ def _nucleus(logits, top_p):
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     threshold = jnp.where(before < top_p, descending, jnp.inf).min(-1, keepdims=True)
     return jnp.where(logits < threshold, -jnp.inf, logits)
+
+
+def _check_hashable(stage):
+    try:
+        hash(stage)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(stage).__name__} cannot be hashed ({error}), and programs are compiled once "
+            "for every stage; make it a frozen dataclass of numbers, strings and tuples"
+        ) from None
 
 
 def _check_settings(num_tokens, temperature, top_p):

@@ -101,6 +101,11 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
             f"rope.factor={rope.factor} has no effect with rope.type='none'; set rope.type to "
             f"{', '.join(types[1:])}"
         )
+    if not theta >= 1:
+        raise ValueError(
+            f"rope_theta={theta} is below 1, so later pairs of dimensions would turn faster, not "
+            "slower; 10000 is usual"
+        )
     if rope.type == "ntk" and head_dim <= 2:
         raise ValueError(
             f"rope.type='ntk' raises the base to a power of D / (D - 2) and head_dim={head_dim}; "

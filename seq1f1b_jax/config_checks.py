@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
+from seq1f1b_jax.config_model import stage_problems
 
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
@@ -124,7 +125,8 @@ def _model(config: Config) -> Iterator[str]:
             f"data.seq_len={data.seq_len} is longer than the model.max_positions="
             f"{model.max_positions} it can learn; use {cure}"
         )
-    named = model.preset or model.source
+    yield from stage_problems(model)
+    named = model.stage or model.preset or model.source
     if data.source.endswith(".bin") and model.vocab_size is None and not named:
         yield (
             f"data.source={data.source!r} holds token ids, whose number it does not tell; "

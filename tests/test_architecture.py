@@ -16,7 +16,7 @@ MAX_LINES = 300
 ARROWS = {
     "seq1f1b_jax.config_model": (),
     "seq1f1b_jax.config": ("seq1f1b_jax.config_model",),
-    "seq1f1b_jax.config_checks": ("seq1f1b_jax.config",),
+    "seq1f1b_jax.config_checks": ("seq1f1b_jax.config", "seq1f1b_jax.config_model"),
     "seq1f1b_jax.paths": ("seq1f1b_jax.config",),
     "seq1f1b_jax.cli": (
         "seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks", "seq1f1b_jax.paths",
@@ -56,6 +56,7 @@ ARROWS = {
         "seq1f1b_jax.config_checks",
         "seq1f1b_jax.paths",
     ),
+    "seq1f1b_jax.run": ("seq1f1b_jax", "models"),
     "models.hf": (
         "models",
         "seq1f1b_jax.config",

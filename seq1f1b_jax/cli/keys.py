@@ -41,6 +41,19 @@ def setting_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
     return types
 
 
+def is_setting(key: str, types: Mapping[str, Any]) -> bool:
+    """Whether there is a setting of that dotted name, or one that holds others by their names.
+
+    Example:
+      >>> types = setting_types()
+      >>> is_setting("model.settings.width", types), is_setting("model.num_layers.width", types)
+      (True, False)
+    """
+    holders = (f"{name}." for name, hint in types.items() if get_origin(hint) is dict)
+    inner = next((key.removeprefix(holder) for holder in holders if key.startswith(holder)), "")
+    return key in types or all(name.isidentifier() for name in inner.split("."))
+
+
 def sections() -> dict[str, Any]:
     """Name and class of every group of settings."""
     return {name: cls for name, cls in get_type_hints(Config).items() if is_dataclass(cls)}
@@ -72,6 +85,8 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(get_args(hint))
     if get_origin(hint) is tuple:
         return "a list of whole numbers such as [512,512]"
+    if get_origin(hint) is dict:
+        return "settings by name such as {width: 64}"
     if hint in WORDS:
         return WORDS[hint]
     members = [describe(member) for member in get_args(hint) if member is not NoneType]

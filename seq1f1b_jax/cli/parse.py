@@ -12,7 +12,13 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from seq1f1b_jax.cli.keys import describe, resolve_paths, sections, setting_types
+from seq1f1b_jax.cli.keys import (
+    describe,
+    is_setting,
+    resolve_paths,
+    sections,
+    setting_types,
+)
 from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
 from seq1f1b_jax.cli.recipes import (
     check_recipe,
@@ -27,7 +33,7 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.paths import resolve
 
 DEFAULT_RECIPE = "default"
-OWN_MODEL = ("--model.preset", "--model.source")
+OWN_MODEL = ("--model.preset", "--model.source", "--model.stage")
 """A command line that names its model does not take that of the run's folder."""
 BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
 SHORTHANDS = {"--trace": "--train.trace=true"}
@@ -79,6 +85,7 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     names, settings = _split_config([SHORTHANDS.get(token, token) for token in arguments])
     types = setting_types() | get_type_hints(COMMANDS[command])
     _check_names(settings, types)
+    _check_model(settings)
     given = {str(find_recipe(name, recipes)): name for name in names}
     paths = [*given] or [str(find_recipe(DEFAULT_RECIPE, recipes))]
     with refusals(given):
@@ -202,12 +209,23 @@ def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
         if not name.startswith("--") or name in BARE_FLAGS:
             continue
         key = name.removeprefix("--")
-        if key in types or key in sections():
+        if is_setting(key, types) or key in sections():
             continue
         owners = [command for command, cls in COMMANDS.items() if key in get_type_hints(cls)]
         if owners:
             raise UserError(f"{name} belongs to a command; use train.py {owners[0]} {name} ...")
         raise UserError(f"unknown setting {name!r}{suggestion(key, types, dashes='--')}")
+
+
+def _check_model(settings: Sequence[str]) -> None:
+    """Refuse sizes beside a model of one's own; those of a recipe below it give way."""
+    names = [token.partition("=")[0] for token in settings if token.startswith("--model.")]
+    others = [name for name in names if name.split(".")[1] not in ("stage", "settings")]
+    if "--model.stage" in names and others:
+        raise UserError(
+            f"{others[0]} is of our own families, and --model.stage names another model; give that "
+            "--model.settings.NAME VALUE"
+        )
 
 
 def _one_line(error: ArgumentError, types: Mapping[str, Any]) -> str:

@@ -10,7 +10,14 @@ from typing import Any
 
 import yaml
 
-from seq1f1b_jax.cli.keys import describe, flatten, nearest, sections, setting_types
+from seq1f1b_jax.cli.keys import (
+    describe,
+    flatten,
+    is_setting,
+    nearest,
+    sections,
+    setting_types,
+)
 from seq1f1b_jax.cli.renamed import RENAMED
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
@@ -94,9 +101,9 @@ def check_recipe(path: Path, *, kept: bool = False) -> None:
             raise UserError(f"{path}: section {key!r} is empty; leave it out or put settings in it")
         if key in groups:
             raise UserError(f"{path}: {key}={value!r} must be a section of settings, not a value")
-        if key not in types:
+        if not is_setting(key, types):
             raise UserError(f"{path}: unknown setting {key!r}{suggestion(key, types)}")
-        if value is None and "null" not in describe(types[key]):
+        if value is None and key in types and "null" not in describe(types[key]):
             raise UserError(f"{path}: {key}=null must be {describe(types[key])}")
 
 

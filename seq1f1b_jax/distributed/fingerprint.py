@@ -123,6 +123,12 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+def file_hash(path: str | None) -> str:
+    """SHA-256, shortened, of a file; of none where a class was not read from one."""
+    content = b"" if path is None else Path(path).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 

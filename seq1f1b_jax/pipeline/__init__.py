@@ -1,6 +1,7 @@
 """The executor: Seq1F1B as one jitted scan on a device mesh, for any model of `stage.Stage`."""
 
 from seq1f1b_jax.pipeline.build import build_step
+from seq1f1b_jax.pipeline.check import check_stage
 from seq1f1b_jax.pipeline.layout import Layout, make_layout
 from seq1f1b_jax.pipeline.mesh import make_mesh
 from seq1f1b_jax.pipeline.reference import reference_loss
@@ -13,6 +14,7 @@ __all__ = [
     "PipelineStep",
     "Stage",
     "build_step",
+    "check_stage",
     "make_layout",
     "make_mesh",
     "reference_loss",

@@ -9,6 +9,7 @@ from jaxtyping import DTypeLike
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline import layout as layouts
+from seq1f1b_jax.pipeline.check import check_stage
 from seq1f1b_jax.pipeline.layout import AXIS
 from seq1f1b_jax.pipeline.mesh import tensor_size
 from seq1f1b_jax.pipeline.residuals import check_policy
@@ -55,7 +56,8 @@ def build_step(
       fill: content of unwritten buffers and idle messages; only tests change it.
 
     Raises:
-      ValueError: plan, mesh, chunk lengths and layers do not fit together.
+      ValueError: the stage breaks a rule (`check_stage`), or plan, mesh, chunk lengths and layers
+        do not fit together.
 
     Example:
       >>> import jax
@@ -75,6 +77,7 @@ def build_step(
 
     Source: Seq1F1B (arXiv 2406.03488), section 3.
     """
+    check_stage(stage, compute_dtype=compute_dtype)
     validate(plan)
     num_devices = dict(mesh.shape).get(AXIS)
     if num_devices != plan.num_stages:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from seq1f1b_jax.ops.loss import cross_entropy_reference
+from seq1f1b_jax.pipeline.batch import check_ids
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
@@ -78,7 +79,11 @@ def reference_loss(
     """Mean loss over targets of all microbatches; differentiate it with `jax.grad`.
 
     The options are those of `hidden`.
+
+    Raises:
+      ValueError: ids outside the vocabulary, where the arrays have values.
     """
+    check_ids(tokens, targets, vocab_size=stage.vocab_size)
     params = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
     head = params.embedding if params.head is None else params.head
     tokens, targets = (a.reshape(-1, a.shape[-1]) for a in (tokens, targets))

@@ -17,6 +17,7 @@ from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline import layout as layouts
+from seq1f1b_jax.pipeline.batch import check_batch, check_ids
 from seq1f1b_jax.pipeline.executor import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.fresh import fresh
 from seq1f1b_jax.pipeline.layout import AXIS, Layout
@@ -226,27 +227,11 @@ class PipelineStep:
         )
 
     def _check(self, tokens: Tokens, targets: Tokens, starts: Tokens | None) -> None:
-        seq_len = sum(self.table.chunk_lengths)
-        if tokens.ndim != 3 or tokens.shape[2] != seq_len:
-            raise ValueError(
-                f"tokens of shape {tokens.shape} must be [num_microbatches, sequences, {seq_len}]: "
-                f"the chunks {self.table.chunk_lengths} cover {seq_len} tokens"
-            )
-        if targets.shape != tokens.shape:
-            raise ValueError(
-                f"targets of shape {targets.shape} must have that of the tokens, {tokens.shape}; "
-                "targets are the next tokens, with -1 where there is none"
-            )
-        if tokens.shape[1] % self.num_data:
-            raise ValueError(
-                f"a microbatch of {tokens.shape[1]} sequences cannot be spread over "
-                f"{self.num_data} pipelines (mesh axis {DATA!r}); use a multiple of {self.num_data}"
-            )
-        if starts is not None and starts.shape != tokens.shape:
-            raise ValueError(
-                f"starts of shape {starts.shape} must have that of the tokens, {tokens.shape}; "
-                "they are the position of the first token of every token's document"
-            )
+        check_batch(
+            tokens, targets, starts, chunk_lengths=self.table.chunk_lengths,
+            num_pipelines=self.num_data,
+        )
+        check_ids(tokens, targets, vocab_size=self.stage.vocab_size)
 
 
 def count_targets(targets: Tokens) -> Int[Array, ""]:

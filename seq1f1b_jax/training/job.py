@@ -1,5 +1,6 @@
 """What a command works on, and where its data, its model and its tokenizer come from."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,14 @@ from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.distributed.fingerprint import (
     check_same,
     code_hash,
+    file_hash,
     numerics_of,
     settings_of,
 )
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint_folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint_read import LOOKS, read_again
+from seq1f1b_jax.training.events import process_began
 from seq1f1b_jax.training.finite import finite_rows
 from seq1f1b_jax.training.sampling import Stream
 from seq1f1b_jax.training.setup import Setup, make_setup
@@ -70,6 +73,7 @@ class Job:
       say: prints a line, with paths as the user typed them.
       output: where what is printed goes.
       environment: variables of this process.
+      began: when the work was asked for, seconds since 1970: with the process, unless said.
     """
 
     config: Config
@@ -83,6 +87,7 @@ class Job:
     group: Group = ALONE
     say: Callable[[str], None] = print
     environment: Mapping[str, str] = field(default_factory=dict)
+    began: float = field(default_factory=process_began)
 
     @property
     def folder(self) -> Path:
@@ -158,6 +163,8 @@ def check_alike(job: Job, data: SequenceData) -> None:
     if job.group.count == 1:
         return
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
+    module = sys.modules.get(type(job.stage).__module__)
+    parts["code of the model"] = file_hash(getattr(module, "__file__", None))
     parts |= settings_of(job.config) | numerics_of(job.environment, jax.config.values)
     parts |= {f"data ({name})": value for name, value in data.identity.items()}
     for warning in check_same(job.group, parts):

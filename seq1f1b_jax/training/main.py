@@ -22,7 +22,6 @@ from seq1f1b_jax.training.events import (
     RESTORE,
     START,
     Events,
-    process_began,
 )
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.finite import check_finite
@@ -185,9 +184,9 @@ def write_settings(job: Job, tokenizer: Tokenizer | None) -> None:
 
 
 def open_events(job: Job) -> Events:
-    """What the run's time goes to, told by process 0 from the moment it was started."""
+    """What the run's time goes to, told by process 0 from the moment it was asked for."""
     events = Events(job.folder / EVENTS if job.group.is_first else None, say=job.say)
-    events.begin(START, at=process_began())
+    events.begin(START, at=job.began)
     events.begin(RESTORE)
     return events
 

@@ -45,7 +45,7 @@ def describe(
     schedule = config.schedule
     partition = "as listed" if schedule.chunk_lengths else schedule.partition
     rows = {
-        "model": f"{config.model.family}, {num_params:,} parameters, "
+        "model": f"{config.model.stage or config.model.family}, {num_params:,} parameters, "
         f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
         **({"source": source.told} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",

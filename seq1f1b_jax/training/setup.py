@@ -1,7 +1,6 @@
 """From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +28,6 @@ from seq1f1b_jax.schedule.plan_file import load_plan
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
-class SizedStage(Stage, Protocol):
-    """A model that also tells the sizes from which the cost of a chunk is counted."""
-
-    @property
-    def mlp_dim(self) -> int: ...
-
-    @property
-    def gated(self) -> bool: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Setup:
     """The parts that a configuration and a model decide.
@@ -63,7 +52,7 @@ class Setup:
 
 
 def make_setup(
-    config: Config, stage: SizedStage, *, visible_keys: NDArray[np.float64] | None = None
+    config: Config, stage: Stage, *, visible_keys: NDArray[np.float64] | None = None
 ) -> Setup:
     """Build everything but data and parameters; nothing is compiled yet.
 
@@ -181,12 +170,35 @@ def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
     return balanced_lengths(seq_len, schedule.num_chunks, cost, block=schedule.block)
 
 
-def stage_cost(config: Config, stage: SizedStage, layers_per_stage: tuple[int, ...]) -> StageCost:
+def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:
     """The model's sizes as the partition and the prediction of the bubble count them."""
+    mlp_dim, gated = mlp_sizes(stage)
     return StageCost(
         model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
-        head_dim=stage.head_dim, mlp_dim=stage.mlp_dim, gated=stage.gated,
+        head_dim=stage.head_dim, mlp_dim=mlp_dim, gated=gated,
         vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
         num_sequences=config.data.microbatch_size // config.mesh.data,
         residuals=config.executor.residuals, window=window_of(stage),
     )
+
+
+def mlp_sizes(stage: Stage) -> tuple[int, bool]:
+    """Hidden width of the MLP, and whether it has a gate.
+
+    Of a stage that tells no `mlp_dim` and `gated` the parameters are counted: all matrices of a
+    layer but those of a usual attention are taken for an MLP of two.
+
+    Example:
+      >>> from models import build_stage
+      >>> from seq1f1b_jax.training.setup import mlp_sizes
+      >>> mlp_sizes(build_stage("llama", preset="tiny"))
+      (64, True)
+    """
+    mlp_dim, gated = getattr(stage, "mlp_dim", None), getattr(stage, "gated", None)
+    if mlp_dim is not None and gated is not None:
+        return mlp_dim, gated
+    layers = jax.eval_shape(stage.init, jax.random.key(0)).layers
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(layers) if leaf.ndim >= 3)
+    heads = 2 * (stage.num_heads + stage.num_kv_heads) * stage.head_dim
+    mlp = matrices / stage.num_layers / stage.model_dim - heads
+    return max(1, round(mlp / 2)), False

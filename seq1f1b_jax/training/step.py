@@ -1,5 +1,6 @@
 """One optimizer step: pipelined loss and gradients, then the update on global arrays."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -64,13 +65,13 @@ def make_train_step(
     pipeline: PipelineStep,
     optimizer: optax.GradientTransformation,
     *,
-    learning_rate: optax.Schedule,
+    learning_rate: optax.Schedule | float = math.nan,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """The jitted step `(state, tokens, targets, starts) -> (state, metrics)`; donates the state.
 
     tokens, targets, starts: int32 `[num_microbatches, sequences, seq_len]`; starts may be `None`,
-    see `PipelineStep.loss_and_grads`. `learning_rate` is the schedule inside the optimizer, which
-    keeps it to itself.
+    see `PipelineStep.loss_and_grads`. `learning_rate` is that of the optimizer, which keeps it to
+    itself: it is for the metrics only.
 
     Example:
       >>> import jax
@@ -100,7 +101,8 @@ def make_train_step(
         new = TrainState(params, opt_state, state.step + 1)
         new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
+        rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
         work = count_work(targets, starts, window=window_of(pipeline.stage))
-        return new, StepMetrics(loss, *norms, jnp.asarray(learning_rate(state.step)), work)
+        return new, StepMetrics(loss, *norms, jnp.asarray(rate), work)
 
     return jax.jit(train_step, donate_argnums=0)

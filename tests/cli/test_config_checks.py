@@ -29,6 +29,14 @@ CASES = {
     "ratio": (change(optimizer={"min_learning_rate_ratio": 2.0}), "ratio=2.0", "0.1"),
     "dropout": (change(model={"dropout": 0.1}), "dropout=0.1", "dropout=0"),
     "heads": (change(model={"num_heads": 6, "num_kv_heads": 4}), "num_kv_heads=4", "[1, 2, 3, 6]"),
+    "stage": (change(model={"stage": "own.py:A b"}), "model.stage='own.py:A b'", "module:Class"),
+    "two models": (change(model={"stage": "a:B", "source": "x"}), "model.source=x", "one of them"),
+    "settings of no stage": (
+        change(model={"settings": {"width": 3}}), "model.settings.width=3", "model.stage names none"
+    ),
+    "settings that JSON cannot hold": (
+        change(model={"stage": "a:B", "settings": {"key": b"hi"}}), "settings.key=b'hi'", "numbers"
+    ),
     "head_dim": (change(model={"model_dim": 100, "num_heads": 6}), "=100", "model_dim=102"),
     "positions": (
         change(model={"family": "gpt", "max_positions": 512}),

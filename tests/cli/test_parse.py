@@ -166,7 +166,7 @@ def test_fields_win_over_the_preset_and_the_preset_over_the_defaults():
 
 
 NO_PATHS = {
-    "model.family", "model.preset", "schedule.name", "executor.attention",
+    "model.stage", "model.family", "model.preset", "schedule.name", "executor.attention",
     "distributed.coordinator", "logging.wandb_project",
 }
 

@@ -10,6 +10,7 @@ from seq1f1b_jax.distributed.fingerprint import (
     check_same,
     code_hash,
     differences,
+    file_hash,
     numerics_of,
     settings_of,
 )
@@ -135,3 +136,10 @@ def test_another_source_is_another_code(change, tmp_path, monkeypatch):
     else:
         (package / "a.py").rename(package / "b.py")
     assert code_hash() != before
+
+
+def test_a_file_and_no_file_are_told_apart(tmp_path):
+    (tmp_path / "a.py").write_text("1")
+    (tmp_path / "b.py").write_text("2")
+    paths = [None, tmp_path / "a.py", tmp_path / "b.py"]
+    assert len({file_hash(path and str(path)) for path in paths}) == 3

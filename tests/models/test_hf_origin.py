@@ -9,11 +9,11 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-import train
 from models.hf import export, keep_origin, kept_origin, origin_of, read_source
 from models.hf.qwen2_tokenizer import END_OF_TEXT, PATTERN, is_rebuilt_alike
 from seq1f1b_jax.config import Config, TrainConfig, UserError
 from seq1f1b_jax.data import load_tokenizer
+from seq1f1b_jax.run.model import export_params
 from tests.models.hf_cases import STAGES, parameters
 
 STAGE = STAGES["llama"]
@@ -156,7 +156,7 @@ def test_ids_that_are_none_are_refused(theirs):
 
 def exported(run, tokenizer, source, folder):
     config = Config(train=TrainConfig(output_dir=str(run)))
-    train._export(STAGE, config, source, parameters(STAGE), str(folder), dtype="float32",
+    export_params(STAGE, config, source, parameters(STAGE), str(folder), dtype="float32",
                   tokenizer=tokenizer)
     return folder
 

@@ -1,5 +1,6 @@
 """Decoding over the cache is the full forward pass, and sampling does what its arguments say."""
 
+from dataclasses import dataclass
 from functools import cache, partial
 
 import jax
@@ -191,3 +192,12 @@ def test_error_names_the_number(case):
     }
     with pytest.raises(ValueError, match=message):
         stream(stage, None, **arguments)
+
+
+def test_a_stage_that_cannot_be_hashed_is_refused():
+    @dataclass
+    class Thawed:
+        num_layers: int = 1
+
+    with pytest.raises(ValueError, match="Thawed cannot be hashed.*frozen dataclass"):
+        stream(Thawed(), None, PROMPT, num_tokens=2, key=jax.random.key(0))

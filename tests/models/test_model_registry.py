@@ -131,6 +131,7 @@ ERRORS = {
         "llama",
         {"rope": {"type": "yarn", "original_max_positions": 9, "beta_fast": 1.0}},
         "rope.beta_slow=1.0 and rope.beta_fast=1.0"),
+    "a base below 1": ("llama", {"rope_theta": 1e-30}, "rope_theta=1e-30 is below 1"),
     "yarn's base": (
         "llama", {"rope": {"type": "yarn", "original_max_positions": 9}, "rope_theta": 1.0},
         "rope_theta above 1, not 1.0"),

@@ -43,7 +43,10 @@ class Outcome(NamedTuple):
 def command_line(folder, source, **changes) -> list[str]:
     """Arguments of a tiny run; `changes` name settings with `__` for the dot."""
     settings = SETTINGS | {"train.output_dir": folder, "data.source": source}
-    settings |= {name.replace("__", "."): value for name, value in changes.items()}
+    given = {name.replace("__", "."): value for name, value in changes.items()}
+    if "model.stage" in given:  # it has sizes of its own
+        settings = {k: value for k, value in settings.items() if not k.startswith("model.")}
+    settings |= given
     return [f"--{name}={value}" for name, value in settings.items()]
 
 

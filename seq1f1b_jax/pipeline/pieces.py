@@ -1,0 +1,91 @@
+"""The functions of a stage one by one, each with the shapes that it takes and must return."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct as Shape
+
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+
+SEQUENCES, TOKENS = 2, 128
+"""Of the inputs; 128 tokens suit kernels that work in blocks."""
+POSITIONS = Shape((TOKENS,), jnp.int32)
+
+
+class Piece(NamedTuple):
+    """A function of a stage on its own.
+
+    Attributes:
+      name: of the function, with its class.
+      call: `(weights, positions, *inputs)`, inputs and outputs `[B, T, ...]`.
+      weights: shapes of its parameters.
+      inputs: shapes by name.
+      outputs: shapes that it must return, by name.
+    """
+
+    name: str
+    call: Callable
+    weights: Tree
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Shapes of the arguments of `call`."""
+        return (self.weights, POSITIONS, *self.inputs.values())
+
+    @property
+    def results(self) -> list[str]:
+        """Names of the results of `with_gradients`."""
+        return [*self.outputs, *(f"the gradient of {name}" for name in self.inputs)]
+
+    @property
+    def arguments_with_cotangents(self) -> tuple[Any, ...]:
+        """Shapes of the arguments of `with_gradients`."""
+        first, *others = self.outputs.values()
+        cotangents = (first, *others) if others else first
+        return self.weights, POSITIONS, tuple(self.inputs.values()), cotangents
+
+    def with_gradients(self, weights: Tree, positions: Any, inputs: tuple, cotangents: Any):
+        """Outputs, and the gradients of the inputs."""
+        outputs, vjp = jax.vjp(lambda *inputs: self.call(weights, positions, *inputs), *inputs)
+        return outputs, vjp(cotangents)
+
+
+def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
+    """The functions that stand between embedding and head.
+
+    Args:
+      stage: the model.
+      params: shapes of its parameters.
+      dtype: in which they compute.
+    """
+
+    def cast(leaf: Shape, *, drop: int = 0) -> Shape:
+        return Shape(leaf.shape[drop:], dtype)
+
+    def heads(number: int) -> Shape:
+        return Shape((SEQUENCES, TOKENS, number, stage.head_dim), dtype)
+
+    def pre(layer, positions, x):
+        return stage.pre(layer, x, stage.context(positions))
+
+    name = type(stage).__name__
+    x = Shape((SEQUENCES, TOKENS, stage.model_dim), dtype)
+    q, kv = heads(stage.num_heads), heads(stage.num_kv_heads)
+    layer = jax.tree.map(partial(cast, drop=1), params.layers)
+    first, last = (jax.tree.map(cast, tree) for tree in (params.first, params.last))
+    return [
+        Piece(
+            f"{name}.embed", lambda w, at, x: stage.embed(w, x, at), first, {"x": x}, {"x": x}
+        ),
+        Piece(f"{name}.pre", pre, layer, {"x": x}, {"q": q, "k": kv, "v": kv}),
+        Piece(
+            f"{name}.post", lambda w, at, x, out: stage.post(w, x, out), layer,
+            {"x": x, "attended": q}, {"x": x},
+        ),
+        Piece(f"{name}.final", lambda w, at, y: stage.final(w, y), last, {"y": x}, {"y": x}),
+    ]  # fmt: skip

@@ -1,0 +1,104 @@
+"""A stage that breaks a rule is refused where a step is built, in one line; others are accepted."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import build_stage
+from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh, reference_loss
+from seq1f1b_jax.pipeline.check import _check_once
+from seq1f1b_jax.schedule import make_plan
+from tests.pipeline.broken_stages import BREAKS, MIXES, MeanInPost
+from tests.pipeline.cut_stage import CutStage
+from tests.pipeline.own_stage import OwnStage
+from tests.pipeline.unusual_stages import KEEPS, SortedExperts
+
+ROPES = {
+    "yarn": {"type": "yarn", "factor": 4.0, "original_max_positions": 64},
+    "llama3": {"type": "llama3", "factor": 8.0, "original_max_positions": 64},
+}
+OURS = {
+    "gpt": build_stage("gpt", preset="tiny"),
+    "gpt, tied": build_stage("gpt", preset="tiny", tied=True),
+    "llama": build_stage("llama", preset="tiny"),
+    "llama, one key/value head": build_stage("llama", preset="tiny", num_kv_heads=1),
+    "mistral": build_stage("llama", preset="tiny", window=3),
+    "qwen2": build_stage("llama", preset="tiny", qkv_bias=True, tied=True),
+    **{name: build_stage("llama", preset="tiny", rope=rope) for name, rope in ROPES.items()},
+}
+ACCEPTED = OURS | {cls.__name__: cls() for cls in (OwnStage, CutStage, *KEEPS)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("stage", ACCEPTED.values(), ids=ACCEPTED)
+def test_stages_that_keep_the_rules_are_accepted(stage, dtype):
+    check_stage(stage, compute_dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama"])
+def test_models_too_large_for_this_machine_are_accepted(name):
+    check_stage(build_stage(name, preset="30b"))
+
+
+@pytest.mark.parametrize("stage, function, told", MIXES.values(), ids=MIXES)
+def test_a_function_that_mixes_tokens_is_refused(stage, function, told):
+    line = refusal(stage)
+    assert line.startswith(f"{type(stage).__name__}.{function} returned ")
+    assert told in line and "token-wise" in line
+
+
+@pytest.mark.parametrize("stage, told", BREAKS.values(), ids=BREAKS)
+def test_what_breaks_another_rule_is_refused(stage, told):
+    line = refusal(stage)
+    assert [words for words in told if words not in line] == []
+
+
+def refusal(stage) -> str:
+    with pytest.raises(ValueError) as caught:
+        check_stage(stage, compute_dtype=jnp.bfloat16)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_large_stage_that_mixes_tokens_is_refused_though_nothing_of_it_is_made():
+    stage = replace(MeanInPost(), model_dim=2**14, num_heads=2**13, mlp_dim=2**16)
+    assert "depends on other tokens" in refusal(stage)
+
+
+def test_a_large_stage_that_cannot_be_read_is_let_through():
+    check_stage(replace(SortedExperts(), model_dim=1024, num_heads=512, mlp_dim=4096))
+
+
+def test_build_step_refuses_and_checks_a_stage_once():
+    plan, mesh = make_plan("seq1f1b", num_stages=1, num_microbatches=1, num_chunks=1), make_mesh(1)
+    with pytest.raises(ValueError, match="token-wise"):
+        build_step(MeanInPost(), plan, mesh, chunk_lengths=(4,))
+    stage = OwnStage(num_layers=5)
+    before = _check_once.cache_info()
+    for length in (4, 5):
+        build_step(replace(stage), plan, mesh, chunk_lengths=(length,))
+    after = _check_once.cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses) == (1, 1)
+
+
+IDS = {
+    "a token too large": ([[0, 11]], [[1, 1]], r"tokens\[0, 0, 1\] is 11; token ids.*vocab_size"),
+    "a negative token": ([[-1, 2]], [[1, 1]], r"tokens\[0, 0, 0\] is -1; token ids must be at lea"),
+    "a target too large": ([[1, 2]], [[-1, 12]], r"targets\[0, 0, 1\] is 12; .* vocab_size=11"),
+}
+
+
+@pytest.mark.parametrize("tokens, targets, told", IDS.values(), ids=IDS)
+@pytest.mark.parametrize("kind", [np.array, jnp.array], ids=["numpy", "jax"])
+def test_ids_outside_the_vocabulary_are_refused(tokens, targets, told, kind):
+    stage = OwnStage()
+    plan = make_plan("seq1f1b", num_stages=1, num_microbatches=1, num_chunks=1)
+    step = build_step(stage, plan, make_mesh(1), chunk_lengths=(2,))
+    batch = kind([tokens]), kind([targets])
+    params = jax.eval_shape(stage.init, jax.random.key(0))
+    for call in (step.loss_and_grads, step.loss, lambda *args: reference_loss(stage, *args)):
+        with pytest.raises(ValueError, match=told):
+            call(params, *batch)
