@@ -31,6 +31,7 @@ from ray.train.v2.jax.config import JaxConfig
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed.exits import LOST_PEER
 from seq1f1b_jax.launch.death import exit_status, first_cause
+from seq1f1b_jax.launch.options import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,16 +77,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
       UserError: bad input, in one line.
     """
-    parser = argparse.ArgumentParser(prog="launch/ray_train.py", exit_on_error=False)
+    parser = Parser(prog="python launch/ray_train.py", allow_abbrev=False)
     parser.add_argument("--workers", type=int, required=True, help="how many processes")
     parser.add_argument("--gpus", type=int, default=0, help="of each; default 0: on CPUs")
     parser.add_argument("--restarts", type=int, default=3, help="of the whole set; default 3")
     parser.add_argument("--address", help="of the cluster; default: this one, or a new one")
     cut = list(arguments).index("--") if "--" in arguments else len(arguments)
-    try:
-        options, unknown = parser.parse_known_args(arguments[:cut])
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; see python launch/ray_train.py --help") from error
+    options, unknown = parser.parse_known_args(arguments[:cut])
     if unknown:
         raise UserError(f"{' '.join(unknown)}: unknown; arguments of train.py stand behind --")
     if options.workers < 1 or options.gpus < 0 or options.restarts < 0:

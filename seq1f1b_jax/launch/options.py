@@ -40,14 +40,17 @@ class Options:
     command: tuple[str, ...]
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Tells bad input as the rest of the program does: by a `UserError`, in one line."""
+
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m seq1f1b_jax.launch --help")
+        """Raise it, instead of printing and ending the process."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of what stands before `--`."""
-    made = _Parser(
+    made = Parser(
         prog="python -m seq1f1b_jax.launch",
         usage="%(prog)s --processes N [--restarts N] [--log-dir D] [--grace S] -- train.py ...",
         description="Start the processes of a run on this machine, on the loopback address.",

@@ -28,7 +28,7 @@ def driver(tmp_path):
         with folder.with_suffix(".said").open("wb") as said:
             process = subprocess.Popen(
                 [*command, *arguments(folder, **settings | changes)[1:]], cwd=tmp_path, stdout=said,
-                stderr=subprocess.STDOUT, env=environment() | {"RAY_TRAIN_V2_ENABLED": "1"},
+                stderr=subprocess.STDOUT, env=environment(),
             )  # fmt: skip
         running.append(process)
         return process
@@ -76,3 +76,21 @@ def test_bad_input_is_not_started_again(driver, tmp_path):
     assert driver(folder, "--restarts", "2", mesh__virtual_devices=3).wait(PATIENCE_SECONDS) == 2
     told = [line for line in said(folder).splitlines() if "cannot be shared by 2 processes" in line]
     assert 1 <= len(told) <= 2, said(folder)  # Ray itself may tell equal lines once
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "--workers"),
+        (["--workers", "two"], "'two'"),
+        (["--workers", "0"], "--workers 0 --gpus 0 --restarts 3: use 1 or more workers"),
+        (["--workers", "2", "--config", "x"], "--config x: unknown; arguments of train.py stand"),
+    ],
+)
+def test_bad_options_are_one_line(options, told):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and told in done.stderr.splitlines()[0]
+    assert len(done.stderr.splitlines()) == 1
