@@ -20,10 +20,9 @@ from seq1f1b_jax.run.own_stage import model_of
 from seq1f1b_jax.training import commands
 from seq1f1b_jax.training.job import Job, use_model
 from seq1f1b_jax.training.main import train
-from seq1f1b_jax.training.metrics import read_metrics
+from seq1f1b_jax.training.metrics import METRICS, read_metrics
 from seq1f1b_jax.training.setup import make_setup
 from seq1f1b_jax.training.stdout import Output
-from seq1f1b_jax.training.storage import METRICS
 from seq1f1b_jax.training.watchdog import Watchdog
 
 

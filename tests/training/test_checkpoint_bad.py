@@ -1,7 +1,10 @@
-"""Checkpoints that say what cannot be, and those that a run deletes while somebody reads."""
+"""Checkpoints that say what cannot be, that a run deletes meanwhile, or that find no room."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -150,3 +153,33 @@ def test_a_link_in_the_place_of_a_save_goes_and_what_it_leads_to_stays(tmp_path)
         checkpointer.save(2, LIKE, meta={})
     assert [path.name for path in directory.iterdir()] == ["000002"]
     assert [path.name for path in mine.iterdir()] == ["file"]
+
+
+FAILING = """
+import resource, sys
+import numpy as np
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.training.checkpoint import Checkpointer
+limit = int(sys.argv[2])
+try:
+    with Checkpointer(sys.argv[1], keep=1) as checkpointer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        values = np.random.default_rng(0).normal(size=(20, 5000))
+        checkpointer.save(7, {f"w{i}": row for i, row in enumerate(values)}, meta={})
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 2000, 30_000])
+def test_a_full_disk_is_one_line_with_its_cause(tmp_path, limit):
+    """Whatever Orbax was writing: its metadata, an index, or values."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, tmp_path, str(limit)], capture_output=True, text=True,
+        timeout=120, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    lines = [line for line in done.stderr.splitlines() if "WARNING:jax_plugins" not in line]
+    assert lines == [
+        f"error: checkpoint of step 7 was not written to {tmp_path} (File too large); make space "
+        "there or set train.output_dir; committed steps: ()"
+    ]
