@@ -137,13 +137,6 @@ def test_settings_that_change_the_result_are_told_one_by_one(finished, source, t
         assert sum(line.startswith(f"note: {told}") for line in notes) == 1, (told, notes)
 
 
-def test_another_pipeline_is_no_change_to_tell(finished, source, tmp_path):
-    folder = copy_until(finished, tmp_path / "run", 4)
-    changes = {"mesh__pipe": 4, "schedule__num_chunks": 4, "executor__residuals": "full"}
-    outcome = run(*command_line(folder, source, **changes))
-    assert outcome.status == 0 and ": checkpoint " not in outcome.out
-
-
 def test_data_that_is_cut_under_a_run_ends_it_with_its_steps_saved(source, tmp_path, monkeypatch):
     tokens = tmp_path / "tokens.bin"
     tokens.write_bytes(np.frombuffer(source.read_bytes(), np.uint8).astype("<u2").tobytes())

@@ -129,6 +129,7 @@ def test_another_pipeline_continues_within_float32_rounding(changes, finished, s
     outcome = run(*command_line(folder, source, **changes))
     assert outcome.status == 0, outcome.err
     assert f"continuing {folder} after step 2" in outcome.out
+    assert ": checkpoint " not in outcome.out  # another pipeline is no change to tell
     expected = losses(finished)
     assert losses(folder).keys() == expected.keys()
     # A loss is a mean of 128 terms near 5.5; float32 keeps 6e-8 of each.
