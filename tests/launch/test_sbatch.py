@@ -77,7 +77,7 @@ def test_sbatch_deals_out_the_cpus_of_a_node(sbatch, variables, cpus):
 
 @pytest.mark.parametrize(
     ("tasks", "status"),
-    [("2,waits", 143), ("2,deaf", 137), ("76,lingers-2", 76), ("2,77", 77), ("0,0", 0)],
+    [("2,waits", 143), ("2,deaf", 137), ("76,lingers-2", 76), ("2,lingers-77", 77), ("0,0", 0)],
 )
 def test_the_stand_in_ends_as_srun_does(tasks, status, tmp_path):
     """So that the tests below have something to mend."""
