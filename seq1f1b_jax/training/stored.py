@@ -48,7 +48,7 @@ def open_stored(folder: Path, name: str) -> ts.TensorStore:
 
 def _open(folder: Path, name: str, *, kept_bytes: int) -> ts.TensorStore:
     [index] = folder.glob("*/manifest.ocdbt")  # one folder further down, whatever Orbax names it
-    base = {"driver": "file", "path": f"{index.parent}/"}
+    base = {"driver": "file", "path": f"{index.parent.resolve()}/"}  # which takes no ..
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"},
