@@ -9,6 +9,7 @@ complains of each that is not there, or in the folder `aot` of the environment
 (`pip install --target`, as `make test` does), where only this module finds it.
 """
 
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -41,29 +42,33 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-BESIDE = Path(sys.prefix, "aot")
-"""Where `make test` installs the wheel."""
+BESIDE = Path(sys.prefix, "aot", "jax_plugins", "xla_cuda12", "__init__.py")
+"""Where `make test` installs the wheel's plugin."""
 
 
 def has_aot() -> bool:
     """Whether the extra `aot` is installed."""
-    return _among_packages() or (BESIDE / "jax_plugins" / "xla_cuda12").is_dir()
+    return _among_packages() or BESIDE.is_file()
 
 
 def _among_packages() -> bool:
-    find = importlib.util.find_spec  # which raises where the package around is missing
-    return find("jax_plugins") is not None and find("jax_plugins.xla_cuda12") is not None
+    try:
+        return bool(importlib.metadata.version("jax-cuda12-pjrt"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 @cache
 def _load_beside() -> None:
-    """Register the compiler that lies beside the packages, for topologies only."""
+    """Register the compiler that lies beside the packages, under a name that is only ours."""
     if _among_packages():
         return
     jax.devices()  # JAX has looked for devices when it is registered, and looks no more
-    sys.path.append(str(BESIDE))
-    importlib.invalidate_caches()
-    importlib.import_module("jax_plugins.xla_cuda12").initialize()
+    spec = importlib.util.spec_from_file_location("seq1f1b_aot_plugin", BESIDE)
+    assert spec is not None and spec.loader is not None
+    plugin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plugin)
+    plugin.initialize()
 
 
 def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int = 1) -> Mesh:
