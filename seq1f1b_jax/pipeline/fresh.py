@@ -31,7 +31,9 @@ def fresh(stage: Stage, key: PRNGKeyArray) -> Params:
       `Rows` in the layout that is free of topology, for `PipelineStep.from_canonical`.
 
     Example:
+      >>> import jax
       >>> from models import build_stage
+      >>> from seq1f1b_jax.pipeline.fresh import fresh
       >>> params = fresh(build_stage("gpt", preset="tiny"), jax.random.key(0))
       >>> params.embedding.shape, params.embedding[3].shape
       ((64, 32), (32,))

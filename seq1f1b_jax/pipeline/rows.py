@@ -44,6 +44,8 @@ class Rows:
       together: rows that are made at a time, whichever are asked for.
 
     Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.pipeline.rows import Rows
       >>> rows = Rows((3, 2), np.dtype("float32"), lambda: lambda a, b: np.ones((b - a, 2)))
       >>> rows[2], np.asarray(rows).shape
       (array([1., 1.]), (3, 2))

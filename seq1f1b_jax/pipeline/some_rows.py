@@ -48,6 +48,8 @@ def some_rows(traced: ClosedJaxpr, at: int, count: int) -> Callable[..., jax.Arr
       `(*args, start) -> rows start ... start + count - 1`; `None` where they cannot be made apart.
 
     Example:
+      >>> import jax
+      >>> from seq1f1b_jax.pipeline.some_rows import some_rows
       >>> def table(key):
       ...     return 0.02 * jax.random.normal(key, (1000, 8))
       >>> key = jax.random.key(0)

@@ -25,6 +25,7 @@ def check_finite(tree: PyTree, told: str) -> None:
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from seq1f1b_jax.training.finite import check_finite
       >>> check_finite({"head": jnp.array([1.0, jnp.inf])}, "the model")
       Traceback (most recent call last):
       seq1f1b_jax.config.UserError: the model: head holds numbers that are not finite; take another
@@ -49,6 +50,7 @@ def finite_rows(tree: PyTree, told: str) -> PyTree:
 
     Example:
       >>> import numpy as np
+      >>> from seq1f1b_jax.training.finite import finite_rows
       >>> np.asarray(finite_rows({"head": np.array([[np.nan]])}, "the model")["head"])
       Traceback (most recent call last):
       seq1f1b_jax.config.UserError: the model: head holds numbers that are not finite; take another
