@@ -24,9 +24,9 @@ EVERYDAY = ("ring with an inbox", "documents", "split backwards")
 
 def with_padding(params, layout, value: float):
     """In-memory parameters whose padded layers hold `value`."""
-    padded = np.ones(layout.num_stages * layout.rank_layers, bool)
-    padded[layout.positions()] = False
-    padded = padded.reshape(layout.num_stages, layout.rank_layers)
+    padded = np.ones((layout.num_stages, layout.rank_layers), bool)
+    for run in layout.runs("layer"):
+        padded[run.rank, run.place : run.place + run.count] = False
 
     def fill(leaf):
         mask = padded.reshape(padded.shape + (1,) * (leaf.ndim - 2))
