@@ -14,8 +14,8 @@ from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.pipeline.layout import Kind
 
-LAYERS = 1
-"""The dim of a stacked leaf that counts the layers of a rank."""
+STACK = (0, 1)
+"""The dims of a stacked leaf that count ranks, and the layers of each."""
 
 
 def by_layer(kinds: Mapping[str, Kind]) -> ocp.Context:
@@ -27,7 +27,7 @@ def by_layer(kinds: Mapping[str, Kind]) -> ocp.Context:
     options = ocp.options.ArrayOptions.Saving.StorageOptions
 
     def choose(key: Any, value: Any) -> Any:
-        return options(shard_axes=(LAYERS,)) if kinds.get(key[-1].key) == "layer" else None
+        return options(shard_axes=STACK) if kinds.get(key[-1].key) == "layer" else None
 
     context = ocp.Context()
     context.array.saving.scoped_storage_options_creator = choose
@@ -41,7 +41,7 @@ def open_stored(folder: Path, name: str) -> ts.TensorStore:
     """
     store = _open(folder, name, kept_bytes=0)
     chunk = store.chunk_layout.read_chunk.shape or ()
-    if prod(chunk[: LAYERS + 1]) <= 1:
+    if prod(chunk[: len(STACK)]) <= 1:
         return store
     return _open(folder, name, kept_bytes=prod(chunk) * store.dtype.numpy_dtype.itemsize)
 
