@@ -87,7 +87,8 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._unraisable = sys.unraisablehook
-        logging.getLogger("absl").addFilter(_is_for_users)  # it stays: Orbax' threads live longer
+        for name in ("absl", "asyncio"):  # the filter stays: Orbax' threads live longer
+            logging.getLogger(name).addFilter(_is_for_users)
 
     def steps(self) -> tuple[int, ...]:
         """Steps with a committed checkpoint, ascending; damage shows only when one is read."""
@@ -267,7 +268,12 @@ def cause_of(error: Exception) -> str:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    """Whether a log record is no stack trace of Orbax: of a write that failed, our line tells."""
+    """Whether a log record is no stack trace of Orbax: of a write that failed, our line tells.
+
+    Nor of those that nobody waits for any more, since another one has failed.
+    """
+    if record.name == "asyncio":
+        return not record.getMessage().startswith("Task exception was never retrieved")
     return record.levelno < logging.ERROR or "orbax" not in Path(record.pathname).parts
 
 
