@@ -78,8 +78,12 @@ def stacked(tree, layout):
     return jax.tree.map_with_path(stack, tree)
 
 
-MODELS = [("gpt", True), ("llama", False)]
-MODELS += [pytest.param(*case, marks=pytest.mark.slow) for case in (("gpt", False), ("llama", True))]
+MODELS = [
+    ("gpt", True),
+    ("llama", False),
+    pytest.param("gpt", False, marks=pytest.mark.slow),
+    pytest.param("llama", True, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("family", "tied"), MODELS)

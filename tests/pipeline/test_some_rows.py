@@ -1,5 +1,10 @@
 """Rows made alone: the bits of the whole array, and the memory of the rows."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +16,7 @@ from seq1f1b_jax.pipeline.fresh import fresh
 from seq1f1b_jax.pipeline.some_rows import _product, random_bits, some_rows
 from tests.pipeline.own_stage import OwnStage
 
+ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(3)
 
 
@@ -135,3 +141,24 @@ def test_a_leaf_without_rows_and_one_of_dependent_rows_come_whole(monkeypatch):
     assert float(rows.first["scale"]) == 2 and rows.first["turn"].together == 8
     np.testing.assert_array_equal(rows.first["turn"], expected.first["turn"])
     np.testing.assert_array_equal(rows.layers["up"][2], expected.layers["up"][2])
+
+
+OPTIMISED = """
+import jax, numpy as np
+from models import build_stage
+from seq1f1b_jax.pipeline import fresh as module
+module.PIECE_BYTES = 4096
+key = jax.random.key(3)
+sizes = dict(num_layers=3, model_dim=40, num_heads=4, vocab_size=503)
+for stage in (build_stage("gpt", max_positions=16, **sizes), build_stage("llama", **sizes)):
+    rows = jax.tree.map(np.asarray, module.fresh(stage, key))
+    same = jax.tree.map(np.array_equal, rows, jax.device_get(jax.jit(stage.init)(key)))
+    assert all(jax.tree.leaves(same)), same
+"""
+
+
+@pytest.mark.slow
+def test_the_bits_are_the_same_in_optimised_machine_code():
+    """Multiplications and additions are fused there, which rounds otherwise than these tests do."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", OPTIMISED], check=True, cwd=ROOT, env=environment)
