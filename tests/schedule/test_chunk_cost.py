@@ -94,7 +94,8 @@ def test_splits_of_the_published_sizes_are_near_the_published_ones():
     )
     lengths = balanced_lengths(32768, 4, cost, block=128)
     for ours, theirs in zip(lengths, (11944, 8268, 6731, 5825), strict=True):
-        assert ours == pytest.approx(theirs, rel=0.06)
+        # 1.4 % for the first chunk, by the other weight; a block of 128 is 2.2 % of the last one
+        assert ours == pytest.approx(theirs, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,14 @@ def test_what_is_written_reads_back_after_a_cut_line(tmp_path):
     assert [*map(len, path.read_text(encoding="utf-8").splitlines())][2] == len('{"time"')
 
 
-def test_no_path_writes_nothing():
+def test_no_path_writes_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
     with Events(None) as events:
         events.begin("start")
         events.note("nobody reads this")
         events.catch_up()
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_note_ends_no_phase(tmp_path):

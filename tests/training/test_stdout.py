@@ -47,7 +47,10 @@ def test_a_descriptor_leads_nowhere_once_it_has_failed(target):
         reader, writer = os.pipe()
         os.close(reader)
     with os.fdopen(writer, "w") as stream:
-        print("dropped", file=Output(stream), flush=True)
+        output = Output(stream)
+        print("dropped", file=output, flush=True)
+        assert output.lost.errno == (errno.ENOSPC if target == "a full disk" else errno.EPIPE)
+        assert os.path.samestat(os.fstat(writer), os.stat(os.devnull))
         os.write(writer, b"what a compiled library writes")
         print("what waits in Python's buffer", file=stream)  # flushed by leaving the block
 
