@@ -29,15 +29,21 @@ from seq1f1b_jax.cli.keys import with_typed_paths
 from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.cli.xla_presets import xla_settings
 from seq1f1b_jax.config import Config, UserError
-from seq1f1b_jax.config_checks import validate
+from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
 from seq1f1b_jax.paths import as_typed
-from seq1f1b_jax.run.model import build_model, check_export, fill_model, is_named, open_source
-from seq1f1b_jax.training.interrupt import second_ctrl_c_ends
-from seq1f1b_jax.training.stdout import Output, lasting_output
+from seq1f1b_jax.training.faults.interrupt import second_ctrl_c_ends
+from seq1f1b_jax.training.faults.stdout import Output, lasting_output
+from seq1f1b_jax.training.resolve import (
+    build_model,
+    check_export,
+    fill_model,
+    is_named,
+    open_source,
+)
 
 if TYPE_CHECKING:
-    from seq1f1b_jax.training.watchdog import Watchdog
+    from seq1f1b_jax.training.faults.watchdog import Watchdog
 
 
 @second_ctrl_c_ends()
@@ -101,7 +107,7 @@ def _run(invocation: Invocation) -> int:
 def _run_in_group(
     invocation: Invocation, config: Config, group: Group, output: Output
 ) -> int:
-    from seq1f1b_jax.training.watchdog import Watchdog
+    from seq1f1b_jax.training.faults.watchdog import Watchdog
 
     folder, silence = Path(config.train.output_dir), config.distributed.heartbeat_timeout
     watched = Watchdog(config.watchdog, group, folder, silence=silence)
@@ -115,9 +121,9 @@ def _run_in_group(
 def _run_watched(
     invocation: Invocation, config: Config, group: Group, watchdog: Watchdog, output: Output
 ) -> int:
-    from seq1f1b_jax.run.job import make_job
     from seq1f1b_jax.training import commands
     from seq1f1b_jax.training.main import train
+    from seq1f1b_jax.training.make_job import make_job
 
     say = partial(_say, typed=invocation.typed)
     source = open_source(config, say)

@@ -15,11 +15,11 @@ import numpy as np
 
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline import PipelineStep, Stage
-from seq1f1b_jax.pipeline.chunk import Chunk, Inputs, Unit
-from seq1f1b_jax.pipeline.executor import ACTIONS
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit
+from seq1f1b_jax.pipeline.executor.scan import ACTIONS
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.schedule import Op
-from seq1f1b_jax.schedule.table import OP_CODES
+from seq1f1b_jax.schedule.lowering.table import OP_CODES
 
 
 def time_actions(

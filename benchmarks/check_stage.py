@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from models import PRESETS, build_stage, num_params
 from seq1f1b_jax.pipeline import Stage
-from seq1f1b_jax.pipeline.check import check_rules
+from seq1f1b_jax.pipeline.checks.check_stage import check_rules
 
 
 def seconds(run: Callable[[], None]) -> float:

@@ -22,7 +22,7 @@ from seq1f1b_jax.data import Prefetcher, SequenceData, load_corpus, make_data
 from seq1f1b_jax.data.packing import pack
 from seq1f1b_jax.data.prepare.run import Job, prepare
 from seq1f1b_jax.data.text import stdlib_files
-from seq1f1b_jax.data.tokenizer_train import train_on_texts
+from seq1f1b_jax.data.tokenizer.train import train_on_texts
 
 VOCAB_SIZE = 8192
 SEQ_LEN, SEQUENCES = 4096, 8

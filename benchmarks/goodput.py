@@ -22,8 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from seq1f1b_jax.training.events import EVENTS
-from seq1f1b_jax.training.goodput import USEFUL, Goodput, measure
+from seq1f1b_jax.training.reports.events import EVENTS
+from seq1f1b_jax.training.reports.goodput import USEFUL, Goodput, measure
 
 ENDLESS = 1_000_000
 LAST_SECONDS = 60

@@ -14,7 +14,7 @@ from benchmarks.gpu_timing import time_calls
 from models import build_stage
 from seq1f1b_jax.ops.attention import blockwise
 from seq1f1b_jax.pipeline import reference_loss
-from seq1f1b_jax.pipeline.control import run_if
+from seq1f1b_jax.pipeline.executor.control import run_if
 
 EXACT = (("gpt", 1, "none"), ("gpt", 3, "none"), ("llama", 3, "selective"), ("llama", 3, "full"))
 

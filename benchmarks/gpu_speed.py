@@ -16,7 +16,7 @@ from benchmarks.gpu_timing import time_calls
 from models import build_stage
 from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.pipeline.memory import predict_memory
-from seq1f1b_jax.training.flops import step_flops
+from seq1f1b_jax.training.reports.flops import step_flops
 
 H100_BF16_FLOPS = 989e12
 """Dense bf16 peak of an H100 SXM, NVIDIA's data sheet."""

@@ -3,7 +3,7 @@
     python -m benchmarks.heartbeat                     about a minute on two cores
     python -m benchmarks.heartbeat --length 2048 --repeats 9
 
-Two host callbacks stand around every action then (`pipeline/trace.py`). The table has the median
+Two host callbacks stand around every action then (`pipeline/executor/trace.py`). The table has the median
 step of both programs and the difference, per step, per action and per tick (in which every device
 runs an action at once); the line of JSON has it as `ms_per_action`, `ms_per_tick` and
 `step_ratio`. A difference within the spread of the steps is noise: the spread stands beside it.
@@ -20,7 +20,7 @@ from benchmarks import report
 from benchmarks.cases import Size, pipelined, random_batch
 from benchmarks.step import use_cpu_devices
 from models import build_stage
-from seq1f1b_jax.pipeline.trace import LastActions
+from seq1f1b_jax.pipeline.executor.trace import LastActions
 
 MICROBATCHES, CHUNKS = 8, 4
 

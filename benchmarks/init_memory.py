@@ -34,12 +34,12 @@ from models.hf import export, load_rows, read_source
 from seq1f1b_jax.config import Config, DataConfig, MeshConfig
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.pipeline import Stage
-from seq1f1b_jax.pipeline.fresh import fresh
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, open_state
+from seq1f1b_jax.pipeline.params.fresh import fresh
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, open_state
+from seq1f1b_jax.training.checkpoint.restore import abstract_state, place_state
 from seq1f1b_jax.training.setup import Setup, make_setup
 from seq1f1b_jax.training.step import init_state
-from seq1f1b_jax.training.storage import abstract_state, place_state
 
 MESHES = ("pipe=2", "data=2")
 CASES = ("init", "import", "restore", "export")

@@ -16,10 +16,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from benchmarks import cases, report
+from benchmarks.aot import h100_mesh, has_aot
 from benchmarks.cases import Size
 from benchmarks.step import use_cpu_devices
 from models import build_stage
-from seq1f1b_jax.pipeline.aot import h100_mesh, has_aot
 from seq1f1b_jax.pipeline.memory import predict_memory
 
 STAGES, MICROBATCHES, LENGTH, WIDTH, LAYERS = 4, 8, 4096, 256, 8

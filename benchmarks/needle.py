@@ -42,8 +42,8 @@ from benchmarks import cases, report
 from benchmarks.cases import Size
 from benchmarks.step import use_cpu_devices
 from models import build_stage
-from models.forward import logits
 from seq1f1b_jax.config import OptimizerConfig
+from seq1f1b_jax.inference.forward import logits
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline import Params, PipelineStep, Stage
 from seq1f1b_jax.schedule import even_lengths

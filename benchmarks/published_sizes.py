@@ -258,7 +258,7 @@ def _optimizer():
 
 def _h100s(axes: dict[str, int]):
     """H100s in hosts of eight; the innermost axis lies inside a host."""
-    from seq1f1b_jax.pipeline.aot import h100_mesh
+    from benchmarks.aot import h100_mesh
 
     num_hosts = -(-math.prod(axes.values()) // GPUS_PER_HOST)
     return h100_mesh(tuple(axes.values()), tuple(axes), num_hosts=num_hosts)

@@ -27,8 +27,8 @@ from jax.sharding import PartitionSpec as Spec
 
 from benchmarks import report
 from benchmarks.processes import run_processes
-from seq1f1b_jax.pipeline import executor, make_mesh
-from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline import make_mesh
+from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.schedule import (
     SCHEDULES,
     Action,

@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.torch_orders import V_SHAPED, Order, all_orders, write_order
 from seq1f1b_jax.schedule import Plan, PlanError, lower, make_plan, replay, simulate
-from seq1f1b_jax.schedule.fastest import COSTS
-from seq1f1b_jax.schedule.plan_file import read_plan
+from seq1f1b_jax.schedule.files.plan_file import read_plan
+from seq1f1b_jax.schedule.simulation.fastest import COSTS
 
 OURS = {"GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "1f1b-i"}
 EXECUTED = (
@@ -117,8 +117,8 @@ def gradient_error(plan: Plan) -> float:
     import numpy as np
 
     from models import build_stage
+    from seq1f1b_jax.inference.reference import reference_loss
     from seq1f1b_jax.pipeline import build_step, make_mesh
-    from seq1f1b_jax.pipeline.reference import reference_loss
 
     layers = plan.num_virtual_stages
     stage = build_stage(

@@ -14,14 +14,14 @@ MAX_LINES = 300
 
 # Part of the house -> the only parts of ours that it may import.
 ARROWS = {
-    "seq1f1b_jax.config_model": (),
-    "seq1f1b_jax.config": ("seq1f1b_jax.config_model",),
-    "seq1f1b_jax.config_checks": ("seq1f1b_jax.config", "seq1f1b_jax.config_model"),
+    "seq1f1b_jax.config.model": (),
+    "seq1f1b_jax.config": ("seq1f1b_jax.config.model",),
+    "seq1f1b_jax.config.checks": ("seq1f1b_jax.config", "seq1f1b_jax.config.model"),
     "seq1f1b_jax.paths": ("seq1f1b_jax.config",),
     "seq1f1b_jax.cli": (
-        "seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config_checks", "seq1f1b_jax.paths",
+        "seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config.checks", "seq1f1b_jax.paths",
     ),
-    "seq1f1b_jax.schedule.command": (
+    "seq1f1b_jax.explore.command": (
         "seq1f1b_jax.schedule", "seq1f1b_jax.picture", "seq1f1b_jax.paths",
     ),
     "seq1f1b_jax.schedule": ("seq1f1b_jax.schedule", "seq1f1b_jax.paths"),
@@ -53,7 +53,7 @@ ARROWS = {
         "seq1f1b_jax.schedule",
         "seq1f1b_jax.ops",
         "seq1f1b_jax.config",
-        "seq1f1b_jax.config_checks",
+        "seq1f1b_jax.config.checks",
         "seq1f1b_jax.paths",
     ),
     "seq1f1b_jax.run": ("seq1f1b_jax", "models"),
@@ -61,9 +61,9 @@ ARROWS = {
         "models",
         "seq1f1b_jax.config",
         "seq1f1b_jax.formats",
-        "seq1f1b_jax.pipeline.layout",
-        "seq1f1b_jax.pipeline.rows",
-        "seq1f1b_jax.pipeline.sharding",
+        "seq1f1b_jax.pipeline.params.layout",
+        "seq1f1b_jax.pipeline.params.rows",
+        "seq1f1b_jax.pipeline.params.sharding",
         "seq1f1b_jax.pipeline.stage",
     ),
     "models": ("models", "seq1f1b_jax.config", "seq1f1b_jax.pipeline.stage", "seq1f1b_jax.ops"),
@@ -71,12 +71,12 @@ ARROWS = {
 }
 # Parts that must load where nothing but these is installed.
 THIRD_PARTY = {
-    "seq1f1b_jax.config_model": set(),
+    "seq1f1b_jax.config.model": set(),
     "seq1f1b_jax.config": set(),
-    "seq1f1b_jax.config_checks": set(),
+    "seq1f1b_jax.config.checks": set(),
     "seq1f1b_jax.paths": set(),
     "seq1f1b_jax.cli": {"yaml", "jsonargparse"},
-    "seq1f1b_jax.schedule.command": {"numpy"},
+    "seq1f1b_jax.explore.command": {"numpy"},
     "seq1f1b_jax.schedule": {"numpy"},
     "seq1f1b_jax.picture": {"numpy", "matplotlib"},
     "seq1f1b_jax.data": {

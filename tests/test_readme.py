@@ -12,7 +12,7 @@ import pytest
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.cli.keys import is_setting, setting_types
-from seq1f1b_jax.config_checks import problems
+from seq1f1b_jax.config.checks import problems
 from tests.journey.clone import Clone
 from tests.journey.journey import chosen, journey
 from tests.journey.pages import DOWNLOADS, NEEDS, PAGES, README, ROOT, blocks, commands

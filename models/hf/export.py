@@ -18,7 +18,7 @@ from models.hf.origin import GENERATION, Origin, write_files
 from models.hf.write_config import export_table, hf_config
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
-from seq1f1b_jax.pipeline.rows import opened
+from seq1f1b_jax.pipeline.params.rows import opened
 from seq1f1b_jax.pipeline.stage import Params
 
 DTYPES: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})

@@ -7,9 +7,9 @@ from jax.sharding import Mesh
 from models.decoder import Decoder
 from models.hf.match import leaf_name, leaf_shapes, match
 from models.hf.source import Source
-from seq1f1b_jax.pipeline.layout import Layout, is_layer_path, staged_shapes
-from seq1f1b_jax.pipeline.rows import Rows, put_tree, slices
-from seq1f1b_jax.pipeline.sharding import shardings
+from seq1f1b_jax.pipeline.params.layout import Layout, is_layer_path, staged_shapes
+from seq1f1b_jax.pipeline.params.rows import Rows, put_tree, slices
+from seq1f1b_jax.pipeline.params.sharding import shardings
 from seq1f1b_jax.pipeline.stage import Params
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from seq1f1b_jax.config import MeshConfig, UserError
-from seq1f1b_jax.config_checks import num_virtual_devices
+from seq1f1b_jax.config.checks import num_virtual_devices
 
 CUDA13_DRIVER = 580
 COUNT_FLAG = "--xla_force_host_platform_device_count"

@@ -17,7 +17,7 @@ from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import META, TOKENS, UNFINISHED, open_folder, read_meta
-from seq1f1b_jax.data.prepare.sources import TEXT, kind_of
+from seq1f1b_jax.data.prepare.readers.sources import TEXT, kind_of
 from seq1f1b_jax.data.text import (
     BLOCK_BYTES,
     END_OF_FILE,

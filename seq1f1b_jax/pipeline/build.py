@@ -8,14 +8,14 @@ from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.ops.tensor import TensorAxis
-from seq1f1b_jax.pipeline import layout as layouts
-from seq1f1b_jax.pipeline.check import check_stage
-from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline.checks.check_stage import check_stage
+from seq1f1b_jax.pipeline.executor.residuals import check_policy
 from seq1f1b_jax.pipeline.mesh import tensor_size
-from seq1f1b_jax.pipeline.residuals import check_policy
+from seq1f1b_jax.pipeline.params import layout as layouts
+from seq1f1b_jax.pipeline.params.layout import AXIS
+from seq1f1b_jax.pipeline.params.tensor import check_tokens, tensor_dims
 from seq1f1b_jax.pipeline.stage import Stage, shard_stage, window_of
 from seq1f1b_jax.pipeline.step import PipelineStep
-from seq1f1b_jax.pipeline.tensor import check_tokens, tensor_dims
 from seq1f1b_jax.schedule import Plan, lower, validate
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from seq1f1b_jax.ops.attention.pairs import causal_pairs
-from seq1f1b_jax.pipeline.program import Program
-from seq1f1b_jax.pipeline.residuals import plan_residuals
+from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.executor.residuals import plan_residuals
 from seq1f1b_jax.pipeline.stage import Tree
 
 

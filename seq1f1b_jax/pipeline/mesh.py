@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from seq1f1b_jax.ops.tensor import AXIS as TENSOR
-from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline.params.layout import AXIS
 
 DATA = "data"
 

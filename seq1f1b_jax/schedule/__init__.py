@@ -10,13 +10,13 @@ Nothing here imports JAX.
 """
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.cost import StageCost
-from seq1f1b_jax.schedule.costs import Costs
 from seq1f1b_jax.schedule.exchange import Exchange
-from seq1f1b_jax.schedule.formulas import ClosedForm, closed_form
-from seq1f1b_jax.schedule.forward import forward_plan
+from seq1f1b_jax.schedule.generators.forward import forward_plan
 from seq1f1b_jax.schedule.grid import draw_plan, parse_grid
-from seq1f1b_jax.schedule.lower import lower
+from seq1f1b_jax.schedule.lowering.lower import lower
+from seq1f1b_jax.schedule.lowering.replay import ReplayError, replay
+from seq1f1b_jax.schedule.lowering.table import NO_STAGE, TickTable, draw_table
+from seq1f1b_jax.schedule.lowering.ticks import place
 from seq1f1b_jax.schedule.partition import (
     ChunkCost,
     aligned_block,
@@ -24,12 +24,12 @@ from seq1f1b_jax.schedule.partition import (
     even_lengths,
     explicit_lengths,
 )
-from seq1f1b_jax.schedule.place import place
 from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
 from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan
-from seq1f1b_jax.schedule.replay import ReplayError, replay
-from seq1f1b_jax.schedule.simulate import MACHINES, Simulation, draw_simulation, simulate
-from seq1f1b_jax.schedule.table import NO_STAGE, TickTable, draw_table
+from seq1f1b_jax.schedule.simulation.durations import Costs
+from seq1f1b_jax.schedule.simulation.flops import StageCost
+from seq1f1b_jax.schedule.simulation.formulas import ClosedForm, closed_form
+from seq1f1b_jax.schedule.simulation.simulate import MACHINES, Simulation, draw_simulation, simulate
 from seq1f1b_jax.schedule.validate import validate
 
 __all__ = [

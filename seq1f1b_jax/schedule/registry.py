@@ -7,11 +7,11 @@ from inspect import signature
 from types import MappingProxyType
 
 from seq1f1b_jax.schedule.elsewhere import said_of
-from seq1f1b_jax.schedule.interleaved import interleaved
+from seq1f1b_jax.schedule.generators.interleaved import interleaved
+from seq1f1b_jax.schedule.generators.seq1f1b import seq1f1b, seq1f1b_lockstep
+from seq1f1b_jax.schedule.generators.terapipe import terapipe
+from seq1f1b_jax.schedule.generators.zero_bubble import zero_bubble_h1
 from seq1f1b_jax.schedule.plan import Plan
-from seq1f1b_jax.schedule.seq1f1b import seq1f1b, seq1f1b_lockstep
-from seq1f1b_jax.schedule.terapipe import terapipe
-from seq1f1b_jax.schedule.zero_bubble import zero_bubble_h1
 
 
 @dataclass(frozen=True)

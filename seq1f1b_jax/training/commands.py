@@ -7,11 +7,11 @@ import numpy as np
 
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER
+from seq1f1b_jax.inference.sampling import sample_text
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
 from seq1f1b_jax.training.job import Job, Model, check_alike, make_parts, use_model
-from seq1f1b_jax.training.report import source_notes
-from seq1f1b_jax.training.sampling import sample_text
+from seq1f1b_jax.training.reports.header import source_notes
 from seq1f1b_jax.training.setup import make_setup
 
 BAR_WIDTH = 40

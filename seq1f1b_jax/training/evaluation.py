@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.feed import make_feed
-from seq1f1b_jax.training.progress import Waiting, waiting
+from seq1f1b_jax.training.reports.progress import Waiting, waiting
 from seq1f1b_jax.training.setup import Setup
 
 FIRST_BIN = 64

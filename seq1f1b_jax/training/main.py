@@ -10,12 +10,27 @@ import jax
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
+from seq1f1b_jax.inference.sampling import sample_text
 from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
-from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.restore import (
+    CHECKPOINTS,
+    abstract_state,
+    make_meta,
+    restore_run,
+)
 from seq1f1b_jax.training.compile_cache import use_compile_cache
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
-from seq1f1b_jax.training.events import (
+from seq1f1b_jax.training.faults.finite import check_finite
+from seq1f1b_jax.training.faults.needs import check_state_fits
+from seq1f1b_jax.training.faults.stdout import told_loss
+from seq1f1b_jax.training.faults.watchdog import Watchdog
+from seq1f1b_jax.training.feed import make_feed
+from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
+from seq1f1b_jax.training.loop import Loop
+from seq1f1b_jax.training.optimizer import learning_rate_schedule
+from seq1f1b_jax.training.reports.events import (
     COMPILE,
     EVENTS,
     MEET,
@@ -23,12 +38,8 @@ from seq1f1b_jax.training.events import (
     START,
     Events,
 )
-from seq1f1b_jax.training.feed import make_feed
-from seq1f1b_jax.training.finite import check_finite
-from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
-from seq1f1b_jax.training.lock import check_shared, run_lock
-from seq1f1b_jax.training.loop import Loop
-from seq1f1b_jax.training.metrics import (
+from seq1f1b_jax.training.reports.header import describe, size_text
+from seq1f1b_jax.training.reports.metrics import (
     METRICS,
     MetricsWriter,
     NoMetrics,
@@ -37,24 +48,18 @@ from seq1f1b_jax.training.metrics import (
     tensorboard_sink,
     wandb_sink,
 )
-from seq1f1b_jax.training.needs import check_state_fits
-from seq1f1b_jax.training.optimizer import learning_rate_schedule
-from seq1f1b_jax.training.partition import StepByCut
-from seq1f1b_jax.training.progress import ProgressReport, Waiting
-from seq1f1b_jax.training.report import describe, size_text
-from seq1f1b_jax.training.run_folder import (
+from seq1f1b_jax.training.reports.progress import ProgressReport, Waiting
+from seq1f1b_jax.training.reports.trace import trace_step
+from seq1f1b_jax.training.run_folder.folder import (
     check_folder,
     set_aside,
     write_recipe,
     write_tokenizer,
 )
-from seq1f1b_jax.training.sampling import sample_text
+from seq1f1b_jax.training.run_folder.lock import check_shared, run_lock
 from seq1f1b_jax.training.setup import Setup
-from seq1f1b_jax.training.stdout import told_loss
 from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
-from seq1f1b_jax.training.storage import CHECKPOINTS, abstract_state, make_meta, restore_run
-from seq1f1b_jax.training.trace import trace_step
-from seq1f1b_jax.training.watchdog import Watchdog
+from seq1f1b_jax.training.step_per_cut import StepByCut
 
 PROMPT_TOKENS = 16
 SAMPLE_PROMPT = {"stdlib": "def "}

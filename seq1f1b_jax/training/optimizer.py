@@ -12,7 +12,7 @@ import jax
 import optax
 
 from seq1f1b_jax.config import Config, OptimizerConfig
-from seq1f1b_jax.pipeline.layout import is_layer_path
+from seq1f1b_jax.pipeline.params.layout import is_layer_path
 from seq1f1b_jax.pipeline.stage import Params, Tree
 
 

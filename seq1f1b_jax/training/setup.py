@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
-from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
     Plan,
@@ -23,8 +23,8 @@ from seq1f1b_jax.schedule import (
     explicit_lengths,
     make_plan,
 )
+from seq1f1b_jax.schedule.files.plan_file import load_plan
 from seq1f1b_jax.schedule.plan import PlanError
-from seq1f1b_jax.schedule.plan_file import load_plan
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
@@ -124,7 +124,7 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tup
         plan, exchange = load_plan(schedule.plan, num_chunks=schedule.num_chunks)
     except PlanError as error:
         reason, *grid = str(error).splitlines()
-        show = "; python -m seq1f1b_jax.schedule FILE shows it in the grid" * bool(grid)
+        show = "; python -m seq1f1b_jax.explore FILE shows it in the grid" * bool(grid)
         raise PlanError(reason.rstrip(":") + show, error.rank, error.index) from error
     if plan.forward_only:
         raise ValueError(

@@ -9,9 +9,9 @@ import pytest
 from benchmarks import init_memory
 from benchmarks.init_memory import CASES, MESHES, Sizes
 from benchmarks.processes import run_processes
-from seq1f1b_jax.pipeline.fresh import PIECE_BYTES
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
-from seq1f1b_jax.training.storage import abstract_state, place_state
+from seq1f1b_jax.pipeline.params.fresh import PIECE_BYTES
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint.restore import abstract_state, place_state
 
 SMALL = Sizes(num_layers=2, vocab_size=8192)
 

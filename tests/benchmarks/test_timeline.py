@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec as Spec
 
 from benchmarks import timeline
-from seq1f1b_jax.pipeline import executor, make_mesh
-from seq1f1b_jax.pipeline.layout import AXIS
+from seq1f1b_jax.pipeline import make_mesh
+from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.schedule import SCHEDULES, Costs, Exchange, lower
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from seq1f1b_jax.config import Config, RopeConfig, UserError
-from seq1f1b_jax.config_checks import num_virtual_devices, problems, validate
+from seq1f1b_jax.config.checks import num_virtual_devices, problems, validate
 
 
 def change(**sections):

@@ -2,7 +2,7 @@
 
 from gguf import GGUFWriter
 
-from seq1f1b_jax.data.tokenizer_json import BYTE_OF
+from seq1f1b_jax.data.tokenizer.from_json import BYTE_OF
 
 LETTERS = list(BYTE_OF)
 CONTROL = 3

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.data import load_corpus, load_tokenizer
-from seq1f1b_jax.data.prepare import pieces
-from seq1f1b_jax.data.prepare.pieces import cut_text, encode_text
+from seq1f1b_jax.data.prepare.readers import pieces
+from seq1f1b_jax.data.prepare.readers.pieces import cut_text, encode_text
 from seq1f1b_jax.data.prepare.run import Job, prepare
-from seq1f1b_jax.data.tokenizer_gguf import LLAMA3, QWEN2
-from seq1f1b_jax.data.tokenizer_train import train_on_texts
+from seq1f1b_jax.data.tokenizer.from_gguf import LLAMA3, QWEN2
+from seq1f1b_jax.data.tokenizer.train import train_on_texts
 from tests.data.test_tokenizer import TEXT
 
 # of several alphabets, digits, quotes, runs of spaces and lines, accents that compose

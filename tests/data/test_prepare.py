@@ -8,7 +8,7 @@ import pytest
 from seq1f1b_jax.data import load_corpus, load_tokenizer
 from seq1f1b_jax.data.folder import read_meta
 from seq1f1b_jax.data.prepare.run import Job, prepare
-from seq1f1b_jax.data.tokenizer_train import train_on_texts
+from seq1f1b_jax.data.tokenizer.train import train_on_texts
 from tests.data.prepared import documents, json_lines
 from tests.data.test_tokenizer import BPE
 

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from seq1f1b_jax.data.prepare import arrays
 from seq1f1b_jax.data.prepare.portions import cut_files
+from seq1f1b_jax.data.prepare.readers import arrays
+from seq1f1b_jax.data.prepare.readers.sources import InputFile
 from seq1f1b_jax.data.prepare.run import Job, prepare
-from seq1f1b_jax.data.prepare.sources import InputFile
 from tests.data.prepared import documents, json_lines
 from tests.data.test_prepare import TEXTS, bpe, killed_after
 

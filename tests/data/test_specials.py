@@ -7,7 +7,7 @@ import pytest
 from seq1f1b_jax.data import load_corpus
 from seq1f1b_jax.data.__main__ import main
 from seq1f1b_jax.data.folder import read_meta
-from seq1f1b_jax.data.prepare import pieces
+from seq1f1b_jax.data.prepare.readers import pieces
 from seq1f1b_jax.data.prepare.run import Job, prepare
 from seq1f1b_jax.data.prepare.specials import count_spellings, spelling_pattern
 from tests.data.prepared import documents, json_lines

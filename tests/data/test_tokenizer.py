@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.data import load_tokenizer, train_bpe
-from seq1f1b_jax.data.tokenizer_train import train_on_texts
+from seq1f1b_jax.data.tokenizer.train import train_on_texts
 
 TEXT = "to be or not to be, that is the question:\n\tnaïve café 東京 🤖 12345 isn't it?\n" * 9
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -93,7 +93,7 @@ class Processes:
         **changes,
     ):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "seq1f1b_jax.training.main", "models.generate"])
+        context.set_forkserver_preload([__name__, "seq1f1b_jax.training.main", "seq1f1b_jax.inference.generate"])
         self.folder = Path(folder)
         self._end = time.monotonic() + DEADLINE_SECONDS
         address = free_address()

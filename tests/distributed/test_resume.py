@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_folder import folder_of, read_meta
-from seq1f1b_jax.training.checkpoint_read import abstract, find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.folder import folder_of, read_meta
+from seq1f1b_jax.training.checkpoint.read import abstract, find_checkpoint, load_state
 from tests.distributed.conftest import TWO
 from tests.distributed.processes import processes
 from tests.run.test_resume import assert_same_run

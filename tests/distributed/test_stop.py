@@ -7,7 +7,7 @@ import time
 import pytest
 
 from seq1f1b_jax.distributed.exits import STOPPED
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint
 from tests.distributed.conftest import TWO
 from tests.distributed.processes import Processes, processes
 from tests.run.test_resume import assert_same_run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, open_leaf
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, open_leaf
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 16, 4

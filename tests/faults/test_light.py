@@ -15,8 +15,8 @@ SAVES = """
 import sys
 import numpy as np
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
 like = {"w": np.zeros(50_000)}
 try:
     with Checkpointer(sys.argv[1], keep=100) as checkpointer:
@@ -50,7 +50,7 @@ import signal, sys, time
 from pathlib import Path
 from seq1f1b_jax.config import DistributedConfig, WatchdogConfig
 from seq1f1b_jax.distributed import Processes, one_voice, start
-from seq1f1b_jax.training.watchdog import Watchdog
+from seq1f1b_jax.training.faults.watchdog import Watchdog
 index, address, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 processes = Processes(2, index, address)

@@ -42,7 +42,7 @@ JOURNEY = {
         "own.yaml --train.num_steps 7 --train.output_dir runs/own",
         "continuing runs/own after step 6",
     ),
-    "goodput": ("python -m seq1f1b_jax.training.goodput runs/own", "useful"),
+    "goodput": ("python -m seq1f1b_jax.training.reports.goodput runs/own", "useful"),
     "start over": (
         "python train.py --config own.yaml --train.num_steps 1 --train.resume never",
         "starting over; the earlier run is kept in runs/own.1",

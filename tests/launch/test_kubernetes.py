@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from seq1f1b_jax.cli import parse
-from seq1f1b_jax.config_checks import validate
+from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.distributed import Processes, find_processes
 from seq1f1b_jax.distributed.exits import STOPPED
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seq1f1b_jax.training.metrics import read_metrics
+from seq1f1b_jax.training.reports.metrics import read_metrics
 from tests.launch.conftest import ROOT, clean_environment
 from tests.run.tiny import command_line
 

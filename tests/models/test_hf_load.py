@@ -17,8 +17,8 @@ from models.hf.tables import Rule
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.safetensors import SINGLE, open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
-from seq1f1b_jax.pipeline.layout import make_layout
-from seq1f1b_jax.pipeline.rows import from_pipeline, shares, to_pipeline
+from seq1f1b_jax.pipeline.params.layout import make_layout
+from seq1f1b_jax.pipeline.params.rows import from_pipeline, shares, to_pipeline
 from tests.models.hf_cases import SIZES, STAGES, parameters
 
 SLOW = pytest.mark.slow
@@ -144,7 +144,7 @@ def test_a_rank_reads_its_own_layers_only(folders):
 
 
 def test_a_share_takes_no_more_than_itself_and_a_tensor(tmp_path, monkeypatch):
-    monkeypatch.setattr("seq1f1b_jax.pipeline.rows.BLOCK_BYTES", 1)  # of a model that is larger
+    monkeypatch.setattr("seq1f1b_jax.pipeline.params.rows.BLOCK_BYTES", 1)  # of a model that is larger
     stage = build_stage("llama", **{**SIZES, "model_dim": 256, "mlp_dim": 512, "num_layers": 4})
     export(parameters(stage), stage, tmp_path / "wide", dtype="bfloat16")
     rows = load_rows(read_source(tmp_path / "wide"), stage).layers["mlp"]["up"]["kernel"]

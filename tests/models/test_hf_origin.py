@@ -13,7 +13,7 @@ from models.hf import export, keep_origin, kept_origin, origin_of, read_source
 from models.hf.qwen2_tokenizer import END_OF_TEXT, PATTERN, is_rebuilt_alike
 from seq1f1b_jax.config import Config, TrainConfig, UserError
 from seq1f1b_jax.data import load_tokenizer
-from seq1f1b_jax.run.model import export_params
+from seq1f1b_jax.training.resolve import export_params
 from tests.models.hf_cases import STAGES, parameters
 
 STAGE = STAGES["llama"]
@@ -168,7 +168,7 @@ def test_the_command_takes_the_runs_copy_once_it_has_begun(theirs, tmp_path, mon
     fresh = exported(run, tokenizer, source, tmp_path / "fresh")
     assert names(fresh) == {*GOES, "tokenizer.json", "config.json", "model.safetensors"}
     keep_origin(origin_of(source), run / "source")
-    steps = "seq1f1b_jax.training.checkpoint_folder.committed_steps"
+    steps = "seq1f1b_jax.training.checkpoint.folder.committed_steps"
     monkeypatch.setattr(steps, lambda folder: [3])
     (theirs / "chat_template.jinja").write_text("another one")
     for given in (source, None):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from models import build_stage
-from models.forward import logits
 from models.hf import export, load_canonical, read_source
 from models.rope import inverse_frequencies
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
+from seq1f1b_jax.inference.forward import logits
 
 REASON = "needs the extra `hf`: pip install 'seq1f1b-jax[hf]'"
 with warnings.catch_warnings():

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seq1f1b_jax.inference.reference import naive_attention
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.ops.attention.blockwise import backward, forward
 from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.ops.attention.visible import first_keys, needed
-from seq1f1b_jax.pipeline.reference import naive_attention
 
 BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 29, 4, 2, 4
 NAMES = ("out", "dq", "dk", "dv")

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from seq1f1b_jax.pipeline.aot import has_aot
+from benchmarks.aot import has_aot
 
 SCRIPT = "import jax; print(jax.devices()[0].platform)"
 

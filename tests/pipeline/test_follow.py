@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline.flow import Axis, Flow
-from seq1f1b_jax.pipeline.follow import follow
-from seq1f1b_jax.pipeline.probe import differs
+from seq1f1b_jax.pipeline.checks.flow import Axis, Flow
+from seq1f1b_jax.pipeline.checks.follow import follow
+from seq1f1b_jax.pipeline.checks.probe import differs
 
 B, T, D = 2, 6, 4
 X = jax.ShapeDtypeStruct((B, T, D), jnp.float32)

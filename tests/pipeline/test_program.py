@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.aot import h100_mesh, has_aot
 from models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh
-from seq1f1b_jax.pipeline.aot import h100_mesh, has_aot
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.hlo import Module, buffer_copies
 

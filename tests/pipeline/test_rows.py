@@ -10,11 +10,11 @@ from einops import rearrange
 
 from models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh
-from seq1f1b_jax.pipeline import fresh as fresh_module
-from seq1f1b_jax.pipeline import rows as rows_module
-from seq1f1b_jax.pipeline.fresh import fresh
-from seq1f1b_jax.pipeline.layout import kind_of
-from seq1f1b_jax.pipeline.rows import Rows, canonical_rows, shares
+from seq1f1b_jax.pipeline.params import fresh as fresh_module
+from seq1f1b_jax.pipeline.params import rows as rows_module
+from seq1f1b_jax.pipeline.params.fresh import fresh
+from seq1f1b_jax.pipeline.params.layout import kind_of
+from seq1f1b_jax.pipeline.params.rows import Rows, canonical_rows, shares
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.own_stage import OwnStage
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from models import build_stage
-from seq1f1b_jax.pipeline import fresh as fresh_module
-from seq1f1b_jax.pipeline.fresh import fresh
-from seq1f1b_jax.pipeline.some_rows import _product, random_bits, some_rows
+from seq1f1b_jax.pipeline.params import fresh as fresh_module
+from seq1f1b_jax.pipeline.params.fresh import fresh
+from seq1f1b_jax.pipeline.params.some_rows import _product, random_bits, some_rows
 from tests.pipeline.own_stage import OwnStage
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def test_a_leaf_without_rows_and_one_of_dependent_rows_come_whole(monkeypatch):
 OPTIMISED = """
 import jax, numpy as np
 from models import build_stage
-from seq1f1b_jax.pipeline import fresh as module
+from seq1f1b_jax.pipeline.params import fresh as module
 module.PIECE_BYTES = 4096
 key = jax.random.key(3)
 sizes = dict(num_layers=3, model_dim=40, num_heads=4, vocab_size=503)

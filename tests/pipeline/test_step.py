@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh, reference_loss
-from seq1f1b_jax.pipeline.rows import from_pipeline, to_pipeline
+from seq1f1b_jax.pipeline.params.rows import from_pipeline, to_pipeline
 from seq1f1b_jax.schedule import PlanError, make_plan
 from tests.pipeline import cases
 from tests.pipeline.cases import Case

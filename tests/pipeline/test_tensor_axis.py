@@ -11,7 +11,7 @@ import pytest
 from models import build_stage
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline import build_step, make_mesh
-from seq1f1b_jax.pipeline.tensor import tensor_dims
+from seq1f1b_jax.pipeline.params.tensor import tensor_dims
 from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline import cases
 from tests.pipeline.cases import Case

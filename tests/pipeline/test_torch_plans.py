@@ -8,7 +8,7 @@ import pytest
 
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.schedule import Exchange
-from seq1f1b_jax.schedule.plan_file import read_plan
+from seq1f1b_jax.schedule.files.plan_file import read_plan
 from tests.pipeline import cases
 from tests.pipeline.own_stage import OwnStage
 

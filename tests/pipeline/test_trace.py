@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline.trace import Recorder
+from seq1f1b_jax.pipeline.executor.trace import Recorder
 from seq1f1b_jax.schedule.dependencies import dependencies
 from tests.pipeline import cases
 from tests.pipeline.cases import Case

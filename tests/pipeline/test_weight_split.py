@@ -11,10 +11,10 @@ import pytest
 
 from models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh
-from seq1f1b_jax.pipeline.backward import backward, input_backward, weight_backward
-from seq1f1b_jax.pipeline.chunk import Chunk, Inputs, Unit, WeightUnit
-from seq1f1b_jax.pipeline.forward import forward
-from seq1f1b_jax.pipeline.weight_split import split_backward
+from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
+from seq1f1b_jax.pipeline.executor.forward import forward
+from seq1f1b_jax.pipeline.executor.weight_split import split_backward
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.hlo import Module
 

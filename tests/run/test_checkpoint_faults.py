@@ -11,10 +11,10 @@ import pytest
 from models import build_stage
 from models.hf import export
 from seq1f1b_jax.data.windows import WindowData
-from seq1f1b_jax.training import checkpoint_folder as folders
-from seq1f1b_jax.training import storage
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint
+from seq1f1b_jax.training.checkpoint import folder as folders
+from seq1f1b_jax.training.checkpoint import restore as storage
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint
 from tests.run.test_bad_input import assert_one_line
 from tests.run.tiny import checkpoint_steps, command_line, copy_until, losses, run, saved_state
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from seq1f1b_jax.data import load_tokenizer
-from seq1f1b_jax.training.sampling import pieces
+from seq1f1b_jax.inference.sampling import pieces
 from tests.run.tiny import checkpoint_steps, command_line, held_out_losses, losses, run
 
 METRICS = {

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from seq1f1b_jax.data import load_corpus, make_data
-from seq1f1b_jax.training.metrics import read_metrics
+from seq1f1b_jax.training.reports.metrics import read_metrics
 from tests.run.tiny import command_line, run
 
 

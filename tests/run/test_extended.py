@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from seq1f1b_jax.training.metrics import read_metrics
+from seq1f1b_jax.training.reports.metrics import read_metrics
 from tests.run.tiny import command_line, run
 
 

@@ -7,7 +7,7 @@ and rounding of another processor is multiplied by six steps of a large learning
 
 import pytest
 
-from seq1f1b_jax.training.metrics import read_metrics
+from seq1f1b_jax.training.reports.metrics import read_metrics
 from tests.run.tiny import held_out_losses, losses
 
 LOSSES = [5.5545397, 5.5245271, 5.4736938, 5.4046421, 5.3621215, 5.3682642]

@@ -11,9 +11,9 @@ import pytest
 import mesh_configs
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.data.__main__ import main as data
+from seq1f1b_jax.explore.__main__ import main as schedule
 from seq1f1b_jax.launch.__main__ import main as launch
-from seq1f1b_jax.schedule.__main__ import main as schedule
-from seq1f1b_jax.training.goodput import main as goodput
+from seq1f1b_jax.training.reports.goodput import main as goodput
 from tests.run.tiny import Child, command_line, losses, run
 
 RECIPES = Path(mesh_configs.__file__).parent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.schedule import forward_plan, make_plan
-from seq1f1b_jax.schedule.plan_file import write_plan
+from seq1f1b_jax.schedule.files.plan_file import write_plan
 from tests.run.tiny import command_line, losses, run
 
 SIZES = {"num_stages": 2, "num_microbatches": 4, "num_chunks": 2}

@@ -19,7 +19,7 @@ from seq1f1b_jax.config import (
     TrainConfig,
     UserError,
 )
-from seq1f1b_jax.run.trainer import Trainer
+from seq1f1b_jax.training.trainer import Trainer
 from tests.pipeline import own_stage
 from tests.run.tiny import checkpoint_steps, held_out_losses, losses, run, saved_state
 

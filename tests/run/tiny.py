@@ -18,8 +18,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import train
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
-from seq1f1b_jax.training.metrics import read_metrics
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
+from seq1f1b_jax.training.reports.metrics import read_metrics
 
 SETTINGS = {
     "model.preset": "null", "model.num_layers": 4, "model.model_dim": 16, "model.num_heads": 2,
@@ -78,7 +78,7 @@ class Child:
 
     def __init__(self, cache, arguments, folder: Path):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "seq1f1b_jax.training.main", "models.generate"])
+        context.set_forkserver_preload([__name__, "seq1f1b_jax.training.main", "seq1f1b_jax.inference.generate"])
         self.folder = folder
         self.log = folder.with_name(folder.name + ".log")
         self.process = context.Process(target=_child, args=(cache, arguments, self.log))

@@ -1,7 +1,7 @@
 """Running the command in tests, and reading what it printed."""
 
+from seq1f1b_jax.explore.__main__ import main
 from seq1f1b_jax.schedule import SCHEDULES
-from seq1f1b_jax.schedule.__main__ import main
 
 
 def run(capsys, *words):

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq1f1b_jax.schedule.arena import Interval, allocate, peak_load
+from seq1f1b_jax.schedule.lowering.arena import Interval, allocate, peak_load
 
 _intervals = st.lists(
     st.builds(

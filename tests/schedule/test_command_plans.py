@@ -1,10 +1,10 @@
-"""`python -m seq1f1b_jax.schedule` with plans of files, several plans, pictures and the search."""
+"""`python -m seq1f1b_jax.explore` with plans of files, several plans, pictures and the search."""
 
 import pytest
 
+from seq1f1b_jax.explore.__main__ import main
 from seq1f1b_jax.schedule import make_plan, peak_units
-from seq1f1b_jax.schedule.__main__ import main
-from seq1f1b_jax.schedule.plan_file import read_plan, write_plan
+from seq1f1b_jax.schedule.files.plan_file import read_plan, write_plan
 from tests.schedule.command import row, run, sizes_of
 
 ARGUMENTS = ["seq1f1b", "--stages", "2", "--microbatches", "2", "--chunks", "2"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.schedule import MACHINES, SCHEDULES, Costs, make_plan, peak_units, simulate
-from seq1f1b_jax.schedule.formulas import closed_form
+from seq1f1b_jax.schedule.simulation.formulas import closed_form
 
 SIZES = {"num_stages": 8, "num_microbatches": 8, "num_chunks": 4}
 CHUNKED = [name for name in SCHEDULES if not SCHEDULES[name].chunked_name]

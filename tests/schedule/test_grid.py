@@ -17,8 +17,8 @@ from seq1f1b_jax.schedule import (
     parse_grid,
     simulate,
 )
+from seq1f1b_jax.schedule.generators.seq1f1b import seq1f1b_lockstep
 from seq1f1b_jax.schedule.grid import draw_marked
-from seq1f1b_jax.schedule.seq1f1b import seq1f1b_lockstep
 
 GOLDEN = Path(__file__).parent / "golden"
 COSTS = Costs(forward=1, backward=2)
@@ -114,7 +114,7 @@ def test_picture_of_the_lockstep_variant_is_true():
 
 
 def test_picture_of_interleaving_has_the_order_of_the_plan():
-    text = import_module("seq1f1b_jax.schedule.interleaved").__doc__
+    text = import_module("seq1f1b_jax.schedule.generators.interleaved").__doc__
     rows = [line.split("  (")[0] for line in text.splitlines() if line.startswith("    rank")]
     assert parse_grid("\n".join(rows), name="1f1b-i") == _plan("1f1b-i", 2, 2, 1)
 

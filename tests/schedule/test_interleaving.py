@@ -14,8 +14,12 @@ from seq1f1b_jax.schedule import (
     simulate,
     validate,
 )
-from seq1f1b_jax.schedule.interleaved import group_sizes
-from seq1f1b_jax.schedule.orders import backward_order, forward_order, one_forward_one_backward
+from seq1f1b_jax.schedule.generators.interleaved import group_sizes
+from seq1f1b_jax.schedule.generators.orders import (
+    backward_order,
+    forward_order,
+    one_forward_one_backward,
+)
 
 COSTS = Costs(forward=1, backward=2)
 

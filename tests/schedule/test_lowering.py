@@ -18,8 +18,8 @@ from seq1f1b_jax.schedule import (
     place,
     replay,
 )
-from seq1f1b_jax.schedule.interleaved import group_sizes
-from seq1f1b_jax.schedule.table import FORWARD, IDLE
+from seq1f1b_jax.schedule.generators.interleaved import group_sizes
+from seq1f1b_jax.schedule.lowering.table import FORWARD, IDLE
 from tests.schedule.cases import cases_of
 
 

@@ -17,8 +17,8 @@ from seq1f1b_jax.schedule import (
     lower,
     make_plan,
 )
-from seq1f1b_jax.schedule.plan_file import read_plan, write_plan
-from seq1f1b_jax.schedule.plan_rows import MAX_BYTES
+from seq1f1b_jax.schedule.files.plan_file import read_plan, write_plan
+from seq1f1b_jax.schedule.files.plan_rows import MAX_BYTES
 
 SIZES = [(1, 1, 1), (2, 3, 1), (3, 2, 2), (4, 3, 3), (5, 2, 1)]
 CASES = [

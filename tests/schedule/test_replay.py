@@ -16,7 +16,7 @@ from seq1f1b_jax.schedule import (
     parse_grid,
     replay,
 )
-from seq1f1b_jax.schedule.table import BACKWARD, FORWARD, IDLE, INPUT_BACKWARD
+from seq1f1b_jax.schedule.lowering.table import BACKWARD, FORWARD, IDLE, INPUT_BACKWARD
 
 NAMES = ["seq1f1b", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"]
 

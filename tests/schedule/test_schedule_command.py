@@ -1,4 +1,4 @@
-"""`python -m seq1f1b_jax.schedule`: what it prints, loads and refuses."""
+"""`python -m seq1f1b_jax.explore`: what it prints, loads and refuses."""
 
 import argparse
 import subprocess
@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from seq1f1b_jax.explore.__main__ import main
+from seq1f1b_jax.explore.command.options import parser
 from seq1f1b_jax.schedule import SCHEDULES
-from seq1f1b_jax.schedule.__main__ import main
-from seq1f1b_jax.schedule.command.options import parser
 from tests.schedule.command import row, run, sizes_of
 
 SIZES = ["--stages", "2", "--microbatches", "2", "--chunks", "2"]
@@ -222,7 +222,7 @@ print("seq1f1b_jax.picture" in sys.modules)
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
     words = ["seq1f1b", "--stages", "8", "--microbatches", "100", "--chunks", "4"]
-    command = [sys.executable, "-m", "seq1f1b_jax.schedule", *words]
+    command = [sys.executable, "-m", "seq1f1b_jax.explore", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(10)
         process.stdout.close()

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from seq1f1b_jax.explore.search import compare_named, draw_comparison, find_plan
 from seq1f1b_jax.schedule import (
     Costs,
     Exchange,
@@ -17,7 +18,6 @@ from seq1f1b_jax.schedule import (
     simulate,
     validate,
 )
-from seq1f1b_jax.schedule.search import compare_named, draw_comparison, find_plan
 
 EQUAL = Costs(forward=1, backward=2)
 

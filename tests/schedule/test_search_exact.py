@@ -6,6 +6,11 @@ from itertools import product
 import numpy as np
 import pytest
 
+from seq1f1b_jax.explore.search import find_plan
+from seq1f1b_jax.explore.search.batch import Batch
+from seq1f1b_jax.explore.search.bound import lower_bound
+from seq1f1b_jax.explore.search.problem import Problem
+from seq1f1b_jax.explore.search.seeds import exchanges, seeds
 from seq1f1b_jax.schedule import (
     MACHINES,
     Costs,
@@ -17,11 +22,6 @@ from seq1f1b_jax.schedule import (
     validate,
 )
 from seq1f1b_jax.schedule.dependencies import execution_order
-from seq1f1b_jax.schedule.search import find_plan
-from seq1f1b_jax.schedule.search.batch import Batch
-from seq1f1b_jax.schedule.search.bound import lower_bound
-from seq1f1b_jax.schedule.search.problem import Problem
-from seq1f1b_jax.schedule.search.seeds import exchanges, seeds
 
 
 def random_costs(random, problem_stages, num_chunks, transfer=0):

@@ -17,8 +17,8 @@ from seq1f1b_jax.schedule import (
     make_plan,
     replay,
 )
-from seq1f1b_jax.schedule.plan_file import load_plan, read_plan, write_plan
-from seq1f1b_jax.schedule.torch_cells import parse_torch_cell
+from seq1f1b_jax.schedule.files.plan_file import load_plan, read_plan, write_plan
+from seq1f1b_jax.schedule.files.torch_cells import parse_torch_cell
 
 FOLDER = Path(__file__).parent / "torch_plans"
 FILES = {  # as torch 2.13 wrote them, the last rank of 1F1B as it runs -> P, M, V

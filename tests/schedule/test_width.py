@@ -8,8 +8,8 @@ import termios
 
 import pytest
 
+from seq1f1b_jax.explore.__main__ import main
 from seq1f1b_jax.schedule import draw_plan, make_plan
-from seq1f1b_jax.schedule.__main__ import main
 from seq1f1b_jax.schedule.grid import Cell, draw
 
 LARGE = ["seq1f1b", "--stages", "8", "--microbatches", "16", "--chunks", "4"]
@@ -79,7 +79,7 @@ def test_a_real_terminal_is_asked_for_its_width(columns, whole):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-    command = [sys.executable, "-m", "seq1f1b_jax.schedule", *LARGE]
+    command = [sys.executable, "-m", "seq1f1b_jax.explore", *LARGE]
     process = subprocess.Popen(command, stdout=theirs, env=environment)
     os.close(theirs)
     out = b""

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from seq1f1b_jax.training import checkpoint_folder as folders
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import differences, find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint import folder as folders
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import differences, find_checkpoint, load_state
 
 
 def awkward_state(seed=0):

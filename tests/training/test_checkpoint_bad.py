@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from seq1f1b_jax.training import checkpoint_folder as folders
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import LOOKS, find_checkpoint, load_state
-from seq1f1b_jax.training.checkpoint_record import Vanished
+from seq1f1b_jax.training.checkpoint import folder as folders
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import LOOKS, find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint.record import Vanished
 
 LIKE = {"w": np.zeros(4, np.float32)}
 
@@ -159,7 +159,7 @@ FAILING = """
 import resource, sys
 import numpy as np
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.training.checkpoint import Checkpointer
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 limit = int(sys.argv[2])
 try:
     with Checkpointer(sys.argv[1], keep=1) as checkpointer:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, load_state
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
 
 
 def content(step: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from seq1f1b_jax.schedule import (
     make_plan,
     simulate,
 )
-from seq1f1b_jax.schedule.plan_file import write_plan
-from seq1f1b_jax.training.report import GRID_WIDTH, draw_course
+from seq1f1b_jax.schedule.files.plan_file import write_plan
+from seq1f1b_jax.training.reports.header import GRID_WIDTH, draw_course
 from seq1f1b_jax.training.setup import choose_plan
 
 TORCH = Path(__file__).parents[1] / "schedule" / "torch_plans"

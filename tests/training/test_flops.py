@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from seq1f1b_jax.training.flops import count_work, step_flops
+from seq1f1b_jax.training.reports.flops import count_work, step_flops
 from tests.data.documents import packed
 
 

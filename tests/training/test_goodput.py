@@ -7,9 +7,18 @@ import time
 import pytest
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.training import events as phases
-from seq1f1b_jax.training.events import EVENTS, Events, process_began
-from seq1f1b_jax.training.goodput import DOWN, IDLE, LOST, MEANINGS, PARTS, USEFUL, main, measure
+from seq1f1b_jax.training.reports import events as phases
+from seq1f1b_jax.training.reports.events import EVENTS, Events, process_began
+from seq1f1b_jax.training.reports.goodput import (
+    DOWN,
+    IDLE,
+    LOST,
+    MEANINGS,
+    PARTS,
+    USEFUL,
+    main,
+    measure,
+)
 
 
 def lines(*attempts):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from seq1f1b_jax.training.metrics import (
+from seq1f1b_jax.training.reports.metrics import (
     MetricsWriter,
     read_metrics,
     tensorboard_sink,

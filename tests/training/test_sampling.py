@@ -2,7 +2,7 @@
 
 import pytest
 
-from seq1f1b_jax.training.sampling import encode
+from seq1f1b_jax.inference.sampling import encode
 
 
 def test_ids_between_spaces():

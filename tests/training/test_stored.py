@@ -8,11 +8,11 @@ from orbax.checkpoint import v1 as ocp
 
 from models import build_stage
 from seq1f1b_jax.pipeline import make_layout
-from seq1f1b_jax.pipeline.rows import to_pipeline
-from seq1f1b_jax.training import checkpoint as checkpoint_module
-from seq1f1b_jax.training.checkpoint import Checkpointer
-from seq1f1b_jax.training.checkpoint_read import find_checkpoint, open_state
-from seq1f1b_jax.training.stored import open_stored
+from seq1f1b_jax.pipeline.params.rows import to_pipeline
+from seq1f1b_jax.training.checkpoint import checkpointer as checkpoint_module
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.read import find_checkpoint, open_state
+from seq1f1b_jax.training.checkpoint.stored import open_stored
 from tests.models.hf_cases import parameters
 
 STAGE = build_stage("gpt", preset="tiny", num_layers=6)

@@ -11,9 +11,9 @@ from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import ALONE
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.schedule import Op
-from seq1f1b_jax.training import standing
-from seq1f1b_jax.training import watchdog as module
-from seq1f1b_jax.training.watchdog import Watchdog
+from seq1f1b_jax.training.faults import standing
+from seq1f1b_jax.training.faults import watchdog as module
+from seq1f1b_jax.training.faults.watchdog import Watchdog
 
 
 class Ended(BaseException):

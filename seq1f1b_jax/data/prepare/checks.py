@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.sources import KEYED, TEXT, InputFile
+from seq1f1b_jax.data.prepare.readers.sources import KEYED, TEXT, InputFile
 
 
 def check_sources(sources: Sequence[str], *, extensions: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ def check_kinds(files: Sequence[InputFile], *, key: str | None, separator: str |
     Example:
       >>> from pathlib import Path
       >>> from seq1f1b_jax.data.prepare.checks import check_kinds
-      >>> from seq1f1b_jax.data.prepare.sources import InputFile
+      >>> from seq1f1b_jax.data.prepare.readers.sources import InputFile
       >>> check_kinds([InputFile(Path("a.csv"), "csv", 9, 0)], key="body", separator=None)
     """
     kinds = {file.kind for file in files}

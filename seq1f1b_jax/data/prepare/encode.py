@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.documents import read_documents
-from seq1f1b_jax.data.prepare.pieces import encode_text
 from seq1f1b_jax.data.prepare.portions import Portion
+from seq1f1b_jax.data.prepare.readers.documents import read_documents
+from seq1f1b_jax.data.prepare.readers.pieces import encode_text
 from seq1f1b_jax.data.prepare.specials import KEEP, count_spellings, spelling_pattern
 from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.arrays import array_texts, layout
-from seq1f1b_jax.data.prepare.sources import CSV, JSON, JSONL, PARQUET, InputFile
-from seq1f1b_jax.data.prepare.streams import open_stream
-from seq1f1b_jax.data.prepare.tables import table_texts
+from seq1f1b_jax.data.prepare.readers.arrays import array_texts, layout
+from seq1f1b_jax.data.prepare.readers.sources import CSV, JSON, JSONL, PARQUET, InputFile
+from seq1f1b_jax.data.prepare.readers.streams import open_stream
+from seq1f1b_jax.data.prepare.readers.tables import table_texts
 from seq1f1b_jax.data.text import unreadable
 
 PORTION_BYTES = 1 << 20
@@ -221,7 +221,7 @@ def _cut_records(file: InputFile, kind: str, key: str) -> Iterator[Portion]:
 
 
 def _row_groups(file: InputFile) -> Iterator[Portion]:
-    from seq1f1b_jax.data.prepare.parquet import open_parquet
+    from seq1f1b_jax.data.prepare.readers.parquet import open_parquet
 
     with open_parquet(file.path) as opened:
         count = opened.num_row_groups

@@ -14,11 +14,11 @@ from seq1f1b_jax.data.prepare.checks import check_kinds, check_sources, told_lef
 from seq1f1b_jax.data.prepare.encode import Reading, encode_all
 from seq1f1b_jax.data.prepare.job import DEFAULT_KEY, Job
 from seq1f1b_jax.data.prepare.partial import Totals, Writer, open_partial
-from seq1f1b_jax.data.prepare.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.portions import PORTION_BYTES, Portion, cut_files
-from seq1f1b_jax.data.prepare.sources import TEXT, InputFile, find_files
+from seq1f1b_jax.data.prepare.readers.pieces import PIECE_CHARACTERS
+from seq1f1b_jax.data.prepare.readers.sources import TEXT, InputFile, find_files
+from seq1f1b_jax.data.prepare.readers.streams import open_stream
 from seq1f1b_jax.data.prepare.specials import TEXT as AS_TEXT
-from seq1f1b_jax.data.prepare.streams import open_stream
 from seq1f1b_jax.data.prepare.trained import train_on_sources
 from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks, real_path
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer, load_tokenizer
@@ -113,7 +113,7 @@ def _given_tokenizer(job: Job) -> Tokenizer | None:
                 "out"
             )
         return tokenizer
-    from seq1f1b_jax.data.tokenizer_train import check_vocab_size
+    from seq1f1b_jax.data.tokenizer.train import check_vocab_size
 
     check_vocab_size(job.train_bpe)
     return None

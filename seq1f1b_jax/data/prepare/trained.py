@@ -6,14 +6,14 @@ from itertools import islice
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.documents import read_documents
 from seq1f1b_jax.data.prepare.job import DEFAULT_KEY, Job
 from seq1f1b_jax.data.prepare.partial import JOURNAL
-from seq1f1b_jax.data.prepare.pieces import cut_text
 from seq1f1b_jax.data.prepare.portions import Portion, cut_files
-from seq1f1b_jax.data.prepare.sources import InputFile
+from seq1f1b_jax.data.prepare.readers.documents import read_documents
+from seq1f1b_jax.data.prepare.readers.pieces import cut_text
+from seq1f1b_jax.data.prepare.readers.sources import InputFile
 from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
-from seq1f1b_jax.data.tokenizer_train import MIN_VOCAB_SIZE, train_on_texts
+from seq1f1b_jax.data.tokenizer.train import MIN_VOCAB_SIZE, train_on_texts
 
 TRAIN_BYTES = 100_000_000  # of text that a tokenizer is trained on, spread over all of it
 PACKED = 4  # times as many bytes are in a packed text, about

@@ -1,0 +1,288 @@
+"""Every setting of a run as frozen dataclasses: data only, standard library only.
+
+A setting that is `None` is decided later from something the configuration cannot see: a preset, the
+devices present, the tokenizer. `seq1f1b_jax.config.checks.validate` holds the cross-field checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from seq1f1b_jax.config.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """The devices and how layers lie on them.
+
+    Attributes:
+      data: pipelines that share the sequences of every microbatch, and the optimizer's state.
+      pipe: stages of a pipeline; None: as many as the devices give.
+      tensor: devices that share every stage, its heads, its MLPs and the vocabulary; they exchange
+        activations in every layer, so they belong into one host.
+      sequence_parallel: whether these devices share the tokens too between the parts of a layer
+        that they share: less memory, shorter messages between stages, as much exchanged.
+      platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
+      virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe *
+        tensor, four stages where pipe is None.
+      layers_per_stage: layers of each stage, first to last, virtual stages included; None: as even
+        as they go.
+    """
+
+    data: int = 1
+    pipe: int | None = None
+    tensor: int = 1
+    sequence_parallel: bool = False
+    platform: Literal["cpu", "gpu"] | None = None
+    virtual_devices: int | None = None
+    layers_per_stage: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, on one host or many; each is started with the same settings.
+
+    Attributes:
+      coordinator: `host:port` of process 0, which the others can reach; with the next two.
+      num_processes: how many there are.
+      process_id: which one this is, counted from 0; the one setting that differs.
+      detect: without these three, `auto` asks the variables of SLURM, MPI or Kubeflow; `never`.
+      initialization_timeout: seconds to wait for the others at the start.
+      heartbeat_timeout: seconds of silence after which a process counts as dead, and all end.
+      stopped_status: how a run ends that SIGTERM or Ctrl-C has stopped, once it has saved; 77 tells
+        a scheduler that it is not complete.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    detect: Literal["auto", "never"] = "auto"
+    initialization_timeout: int = 300
+    heartbeat_timeout: int = 30
+    stopped_status: Literal[0, 77] = 0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The order of work in one step.
+
+    Attributes:
+      name: registry key of the schedule, such as `seq1f1b`, `seq1f1b-i` or `seq-zb-h1`;
+        `python -m seq1f1b_jax.explore` lists them.
+      plan: file of a plan of one's own, a grid as CSV or text; overrides name. Sizes must be those
+        of the run; virtual stages are the plan's.
+      num_microbatches: sequence batches per step; their gradients are accumulated.
+      num_chunks: slices of each sequence.
+      partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
+      chunk_lengths: tokens of each chunk, first to last; overrides partition.
+      documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
+        the corpus; `batch`, each step's own, at a compilation for every new cut; `ignore`, none.
+      block: lengths are multiples of this many tokens where the sequence allows.
+      num_virtual: virtual stages per rank, for interleaved schedules; None: 2 there, else 1.
+      extra_warmup: more forwards on every rank before its first backward; each takes the memory of
+        a unit, and helps little (see docs/design/schedules.md).
+      short_warmup: for interleaved schedules: fewer units in flight, and more waiting.
+    """
+
+    name: str = "seq1f1b"
+    plan: str | None = None
+    num_microbatches: int = 8
+    num_chunks: int = 4
+    partition: Literal["balanced", "even"] = "balanced"
+    chunk_lengths: tuple[int, ...] | None = None
+    documents: Literal["ignore", "corpus", "batch"] = "corpus"
+    block: int = 128
+    num_virtual: int | None = None
+    extra_warmup: int = 0
+    short_warmup: bool = False
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """How a unit of work is computed.
+
+    Attributes:
+      attention: registry key of the attention backend: `xla_blockwise` or `xla_dense`.
+      residuals: what forward keeps for backward: `none` stores all, `selective` recomputes
+        elementwise operations, `full` stores layer inputs only.
+      loss_block: tokens whose logits exist at one time in the loss.
+      compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
+    """
+
+    attention: str = "xla_blockwise"
+    residuals: Literal["none", "selective", "full"] = "selective"
+    loss_block: int = 1024
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+@dataclass(frozen=True)
+class XlaConfig:
+    """The compiler.
+
+    Attributes:
+      preset: flags to set, on GPUs only and as far as this version of XLA knows them: `overlap`
+        schedules to hide communication, `memory` for the least memory, `command_buffers` launches
+        the innermost loops at once, `deterministic` gives the same bits in every run; `default`
+        sets none. Those in XLA_FLAGS win (docs/design/xla.md).
+    """
+
+    preset: Literal["default", "overlap", "memory", "command_buffers", "deterministic"] = "default"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The text.
+
+    Attributes:
+      source: `stdlib` (the source code of Python's standard library), or the path of a text file,
+        of a folder of text files, of a `.bin` file of token ids, or of a folder that
+        `python -m seq1f1b_jax.data prepare` has written.
+      seq_len: tokens of one training sequence.
+      packing: `windows` cuts the text into sequences wherever they end; `documents` fills them with
+        whole documents that do not see each other.
+      long_documents: a document longer than a sequence is `split` into pieces, or left out by
+        `drop`.
+      restart_positions: whether positions count from the first token of each packed document.
+      microbatch_size: sequences in one microbatch, on all pipelines together.
+      eval_fraction: part of the tokens held out for evaluation.
+      token_dtype: type of the ids in a `.bin` file.
+      seed: seed of the order of the sequences.
+    """
+
+    source: str = "stdlib"
+    seq_len: int = 1024
+    packing: Literal["windows", "documents"] = "windows"
+    long_documents: Literal["split", "drop"] = "split"
+    restart_positions: bool = True
+    microbatch_size: int = 1
+    eval_fraction: float = 0.05
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up, cosine decay and a global-norm clip.
+
+    Attributes:
+      learning_rate: peak of the schedule.
+      warmup_steps: steps of the linear rise to the peak; at most half of the run.
+      decay_steps: after so many steps in all the rate is at its minimum, and stays; None:
+        train.num_steps.
+      min_learning_rate_ratio: learning rate of the last step over the peak.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: constant added to the root of the second moment.
+      weight_decay: decoupled decay of the matrices; norms and biases are left out.
+      clip_norm: largest global gradient norm that is let through.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 20
+    decay_steps: int | None = None
+    min_learning_rate_ratio: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run.
+
+    Attributes:
+      num_steps: optimizer steps of the whole run.
+      eval_every: steps between evaluations on held-out text; 0: at the end only.
+      eval_sequences: held-out sequences in one evaluation, the first ones in their fixed order;
+        None: all. Runs of equal data compare, whatever their microbatches and meshes.
+      seed: seed of the initial parameters and of the sample.
+      sample_tokens: tokens sampled from the trained model at the end; 0: none.
+      output_dir: folder of checkpoints, metrics and the run's configuration.
+      resume: `auto` continues the newest good checkpoint in output_dir, `never` starts over.
+      trace: record in one extra step when each action ran on each device, and draw that under the
+        prediction, into output_dir/trace.*; costs a second compilation and two steps, no memory
+        later.
+      compile_cache: where compiled programs are kept for the next start: `off`; a folder that is
+        yours alone; `auto`: one below the home folder on accelerators, none on the CPU.
+    """
+
+    num_steps: int = 200
+    eval_every: int = 100
+    eval_sequences: int | None = 64
+    seed: int = 0
+    sample_tokens: int = 200
+    output_dir: str = "runs/default"
+    resume: Literal["auto", "never"] = "auto"
+    trace: bool = False
+    compile_cache: str = "auto"
+
+
+@dataclass(frozen=True)
+class WatchdogConfig:
+    """When a run that does not get on is ended, with a diagnosis and a status that says why.
+
+    Attributes:
+      enabled: whether steps are watched; the processes of a run watch each other in any case.
+      factor: a step that takes so many times the running median counts as stalled.
+      min_seconds: but never before this many seconds.
+      first_seconds: limit of the first step, in which devices meet.
+      ticks: follow every action, so that a diagnosis names the cell of the plan; costs two host
+        callbacks per action.
+    """
+
+    enabled: bool = True
+    factor: float = 10.0
+    min_seconds: float = 60.0
+    first_seconds: float = 900.0
+    ticks: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is saved when.
+
+    Attributes:
+      every: steps between checkpoints; the last step is always saved.
+      keep: number of newest checkpoints that stay on disk.
+    """
+
+    every: int = 50
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """Where metrics go beside `metrics.jsonl`.
+
+    Attributes:
+      tensorboard: also write TensorBoard event files (extra `logging`).
+      wandb: also report to Weights & Biases (extra `logging`).
+      wandb_project: project name there.
+      progress: show a progress bar.
+    """
+
+    tensorboard: bool = False
+    wandb: bool = False
+    wandb_project: str = "seq1f1b-jax"
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    xla: XlaConfig = field(default_factory=XlaConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

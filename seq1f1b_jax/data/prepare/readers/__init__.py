@@ -1,0 +1,1 @@
+"""Text and documents from files of several formats."""

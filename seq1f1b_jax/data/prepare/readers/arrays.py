@@ -1,0 +1,206 @@
+"""A JSON array, element by element: no more than one of them is in memory."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.readers.fields import CURE, json_field
+from seq1f1b_jax.data.prepare.readers.sources import JSON, JSONL, InputFile
+from seq1f1b_jax.data.prepare.readers.streams import open_stream
+
+BLOCK_BYTES = 1 << 20
+BACKSLASH = ord("\\")
+BOM = b"\xef\xbb\xbf"
+_SPACES = re.compile(rb"[ \t\r\n]*")
+_NESTING = re.compile(rb'["{}\[\]]')
+_SCALAR_END = re.compile(rb"[,\]}\s]")
+
+
+def layout(file: InputFile) -> str | UserError:
+    """How a `.json` is laid out: `jsonl`, an object on every line, or `json`, an array of them.
+
+    Returns:
+      That, or the error where it is neither.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    with open_stream(file.path, file.packing) as stream:
+        values = _Values(stream.content)
+        first = values.peek()
+        if first in (b"", b"["):
+            return JSON if first else JSONL
+        if first == b"{":
+            line = values.line()
+            if isinstance(_parsed(line), dict):
+                return JSONL
+            reason = f"its first line is {_shown(line)}"
+        else:
+            reason = f"it begins with {_shown(first)}"
+    return UserError(
+        f"{file.path} holds neither lines of JSON objects nor one array of objects: {reason}; "
+        "bring it into one of these, name it .txt to read it as text, or leave it out"
+    )
+
+
+def array_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserError]:
+    """The text of every object of an array; an error in the place of one that cannot be read.
+
+    Raises:
+      UserError: the array itself is malformed, so that nothing behind can be told apart.
+
+    Example:
+      >>> import io
+      >>> from pathlib import Path
+      >>> from seq1f1b_jax.data.prepare.readers.arrays import array_texts
+      >>> content = io.BytesIO(b'[{"text": "one"}, {"text": "two"}]')
+      >>> list(array_texts(Path("a.json"), content, "text"))
+      ['one', 'two']
+    """
+    values = _Values(content)
+    number = 0
+    try:
+        for element in values.elements():
+            number += 1
+            text, fault = json_field(element, key)
+            yield UserError(f"{path}: element {number}: {fault}; {CURE}") if fault else text
+    except _Broken as broken:
+        raise UserError(
+            f"{path}: behind element {number}: {broken}; correct it, or get the file again"
+        ) from broken
+
+
+class _Broken(Exception):
+    """The array, not an element, is malformed."""
+
+
+class _Values:
+    """Looks at a stream from one value to the next, and forgets what is behind."""
+
+    def __init__(self, content: BinaryIO):
+        self._content = content
+        self._data, self._at = bytearray(), 0
+        while len(self._data) < len(BOM) and self._more():
+            pass
+        if self._data.startswith(BOM):
+            self._at = len(BOM)
+
+    def peek(self) -> bytes:
+        """Go to the next byte that is no space; empty at the end."""
+        while True:
+            self._at = _SPACES.match(self._data, self._at).end()
+            if self._at < len(self._data) or not self._more():
+                return bytes(self._data[self._at : self._at + 1])
+
+    def line(self) -> bytes:
+        """The rest of this line."""
+        while (end := self._data.find(b"\n", self._at)) < 0 and self._more():
+            pass
+        return bytes(self._data[self._at : end if end >= 0 else None])
+
+    def elements(self) -> Iterator[bytes]:
+        """Bytes of every element of the array that begins here.
+
+        Raises:
+          _Broken: something else stands between them, or behind the array.
+        """
+        self._take(b"[")
+        if self.peek() == b"]":
+            self._take(b"]")
+        else:
+            while True:
+                yield self._value()
+                if self.peek() != b",":
+                    self._take(b"]")
+                    break
+                self._take(b",")
+        if found := self.peek():
+            raise _Broken(f"{_shown(found)} follows the array")
+
+    def _take(self, wanted: bytes) -> None:
+        found = self.peek()
+        if found != wanted:
+            raise _Broken(f"{_shown(found)} stands where {_shown(wanted)} should")
+        self._at += 1
+
+    def _value(self) -> bytes:
+        first = self.peek()
+        self._forget()
+        if first in (b"{", b"["):
+            end = self._nested_end()
+        elif first == b'"':
+            end = self._string_end(1)
+        else:
+            end = self._scalar_end()
+        if not end:
+            raise _Broken(f"{_shown(first)} stands where an object should")
+        self._at = end
+        return bytes(memoryview(self._data)[:end])
+
+    def _forget(self) -> None:
+        """Let the data begin here; their front moves, nothing is copied."""
+        del self._data[: self._at]
+        self._at = 0
+
+    def _nested_end(self) -> int:
+        """Behind the bracket that closes the one that stands first."""
+        at = depth = 0
+        while True:
+            found = _NESTING.search(self._data, at)
+            if found is None:
+                at = len(self._data)
+                self._need()
+                continue
+            mark, at = found[0], found.end()
+            if mark == b'"':
+                at = self._string_end(at)
+            elif mark in b"{[":
+                depth += 1
+            else:
+                depth -= 1
+                if not depth:
+                    return at
+
+    def _string_end(self, at: int) -> int:
+        """Behind the quote that closes a string which goes on at `at`."""
+        begin = at
+        while True:
+            end = self._data.find(b'"', at)
+            if end < 0:
+                at = len(self._data)
+                self._need()
+                continue
+            last = end
+            while last > begin and self._data[last - 1] == BACKSLASH:
+                last -= 1
+            at = end + 1
+            if (end - last) % 2 == 0:  # else the quote is escaped
+                return at
+
+    def _scalar_end(self) -> int:
+        while (found := _SCALAR_END.search(self._data)) is None:
+            self._need()
+        return found.start()
+
+    def _need(self) -> None:
+        if not self._more():
+            raise _Broken("the file ends inside the array")
+
+    def _more(self) -> bool:
+        block = self._content.read(BLOCK_BYTES)
+        self._data += block
+        return bool(block)
+
+
+def _parsed(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _shown(found: bytes) -> str:
+    return repr(found[:40].decode("utf-8", "backslashreplace")) if found else "nothing"

@@ -1,0 +1,190 @@
+"""All about one plan."""
+
+from collections import Counter
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import reduce
+from itertools import pairwise
+from math import gcd
+from typing import Any
+
+from seq1f1b_jax.explore.command.subjects import LEADING, Subject
+from seq1f1b_jax.explore.command.text import (
+    microbatches,
+    number,
+    numbers,
+    ops_of,
+    ratio,
+    size_text,
+    table,
+)
+from seq1f1b_jax.schedule.actions import Action, Op
+from seq1f1b_jax.schedule.grid import draw_plan
+from seq1f1b_jax.schedule.lowering.lower import lower
+from seq1f1b_jax.schedule.partition import even_lengths
+from seq1f1b_jax.schedule.plan import Plan, peak_units
+from seq1f1b_jax.schedule.simulation.durations import Costs
+from seq1f1b_jax.schedule.simulation.simulate import Simulation, draw_simulation
+
+_MAX_COLUMNS = 1000
+_MAX_COLUMNS_PER_ACTION = 8  # more: the times have no measure that a grid could show
+_MAX_CELLS = 5_000_000
+_WORDS = {Op.F: "forward", Op.B: "backward", Op.I: "input gradient", Op.W: "weight gradient"}
+
+
+def report(
+    subject: Subject, *, machine: str, max_width: int | None = None, full: bool = False
+) -> str:
+    """Write the order of work, the course of time, the formulas and the machines.
+
+    Args:
+      subject: the plan and its costs.
+      machine: whose course of time is shown.
+      max_width: letters that a line of a grid may have; None: any.
+      full: also draw a course of time of very many columns.
+    """
+    plan, simulation = subject.plan, subject.simulations[machine]
+    title = (
+        f"{plan.name}: {size_text(plan)}, {plan.num_units * plan.num_virtual} units of work on"
+        " every rank"
+    )
+    parts = (
+        "\n".join((title, *subject.notes)),
+        _order_of_work(plan, max_width),
+        _course_of_time(subject, simulation, max_width, full=full),
+        _figures(subject, simulation),
+        _machines(subject),
+        _critical_path(simulation),
+    )
+    return "\n\n".join(parts)
+
+
+def buffers(plan: Plan, *, seq_len: int, block: int) -> str:
+    """Write what the executor allocates for sequences of `seq_len` tokens.
+
+    Raises:
+      ValueError: fewer tokens than chunks.
+    """
+    ticks = lower(plan, even_lengths(seq_len, plan.num_chunks, block=block))
+    sequences = "microbatches" + " of one virtual stage" * (plan.num_virtual > 1)
+    rows = (
+        ("chunk lengths", numbers(ticks.chunk_lengths), "tokens"),
+        ("ticks", str(ticks.num_ticks), ""),
+        ("cache slots, by rank", numbers(ticks.cache_slots_per_rank), sequences),
+        ("prefix slots, by rank", numbers(ticks.prefix_slots_per_rank), sequences),
+        ("inbox slots, by rank", numbers(ticks.inbox_slots_per_rank), "messages"),
+        ("residual arena, by rank", numbers(ticks.arena_tokens_per_rank), "tokens"),
+        ("deferred to W, by rank", numbers(ticks.deferred_tokens_per_rank), "tokens"),
+    )
+    return table(row for row in rows if row[0] != "deferred to W, by rank" or Op.W in ticks.ops)
+
+
+def cost_text(costs: Costs, ops: Iterable[Op]) -> str:
+    """Write the times of operations, and of a message if it takes any.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import Costs, Op
+      >>> from seq1f1b_jax.explore.command.report import cost_text
+      >>> cost_text(Costs(forward=1, backward=2, transfer=0.5), (Op.F, Op.B))
+      'F=1 B=2 transfer=0.5'
+    """
+    words = [f"{op}={number(time)}" for op, time in _times(costs, ops).items()]
+    return " ".join(words + [f"transfer={number(costs.transfer)}"] * bool(costs.transfer))
+
+
+def _times(costs: Costs, ops: Iterable[Op]) -> dict[Op, Any]:
+    cost = costs.per_action(1, 1)
+    return {op: cost(Action(op, 0, 0, 0)) for op in ops}
+
+
+def _order_of_work(plan: Plan, max_width: int | None) -> str:
+    words = ", ".join(f"{op} {_WORDS[op]}" for op in ops_of(plan))
+    stage = "@stage" * (plan.num_virtual > 1)
+    grid = draw_plan(plan, max_width=max_width)
+    return f"order of work ({words}, then microbatch.chunk{stage})\n{grid}"
+
+
+def _course_of_time(
+    subject: Subject, simulation: Simulation, max_width: int | None, *, full: bool
+) -> str:
+    plan, costs = subject.plan, subject.costs
+    ops = ops_of(plan)
+    column = _measure([*_times(costs, ops).values(), costs.transfer])
+    differs = not subject.executor_is_asynchronous or simulation.machine not in LEADING
+    machine = f", {simulation.machine}" * differs
+    title = f"course of time{machine} ({cost_text(costs, ops)}, one column is {number(column)})"
+    columns = simulation.makespan / column
+    limit = max(_MAX_COLUMNS, _MAX_COLUMNS_PER_ACTION * max(map(len, plan.ranks)))
+    if full:
+        limit = _MAX_CELLS // plan.num_stages
+    if columns > limit:
+        cure = "" if full else "; --full draws it"
+        return f"{title}: {float(columns):.0f} columns, not drawn{cure}"
+    return f"{title}\n{draw_simulation(simulation, column=column, max_width=max_width)}"
+
+
+def _measure(times: Iterable[Any]) -> Fraction:
+    """The largest time that all the others are multiples of."""
+    return reduce(_common, (Fraction(time) for time in times if time))
+
+
+def _common(a: Fraction, b: Fraction) -> Fraction:
+    scale = a.denominator * b.denominator
+    return Fraction(gcd(int(a * scale), int(b * scale)), scale)
+
+
+def _figures(subject: Subject, simulation: Simulation) -> str:
+    """What was simulated next to what the formulas say."""
+    plan, form = subject.plan, subject.form
+    peaks = peak_units(plan)
+    rows = [
+        ("step time", number(simulation.makespan)),
+        ("bubble time", number(simulation.bubble)),
+        ("bubble fraction", ratio(simulation.bubble_fraction)),
+        ("peak units, by rank", numbers(peaks)),
+        ("peak in microbatches", number(microbatches(max(peaks), plan))),
+        ("idle time, by rank", numbers(simulation.idle)),
+    ]
+    if form is None:
+        return table([("", "simulated"), *rows])
+    elsewhere = "" if simulation.machine in form.machines else f" ({' and '.join(form.machines)})"
+    formulas = [
+        (number(form.makespan), ""),
+        (number(form.bubble), form.bubble_rule + elsewhere * (form.bubble is not None)),
+        (ratio(form.bubble_fraction), ""),
+        (numbers(form.peak_units), form.peak_rule),
+        (number(microbatches(max(form.peak_units), plan)), "units/(V*C)"),
+        ("", ""),
+    ]
+    both = ((*row, *formula) for row, formula in zip(rows, formulas, strict=True))
+    return table([("", "simulated", "closed form", ""), *both])
+
+
+def _machines(subject: Subject) -> str:
+    """What each machine makes of the plan; the executor, which will run it, leads."""
+    rows = (
+        (
+            machine,
+            number(simulation.makespan),
+            ratio(simulation.bubble_fraction),
+            ratio(subject.over_asynchronous(machine)),
+        )
+        for machine, simulation in subject.simulations.items()
+    )
+    return table([("machine", "step time", "bubble fraction", "over asynchronous"), *rows])
+
+
+def _critical_path(simulation: Simulation) -> str:
+    """What a faster step would have to shorten, in one line."""
+    path = simulation.critical_path
+    ranks = [action.stage % simulation.num_stages for action in path]
+    first, last = (f"{path[end].text(ranks[end])} on rank {ranks[end]}" for end in (0, -1))
+    counts = Counter(action.op for action in path)
+    ops = ", ".join(f"{counts[op]} {op}" for op in Op if counts[op])
+    changes = sum(before != after for before, after in pairwise(ranks))
+    moving = simulation.makespan - sum(simulation.ends[a] - simulation.starts[a] for a in path)
+    transfers = f", {number(moving)} in transfers" if moving else ""
+    return (
+        f"critical path: {len(path)} actions ({ops}) from {first} to {last}, {changes} changes of"
+        f" rank{transfers}"
+    )

@@ -1,0 +1,228 @@
+"""Time many orders of one problem at once: the machines of `simulate` on arrays.
+
+All orders go through the ticks side by side, each rank of each of them with its own clock. What a
+tick does is what `place` and the executor machine do, and a test holds the two to each other.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq1f1b_jax.explore.search.problem import Problem
+from seq1f1b_jax.schedule.actions import Action, Op
+from seq1f1b_jax.schedule.exchange import PERIOD, Exchange
+from seq1f1b_jax.schedule.plan import Plan
+
+_WEIGHTS, _NOTHING = PERIOD, PERIOD + 1  # beside the classes of ticks in which others may run
+
+
+class _Tables(NamedTuple):
+    """By action, the last entry standing for none. Actions are numbered rank by rank."""
+
+    cost: NDArray[np.float64]
+    tick_class: NDArray[np.int8]
+    source: NDArray[np.int64]
+    change: NDArray[np.int8]  # of the units held
+    needs: NDArray[np.int64]  # pairs (action, what comes before it on its rank)
+
+
+class Batch:
+    """A timer for orders of one problem.
+
+    Args:
+      problem: sizes, costs, cap and machine.
+      exchange: pattern of the plans.
+
+    Attributes:
+      actions: of each rank; a row of numbers into it is an order.
+      ops: index of each one's operation, `[num_stages, actions per rank]`.
+    """
+
+    def __init__(self, problem: Problem, exchange: Exchange) -> None:
+        self.problem, self.exchange = problem, exchange
+        self.actions = tuple(problem.actions(rank) for rank in range(problem.num_stages))
+        self._length = len(self.actions[0])
+        self.ops = np.array([[problem.ops.index(a.op) for a in row] for row in self.actions])
+        self._number = {
+            action: rank * self._length + i
+            for rank, actions in enumerate(self.actions)
+            for i, action in enumerate(actions)
+        }
+        self._tables = self._make_tables()
+        self._meetings = [meetings(problem, exchange, tick) for tick in range(PERIOD)]
+
+    def rows(self, plan: Plan) -> NDArray[np.int64]:
+        """Write a plan as numbers, `[num_stages, actions per rank]`."""
+        numbers = [[self._number[action] for action in row] for row in plan.ranks]
+        return np.array(numbers) - self._first()
+
+    def plan(self, rows: NDArray[np.int64]) -> Plan:
+        """Inverse of `rows`."""
+        problem = self.problem
+        return Plan(
+            "search",
+            problem.num_stages,
+            problem.num_microbatches,
+            problem.num_chunks,
+            tuple(tuple(self.actions[p][i] for i in row) for p, row in enumerate(rows)),
+            num_virtual=problem.num_virtual,
+            exchange=self.exchange,
+        )
+
+    def makespans(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Time each order.
+
+        Args:
+          rows: orders, `[orders, num_stages, actions per rank]`.
+
+        Returns:
+          Makespans in the scaled time of the problem; infinity for orders that no rank can run to
+          the end or that hold too many units.
+        """
+        makespans = np.full(len(rows), np.inf)
+        numbers = rows + self._first()
+        fit = np.flatnonzero(self._in_order(numbers) & self._within_cap(numbers))
+        if fit.size:
+            run = self._events if self.problem.machine == "asynchronous" else self._ticks
+            makespans[fit] = run(np.swapaxes(numbers[fit], 0, 1))
+        return makespans
+
+    def _first(self) -> NDArray[np.int64]:
+        return (np.arange(self.problem.num_stages) * self._length)[:, None]
+
+    def _make_tables(self) -> _Tables:
+        problem = self.problem
+        everything = [action for actions in self.actions for action in actions]
+        none = len(everything)
+
+        def tick_class(action: Action) -> int:
+            rank = action.stage % problem.num_stages
+            return _WEIGHTS if action.op is Op.W else self.exchange.tick_class(action.op, rank)
+
+        def source(action: Action) -> int:
+            sender = problem.source(action)
+            return none if sender is None else self._number[sender]
+
+        def change(action: Action) -> int:
+            return (action.op is Op.F) - (action.op is problem.release_op)
+
+        needs = [(self._number[a], self._number[n]) for a in everything for n in problem.needs(a)]
+        return _Tables(
+            cost=np.array([*map(problem.scaled_cost, everything), 0.0]),
+            tick_class=np.array([*map(tick_class, everything), _NOTHING], np.int8),
+            source=np.array([*map(source, everything), none]),
+            change=np.array([*map(change, everything), 0], np.int8),
+            needs=np.array(needs),
+        )
+
+    def _in_order(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether every rank's own row respects the needs within its stages."""
+        flat = numbers.reshape(len(numbers), -1)
+        positions = np.empty(flat.shape, np.int64)
+        np.put_along_axis(positions, flat, np.arange(flat.shape[1])[None], 1)
+        later, earlier = self._tables.needs.T
+        return np.all(positions[:, later] > positions[:, earlier], axis=1)
+
+    def _within_cap(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        held = np.cumsum(self._tables.change[numbers], axis=2, dtype=np.int64)
+        return np.less_equal(held.max(axis=(1, 2)), self.problem.max_units)
+
+    def _ticks(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Per tick the sending actions, the exchange, the `W`s, as in `simulate`."""
+        rows = _Rows(numbers)
+        cost, tick_class, source, *_ = self._tables
+        done = np.zeros((rows.num_orders, len(cost)), bool)
+        done[:, -1] = True
+        clocks, makespans = np.zeros(rows.at.shape), np.zeros(rows.num_orders)
+        transfer = self.problem.scaled_transfer
+        tick = quiet = 0
+        while quiet < PERIOD:
+            heads = rows.heads()
+            run = tick_class[heads] == tick % PERIOD
+            run &= done[rows.orders, source[heads]]
+            done[rows.orders, heads] |= run
+            rows.at += run
+            clocks += cost[heads] * run
+            makespans = np.maximum(makespans, (clocks * run).max(0))
+            clocks = meet(clocks, self._meetings[tick % PERIOD], transfer)
+            if self.problem.split:
+                heads = rows.heads()
+                weights = tick_class[heads] == _WEIGHTS
+                rows.at += weights
+                clocks += cost[heads] * weights
+                makespans = np.maximum(makespans, (clocks * weights).max(0))
+                run |= weights
+            quiet = 0 if run.any() else quiet + 1
+            tick += 1
+        return np.where(rows.finished(), makespans, np.inf)
+
+    def _events(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Each rank runs its next action once the message is there, waiting for nobody else."""
+        rows = _Rows(numbers)
+        cost, _, source, *_ = self._tables
+        ends = np.full((rows.num_orders, len(cost)), np.inf)
+        ends[:, -1] = -np.inf  # who reads no message does not wait for one
+        clocks = np.zeros(rows.at.shape)
+        transfer = self.problem.scaled_transfer
+        progress = True
+        while progress:
+            heads = rows.heads()
+            arrival = ends[rows.orders, source[heads]] + transfer
+            run = (arrival < np.inf) & (heads < len(cost) - 1)
+            clocks = np.where(run, np.maximum(clocks, arrival) + cost[heads], clocks)
+            ends[rows.orders, heads] = np.where(run, clocks, ends[rows.orders, heads])
+            rows.at += run
+            progress = run.any()
+        return np.where(rows.finished(), clocks.max(0), np.inf)
+
+
+class _Rows:
+    """Where each rank of each order stands in its row."""
+
+    def __init__(self, numbers: NDArray[np.int64]) -> None:
+        num_stages, self.num_orders, self._length = numbers.shape
+        end = np.full((num_stages, self.num_orders, 1), num_stages * self._length)
+        self._flat = np.concatenate([numbers, end], 2).ravel()
+        self._starts = np.arange(num_stages * self.num_orders) * (self._length + 1)
+        self._starts = self._starts.reshape(num_stages, self.num_orders)
+        self.at = np.zeros((num_stages, self.num_orders), np.int64)
+        self.orders = np.arange(self.num_orders)[None]
+
+    def heads(self) -> NDArray[np.int64]:
+        """The next action of each rank, `[num_stages, orders]`."""
+        return self._flat[self._starts + self.at]
+
+    def finished(self) -> NDArray[np.bool_]:
+        """Which orders ran to their end."""
+        return (self.at == self._length).all(0)
+
+
+class Meetings(NamedTuple):
+    """Whom each rank waits for in a tick, and whether it exchanges at all."""
+
+    others: NDArray[np.int64]  # [num_stages, ranks], itself included
+    exchanges: NDArray[np.bool_]  # [num_stages, 1]
+
+
+def meetings(problem: Problem, exchange: Exchange, tick: int) -> Meetings:
+    """Tell whom each rank meets in a tick; on the lock-step machine everybody."""
+    num_stages = problem.num_stages
+    met: list[set[int]] = [{rank} for rank in range(num_stages)]
+    pairs = exchange.pairs(tick, num_stages=num_stages, ring=problem.num_virtual > 1)
+    for source, destination in pairs:
+        met[source].add(destination)
+        met[destination].add(source)
+    talking = {rank for pair in pairs for rank in pair}
+    if problem.machine == "lock-step":
+        met = [set(range(num_stages))] * num_stages
+    most = max(map(len, met))
+    others = [[*sorted(m), *[rank] * (most - len(m))] for rank, m in enumerate(met)]
+    exchanges = [[rank in talking] for rank in range(num_stages)]
+    return Meetings(np.array(others), np.array(exchanges))
+
+
+def meet(clocks: NDArray[np.float64], meetings: Meetings, transfer: float) -> NDArray[np.float64]:
+    """Clocks `[num_stages, ...]` after an exchange."""
+    latest = clocks[meetings.others].max(1)
+    return latest + transfer * meetings.exchanges if transfer else latest

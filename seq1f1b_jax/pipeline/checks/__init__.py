@@ -1,0 +1,1 @@
+"""The rules of a stage, and how they are checked."""

@@ -1,0 +1,1 @@
+"""The scan: its program, its actions, and the buffers that they share."""

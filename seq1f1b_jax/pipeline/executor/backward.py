@@ -1,0 +1,204 @@
+"""B, and its halves I and W: a chunk back through a stage's layers.
+
+`B` and `I` pull the gradient of the stage's output through the layers to its input, which the stage
+before waits for. `B` adds all weight gradients on the way; `I` leaves those that are matmuls to a
+later `W`, for which nobody waits.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from seq1f1b_jax.pipeline.executor import buffers
+from seq1f1b_jax.pipeline.executor.buffers import State
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
+from seq1f1b_jax.pipeline.executor.control import run_if
+from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit, post_backward, pre_backward
+from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
+from seq1f1b_jax.pipeline.stage import Tree
+
+
+def backward(
+    chunk: Chunk, unit: Unit, state: State, message: Float[Array, "B Tmax d"]
+) -> tuple[State, Float[Array, "B Tmax d"]]:
+    """B: from the gradient of the stage's output to that of its input, and of all its weights.
+
+    Args:
+      chunk: static facts.
+      unit: what to work on.
+      state: buffers of this rank.
+      message: gradient from the stage after; not read by the last one.
+
+    Returns:
+      The state, and the message to the stage before.
+    """
+    return _through_layers(chunk, unit, state, message, layer_step=_whole_layer)
+
+
+def input_backward(
+    chunk: Chunk, unit: Unit, state: State, message: Float[Array, "B Tmax d"]
+) -> tuple[State, Float[Array, "B Tmax d"]]:
+    """I: as `backward`, without the matmuls of weight gradients; stores what they need."""
+    return _through_layers(chunk, unit, state, message, layer_step=_input_half_of_layer)
+
+
+def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
+    """W: the matmuls of weight gradients that an `I` has left."""
+    split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
+
+    def layer_step(layer, state: State) -> State:
+        kept = _kept(chunk, unit, layer, context, state)
+        place = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
+        deferred = {
+            name: buffers.read_entry(state.deferred, entry, **place)
+            for name, entry in split.entries.items()
+        }
+        grads = {}
+        for piece in ("post", "pre"):
+            halves = getattr(split, piece)
+            values = [deferred[f"{piece}.{i}"] for i in range(len(halves.deferred))]
+            grads = _add(grads, halves.weight_half(kept, values))
+        return _accumulate_leaves(chunk, unit, layer, state, grads)
+
+    return lax.fori_loop(0, chunk.program.num_layers_of(unit.stage), layer_step, state)
+
+
+def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_step):
+    program = chunk.program
+    dy = message[:, : chunk.num_rows]
+    is_last_stage = program.is_stage(-1, unit.stage)
+    dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
+    context = chunk.context(unit)
+    num_layers = program.num_layers_of(unit.stage)
+
+    def step(index, carry):
+        return layer_step(chunk, unit, num_layers - 1 - index, context, *carry)
+
+    dx, state = lax.fori_loop(0, num_layers, step, (dy, state))
+    is_first_stage = program.is_stage(0, unit.stage)
+    state = run_if(is_first_stage, lambda s: _embed_backward(chunk, unit, s, dx), state)
+    return state, chunk.message(dx)
+
+
+def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T d"]:
+    shape = (chunk.length, state.dy.shape[1])
+    dy = buffers.read(state.dy, shape, unit.loss_offset)
+    return dy.reshape(chunk.program.num_sequences, chunk.num_rows, -1)
+
+
+def _whole_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
+    kept = _kept(chunk, unit, layer, context, state)
+    values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
+    d_post, (dx_around, dout) = post_backward(chunk.post, chunk.plan, kept, Given(values, dy))
+    cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
+    d_pre, dx = pre_backward(chunk.pre, chunk.plan, kept, Given(values, cotangents))
+    grads = state.grads
+    row = chunk.program.layer_row(unit.stage, layer)
+    d_layer = jax.tree.map(jnp.add, d_pre, d_post)
+    grads = grads._replace(layers=buffers.accumulate(grads.layers, d_layer, row))
+    return dx + dx_around, state._replace(grads=grads)
+
+
+def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
+    split: LayerSplit = chunk.program.layer_splits[chunk.index]
+    kept = _kept(chunk, unit, layer, context, state)
+    values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
+    half = split.post.input_half(kept, Given(values, dy))
+    (dx_around, dout), post_grads, post_deferred = half
+    cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
+    dx, pre_grads, pre_deferred = split.pre.input_half(kept, Given(values, cotangents))
+    deferred = state.deferred
+    place = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
+    for name, value in zip(split.entries, (*pre_deferred, *post_deferred), strict=True):
+        deferred = buffers.write_entry(deferred, split.entries[name], value, **place)
+    state = state._replace(deferred=deferred)
+    state = _accumulate_leaves(chunk, unit, layer, state, _add(post_grads, pre_grads))
+    return dx + dx_around, state
+
+
+def _kept(chunk: Chunk, unit: Unit | WeightUnit, layer, context: Tree, state: State) -> Kept:
+    stored = chunk.stored(unit.arena_offset, layer, state)
+    return Kept(chunk.layer_weights(unit, layer), context, stored)
+
+
+def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State):
+    """Sources of residuals beside the ring, and what attention's backward needs."""
+    keys, values = chunk.prefix(unit, layer, state)
+    if chunk.plan.pre:
+        named = {"k": keys[:, chunk.offset :], "v": values[:, chunk.offset :]}
+        q, out, lse = (kept.stored[name] for name in ("q", "out", "lse"))
+    else:  # policy `full`
+        q, k, v = chunk.pre(kept.weights, kept.stored["x"], kept.context)
+        out, lse = chunk.program.attention.forward(
+            q, keys, values, chunk.offset, chunk.starts(unit)
+        )
+        named = {"q": q, "k": k, "v": v, "out": out}
+    return named, (q, keys, values, out, lse)
+
+
+def _attention(chunk: Chunk, unit: Unit, layer, inputs, dout, state: State):
+    """Gradients of query, keys and values in the compute dtype; the prefix collects its share."""
+    q, keys, values, out, lse = inputs
+    attention = chunk.program.attention
+    starts = chunk.starts(unit)
+    dq, dk, dv = attention.backward(q, keys, values, chunk.offset, out, lse, dout, starts)
+    state, dk, dv = _prefix_gradients(chunk, unit, layer, state, dk, dv)
+    return (dq, dk.astype(q.dtype), dv.astype(q.dtype)), state
+
+
+def _prefix_gradients(chunk: Chunk, unit: Unit, layer, state: State, dk, dv):
+    """Add a chunk's share to the prefix; return the complete gradient of its own keys/values.
+
+    Chunks run descending, so the last one sets what the others add to; its own tokens are complete
+    at once and need no place in the buffer. The others write first and read back what they wrote:
+    so no older version of the buffer stays alive.
+    """
+    place = (unit.prefix_slot, layer)
+    if chunk.is_last:
+        if chunk.offset:
+            prefix_dk = buffers.write(state.prefix_dk, dk[:, : chunk.offset], *place)
+            prefix_dv = buffers.write(state.prefix_dv, dv[:, : chunk.offset], *place)
+            state = state._replace(prefix_dk=prefix_dk, prefix_dv=prefix_dv)
+        return state, dk[:, chunk.offset :], dv[:, chunk.offset :]
+
+    def add(buffer, delta):
+        return buffers.write(buffer, delta + buffers.read(buffer, delta.shape, *place), *place)
+
+    state = state._replace(prefix_dk=add(state.prefix_dk, dk), prefix_dv=add(state.prefix_dv, dv))
+    own = (dk.shape[0], chunk.length, *dk.shape[2:])
+    own_dk = buffers.read(state.prefix_dk, own, *place, 0, chunk.offset)
+    own_dv = buffers.read(state.prefix_dv, own, *place, 0, chunk.offset)
+    return state, own_dk, own_dv
+
+
+def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B t d"]) -> State:
+    stage, first, tensor = chunk.program.stage, chunk.inputs.weights.first, chunk.program.tensor
+    tokens = chunk.tokens(unit, chunk.inputs.tokens)
+    rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, tensor)
+    _, pull = jax.vjp(lambda f, r: stage.embed(f, r, chunk.row_positions(unit)), first, rows)
+    d_first, d_rows = pull(dx)
+    grads = state.grads
+    table = add_rows(grads.tables[chunk.embedding], tokens, d_rows, tensor)
+    grads = grads._replace(
+        first=buffers.add_tree(grads.first, d_first),
+        tables={**grads.tables, chunk.embedding: table},
+    )
+    return state._replace(grads=grads)
+
+
+def _add(total: dict[int, Array], update: dict[int, Array]) -> dict[int, Array]:
+    """Sum of weight gradients by leaf; a weight may be used in both pieces of a layer."""
+    return total | {i: total[i] + g if i in total else g for i, g in update.items()}
+
+
+def _accumulate_leaves(
+    chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, grads: dict[int, Array]
+) -> State:
+    """Add the gradients of some leaves of a layer's weights; the other leaves are not touched."""
+    row = chunk.program.layer_row(unit.stage, layer)
+    leaves, treedef = jax.tree.flatten(state.grads.layers)
+    for index, grad in grads.items():
+        leaves[index] = buffers.accumulate(leaves[index], grad, row)
+    layers = jax.tree.unflatten(treedef, leaves)
+    return state._replace(grads=state.grads._replace(layers=layers))

@@ -1,0 +1,123 @@
+"""The executor's carried state: every in-flight value has one place, assigned before tracing.
+
+Inside the `shard_map` body shapes are per device. Buffers are written in place by
+`dynamic_update_slice` and read by `dynamic_slice`, never selected or branched over.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.layout import Layout as MemoryLayout
+from jax.experimental.layout import with_layout_constraint
+from jaxtyping import Array, Float
+
+from seq1f1b_jax.pipeline.executor.residuals import Entry
+from seq1f1b_jax.pipeline.stage import Tree
+
+
+class Gradients(NamedTuple):
+    """Accumulators in the accumulation dtype; `tables` as in `vocabulary.gather_tables`."""
+
+    layers: Tree
+    first: Tree
+    last: Tree
+    tables: dict[str, Float[Array, "vocab_size d"]]
+
+
+class State(NamedTuple):
+    """What a rank carries from tick to tick.
+
+    Attributes:
+      ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the
+        tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored as it lies in memory.
+      deferred: what an `I` leaves to its `W`, likewise, `[max_layers, deferred_tokens, ...]`.
+      keys, values: the cache, `[slots, max_layers, B, seq_len, Hkv, D]`.
+      prefix_dk, prefix_dv: gradients of the key/value prefix, in the accumulation dtype,
+        `[slots, max_layers, B, prefix, Hkv, D]`; `prefix` is where the last chunk begins (0 for
+        one chunk).
+      dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`, where the tokens
+        of the residual stream are cut over devices so much less wide; only the rank of
+        the last stage writes it, every rank allocates it.
+      grads: accumulators of the parameters' gradients.
+      loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
+    """
+
+    ring: dict[str, Float[Array, "L A n"]]
+    deferred: dict[str, Float[Array, "L A n"]]
+    keys: Float[Array, "S L B T Hkv D"]
+    values: Float[Array, "S L B T Hkv D"]
+    prefix_dk: Float[Array, "S L B prefix Hkv D"]
+    prefix_dv: Float[Array, "S L B prefix Hkv D"]
+    dy: Float[Array, "A n"]
+    grads: Gradients | None
+    loss: Float[Array, "*M B T"]
+
+
+def write(buffer: Array, update: Array, *starts: int | Array) -> Array:
+    """Write `update` at `starts`; missing leading dims of the update are of size one.
+
+    The update gets one fixed row-major layout: without it XLA:GPU's layout assignment transposed a
+    whole buffer twice per tick.
+    """
+    update = update.reshape((1,) * (buffer.ndim - update.ndim) + update.shape)
+    update = _row_major(update.astype(buffer.dtype))
+    return lax.dynamic_update_slice(buffer, update, _indices(buffer, starts))
+
+
+def read(buffer: Array, shape: tuple[int, ...], *starts: int | Array) -> Array:
+    """Read a block of `shape` at `starts`; leading dims missing in `shape` are dropped.
+
+    The whole buffer is held to the same layout: a loop that only reads it would take its reader's,
+    and XLA:GPU transposed ring and cache in front of every such loop.
+    """
+    sizes = (1,) * (buffer.ndim - len(shape)) + tuple(shape)
+    return lax.dynamic_slice(_row_major(buffer), _indices(buffer, starts), sizes).reshape(shape)
+
+
+def _row_major(value: Array) -> Array:
+    return with_layout_constraint(value, MemoryLayout(major_to_minor=tuple(range(value.ndim))))
+
+
+def _indices(buffer: Array, starts) -> list[Array]:
+    starts = (*starts, *(0,) * (buffer.ndim - len(starts)))
+    return [jnp.asarray(start, jnp.int32) for start in starts]
+
+
+def write_entry(
+    buffer: dict[str, Array], entry: Entry, value: Array, *, layer, offset, tokens: int
+) -> dict[str, Array]:
+    """Put one value of one layer at its unit's tokens of the ring, or of the deferred values."""
+    width = values_per_token(entry, tokens)
+    block = jnp.pad(value.ravel(), (0, tokens * width - entry.size)).reshape(tokens, width)
+    return {**buffer, entry.name: write(buffer[entry.name], block, layer, offset)}
+
+
+def read_entry(buffer: dict[str, Array], entry: Entry, *, layer, offset, tokens: int) -> Array:
+    """The value that `write_entry` put there, in its own shape."""
+    block = read(buffer[entry.name], (tokens, values_per_token(entry, tokens)), layer, offset)
+    return block.ravel()[: entry.size].reshape(entry.shape)
+
+
+def values_per_token(entry: Entry, tokens: int) -> int:
+    """Numbers that an entry of a chunk of `tokens` takes for each; rounded up.
+
+    What is one number per token of a residual stream that is cut over devices is less than one.
+    """
+    return -(-entry.size // tokens)
+
+
+def accumulate(total: Tree, update: Tree, index) -> Tree:
+    """Add one layer's gradients to the stacked accumulators, in place."""
+
+    def add(buffer: Array, delta: Array) -> Array:
+        old = read(buffer, delta.shape, index)
+        return write(buffer, old + delta.astype(buffer.dtype), index)
+
+    return jax.tree.map(add, total, update)
+
+
+def add_tree(total: Tree, update: Tree) -> Tree:
+    """Sum in the dtype of `total`."""
+    return jax.tree.map(lambda t, u: t + u.astype(t.dtype), total, update)

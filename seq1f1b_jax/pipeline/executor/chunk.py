@@ -1,0 +1,128 @@
+"""What the actions of one chunk share: its place in the sequence, its values, its weights.
+
+Shapes are per device. Everything about a chunk is static (length, offset), everything about a unit
+is traced (stage, microbatch, places).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from seq1f1b_jax.pipeline.executor import buffers, residuals
+from seq1f1b_jax.pipeline.executor.buffers import State
+from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.params.vocabulary import table_names
+from seq1f1b_jax.pipeline.stage import Params, Tree
+
+
+class Inputs(NamedTuple):
+    """What no action changes: compute copies of this rank's weights, and the step's tokens.
+
+    Attributes:
+      weights: `layers` leaves `[num_virtual * max_layers, ...]`; the tables inside are not used.
+      tables: vocabulary tables, see `vocabulary.gather_tables`.
+      tokens, targets: `[M, B, T]`; targets below zero carry no loss.
+      starts: position of the first token of every token's document; `None`: one document.
+    """
+
+    weights: Params
+    tables: dict[str, Array]
+    tokens: Int[Array, "M B T"]
+    targets: Int[Array, "M B T"]
+    starts: Int[Array, "M B T"] | None = None
+
+
+class Unit(NamedTuple):
+    """What an action works on and where that lives; traced scalars, offsets count tokens.
+
+    The fields are those of `TickTable`.
+    """
+
+    stage: Int[Array, ""]
+    microbatch: Int[Array, ""]
+    cache_slot: Int[Array, ""]
+    prefix_slot: Int[Array, ""]
+    arena_offset: Int[Array, ""]
+    loss_offset: Int[Array, ""]
+    deferred_offset: Int[Array, ""]
+
+
+class WeightUnit(NamedTuple):
+    """What a `W` works on; traced scalars."""
+
+    stage: Int[Array, ""]
+    microbatch: Int[Array, ""]
+    arena_offset: Int[Array, ""]
+    deferred_offset: Int[Array, ""]
+
+
+class Chunk:
+    """One chunk of the sequence, at static offset and length."""
+
+    def __init__(self, program: Program, index: int, inputs: Inputs):
+        self.program, self.inputs = program, inputs
+        self.index = index
+        self.offset, self.length = program.offsets[index], program.lengths[index]
+        self.num_rows = self.length // program.tensor.token_parts
+        self.is_last = index == program.num_chunks - 1
+        self.plan = program.residual_plans[index]
+        self.entries = {entry.name: entry for entry in self.plan.entries}
+        self.pre, self.post = residuals.layer_functions(program.stage, program.policy)
+        self.embedding, self.head = table_names(program.layout)
+
+    def positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B T"]:
+        """Positions of the chunk's tokens in the sequence, or in their documents."""
+        positions = self.offset + jnp.arange(self.length, dtype=jnp.int32)
+        starts = self.starts(unit) if self.program.restart_positions else None
+        return positions if starts is None else positions - starts
+
+    def row_positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B t"]:
+        """Positions of those tokens whose place in the residual stream is on this device."""
+        positions = self.positions(unit)
+        return self.program.tensor.own_tokens(positions, dim=positions.ndim - 1)
+
+    def context(self, unit: Unit | WeightUnit) -> Tree:
+        """Constants that depend on the positions."""
+        return self.program.stage.context(self.positions(unit))
+
+    def starts(self, unit: Unit | WeightUnit) -> Int[Array, "B T"] | None:
+        """First position of the documents of the unit's tokens."""
+        starts = self.inputs.starts
+        return None if starts is None else self.tokens(unit, starts)
+
+    def tokens(self, unit: Unit | WeightUnit, tokens: Int[Array, "M B T"]) -> Int[Array, "B T"]:
+        """The unit's part of the step's tokens, targets or starts."""
+        shape = (self.program.num_sequences, self.length)
+        return buffers.read(tokens, shape, unit.microbatch, 0, self.offset)
+
+    def layer_weights(self, unit: Unit | WeightUnit, layer) -> Tree:
+        """Weights of a layer of the unit's stage."""
+        row = self.program.layer_row(unit.stage, layer)
+        layers = self.inputs.weights.layers
+        return jax.tree.map(lambda w: lax.dynamic_index_in_dim(w, row, 0, False), layers)
+
+    def prefix(self, unit: Unit, layer, state: State):
+        """Keys and values of everything up to and with this chunk, `[B, offset + T, Hkv, D]`."""
+        _, _, batch, _, heads, dim = state.keys.shape
+        shape = (batch, self.offset + self.length, heads, dim)
+        return (
+            buffers.read(state.keys, shape, unit.cache_slot, layer),
+            buffers.read(state.values, shape, unit.cache_slot, layer),
+        )
+
+    def stored(self, arena_offset, layer, state: State) -> dict[str, Array]:
+        """The unit's entries of the residual ring."""
+        place = dict(layer=layer, offset=arena_offset, tokens=self.length)
+        return {
+            name: buffers.read_entry(state.ring, entry, **place)
+            for name, entry in self.entries.items()
+        }
+
+    def message(self, value: Float[Array, "B t d"]) -> Float[Array, "B Tmax d"]:
+        """A value as it is sent: padded to the longest chunk."""
+        padding = self.program.message_shape[1] - self.num_rows
+        fill = jnp.asarray(self.program.fill, value.dtype)
+        return lax.pad(value, fill, ((0, 0, 0), (0, padding, 0), (0, 0, 0)))

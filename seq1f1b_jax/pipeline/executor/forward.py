@@ -1,0 +1,102 @@
+"""F: a chunk through a stage's layers; the last stage adds the loss and its gradient."""
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from seq1f1b_jax.ops.loss import cross_entropy_and_grads, token_losses
+from seq1f1b_jax.pipeline.executor import buffers, residuals
+from seq1f1b_jax.pipeline.executor.buffers import State
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
+from seq1f1b_jax.pipeline.executor.control import run_if
+from seq1f1b_jax.pipeline.params.vocabulary import look_up
+from seq1f1b_jax.pipeline.stage import Tree
+
+
+def forward(
+    chunk: Chunk, unit: Unit, state: State, message: Float[Array, "B Tmax d"]
+) -> tuple[State, Float[Array, "B Tmax d"]]:
+    """Run the layers of the unit's stage; fill cache and ring.
+
+    Args:
+      chunk: static facts.
+      unit: what to work on.
+      state: buffers of this rank.
+      message: output of the stage before; not read by the first one.
+
+    Returns:
+      The state, and the message to the stage after.
+    """
+    program = chunk.program
+    x = message[:, : chunk.num_rows]
+    x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
+    context = chunk.context(unit)
+
+    def layer_step(layer, carry):
+        return _layer(chunk, unit, layer, context, *carry)
+
+    y, state = lax.fori_loop(0, program.num_layers_of(unit.stage), layer_step, (x, state))
+    is_last_stage = program.is_stage(-1, unit.stage)
+    state = run_if(is_last_stage, lambda s: _loss(chunk, unit, s, y), state)
+    return state, chunk.message(y)
+
+
+def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B t d"]:
+    tokens = chunk.tokens(unit, chunk.inputs.tokens)
+    rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, chunk.program.tensor)
+    return chunk.program.stage.embed(chunk.inputs.weights.first, rows, chunk.row_positions(unit))
+
+
+def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
+    weights = chunk.layer_weights(unit, layer)
+    (q, k, v), pre_vjp = jax.vjp(lambda w, a: chunk.pre(w, a, context), weights, x)
+    state = state._replace(
+        keys=buffers.write(state.keys, k, unit.cache_slot, layer, 0, chunk.offset),
+        values=buffers.write(state.values, v, unit.cache_slot, layer, 0, chunk.offset),
+    )
+    keys, values = chunk.prefix(unit, layer, state)
+    out, lse = chunk.program.attention.forward(
+        q, keys, values, chunk.offset, chunk.starts(unit)
+    )
+    y, post_vjp = jax.vjp(chunk.post, weights, x, out)
+    named = {"x": x, "q": q, "out": out, "lse": lse}
+    if chunk.plan.pre:
+        named = (
+            residuals.stored_leaves(chunk.plan.pre, pre_vjp)
+            | residuals.stored_leaves(chunk.plan.post, post_vjp)
+            | named
+        )
+    ring = state.ring
+    place = dict(layer=layer, offset=unit.arena_offset, tokens=chunk.length)
+    for name, entry in chunk.entries.items():
+        ring = buffers.write_entry(ring, entry, named[name], **place)
+    return y, state._replace(ring=ring)
+
+
+def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> State:
+    program, weights = chunk.program, chunk.inputs.weights
+    y = program.tensor.all_tokens(y)  # each device has a part of the vocabulary for all tokens
+    head = chunk.inputs.tables[chunk.head]
+    targets = chunk.tokens(unit, chunk.inputs.targets)
+    final, block = program.stage.final, program.loss_block
+    if not program.train:
+        losses = token_losses(
+            final, weights.last, head, y, targets, block_tokens=block, cut=program.vocab_cut
+        )
+        place = (unit.microbatch, 0, chunk.offset)
+        return state._replace(loss=buffers.write(state.loss, losses, *place))
+    grads = state.grads
+    loss, dy, (last, table) = cross_entropy_and_grads(
+        final,
+        weights.last,
+        head,
+        y,
+        targets,
+        (grads.last, grads.tables[chunk.head]),
+        block_tokens=block,
+        cut=program.vocab_cut,
+    )
+    grads = grads._replace(last=last, tables={**grads.tables, chunk.head: table})
+    dy = program.tensor.own_tokens(dy)
+    dy = buffers.write(state.dy, dy.reshape(chunk.length, -1), unit.loss_offset)
+    return state._replace(loss=state.loss + loss, dy=dy, grads=grads)

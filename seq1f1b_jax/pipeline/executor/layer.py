@@ -1,0 +1,123 @@
+"""The backward of one layer around its attention, on values: whole, or cut into `I` and `W`.
+
+    forward    x -> pre -> q, k, v -> attention -> out -> post -> y
+    backward   dy -> post -> dx, dout -> attention -> dq, dk, dv -> pre -> dx
+
+Both pieces are functions of what any half can read again (`Kept`) and of what only the moment of
+the input gradients has (`Given`). So the same functions serve the whole backward and its halves.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array
+
+from seq1f1b_jax.pipeline.executor import residuals
+from seq1f1b_jax.pipeline.executor.residuals import Entry, ResidualPlan
+from seq1f1b_jax.pipeline.executor.weight_split import SplitBackward, split_backward
+from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
+
+
+class Kept(NamedTuple):
+    """What stays readable until the unit's last action.
+
+    Attributes:
+      weights: of the layer.
+      context: of the chunk (`Stage.context`).
+      stored: the unit's entries of the residual ring, by name.
+    """
+
+    weights: Tree
+    context: Tree
+    stored: dict[str, Array]
+
+
+class Given(NamedTuple):
+    """What is there only when input gradients are computed.
+
+    Attributes:
+      values: other sources of residuals, by name: from the cache, or made again.
+      cotangent: gradient of the piece's results.
+    """
+
+    values: dict[str, Array]
+    cotangent: Tree
+
+
+def post_backward(post: Callable, plan: ResidualPlan, kept: Kept, given: Given):
+    """`(weight gradients, (dx, dout))` from dy; dx is the part that goes around attention."""
+    saved = kept.stored | given.values
+    _, vjp = jax.vjp(post, kept.weights, saved["x"], saved["out"])
+    d_weights, dx, dout = residuals.pull(plan.post, saved, vjp)(given.cotangent)
+    return d_weights, (dx, dout)
+
+
+def pre_backward(pre: Callable, plan: ResidualPlan, kept: Kept, given: Given):
+    """`(weight gradients, dx)` from (dq, dk, dv)."""
+    saved = kept.stored | given.values
+    _, vjp = jax.vjp(lambda w, a: pre(w, a, kept.context), kept.weights, saved["x"])
+    return residuals.pull(plan.pre, saved, vjp)(given.cotangent)
+
+
+class LayerSplit(NamedTuple):
+    """The halves of a layer's backward, and the entries that lie between them.
+
+    Attributes:
+      pre, post: the halves of the two pieces.
+      entries: what `I` stores for `W`, by name; `pre.0` is the first that `pre` defers.
+    """
+
+    pre: SplitBackward
+    post: SplitBackward
+    entries: dict[str, Entry]
+
+
+def split_layer(
+    stage: Stage,
+    plan: ResidualPlan,
+    layer: Tree,
+    x: jax.ShapeDtypeStruct,
+    *,
+    policy: str,
+    own_positions: bool = False,
+) -> LayerSplit:
+    """Cut the backward of a layer for one chunk length.
+
+    Args:
+      stage: the model's functions.
+      plan: residuals of this chunk length.
+      layer: shapes of one layer's weights, in the compute dtype.
+      x: shape and dtype of the layer's input on one device, `[B, t, d]`.
+      policy: residual policy.
+      own_positions: see `residuals.plan_residuals`.
+
+    Raises:
+      ValueError: what lies between the halves does not grow with the tokens.
+    """
+    pre, post = residuals.layer_functions(stage, policy)
+    context = residuals.context_shape(stage, x, own_positions=own_positions)
+    tensor = tensor_of(stage)
+    q, k, v = tensor.shape_of(stage.pre, layer, x, context)
+    kept = Kept(
+        layer, context, {e.name: jax.ShapeDtypeStruct(e.shape, e.dtype) for e in plan.entries}
+    )
+    values = {"q": q, "k": k, "v": v, "out": q}
+    values = {name: value for name, value in values.items() if name not in kept.stored}
+    split = partial(split_backward, environment=tensor.environment)
+    pieces = {
+        "pre": split(partial(pre_backward, pre, plan), kept, Given(values, (q, k, v))),
+        "post": split(partial(post_backward, post, plan), kept, Given(values, x)),
+    }
+    entries = {}
+    for piece, halves in pieces.items():
+        for index, shape in enumerate(halves.deferred):
+            entry = Entry(f"{piece}.{index}", shape.shape, shape.dtype)
+            if entry.size % x.shape[1]:
+                raise ValueError(
+                    f"the weight gradients of {piece} need {entry.shape} for {x.shape[1]} tokens, "
+                    "which is not so much per token; use a schedule without W for this model"
+                )
+            entries[entry.name] = entry
+    return LayerSplit(**pieces, entries=entries)

@@ -1,0 +1,253 @@
+"""The static facts of one pipelined program: what is known before the scan is traced."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.ops.loss import VocabCut
+from seq1f1b_jax.ops.tensor import TensorAxis
+from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, values_per_token
+from seq1f1b_jax.pipeline.executor.layer import LayerSplit, split_layer
+from seq1f1b_jax.pipeline.executor.residuals import Entry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.params.layout import Layout
+from seq1f1b_jax.pipeline.params.vocabulary import table_names
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, tensor_of
+from seq1f1b_jax.schedule import Op, TickTable
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Everything static about a step.
+
+    Attributes:
+      stage: the model as one device sees it (`stage.shard_stage`).
+      layout, table, attention: its place on the mesh, the lowered plan, the kernel.
+      policy: residual policy (`residuals.POLICIES`).
+      num_sequences: sequences per microbatch on this device.
+      compute_dtype: dtype of activations and of the compute copy of the weights.
+      loss_block: tokens per block of the fused cross-entropy.
+      num_microbatches: microbatches of the step.
+      restart_positions: whether positions count from the first token of a document.
+      train: whether backward actions run; `False` is evaluation.
+      fill: what unwritten buffers, idle messages and padding hold (0; tests put NaN).
+    """
+
+    stage: Stage
+    layout: Layout
+    table: TickTable
+    attention: AttentionBackend
+    policy: str
+    num_sequences: int
+    compute_dtype: DTypeLike
+    loss_block: int
+    num_microbatches: int
+    restart_positions: bool = False
+    train: bool = True
+    fill: float = 0.0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.table.chunk_lengths
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """First token of each chunk."""
+        return tuple(accumulate(self.lengths, initial=0))[:-1]
+
+    @property
+    def seq_len(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def batch_shape(self) -> tuple[int, int, int]:
+        return (self.num_microbatches, self.num_sequences, self.seq_len)
+
+    @property
+    def message_shape(self) -> tuple[int, int, int]:
+        return self.layer_input(max(self.lengths)).shape
+
+    @property
+    def tensor(self) -> TensorAxis:
+        """The axis over which layers are cut."""
+        return tensor_of(self.stage)
+
+    @property
+    def vocab_cut(self) -> VocabCut | None:
+        """How the vocabulary tables are cut over that axis."""
+        return VocabCut(self.stage.vocab_size) if self.tensor.size > 1 else None
+
+    @property
+    def accumulation_dtype(self) -> jnp.dtype:
+        return jnp.promote_types(jnp.float32, self.compute_dtype)
+
+    @cached_property
+    def weight_shapes(self) -> Params:
+        """Weights of one rank in the compute dtype without the vocabulary tables.
+
+        Leaves of the layers are `[num_virtual * max_layers, ...]`.
+        """
+        params = jax.eval_shape(self.stage.init, jax.random.key(0))
+        layers = self.layout.rank_layers
+
+        def cast(leaf, shape):
+            return jax.ShapeDtypeStruct(shape, self.compute_dtype)
+
+        return Params(
+            layers=jax.tree.map(lambda x: cast(x, (layers, *x.shape[1:])), params.layers),
+            first=jax.tree.map(lambda x: cast(x, x.shape), params.first),
+            last=jax.tree.map(lambda x: cast(x, x.shape), params.last),
+            embedding=None,
+            head=None,
+        )
+
+    @property
+    def table_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The vocabulary tables, or the parts of them, that a device holds during a step."""
+        shape = (self.layout.vocab_part, self.stage.model_dim)
+        names = table_names(self.layout)
+        return {name: jax.ShapeDtypeStruct(shape, self.compute_dtype) for name in names}
+
+    @property
+    def layer_shapes(self) -> Tree:
+        """One layer's weights in the compute dtype."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.weight_shapes.layers
+        )
+
+    @cached_property
+    def residual_plans(self) -> tuple[ResidualPlan, ...]:
+        """One plan per chunk; a program that does not train stores nothing."""
+        if not self.train:
+            return tuple(ResidualPlan((), (), ()) for _ in self.lengths)
+
+        def plan(length: int) -> ResidualPlan:
+            x = self.layer_input(length)
+            return plan_residuals(
+                self.stage, self.layer_shapes, x, policy=self.policy,
+                own_positions=self.restart_positions,
+            )
+
+        by_length = {length: plan(length) for length in sorted(set(self.lengths))}
+        names = {tuple(entry.name for entry in plan.entries) for plan in by_length.values()}
+        if len(names) > 1:
+            raise ValueError(
+                f"chunks of {sorted(by_length)} tokens leave different residuals {names}; pre and "
+                "post must compute alike at every length, or use partition='even'"
+            )
+        return tuple(by_length[length] for length in self.lengths)
+
+    @cached_property
+    def layer_splits(self) -> tuple[LayerSplit, ...]:
+        """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
+
+        def split(length: int) -> LayerSplit:
+            plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
+            return split_layer(
+                self.stage, plan, self.layer_shapes, x, policy=self.policy,
+                own_positions=self.restart_positions,
+            )
+
+        by_length = {length: split(length) for length in sorted(set(self.lengths))}
+        kinds = {
+            tuple((name, e.size / length, e.dtype) for name, e in split.entries.items())
+            for length, split in by_length.items()
+        }
+        if len(kinds) > 1:
+            raise ValueError(
+                f"chunks of {sorted(by_length)} tokens leave different values to their weight "
+                f"gradients: {kinds}; pre and post must compute alike at every length, or use a "
+                "schedule without W"
+            )
+        return tuple(by_length[length] for length in self.lengths)
+
+    def layer_input(self, length: int) -> jax.ShapeDtypeStruct:
+        """What goes from layer to layer, on one device, for a chunk of `length` tokens."""
+        tokens = length // self.tensor.token_parts
+        shape = (self.num_sequences, tokens, self.stage.model_dim)
+        return jax.ShapeDtypeStruct(shape, self.compute_dtype)
+
+    def ring_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """`[max_layers, arena_tokens, values_per_token]` by residual name."""
+        return self._arena(self.residual_plans[0].entries, self.table.arena_tokens)
+
+    def deferred_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The same for what lies between `I` and `W`; nothing where backwards are whole."""
+        if Op.W not in self.table.ops:
+            return {}
+        return self._arena(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
+
+    def _arena(self, entries: Iterable[Entry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Entries of the first chunk give the values per token."""
+
+        def shape(entry: Entry) -> jax.ShapeDtypeStruct:
+            width = values_per_token(entry, self.lengths[0])
+            return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, width), entry.dtype)
+
+        return {entry.name: shape(entry) for entry in entries}
+
+    def state_shapes(self) -> State:
+        """Shapes and dtypes of the carried state."""
+        stage, acc = self.stage, self.accumulation_dtype
+        layers, batch = self.layout.max_layers, self.num_sequences
+        heads = (stage.num_kv_heads, stage.head_dim)
+        cache = jax.ShapeDtypeStruct(
+            (self.table.num_cache_slots, layers, batch, self.seq_len, *heads), self.compute_dtype
+        )
+        prefix = self.offsets[-1] if self.train else 0
+        prefix_slots = max(1, self.table.num_prefix_slots)
+        prefix_shape = jax.ShapeDtypeStruct((prefix_slots, layers, batch, prefix, *heads), acc)
+        grads = None
+        if self.train:
+            weights = self.weight_shapes
+            like = Gradients(weights.layers, weights.first, weights.last, self.table_shapes)
+            grads = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, acc), like)
+        return State(
+            ring=self.ring_shapes(),
+            deferred=self.deferred_shapes(),
+            keys=cache,
+            values=cache,
+            prefix_dk=prefix_shape,
+            prefix_dv=prefix_shape,
+            dy=jax.ShapeDtypeStruct(
+                (self.table.loss_tokens, math.prod(self.message_shape) // max(self.lengths)),
+                self.compute_dtype,
+            ),
+            grads=grads,
+            loss=jax.ShapeDtypeStruct(() if self.train else self.batch_shape, acc),
+        )
+
+    def initial_state(self) -> State:
+        """Zeros where sums begin, `fill` everywhere else."""
+        shapes = self.state_shapes()
+        filled = jax.tree.map(lambda s: jnp.full(s.shape, self.fill, s.dtype), shapes)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
+        return filled._replace(grads=zeros[0], loss=zeros[1])
+
+    def num_layers_of(self, stage: jax.Array) -> int | jax.Array:
+        """Trip count of the layer loop of a stage: static where all stages are alike."""
+        counts = self.layout.layers_per_stage
+        if len(set(counts)) == 1:
+            return counts[0]
+        return jnp.asarray(counts, jnp.int32)[stage]
+
+    def layer_row(self, stage: jax.Array, layer) -> jax.Array:
+        """Row of a layer of a stage in this rank's stack of weights."""
+        if self.layout.num_virtual == 1:
+            return layer
+        return stage // self.layout.num_stages * self.layout.max_layers + layer
+
+    def is_stage(self, index: int, stage: jax.Array) -> bool | jax.Array:
+        """Whether a stage is the one of this index (-1: the last): known where there is one."""
+        count = len(self.layout.layers_per_stage)
+        return True if count == 1 else stage == index % count

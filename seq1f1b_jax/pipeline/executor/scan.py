@@ -1,0 +1,238 @@
+"""The scan that interleaves forward and backward: one action per tick, one exchange per tick.
+
+A tick is: at most one action that sends a message; the exchange with a neighbour, in one
+`ppermute`; at most one `W`, for which nobody waits. Which ranks exchange in which tick is part of
+the table (`schedule.exchange`). On a line of stages most schedules go by parity: in tick h only the
+pairs (a, a+1) with a = h (mod 2) exchange, both ways. A permute couples its pairs only; ranks
+elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
+
+    tick      0    1    2    3    4    5    6    7
+    rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
+    rank 1    .    F0   .    F1   B0   F2   B1   F3      ranks 1-2 in odd ticks
+
+An action is a loop of zero or one trips that carries the state (see `control.run_if`). No
+collective over `pipe` stands inside an action: ranks disagree on which actions run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from seq1f1b_jax.pipeline.executor import buffers
+from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
+from seq1f1b_jax.pipeline.executor.buffers import Gradients, State
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
+from seq1f1b_jax.pipeline.executor.control import run_if
+from seq1f1b_jax.pipeline.executor.forward import forward
+from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.mesh import TENSOR
+from seq1f1b_jax.pipeline.params.layout import AXIS
+from seq1f1b_jax.pipeline.params.sharding import sum_parts
+from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
+from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
+from seq1f1b_jax.schedule.lowering.table import IDLE as EMPTY
+from seq1f1b_jax.schedule.lowering.table import OP_CODES
+
+IDLE = -1
+
+Actions = Mapping[Op, Sequence[Callable]]
+"""By operation and chunk. `F`, `B`, `I`: `(unit, state, message) -> (state, message)`;
+`W`: `(unit, state) -> state`."""
+
+ACTIONS: Mapping[Op, Callable] = {
+    Op.F: forward,
+    Op.B: backward,
+    Op.I: input_backward,
+    Op.W: weight_backward,
+}
+
+
+class Tick(NamedTuple):
+    """One rank's cell of the tick table, as the scan reads it; all int32 scalars.
+
+    Attributes:
+      action: `IDLE`, or the operation's index among those of the table times C, plus the chunk.
+      unit: what it works on.
+      inbox_slot: the message it consumes.
+      arrival_slot: where the message that arrives in this tick goes.
+      weight_action: `IDLE`, or the chunk of a `W`.
+      weight_unit: what that works on.
+    """
+
+    action: Int[Array, ""]
+    unit: Unit
+    inbox_slot: Int[Array, ""]
+    arrival_slot: Int[Array, ""]
+    weight_action: Int[Array, ""]
+    weight_unit: WeightUnit
+
+
+class Carry(NamedTuple):
+    """What goes from tick to tick.
+
+    `pending` is the action still to run; every loop sets it and the next one reads it, so that
+    loops run in their order. Where no message orders them (one stage), XLA was free to put a loop
+    that reads the ring behind one that writes it, and copied the ring for that in every tick.
+    """
+
+    pending: Int[Array, ""]
+    state: Any
+    inbox: Float[Array, "S B T d"]
+
+
+def tick_columns(table: TickTable) -> Tick:
+    """The tick table as the scan reads it: leaves int32 `[double_ticks, 2, ranks]`."""
+    sending = [op for op in table.ops if op is not Op.W]
+    index = sum((table.op == OP_CODES[op]) * place for place, op in enumerate(sending))
+    action = np.where(table.op == EMPTY, IDLE, index * table.num_chunks + table.chunk)
+    weight_action = np.where(table.weight_stage == NO_STAGE, IDLE, table.weight_chunk)
+    columns = Tick(
+        action=action,
+        unit=Unit(*(getattr(table, name) for name in Unit._fields)),
+        inbox_slot=table.inbox_slot,
+        arrival_slot=table.arrival_slot,
+        weight_action=weight_action,
+        weight_unit=WeightUnit(*(getattr(table, f"weight_{n}") for n in WeightUnit._fields)),
+    )
+    return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_stages), columns)
+
+
+def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:
+    """Swap messages with this tick's neighbours; what ranks without one hold, nobody reads."""
+    pairs = table.pairs(tick)
+    return lax.ppermute(message, AXIS, pairs) if pairs else message
+
+
+def run_schedule(
+    program: Program, inputs: Inputs, *, wrap: Callable[[Actions], Actions] | None = None
+) -> State:
+    """Scan over the program's tick table. Runs inside `shard_map`; shapes are per device.
+
+    Args:
+      program: static facts.
+      inputs: weights and tokens of this rank.
+      wrap: put around the actions, to measure them.
+    """
+    chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
+    actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
+    idle = jnp.full(program.message_shape, program.fill, program.compute_dtype)
+    actions = actions if wrap is None else wrap(actions)
+    return run_ticks(program.table, actions, program.initial_state(), idle)
+
+
+def run_ticks(
+    table: TickTable,
+    actions: Actions,
+    state: Any,
+    idle: Float[Array, "B T d"],
+    *,
+    exchange: Callable[[Array, TickTable, int], Array] = exchange,
+) -> Any:
+    """Scan over a tick table with any actions. Runs inside `shard_map`.
+
+    Args:
+      table: lowered plan.
+      actions: what to run, by operation and chunk.
+      state: what the actions carry.
+      idle: what a rank without an action sends, and what lies in the inbox before anything arrived.
+      exchange: `(message, table, tick) -> message`; another one measures another machine.
+
+    Returns:
+      The state after the last tick.
+    """
+    sending = [action for op in table.ops if op is not Op.W for action in actions[op]]
+    run_double_tick = partial(_double_tick, table, sending, actions.get(Op.W, ()), idle, exchange)
+    rank = lax.axis_index(AXIS)
+    columns = jax.tree.map(lambda a: jnp.asarray(a)[:, :, rank], tick_columns(table))
+    inbox = jnp.broadcast_to(idle, (table.num_inbox_slots, *idle.shape))
+    start = Carry(jnp.int32(IDLE), state, inbox)
+    return lax.scan(run_double_tick, start, columns)[0].state
+
+
+def _double_tick(table, sending, weights, idle, exchange, carry: Carry, ticks: Tick):
+    for phase in (0, 1):
+        tick = jax.tree.map(lambda column, phase=phase: column[phase], ticks)
+        carry, message = _run_action(sending, idle, carry, tick)
+        message = exchange(message, table, phase)
+        carry = carry._replace(inbox=_deliver(carry.inbox, message, tick.arrival_slot))
+        carry = _run_weights(weights, carry, tick, message)
+    return carry, None
+
+
+def _run_action(sending: Sequence[Callable], idle: Array, carry: Carry, tick: Tick):
+    # `carry.pending` is IDLE here, but XLA does not know: so each tick waits for the last one
+    done = (tick.action + (carry.pending - IDLE), carry.state, idle)
+    for code, action in enumerate(sending):
+
+        def act(done, action=action):
+            message = _received(carry.inbox, tick.inbox_slot)
+            return jnp.int32(IDLE), *action(tick.unit, done[1], message)
+
+        done = run_if(done[0] == code, act, done)
+    pending, state, message = done
+    return carry._replace(pending=pending, state=state), message
+
+
+def _run_weights(weights: Sequence[Callable], carry: Carry, tick: Tick, message: Array) -> Carry:
+    if not weights:
+        return carry
+    # A `W` must not delay a message that its neighbour waits for: it begins after the exchange.
+    # Nothing else would say so, and XLA cannot know that the condition never holds.
+    arrived = jnp.where(carry.pending == IDLE, 0, jnp.int32(message.ravel()[0]))
+    done = (tick.weight_action + (carry.pending - IDLE) + arrived, carry.state)
+    for code, action in enumerate(weights):
+
+        def act(done, action=action):
+            return jnp.int32(IDLE), action(tick.weight_unit, done[1])
+
+        done = run_if(done[0] == code, act, done)
+    pending, state = done
+    return carry._replace(pending=pending, state=state)
+
+
+def _received(inbox: Array, slot: Array) -> Array:
+    return inbox[0] if inbox.shape[0] == 1 else buffers.read(inbox, inbox.shape[1:], slot)
+
+
+def _deliver(inbox: Array, message: Array, slot: Array) -> Array:
+    return message[None] if inbox.shape[0] == 1 else buffers.write(inbox, message, slot)
+
+
+def prepare_inputs(
+    program: Program,
+    params: Params,
+    tokens: Int[Array, "M B T"],
+    targets: Int[Array, "M B T"],
+    starts: Int[Array, "M B T"] | None,
+) -> Inputs:
+    """Compute copies of this rank's weights, cast once per step and outside every vjp."""
+    cast = jax.tree.map(lambda leaf: leaf.astype(program.compute_dtype), params)
+    tables = gather_tables(cast.embedding, cast.head, program.layout)
+    weights = cast._replace(
+        layers=jax.tree.map(lambda leaf: leaf[0], cast.layers), embedding=None, head=None
+    )
+    return Inputs(weights, tables, tokens, targets, starts)
+
+
+def collect_gradients(program: Program, grads: Gradients) -> Params:
+    """Gradients in the layout of the parameters; small trees are summed over stages.
+
+    Where layers are cut over `tensor`, each device has its part of the gradients of weights that
+    are not, and of what is added to its part of the residual stream's tokens.
+    """
+    embedding, head = scatter_gradients(grads.tables, program.layout)
+    params = Params(
+        layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),
+        first=lax.psum(grads.first, (AXIS, TENSOR) if program.tensor.sequence else AXIS),
+        last=lax.psum(grads.last, AXIS),
+        embedding=embedding,
+        head=head,
+    )
+    return sum_parts(params, program.layout)

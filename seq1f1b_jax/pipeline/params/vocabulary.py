@@ -1,0 +1,92 @@
+"""The two vocabulary tables: sharded over `pipe` at rest, not so where they are used.
+
+Only the first rank looks tokens up and only the last one multiplies by the head. Every rank
+allocates what the worst rank needs, so for more than one stage one buffer serves as the embedding
+on rank 0 and as the head on the last rank, with one gradient accumulator. Moving the shards there,
+and the gradients back, is one all-to-all each way, once per step.
+
+On a mesh axis `tensor` each device has its part of the vocabulary: it looks up those tokens that
+lie in its part, and the rows are summed over devices.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from seq1f1b_jax.ops.tensor import AXIS as TENSOR
+from seq1f1b_jax.ops.tensor import TensorAxis, all_tokens, sum_tokens
+from seq1f1b_jax.pipeline.params.layout import AXIS, Layout
+
+Tables = dict[str, Float[Array, "vocab_size d"]]
+
+
+def table_names(layout: Layout) -> tuple[str, str]:
+    """Under which names a rank finds its (embedding, head)."""
+    if layout.num_stages == 1 and not layout.tied:
+        return "embedding", "head"
+    return "shared", "shared"
+
+
+def gather_tables(
+    embedding: Float[Array, "1 rows d"], head: Float[Array, "1 rows d"] | None, layout: Layout
+) -> Tables:
+    """Whole tables from shards: `shared` is the embedding on rank 0, the head on the last rank.
+
+    On ranks between them it is zero.
+    """
+    if layout.num_stages == 1:
+        tables = {table_names(layout)[0]: embedding[0]}
+        return tables if layout.tied else {**tables, "head": head[0]}
+    send = jnp.zeros((layout.num_stages, *embedding.shape[1:]), embedding.dtype)
+    send = send.at[0].set(embedding[0])
+    send = send.at[-1].set((embedding if layout.tied else head)[0])
+    received = lax.all_to_all(send, AXIS, split_axis=0, concat_axis=0)
+    return {"shared": received.reshape(-1, embedding.shape[-1])[: layout.vocab_part]}
+
+
+def scatter_gradients(
+    tables: Tables, layout: Layout
+) -> tuple[Float[Array, "1 rows d"], Float[Array, "1 rows d"] | None]:
+    """Transpose of `gather_tables`: gradients of this rank's shards of (embedding, head)."""
+    if layout.num_stages == 1:
+        embedding = tables[table_names(layout)[0]][None]
+        return embedding, None if layout.tied else tables["head"][None]
+    table = tables["shared"]
+    padding = layout.num_stages * layout.table_rows - layout.vocab_part
+    send = jnp.pad(table, ((0, padding), (0, 0)))
+    send = send.reshape(layout.num_stages, layout.table_rows, -1)
+    received = lax.all_to_all(send, AXIS, split_axis=0, concat_axis=0)
+    embedding, head = received[:1], received[-1:]
+    return (embedding + head, None) if layout.tied else (embedding, head)
+
+
+def look_up(
+    table: Float[Array, "V d"], tokens: Int[Array, "B T"], tensor: TensorAxis
+) -> Float[Array, "B t d"]:
+    """Rows of the embedding for this device's part of the tokens of the residual stream."""
+    if tensor.size == 1:
+        return table[tokens]
+    rows = _own_rows(table, tokens)
+    part = jnp.take(table, rows, axis=0, mode="fill", fill_value=0)
+    return sum_tokens(part) if tensor.sequence else lax.psum(part, TENSOR)
+
+
+def add_rows(
+    table: Float[Array, "V d"],
+    tokens: Int[Array, "B T"],
+    gradients: Float[Array, "B t d"],
+    tensor: TensorAxis,
+) -> Float[Array, "V d"]:
+    """Transpose of `look_up`: add the rows' gradients to those of the table, in place."""
+    gradients = gradients.astype(table.dtype)
+    if tensor.size == 1:
+        return table.at[tokens].add(gradients)
+    gradients = all_tokens(gradients) if tensor.sequence else gradients
+    return table.at[_own_rows(table, tokens)].add(gradients, mode="drop")
+
+
+def _own_rows(table: Float[Array, "V d"], tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Row of every token in this device's part of the vocabulary; beyond its end if elsewhere."""
+    count = table.shape[0]
+    rows = tokens - lax.axis_index(TENSOR) * count
+    return jnp.where(rows < 0, count, rows)

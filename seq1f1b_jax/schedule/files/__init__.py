@@ -1,0 +1,1 @@
+"""Plans as files: grids, CSV, and those that torch writes."""

@@ -1,0 +1,1 @@
+"""One file per schedule: pure functions of integers that return a `Plan`."""

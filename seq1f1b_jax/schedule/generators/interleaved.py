@@ -1,0 +1,124 @@
+"""Interleaved Seq1F1B: V virtual stages per rank, a V-th of the bubble. With one chunk 1F1B-I.
+
+Two ranks, two virtual stages each (rank 0: stages 0 and 2), two microbatches, one chunk, B as
+long as F:
+
+    rank 0  F0.0   F1.0   F0.0@2 F1.0@2 ...... B0.0@2 ...... B1.0@2 B0.0   B1.0
+    rank 1  ...... F0.0   F1.0   F0.0@3 B0.0@3 F1.0@3 B1.0@3 B0.0   B1.0   ......
+
+Microbatches go through the model in groups of `g` units: all units of a group through the rank's
+first stage, then through its second, and so on; backwards likewise from the last stage down. A unit
+comes back to rank 0 after P steps, so a group of at least P units never waits for itself. The
+published rule takes `g = P`, which needs C to divide P and P to divide M*C, and else deadlocks.
+Here a group is whole microbatches, at least P units, and all groups are as equal as they go (the
+longer ones first); then any sizes run, and with `M*C >= P` the bubble is that of the formula.
+
+Source: Megatron-LM (arXiv 2104.04473), section 2.2; Seq1F1B (arXiv 2406.03488), section 3.3.
+"""
+
+from collections.abc import Iterator
+
+from seq1f1b_jax.schedule.actions import Action
+from seq1f1b_jax.schedule.exchange import Exchange
+from seq1f1b_jax.schedule.generators.orders import (
+    backward_order,
+    forward_order,
+    one_forward_one_backward,
+)
+from seq1f1b_jax.schedule.plan import Plan, check_sizes
+
+
+def interleaved(
+    *,
+    num_stages: int,
+    num_microbatches: int,
+    num_chunks: int,
+    num_virtual: int = 2,
+    short_warmup: bool = False,
+) -> Plan:
+    """Generate the Seq1F1B-I plan.
+
+    For equal unit costs and `M*C >= P` the bubble lasts `(P-1)(f+b)/(V*C)`, with f and b the cost
+    of a whole microbatch on one rank, and rank p holds `min((V-1)g + 2(P-p-1) + C, V*M*C)` units of
+    one virtual stage, with `g = P` where C divides P and P divides M*C.
+
+    Args:
+      num_stages: ranks of the pipeline P, at least 1.
+      num_microbatches: sequence batches per step M, at least 1.
+      num_chunks: slices of each sequence C, at least 1.
+      num_virtual: virtual stages per rank V, at least 2.
+      short_warmup: warm up with `(V-1)g + (P-p) + C-2` forwards instead of
+        `(V-1)g + 2(P-p-1) + C-1`: P-p-1 fewer units in flight on rank p. On a machine where nobody
+        waits for more than its own messages the time is the same (tested for P to 7, V to 3, any
+        B/F). It is no bargain in the executor: there a message takes a double tick both ways, the
+        gradient of a unit comes back 2(P-p-1) double ticks after its forward, and a rank that
+        warms up for half of them idles in the other half (P=8, M=16, C=4, V=2, B=2F: 1.75 times
+        the time). Use it to compare, or where memory decides.
+
+    Returns:
+      A valid plan of exchange `lockstep`.
+
+    Raises:
+      ValueError: a size is below 1, or `num_virtual` is below 2.
+    """
+    if num_virtual < 2:
+        raise ValueError(
+            f"num_virtual={num_virtual} leaves nothing to interleave; use 2 or more, or the"
+            " schedule seq1f1b"
+        )
+    groups = group_sizes(num_stages, num_microbatches, num_chunks)
+
+    def row(rank: int) -> tuple[Action, ...]:
+        stages = range(rank, num_stages * num_virtual, num_stages)
+        distance = num_stages - rank - 1
+        warmup = distance if short_warmup else 2 * distance
+        return one_forward_one_backward(
+            tuple(_by_groups(forward_order, stages, groups, num_chunks)),
+            tuple(_by_groups(backward_order, stages[::-1], groups, num_chunks)),
+            num_warmup=(num_virtual - 1) * groups[0] * num_chunks + warmup + num_chunks - 1,
+        )
+
+    return Plan(
+        "seq1f1b-i",
+        num_stages,
+        num_microbatches,
+        num_chunks,
+        tuple(row(rank) for rank in range(num_stages)),
+        num_virtual=num_virtual,
+        exchange=Exchange.LOCKSTEP,
+    )
+
+
+def group_sizes(num_stages: int, num_microbatches: int, num_chunks: int) -> tuple[int, ...]:
+    """Microbatches of each group: of at least P units, as equal as they go, longer ones first.
+
+    Example:
+      >>> from seq1f1b_jax.schedule.generators.interleaved import group_sizes
+      >>> group_sizes(4, 7, 1), group_sizes(4, 8, 2), group_sizes(4, 3, 8)
+      ((7,), (2, 2, 2, 2), (1, 1, 1))
+    """
+    check_sizes(num_stages=num_stages, num_microbatches=num_microbatches, num_chunks=num_chunks)
+    least = -(-num_stages // num_chunks)
+    num_groups = max(1, num_microbatches // least)
+    share, rest = divmod(num_microbatches, num_groups)
+    return tuple(share + (group < rest) for group in range(num_groups))
+
+
+def interleaved_forwards(
+    rank: int, *, num_stages: int, num_microbatches: int, num_chunks: int, num_virtual: int
+) -> Iterator[Action]:
+    """Yield all forwards of a rank in the order of its groups."""
+    stages = range(rank, num_stages * num_virtual, num_stages)
+    groups = group_sizes(num_stages, num_microbatches, num_chunks)
+    return _by_groups(forward_order, stages, groups, num_chunks)
+
+
+def _by_groups(order, stages, groups: tuple[int, ...], num_chunks: int) -> Iterator[Action]:
+    """All of a group through one stage, then through the next, then the next group."""
+    actions = {stage: tuple(order(stage, sum(groups), num_chunks)) for stage in stages}
+    first = 0  # unit
+    for size in groups:
+        last = first + size * num_chunks
+        for stage in stages:
+            yield from actions[stage][first:last]
+        first = last

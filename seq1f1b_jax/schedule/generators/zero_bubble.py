@@ -1,0 +1,84 @@
+"""ZB-H1 by chunks: the backward in two halves, the second of which fills the bubble.
+
+Two ranks, three microbatches, one chunk, F, I and W of equal cost:
+
+    rank 0  F0.0 F1.0 .... I0.0 W0.0 F2.0 I1.0 W1.0 I2.0 W2.0
+    rank 1  .... F0.0 I0.0 F1.0 W0.0 I1.0 F2.0 I2.0 W1.0 W2.0
+
+`I` gives the gradient that the rank before waits for; nobody waits for a `W`. So every rank runs
+1F1B with `I` for `B` and delays its `W`s until its memory is full: a unit's memory is free after
+its `W`, and the rank with the fewest forwards ahead has the most room for `W`s behind. All ranks
+then hold `P-1+C` units, what the first rank of Seq1F1B holds, and the bubble shrinks from
+`(P-1)(F+B)` to `(P-1)(F+B-2W)`.
+
+Where a `W` stands within the steady phase is free in theory and not in the executor, where
+neighbours wait for each other in every tick. The published picture, a `W` after each `I`, takes
+another `P-1` times W there. Running it when a forward has filled the memory (on rank 0, where the
+`I` comes later, when the `I` is done), so between `F` and `I`, takes nothing: then the executor has
+the asynchronous time, exactly.
+
+Source: Zero Bubble Pipeline Parallelism (arXiv 2401.10241), section 3 (ZB-H1).
+"""
+
+from collections.abc import Iterator
+
+from seq1f1b_jax.schedule.actions import Action, Op
+from seq1f1b_jax.schedule.generators.orders import (
+    backward_order,
+    forward_order,
+    one_forward_one_backward,
+)
+from seq1f1b_jax.schedule.plan import Plan
+
+
+def zero_bubble_h1(*, num_stages: int, num_microbatches: int, num_chunks: int) -> Plan:
+    """Generate the ZB-H1 plan over chunks.
+
+    Every rank holds at most `min(P-1+C, M*C)` units from their F to their W. For equal unit costs
+    with `W <= min(F, I)` and `(M-1)C >= P-1` the bubble lasts `(P-1)(F+I-W)`, with the costs of a
+    unit; `formulas` has it for any costs and sizes.
+
+    Args:
+      num_stages: ranks of the pipeline P, at least 1.
+      num_microbatches: sequence batches per step M, at least 1.
+      num_chunks: slices of each sequence C, at least 1.
+
+    Returns:
+      A valid plan with split backwards.
+
+    Raises:
+      ValueError: a size is below 1.
+    """
+    capacity = num_stages - 1 + num_chunks
+
+    def row(rank: int) -> tuple[Action, ...]:
+        main = one_forward_one_backward(
+            tuple(forward_order(rank, num_microbatches, num_chunks)),
+            tuple(backward_order(rank, num_microbatches, num_chunks, Op.I)),
+            num_warmup=num_stages - rank - 2 + num_chunks,
+        )
+        weights = tuple(backward_order(rank, num_microbatches, num_chunks, Op.W))
+        return tuple(_with_weights(main, weights, capacity=capacity))
+
+    ranks = tuple(row(rank) for rank in range(num_stages))
+    return Plan("seq-zb-h1", num_stages, num_microbatches, num_chunks, ranks)
+
+
+def _with_weights(
+    main: tuple[Action, ...], weights: tuple[Action, ...], *, capacity: int
+) -> Iterator[Action]:
+    """Insert the `W`s: when the memory is full, and after each `I` once all forwards are done."""
+    num_forwards = num_inputs = num_weights = 0
+    for action in main:
+        yield action
+        num_forwards += action.op is Op.F
+        num_inputs += action.op is Op.I
+        if num_forwards < len(weights):  # warm-up: F F F, steady: (F W I)* or (F I W)* on rank 0
+            due = num_forwards - num_weights == capacity
+        else:  # drain: (I W)*
+            due = action.op is Op.I
+        if due and num_weights < num_inputs:
+            yield weights[num_weights]
+            num_weights += 1
+    # what is left: W W W
+    yield from weights[num_weights:]

@@ -1,0 +1,1 @@
+"""From a plan to the table that the executor runs: ticks, slots, arena, table, and its replay."""

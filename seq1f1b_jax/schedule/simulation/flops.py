@@ -1,0 +1,181 @@
+"""What a chunk of a sequence costs to compute, in floating-point operations.
+
+A token costs the same wherever it stands, except in attention: the query at position i meets i+1
+keys, fewer where a window or the borders of documents hide some. So later chunks cost more, and
+chunks of equal cost get shorter along the sequence.
+
+    matmul, per token       2*in*out forward, twice that backward (input and weight gradients)
+    attention, per pair     4*D per query head forward (2 matmuls), 10*D backward (5 matmuls)
+    head, per token         3 * 2*d*V, all at forward time: loss, its gradient and the weight's
+    embedding               a lookup, not counted
+
+Elementwise work, norms and communication are left out: they grow with the tokens as the matmuls do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq1f1b_jax.schedule.simulation.durations import Costs
+
+RESIDUAL_POLICIES = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Sizes of a model, and from them the cost of a chunk on each stage. All are plain integers.
+
+    Calling it gives the cost that `balanced_lengths` balances: forward plus backward on the stage
+    that holds the chunk longest, since that stage sets the pace of the pipeline.
+
+    Attributes:
+      model_dim: width d of the residual stream.
+      num_heads: query heads.
+      num_kv_heads: key/value heads; fewer than `num_heads` for grouped queries.
+      head_dim: width D of a head.
+      mlp_dim: hidden width of the MLP.
+      gated: whether the MLP has a gate, three matmuls instead of two.
+      vocab_size: rows V of the head.
+      layers_per_stage: layers of each stage along the model, virtual stages included.
+      num_sequences: sequences in a microbatch; all costs are proportional to it.
+      residuals: `none` or `selective`, which recompute no matmul, or `full`, which runs the
+        forward of the layers again in the backward.
+      window: keys a query looks back at, itself included; `None`: all.
+      visible_keys: `[seq_len]`, keys that the query at each position sees, on average; `None`: what
+        causality and the window leave. For packed documents.
+
+    Raises:
+      ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import StageCost
+      >>> cost = StageCost(model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64, mlp_dim=1024,
+      ...                  gated=False, vocab_size=256, layers_per_stage=(2, 2))
+      >>> cost(start=512, length=512) > cost(start=0, length=512)
+      True
+    """
+
+    model_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    gated: bool
+    vocab_size: int
+    layers_per_stage: tuple[int, ...]
+    num_sequences: int = 1
+    residuals: str = "selective"
+    window: int | None = None
+    visible_keys: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have."""
+        sizes = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
+        for name in (*sizes, "num_sequences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.layers_per_stage or min(self.layers_per_stage) < 1:
+            raise ValueError(
+                f"layers_per_stage={self.layers_per_stage} must give every stage at least 1 layer"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
+            )
+        if self.residuals not in RESIDUAL_POLICIES:
+            raise ValueError(
+                f"residuals={self.residuals!r} must be one of {', '.join(RESIDUAL_POLICIES)}"
+            )
+
+    @property
+    def num_virtual_stages(self) -> int:
+        """Stages along the model, virtual ones included."""
+        return len(self.layers_per_stage)
+
+    def __call__(self, start: int, length: int) -> float:
+        """Cost of a chunk: the most, over stages, of its forward and backward together.
+
+        Args:
+          start: first token of the chunk.
+          length: tokens of the chunk.
+
+        Returns:
+          Floating-point operations.
+        """
+        layer = sum(self._layer(start, length))
+        *others, last = self.layers_per_stage
+        return max(layer * max(others, default=0), layer * last + self._head(length))
+
+    def forward(self, stage: int, *, start: int, length: int) -> float:
+        """Cost of the forward of a chunk on one stage, the head included on the last."""
+        head = self._head(length) if stage == self.num_virtual_stages - 1 else 0
+        return self.layers_per_stage[stage] * self._layer(start, length)[0] + head
+
+    def backward(self, stage: int, *, start: int, length: int) -> float:
+        """Cost of the backward of a chunk on one stage, what it recomputes included."""
+        return self.layers_per_stage[stage] * self._layer(start, length)[1]
+
+    def forward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
+        """Cost of every forward, `[num_virtual_stages, num_chunks]`, as `simulate` takes it."""
+        return self._costs(self.forward, chunk_lengths)
+
+    def backward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
+        """Cost of every backward, `[num_virtual_stages, num_chunks]`, as `simulate` takes it."""
+        return self._costs(self.backward, chunk_lengths)
+
+    def costs(self, chunk_lengths: Sequence[int]) -> Costs:
+        """Cost of every action, as `simulate` takes it; a `W` is the matmuls of one gradient."""
+
+        def weights(stage: int, *, start: int, length: int) -> int:
+            matmuls = 2 * self.num_sequences * length * self._layer_weights()
+            return self.layers_per_stage[stage] * matmuls
+
+        return Costs(
+            forward=self.forward_costs(chunk_lengths),
+            backward=self.backward_costs(chunk_lengths),
+            weights=self._costs(weights, chunk_lengths),
+        )
+
+    def _costs(self, cost: Callable[..., int], chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
+        starts = np.cumsum([0, *chunk_lengths[:-1]]).tolist()
+        return np.array(
+            [
+                [cost(stage, start=s, length=n) for s, n in zip(starts, chunk_lengths, strict=True)]
+                for stage in range(self.num_virtual_stages)
+            ],
+            np.int64,
+        )
+
+    def _layer(self, start: int, length: int) -> tuple[float, float]:
+        """Forward and backward of one layer."""
+        tokens = self.num_sequences * length
+        pairs = self.num_sequences * (self.pairs(start + length) - self.pairs(start))
+        matmuls = 2 * tokens * self._layer_weights()
+        pair_dim = pairs * self.num_heads * self.head_dim
+        forward = matmuls + 4 * pair_dim
+        backward = 2 * matmuls + 10 * pair_dim
+        return forward, backward + (forward if self.residuals == "full" else 0)
+
+    def pairs(self, num_queries: int) -> float:
+        """Keys met by the first queries of a sequence, all together."""
+        if self.visible_keys is not None:
+            return float(self._met[num_queries])
+        # Query i meets i+1 keys, at most the window. 4 queries, window 3: 1 + 2 + 3 and 3.
+        rising = num_queries if self.window is None else min(num_queries, self.window)
+        return rising * (rising + 1) // 2 + (num_queries - rising) * rising
+
+    @cached_property
+    def _met(self) -> NDArray[np.float64]:
+        return np.concatenate([[0.0], np.cumsum(self.visible_keys)])
+
+    def _layer_weights(self) -> int:
+        """Matmul weights of one layer: query and output, key and value, MLP."""
+        projections = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
+        return self.model_dim * (projections + (3 if self.gated else 2) * self.mlp_dim)
+
+    def _head(self, length: int) -> int:
+        """Logits, their gradient to the input and to the table, all on the forward."""
+        return 3 * 2 * self.num_sequences * length * self.model_dim * self.vocab_size

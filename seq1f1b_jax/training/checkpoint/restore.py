@@ -1,0 +1,228 @@
+"""What is saved of a run, and how it is found again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import jax
+
+from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
+from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
+from seq1f1b_jax.distributed import ALONE, Group
+from seq1f1b_jax.paths import RUN_CONFIG, resolve
+from seq1f1b_jax.pipeline.params.layout import staged_shapes
+from seq1f1b_jax.pipeline.params.rows import put_tree
+from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.folder import CHECKPOINTS, folder_of
+from seq1f1b_jax.training.checkpoint.read import (
+    differences,
+    find_checkpoint,
+    open_state,
+)
+from seq1f1b_jax.training.checkpoint.record import (
+    Checkpoint,
+    read_checkpoint,
+)
+from seq1f1b_jax.training.optimizer import told_change
+from seq1f1b_jax.training.setup import Setup
+from seq1f1b_jax.training.step import TrainState, state_shardings
+
+OPTIMIZER = tuple(f.name for f in fields(OptimizerConfig) if f.name != "decay_steps")
+"""Settings whose change is told; `told_change` tells that of the other, by what it does."""
+NEEDED_SIZES = (
+    ("schedule", "num_microbatches"), ("data", "microbatch_size"), ("train", "num_steps"),
+)
+NEEDED = ("model", "optimizer", *(section for section, _ in NEEDED_SIZES))
+"""Of the configuration in a checkpoint's `meta`."""
+
+
+def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
+    """What a checkpoint records beside the state."""
+    tokenizer = data.corpus.tokenizer  # bytes, a folder with a tokenizer.json, or unknown
+    kind = TOKENIZER if tokenizer not in (None, BYTES) else tokenizer
+    return {"config": asdict(config), "data": data.identity, "tokenizer": kind}
+
+
+def abstract_state(setup: Setup) -> TrainState:
+    """Shapes of a state in the layout that is free of topology."""
+
+    def init(key: jax.Array) -> TrainState:
+        params = setup.stage.init(key)
+        step = jax.numpy.zeros((), jax.numpy.int32)
+        return TrainState(params, setup.optimizer.init(params), step)
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def is_of_run(meta: Mapping[str, Any]) -> bool:
+    """Whether it is what `make_meta` records, now or in an earlier version."""
+    config, data = meta.get("config"), meta.get("data")
+    return (
+        isinstance(data, dict) and "kind" in data and isinstance(config, dict)
+        and all(isinstance(config.get(section), dict) for section in NEEDED)
+        and all(type(value) in (int, float, NoneType) for value in config["optimizer"].values())
+        and all(type(config[section].get(name)) is int for section, name in NEEDED_SIZES)
+    )
+
+
+def tell_changes(
+    meta: Mapping[str, Any], setup: Setup, step: int, report: Callable[[str], None]
+) -> None:
+    """Say what makes the run's later steps other ones than they would have been, a line each.
+
+    How the work is spread over devices is none of it.
+    """
+    defaults, now, before = (_deciding(tree) for tree in (
+        asdict(Config()), asdict(setup.config), meta["config"]
+    ))
+    for line in differences(defaults | before, now):
+        report(f"note: {line}")
+    if told := told_change(meta["config"], setup.config, step):
+        report(told)
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that decide about the result of a step, and may change in a run; flat names."""
+    named = {"executor": ("compute_dtype",), "train": ("seed",), "optimizer": OPTIMIZER}
+    return {
+        f"{section}.{name}": config[section][name]
+        for section, names in named.items() for name in names
+        if name in config.get(section, {})
+    }
+
+
+def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) -> None:
+    """Refuse a checkpoint of another model, of other data or of another number of sequences a step.
+
+    Everything else may change: stages, chunks, schedule, optimizer, steps, and how the sequences of
+    a step are split into microbatches. With another number of them the run would skip or repeat
+    data.
+
+    Raises:
+      UserError: the fields that differ.
+    """
+    check_same_model(meta, setup)
+    changed = differences(meta["data"], data.identity)
+    saved = meta["config"]["data"]
+    if data.identity.get("packing") == "documents":  # elsewhere there is nothing to restart
+        now = {"restart_positions": setup.config.data.restart_positions}
+        changed += differences({name: saved.get(name) for name in now}, now)
+    if changed:
+        raise UserError(
+            f"the run in {setup.config.train.output_dir} was trained on other data "
+            f"({'; '.join(changed)}); give it the same data, or set another --train.output_dir"
+        )
+    size = meta["config"]["schedule"]["num_microbatches"] * saved["microbatch_size"]
+    if size != setup.num_sequences:
+        raise UserError(
+            f"the run in {setup.config.train.output_dir} takes {size} sequences a step and "
+            f"{setup.num_sequences} were asked for; keep schedule.num_microbatches * "
+            f"data.microbatch_size at {size}, or set another --train.output_dir"
+        )
+
+
+def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
+    """Refuse a checkpoint whose model section differs.
+
+    Raises:
+      UserError: the fields that differ.
+    """
+    free = ["preset", "source"] + ["max_positions"] * (setup.config.model.family == "llama")
+    # a setting that an older checkpoint does not name had what is now its default
+    saved, current = (
+        {name: value for name, value in (asdict(ModelConfig()) | model).items() if name not in free}
+        for model in (meta["config"]["model"], asdict(setup.config)["model"])
+    )
+    changed = differences(saved, current)
+    if changed:
+        folder = setup.config.train.output_dir
+        kept = Path(folder, RUN_CONFIG)
+        cure = f"take its settings with --config {kept}" if kept.is_file() else "give its settings"
+        raise UserError(
+            f"the checkpoint in {folder} is of another model ({'; '.join(changed)}); {cure} and "
+            "leave out others, or set another --train.output_dir"
+        )
+
+
+def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], None]) -> None:
+    """Say so where a run that has started is given another source: it has weights of its own."""
+    given, began = setup.config.model.source, meta["config"]["model"].get("source")
+    if given is not None and (began is None or resolve(given) != resolve(began)):
+        what = "from fresh weights" if began is None else f"from model.source={began}"
+        report(
+            f"note: the run in {setup.config.train.output_dir} began {what}; {given} is not read: "
+            "set another --train.output_dir to start from it"
+        )
+
+
+def checkpoints_of(config: Config) -> Path:
+    """Where the checkpoints of a run lie; absolute, as Orbax wants it."""
+    return Path(config.train.output_dir).absolute() / CHECKPOINTS
+
+
+def restore_run(
+    checkpointer: Checkpointer,
+    setup: Setup,
+    data: SequenceData,
+    report: Callable[[str], None],
+    *,
+    group: Group = ALONE,
+) -> TrainState | None:
+    """The newest good state of this run on the mesh, or None for a fresh folder.
+
+    Process 0 looks for it and verifies it; all read what belongs on their devices.
+    """
+    folder = checkpoints_of(setup.config)
+
+    def newest() -> int | None:
+        if not checkpointer.steps():
+            return None
+        found = find_checkpoint(folder, report=report, is_ours=is_of_run)
+        check_same_run(found.meta, setup, data)
+        tell_source(found.meta, setup, report)
+        tell_changes(found.meta, setup, found.step, report)
+        return found.step
+
+    step = group.first("newest checkpoint", newest)
+    if step is None:
+        return None
+    checkpoint = read_checkpoint(folder_of(folder, step), step)
+    state = place_state(checkpoint, setup)
+    checkpointer.continue_from(step)
+    return state
+
+
+def place_state(checkpoint: Checkpoint, setup: Setup) -> TrainState:
+    """A checkpoint's arrays on the mesh; each process reads what lies on its devices.
+
+    Raises:
+      UserError: the arrays are not those of the run's model and optimizer.
+    """
+    rows, layout = open_state(checkpoint, abstract_state(setup)), setup.pipeline.layout
+    return put_tree(rows, state_shardings(staged_shapes(rows, layout), setup.pipeline), layout)
+
+
+def load_newest(
+    setup: Setup, report: Callable[[str], None], *, group: Group = ALONE
+) -> tuple[int, Mapping[str, Any], Params]:
+    """Step, meta and topology-free parameters of the newest good checkpoint.
+
+    The parameters are `Rows`, read when they are asked for. Writes nothing; of the optimizer
+    nothing is read.
+    """
+    folder = checkpoints_of(setup.config)
+
+    def newest() -> int:
+        found = find_checkpoint(folder, report=report, is_ours=is_of_run)
+        check_same_model(found.meta, setup)
+        tell_source(found.meta, setup, report)
+        return found.step
+
+    step = group.first("newest checkpoint", newest)
+    checkpoint = read_checkpoint(folder_of(folder, step), step)
+    params = open_state(checkpoint, abstract_state(setup).params, under="params.")
+    return step, checkpoint.meta, params

@@ -1,0 +1,1 @@
+"""What may go wrong outside the steps, and what the run does then."""

@@ -1,0 +1,248 @@
+"""Notices that a run does not get on, says where each process stands, and ends it with a status.
+
+A compiled step that waits for a dead or stalled device waits forever, in every process that depends
+on it. So a thread looks every second at
+
+- how long this process' step has taken, against the running median;
+- what the other processes said of themselves last, and when (`standing.py`). One that is silent is
+  dead, stopped or cut off, and all others end.
+
+A process that goes tells the reason first, so that the others name it at once.
+"""
+
+import faulthandler
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jax.errors import JaxRuntimeError
+
+from seq1f1b_jax.config import UserError, WatchdogConfig
+from seq1f1b_jax.distributed import Group
+from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
+from seq1f1b_jax.pipeline.executor.trace import LastActions
+from seq1f1b_jax.training.checkpoint.folder import CHECKPOINTS, committed_steps
+from seq1f1b_jax.training.faults.standing import Standing, Talk, first_line
+from seq1f1b_jax.training.run_folder.files import replace_file
+
+RECENT_STEPS = 50
+LOOK_SECONDS = 1.0
+ASLEEP_SECONDS = 5 * LOOK_SECONDS
+"""A look that comes so late means that this process itself was stopped."""
+BLAME_SECONDS = 5 * LOOK_SECONDS
+LINGER_SECONDS = 4 * LOOK_SECONDS
+"""By so much two processes may differ in when they see that a third one is silent."""
+FOLDER = "watchdog"
+
+
+class Watchdog:
+    """Watches the steps of this process, and the other processes.
+
+    Args:
+      config: what counts as stalled.
+      group: the processes.
+      folder: of the run; `watchdog/` in it gets the diagnosis.
+      silence: seconds without a word after which a process counts as lost.
+      end: ends the process with a status; tests give another one.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from seq1f1b_jax.config import WatchdogConfig
+      >>> from seq1f1b_jax.distributed import ALONE
+      >>> with Watchdog(WatchdogConfig(), ALONE, Path("runs/x"), silence=30) as watchdog:
+      ...     watchdog.begin(0)  # a step that gets on
+      ...     watchdog.finish()
+    """
+
+    def __init__(
+        self, config: WatchdogConfig, group: Group, folder: Path, *, silence: float,
+        end: Callable[[int], NoReturn] = os._exit,
+    ):
+        self._config, self._group, self._folder = config, group, folder / FOLDER
+        self._silence, self._end = silence, end
+        self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._step, self._began = -1, None
+        self._refused = False
+        self._ending = threading.Lock()  # one reason is told, whoever sees it first
+        self.actions = LastActions()
+        self._talk = Talk(group, self.standing)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self._group.count > 1:
+            self._talk.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, _: Any) -> None:
+        """Stop watching; a process that fails tells the others why, or whom it has lost."""
+        self._refused = isinstance(error, UserError)
+        if isinstance(error, JaxRuntimeError) and self._group.count > 1:
+            self._blame()
+        self._stop.set()
+        self._thread.join()
+        if self._group.count > 1:
+            self._talk.stop(error and self._last_word(error))
+
+    def begin(self, step: int) -> None:
+        """The step begins now."""
+        self._step, self._began = step, time.monotonic()
+
+    def finish(self) -> None:
+        """It is done."""
+        if self._began is not None:
+            self._steps.append(time.monotonic() - self._began)
+        self._began = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work inside a step that may take its time, such as a compilation; then it begins anew."""
+        self._began = None
+        yield
+        self._began = time.monotonic()
+
+    @contextmanager
+    def exchanges(self) -> Iterator[None]:
+        """Work in which devices of all processes exchange: if that fails, who is gone is named.
+
+        At once: what comes after, such as a save under way, would wait for that process too.
+        """
+        try:
+            yield
+        except JaxRuntimeError:
+            if self._group.count > 1:
+                self._blame()
+            raise
+
+    @property
+    def limit(self) -> float:
+        """Seconds that the step may take."""
+        if not self._steps:
+            return self._config.first_seconds
+        median = statistics.median(self._steps)
+        return max(self._config.min_seconds, self._config.factor * median)
+
+    def standing(self, **changes: Any) -> Standing:
+        """Where this process is."""
+        last = self.actions.last
+        cell = ", ".join(f"{last[stage].text(stage)} on stage {stage}" for stage in sorted(last))
+        return Standing(self._group.index, self._step, cell, **changes)
+
+    def _last_word(self, error: BaseException) -> Standing:
+        if self._refused:
+            return self.standing(gone=first_line(error), status=USER_ERROR)
+        return self.standing(gone=f"{type(error).__name__}: {first_line(error)}")
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while not self._stop.wait(LOOK_SECONDS):
+            now = time.monotonic()
+            if now - looked > ASLEEP_SECONDS:
+                self._talk.forgive(now)
+                if self._began is not None:
+                    self._began += now - looked
+            looked = now
+            if self._group.count > 1:
+                self._look(now)
+            began = self._began
+            if self._config.enabled and began is not None and now - began > self.limit:
+                self._stalled(now - began)
+
+    def _look(self, now: float) -> None:
+        """End if somebody is gone, or has been silent too long."""
+        if self._talk.broken:
+            self._lost(0, f"its coordination service does not answer ({self._talk.broken})")
+        for index in range(self._group.count):
+            standing = self._talk.standings.get(index)
+            if standing and standing.gone and index != self._group.index:
+                self._follow(standing)
+            if self._talk.silence(index, now) > self._silence:
+                self._lost(index, f"it has been silent for {self._silence:.0f} s")
+
+    def _blame(self) -> None:
+        """After a failed exchange: see who does not speak any more, and end as one who lost it."""
+        deadline = time.monotonic() + BLAME_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+            self._look(time.monotonic())
+        now = time.monotonic()
+        others = {i: self._talk.silence(i, now) for i in self._talk.standings}
+        others.pop(self._group.index, None)
+        index = max(others, key=others.__getitem__, default=None)
+        if index is not None and others[index] > 3 * LOOK_SECONDS:
+            standing = self._talk.standings[index]
+            self._lost(index, f"it stopped speaking, and an exchange failed: {standing}")
+
+    def _lost(self, index: int, reason: str) -> None:
+        """Another process is gone, so this one ends."""
+        standing = self._talk.standings.get(index)
+        where = f", last heard of {standing}" if standing else ""
+        with self._ending:
+            self._tell(
+                f"process {index} is lost{where}: {reason}; this one, {self.standing()}, ends with "
+                f"status {LOST_PEER}; {self._saved()}"
+            )
+            self._leave(LOST_PEER)
+
+    def _follow(self, gone: Standing) -> None:
+        """Another process has told why it ends, so this one ends."""
+        if gone.status != USER_ERROR:
+            self._lost(gone.process, f"it ended: {gone.gone}")
+        self._stop.wait(LOOK_SECONDS)
+        if self._refused:
+            return  # the same refusal came here, and this process tells it itself
+        with self._ending:
+            self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
+            self._leave(USER_ERROR)
+
+    def _stalled(self, seconds: float) -> None:
+        """A step takes far too long: say where everybody is, write stacks, end."""
+        own = self.standing()
+        self._tell(
+            f"step {self._step} has taken {seconds:.0f} s, the limit is {self.limit:.0f} s (median "
+            f"{statistics.median(self._steps or [0]):.2f} s); this process is {own}"
+        )
+        for index, standing in self._talk.standings.items():
+            if index != own.process:
+                self._tell(f"process {index} is {standing}, as last heard of")
+        path = self._folder / f"process-{own.process}.json"
+        stacks = path.with_suffix(".stacks.txt")
+        with suppress(OSError, UserError):  # a full disk keeps nobody from its end
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(asdict(own) | {"time": time.time()}).encode())
+            stacks.unlink(missing_ok=True)
+            with stacks.open("x") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        self._tell(
+            f"stacks are in {stacks}; ending with status {STALLED}; {self._saved()}"
+        )
+        self._leave(STALLED)
+
+    def _leave(self, status: int) -> None:
+        """End; process 0 a little later, since the others could not tell their reason after it."""
+        if self._group.count > 1 and self._group.index == 0:
+            time.sleep(LINGER_SECONDS)
+        self._end(status)
+
+    def _saved(self) -> str:
+        """What a new start begins with."""
+        steps = committed_steps(self._folder.parent / CHECKPOINTS)
+        if not steps:
+            return "nothing was saved yet: the same command begins anew"
+        return f"the same command continues after step {steps[-1]}"
+
+    def _tell(self, text: str) -> None:
+        who = f"[process {self._group.index} of {self._group.count}] " * (self._group.count > 1)
+        with suppress(OSError):  # a reader that left keeps no process from its end
+            print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)

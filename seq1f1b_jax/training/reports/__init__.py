@@ -1,0 +1,1 @@
+"""What a run reports: its header, progress, metrics, events, goodput, traces."""

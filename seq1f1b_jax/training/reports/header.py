@@ -1,0 +1,173 @@
+"""What will run, told before it runs: mesh, layers, chunks, predictions, schedule in letters."""
+
+from collections.abc import Iterator, Mapping
+
+import jax.numpy as jnp
+
+from seq1f1b_jax.config import Config
+from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
+from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
+from seq1f1b_jax.training.faults.needs import CURE, Needs, needs_of
+from seq1f1b_jax.training.job import Source
+from seq1f1b_jax.training.setup import Setup
+
+GRID_WIDTH = 100
+LEGEND = "F2.1: forward of microbatch 2, chunk 1; {backward}; dots: idle, in the executor"
+WHOLE, SPLIT = "B: backward, twice as long", "I and W: input and weight half of its backward"
+
+
+def predict_time(setup: Setup) -> Simulation:
+    """Time of a step in the executor, in FLOPs, from the cost of every chunk."""
+    costs = setup.cost.costs(setup.pipeline.table.chunk_lengths)
+    return simulate(setup.pipeline.plan, costs, machine="executor")
+
+
+def describe(
+    setup: Setup, data: SequenceData, num_params: int, *, source: Source | None = None
+) -> str:
+    """The lines that stand above a run.
+
+    Args:
+      setup: of the run.
+      data: its sequences.
+      num_params: parameters of the whole model.
+      source: the checkpoint that it starts from.
+    """
+    config, pipeline = setup.config, setup.pipeline
+    device = setup.mesh.devices.flat[0]
+    table = pipeline.table
+    memory = predict_memory(
+        pipeline.program(config.data.microbatch_size // pipeline.num_data)
+    )
+    needs = needs_of(setup, memory)
+    bubble = predict_time(setup).bubble_fraction
+    schedule = config.schedule
+    partition = "as listed" if schedule.chunk_lengths else schedule.partition
+    rows = {
+        "model": f"{config.model.stage or config.model.family}, {num_params:,} parameters, "
+        f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
+        **({"source": source.told} if source else {}),
+        "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
+        "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
+        + f", {pipeline.plan.num_virtual} stages on a device" * (pipeline.plan.num_virtual > 1),
+        "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
+        f"{_join(table.chunk_lengths)} ({partition})",
+        "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "
+        f"{config.data.microbatch_size}: "
+        f"{setup.num_sequences * table.seq_len:,} tokens",
+        "compute": f"{jnp.dtype(pipeline.compute_dtype).name}, attention "
+        f"{config.executor.attention}, residuals {config.executor.residuals}",
+        "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
+        f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
+        + f", packed documents fill {data.fill_rate:.1%}" * (config.data.packing == "documents"),
+        "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
+        f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.num_virtual} units in "
+        "flight on a device",
+        "bubble": f"{bubble:.1%} of the step predicted",
+        "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
+        "needs": describe_needs(needs),
+    }
+    lines = [f"{name:<10}{text}" for name, text in rows.items()]
+    notes = [*setup.notes, *source_notes(config, source)]
+    if not needs.fit:
+        notes.append(f"more memory is needed than is there: {CURE}")
+    return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
+
+
+def source_notes(config: Config, source: Source | None) -> Iterator[str]:
+    """What a user should hear about the checkpoint that the run starts from."""
+    if source is None or source.context_length is None:
+        return
+    if config.data.seq_len > source.context_length and config.model.rope.type == "none":
+        factor = -(-config.data.seq_len // source.context_length)
+        yield (
+            f"the checkpoint was trained on {source.context_length} tokens, data.seq_len is "
+            f"{config.data.seq_len}: stretch its positions with --model.rope.type yarn "
+            f"--model.rope.factor {factor} --model.rope.original_max_positions "
+            f"{source.context_length}"
+        )
+
+
+def _axes(setup: Setup) -> str:
+    """Axes of the mesh, with their sizes where there are several."""
+    axes = dict(setup.mesh.shape)
+    if len(axes) == 1:
+        return "axis pipe"
+    return ", ".join(f"{name} {size}" for name, size in axes.items())
+
+
+def device_name(device) -> str:
+    """What a user calls the device."""
+    return "virtual CPU device" if device.platform == "cpu" else device.device_kind
+
+
+def size_text(num_bytes: float) -> str:
+    """Bytes as kB, MB or GB, decimal.
+
+    Example:
+      >>> from seq1f1b_jax.training.reports.header import size_text
+      >>> size_text(1_500_000)
+      '1.5 MB'
+    """
+    if num_bytes >= 1e9:
+        return f"{num_bytes / 1e9:.2f} GB"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"
+
+
+def describe_memory(memory: MemoryPrediction) -> str:
+    """The terms of a prediction in one line, largest first."""
+    terms: Mapping[str, int] = memory.terms()
+    ordered = sorted(terms.items(), key=lambda item: -item[1])
+    return ", ".join(f"{_words(name)} {size_text(size)}" for name, size in ordered if size)
+
+
+def describe_needs(needs: Needs) -> str:
+    """What a device must hold, against what it has.
+
+    Example:
+      >>> from seq1f1b_jax.training.faults.needs import Needs
+      >>> from seq1f1b_jax.training.reports.header import describe_needs
+      >>> describe_needs(Needs(step=2_000_000, state=500_000, present=8_000_000_000, sharing=4))
+      '2.5 MB on each device, 0.5 MB of it parameters and optimizer; 4 of them share 8.00 GB'
+      >>> describe_needs(Needs(step=40 * 10**9, state=10**9, present=85 * 10**9, sharing=1))
+      '41.00 GB on each device, 1.00 GB of it parameters and optimizer; it has 85.00 GB'
+    """
+    state = f"{size_text(needs.state)} of it parameters and optimizer"
+    text = f"{size_text(needs.total)} on each device, {state}"
+    if needs.present is None:
+        return text
+    whose = "it has" if needs.sharing == 1 else f"{needs.sharing} of them share"
+    return f"{text}; {whose} {size_text(needs.present)}"
+
+
+def _picture(setup: Setup) -> str:
+    """The course of time that will run, with units of equal cost, F and B in letters."""
+    backward = SPLIT if Op.W in setup.pipeline.table.ops else WHOLE
+    return f"{LEGEND.format(backward=backward)}\n{draw_course(setup.pipeline.plan)}"
+
+
+def draw_course(plan: Plan) -> str:
+    """Draw a plan as the executor runs it where units cost the same, as wide as a page.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> from seq1f1b_jax.training.reports.header import draw_course
+      >>> print(draw_course(make_plan("1f1b", num_stages=2, num_microbatches=1, num_chunks=1)))
+      rank 0  F0.0 .... .... .... B0.0-----
+      rank 1  .... F0.0 B0.0----- .... ....
+    """
+    simulation = simulate(plan, Costs(forward=1, backward=2), machine="executor")
+    return draw_simulation(simulation, max_width=GRID_WIDTH)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _join(counts) -> str:
+    return "+".join(map(str, counts))
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

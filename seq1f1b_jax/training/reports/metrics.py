@@ -1,0 +1,252 @@
+"""One JSON line per step in `metrics.jsonl`, and the same numbers to TensorBoard or W&B on request.
+
+    {"step": 41, "loss": 2.31, "grad_norm": 0.8, "learning_rate": 0.001, "step_seconds": 0.52,
+     "data_seconds": 0.0001, "tokens_per_second": 15753.8, "positions_per_second": 15753.8,
+     "model_flops_per_second": 2.1e10}
+    {"step": 99, "held_out_loss": 1.92, "bigram_loss": 2.44}
+
+`step` counts from 0; `data_seconds`, a part of `step_seconds`, is the wait for the batch; an
+evaluation carries the step it came after. Tokens are those that are trained on: with a target, so
+neither padding nor the last token of a document; positions are all of them. FLOPs are counted for
+the former. A number that is not finite is written as null, which JSON has and NaN is not.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.training.run_folder.files import (
+    LineFile,
+    cannot_write,
+    first_free,
+    is_own,
+    replace_file,
+)
+
+METRICS = "metrics.jsonl"
+BAD = ".bad"
+"""Behind the name of the file: where lines are kept that are none of a run's."""
+INSTALL = "in a clone: pip install '.[logging]'"
+
+
+class Sink(Protocol):
+    """Where numbers go beside the file."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of one step."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release."""
+        ...
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl`, one line at a time. See `LineFile` for kills and full disks.
+
+    Opening drops the lines of `start_step` and later, which a run that is resumed will write
+    again, and half a line that a killed run left. What is none of a run's lines goes to
+    `metrics.jsonl.bad`. The file is replaced atomically.
+
+    Args:
+      path: the file; made if it does not exist.
+      start_step: first step that this run will write; 0 for a fresh run.
+      sinks: further receivers, `tensorboard_sink(...)` and `wandb_sink(...)`.
+      say: receives notes about lines that are bad, or cannot be written.
+
+    Raises:
+      UserError: the file cannot be written.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "run", "metrics.jsonl")
+      ...     with MetricsWriter(path, start_step=0) as metrics:
+      ...         metrics.write(0, loss=5.5, grad_norm=1.0)
+      ...         metrics.write(0, held_out_loss=5.6)
+      ...     print(path.read_text(encoding="utf-8"), end="")
+      {"step": 0, "loss": 5.5, "grad_norm": 1.0}
+      {"step": 0, "held_out_loss": 5.6}
+    """
+
+    def __init__(
+        self, path: str | Path, *, start_step: int, sinks: tuple[Sink, ...] = (),
+        say: Callable[[str], None] = print,
+    ):
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if is_own(path):
+                _keep_lines_before(path, start_step, say)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self._lines = LineFile(path, say=say)
+        self._sinks = sinks
+
+    def write(self, step: int, **values: float) -> None:
+        """Append one line; values may be anything `float` takes, device scalars too."""
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        self._lines.add(json.dumps({"step": step, **finite}))
+        for sink in self._sinks:
+            sink.write(step, numbers)
+
+    def catch_up(self) -> None:
+        """Write what could not be written before, if it can be now."""
+        self._lines.catch_up()
+
+    def close(self) -> None:
+        """Close the file and the sinks."""
+        self._lines.close()
+        for sink in self._sinks:
+            sink.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class NoMetrics:
+    """Stands in for a writer in a process whose numbers another one writes."""
+
+    def write(self, step: int, **values: float) -> None:
+        """Nothing."""
+
+    def catch_up(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "NoMetrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    r"""The lines of a `metrics.jsonl` in order, without half a line at the end, or bad ones.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     path = Path(folder, "metrics.jsonl")
+      ...     _ = path.write_text('{"step": 0, "loss": 5.5}\n{"step": 1, "lo')
+      ...     read_metrics(path)
+      [{'step': 0, 'loss': 5.5}]
+    """
+    return [found for line in _whole_lines(Path(path)) if (found := _parsed(line)) is not None]
+
+
+def keep_earlier(path: Path) -> tuple[Path, int] | None:
+    """Rename the metrics of a run whose checkpoints are gone; None where there are none.
+
+    Returns:
+      The new name, and of how many steps they are.
+
+    Raises:
+      UserError: they cannot be renamed.
+    """
+    try:
+        steps = {line["step"] for line in read_metrics(path)} if is_own(path) else ()
+        return (path.rename(first_free(path)), len(steps)) if steps else None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _keep_lines_before(path: Path, start_step: int, say: Callable[[str], None]) -> None:
+    kept, bad = [], []
+    for line in _whole_lines(path):
+        found = _parsed(line)
+        if found is None:
+            bad.append(line)
+        elif found["step"] < start_step:
+            kept.append(line)
+    if bad:
+        aside = path.with_name(path.name + BAD)
+        before = aside.read_bytes() if aside.is_file() else b""
+        replace_file(aside, before + b"".join(bad))
+        say(f"note: lines of {path} that no run wrote: {len(bad)}; they are kept in {aside.name}")
+    replace_file(path, b"".join(kept))
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Lines with their ends; what comes behind the last line break is half a line."""
+    *whole, _ = path.read_bytes().split(b"\n")
+    return (line + b"\n" for line in whole)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What a line tells of a step; None where it is none of a run's."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    own = isinstance(found, dict) and type(found.get("step")) is int
+    return found if own and all(map(_is_number, found.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+class _TensorBoard:
+    def __init__(self, writer: Any):
+        self._writer = writer
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, run: Any):
+        self._run = run
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        # W&B wants its own step to rise with every call; ours is a field like the others.
+        self._run.log({"step": step, **values})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def tensorboard_sink(folder: str | Path, *, start_step: int) -> Sink:
+    """TensorBoard event files in `folder`; events of `start_step` and later are hidden as redone.
+
+    Raises:
+      UserError: tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise _not_installed("logging.tensorboard", "tensorboardX") from error
+    return _TensorBoard(SummaryWriter(str(folder), purge_step=start_step))
+
+
+def wandb_sink(folder: str | Path, *, project: str, config: Mapping[str, Any]) -> Sink:
+    """A Weights & Biases run with the run's configuration; its files go below `folder`.
+
+    Raises:
+      UserError: wandb is not installed.
+    """
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise _not_installed("logging.wandb", "wandb") from error
+    return _WandB(wandb.init(project=project, dir=str(folder), config=dict(config)))
+
+
+def _not_installed(setting: str, package: str) -> UserError:
+    return UserError(
+        f"{setting}=true needs {package}, which is not installed; install the extra `logging` "
+        f"({INSTALL}) or set {setting}=false"
+    )
