@@ -19,11 +19,11 @@ from seq1f1b_jax.schedule import even_lengths, make_plan
 class Size:
     """One point of a benchmark: schedule, sequence and residual policy."""
 
-    num_stages: int
+    num_ranks: int
     num_microbatches: int
     num_chunks: int
     seq_len: int
-    residuals: str = "none"
+    recompute: str = "none"
     attention: str = "xla_blockwise"
     compute_dtype: Any = jnp.float32
     schedule: str = "seq1f1b"
@@ -34,16 +34,16 @@ def pipelined(
     stage: Stage, size: Size, *, mesh=None, lengths: Sequence[int] | None = None
 ) -> PipelineStep:
     """A step of even chunks on the first devices, or on `mesh`."""
-    mesh = make_mesh(size.num_stages) if mesh is None else mesh
+    mesh = make_mesh(size.num_ranks) if mesh is None else mesh
     plan = make_plan(
-        size.schedule, num_stages=size.num_stages, num_microbatches=size.num_microbatches,
+        size.schedule, num_ranks=size.num_ranks, num_microbatches=size.num_microbatches,
         num_chunks=size.num_chunks,
     )
     if lengths is None:
         lengths = even_lengths(size.seq_len, size.num_chunks, block=128)
     step = build_step(
         stage, plan, mesh, chunk_lengths=tuple(lengths), attention=size.attention,
-        residuals=size.residuals, compute_dtype=size.compute_dtype,
+        recompute=size.recompute, compute_dtype=size.compute_dtype,
         **({"sequence_parallel": True} if size.sequence_parallel else {}),
     )
     platform = mesh.devices.flat[0].platform

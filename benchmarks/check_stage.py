@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from models import PRESETS, build_stage, num_params
+from seq1f1b_jax.models import PRESETS, build_stage, num_params
 from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.pipeline.checks.check_stage import check_rules
 

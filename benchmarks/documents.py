@@ -82,7 +82,7 @@ def measure_attention(length: int, *, repeats: int) -> dict[str, float]:
 def compiled_bytes(documents: bool) -> int:
     """Temporaries and outputs per device of a step of P=2, M=4, C=4."""
     stage = make_stage(length=2048, width=128, num_layers=4)
-    plan = make_plan("seq1f1b", num_stages=2, num_microbatches=4, num_chunks=4)
+    plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=4, num_chunks=4)
     step = build_step(
         stage, plan, make_mesh(2), chunk_lengths=(512,) * 4, restart_positions=documents
     )

@@ -11,7 +11,7 @@ from benchmarks import cases, report
 from benchmarks.cases import Size
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_timing import time_calls
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import blockwise
 from seq1f1b_jax.pipeline import reference_loss
 from seq1f1b_jax.pipeline.executor.control import run_if
@@ -23,14 +23,14 @@ def exactness(run: Run) -> None:
     """float32, every gradient leaf against `jax.grad` with textbook attention; bf16 loss too."""
     lengths = run.sizes.exact_lengths
     rows: list[dict[str, Any]] = []
-    for family, num_chunks, residuals in EXACT:
+    for family, num_chunks, recompute in EXACT:
         stage = build_stage(
             family, num_layers=3, model_dim=64, num_heads=4,
             num_kv_heads=4 if family == "gpt" else 2, vocab_size=251, max_positions=sum(lengths),
         )
-        size = Size(1, 2, num_chunks, sum(lengths), residuals=residuals)
+        size = Size(1, 2, num_chunks, sum(lengths), recompute=recompute)
         rows.append(
-            {"family": family, "C": num_chunks, "residuals": residuals}
+            {"family": family, "C": num_chunks, "recompute": recompute}
             | _errors(stage, size, lengths if num_chunks == len(lengths) else (sum(lengths),))
         )
     run.values["exactness"] = rows

@@ -13,7 +13,7 @@ from benchmarks import cases, report
 from benchmarks.cases import Size
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_timing import time_calls
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.pipeline.memory import predict_memory
 from seq1f1b_jax.training.reports.flops import step_flops
@@ -129,11 +129,11 @@ def _compare(rows: list[dict[str, Any]]) -> None:
             row["loss_difference"] = abs(row["loss"] - twin["loss"]) / abs(twin["loss"])
 
 
-def _pipelined(stage: Stage, seq_len: int, num_chunks: int, residuals: str) -> Case:
-    size = Size(1, 1, num_chunks, seq_len, residuals=residuals, compute_dtype=jnp.bfloat16)
+def _pipelined(stage: Stage, seq_len: int, num_chunks: int, recompute: str) -> Case:
+    size = Size(1, 1, num_chunks, seq_len, recompute=recompute, compute_dtype=jnp.bfloat16)
     step = cases.pipelined(stage, size)
     return Case(
-        name=f"pipelined C={num_chunks} {residuals}", seq_len=seq_len, stage=stage,
+        name=f"pipelined C={num_chunks} {recompute}", seq_len=seq_len, stage=stage,
         lower=lambda: cases.lower_step(step), in_memory=step.from_canonical,
         predicted_bytes=predict_memory(step.program(1)).total, num_ticks=step.table.num_ticks,
     )

@@ -19,7 +19,7 @@ import jax
 from benchmarks import report
 from benchmarks.cases import Size, pipelined, random_batch
 from benchmarks.step import use_cpu_devices
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.executor.trace import LastActions
 
 MICROBATCHES, CHUNKS = 8, 4

@@ -1,7 +1,7 @@
 """Compiled bytes per device against the predicted sum, term by term.
 
     python -m benchmarks.memory             about 6 minutes on two cores (extra `aot` included)
-    python -m benchmarks.memory --no-extra  the gpt with residuals `none` only
+    python -m benchmarks.memory --no-extra  the gpt with recompute `none` only
 
 Programs are compiled for four virtual CPU devices, and for four H100s that are not there, and never
 run. Compiled bytes are `temp_size_in_bytes + output_size_in_bytes` of `compiled.memory_analysis()`:
@@ -19,7 +19,7 @@ from benchmarks import cases, report
 from benchmarks.aot import h100_mesh, has_aot
 from benchmarks.cases import Size
 from benchmarks.step import use_cpu_devices
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.memory import predict_memory
 
 STAGES, MICROBATCHES, LENGTH, WIDTH, LAYERS = 4, 8, 4096, 256, 8
@@ -58,7 +58,7 @@ def measure(*, length: int, width: int, extra) -> dict[str, Any]:
     over_m = [_row("gpt", Size(STAGES, m, 4, length), width) for m in (4, 16)]
     report.show("over M (MB per device)", over_m)
     others = [
-        _row(family, Size(STAGES, MICROBATCHES, c, length, residuals=policy), width)
+        _row(family, Size(STAGES, MICROBATCHES, c, length, recompute=policy), width)
         for family, policy, c in extra
     ]
     if others:
@@ -135,7 +135,7 @@ def _row(family: str, size: Size, width: int, *, mesh=None) -> dict[str, Any]:
     memory = cases.lower_step(step).compile().memory_analysis()
     temp, output = memory.temp_size_in_bytes, memory.output_size_in_bytes
     return {
-        "model": family, "schedule": size.schedule, "residuals": size.residuals,
+        "model": family, "schedule": size.schedule, "recompute": size.recompute,
         "C": size.num_chunks, "M": size.num_microbatches,
         **{name: value / 1e6 for name, value in predicted.terms().items()},
         "predicted": predicted.total / 1e6, "temp": temp / 1e6, "output": output / 1e6,

@@ -41,7 +41,7 @@ from jaxtyping import Int
 from benchmarks import cases, report
 from benchmarks.cases import Size
 from benchmarks.step import use_cpu_devices
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import OptimizerConfig
 from seq1f1b_jax.inference.forward import logits
 from seq1f1b_jax.ops.attention import AttentionBackend

@@ -6,7 +6,7 @@
     python -m benchmarks.published_sizes --only 2.7b_32768_seq1f1b --schedule seq-zb-h1
 
 Compiled, never run: the whole training step, update and all, as `train.py` compiles it (bfloat16,
-M=16, microbatches of one sequence, balanced chunks, residuals `none` unless the row says
+M=16, microbatches of one sequence, balanced chunks, recompute `none` unless the row says
 otherwise). `held` is what a device holds at once: arguments + temporaries + outputs - what outputs
 share with arguments. Needs the extra `aot`. There is no autotuning, so scratch of matmuls is not
 representative. With `--out` rows are added to those that the file has.
@@ -44,7 +44,7 @@ class Shape:
     tensor: int
     num_chunks: int
     family: str = "gpt"
-    residuals: str = "none"
+    recompute: str = "none"
     schedule: str = "seq1f1b"
 
     @property
@@ -69,7 +69,7 @@ SHAPES: dict[str, Shape] = {
     **_both("7b", 131072, 4, 8),
     **_both("13b", 32768, 4, 8),
     **_both("30b", 65536, 8, 8),
-    "7b_1048576_seq1f1b": Shape("7b", 1 << 20, 8, 8, 16, family="llama", residuals="full"),
+    "7b_1048576_seq1f1b": Shape("7b", 1 << 20, 8, 8, 16, family="llama", recompute="full"),
 }
 """The last one has rotary positions: a learned vector for each of a million would be 17 GB."""
 
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=list(SHAPES), metavar="ROW")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--schedule", help="another one that takes chunks")
-    parser.add_argument("--residuals", choices=["none", "selective", "full"])
+    parser.add_argument("--recompute", choices=["none", "selective", "full"])
     parser.add_argument("--chunks", type=int, help="chunks of a sequence")
     parser.add_argument("--cpu", action="store_true", help="compile for virtual CPU devices too")
     parser.add_argument("--out", help="JSON file, such as benchmarks/results/published_sizes.json")
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 def _chosen(options) -> dict[str, Shape]:
     """The rows asked for, under a name of their own where an option changes them."""
     wanted = {
-        "schedule": options.schedule, "residuals": options.residuals, "num_chunks": options.chunks,
+        "schedule": options.schedule, "recompute": options.recompute, "num_chunks": options.chunks,
     }
     changes = {name: value for name, value in wanted.items() if value is not None}
     suffix = "".join(f"_{value}" for value in changes.values())
@@ -133,7 +133,7 @@ def measure(shape: Shape, *, cpu: bool = False) -> dict[str, Any]:
     held, peak = held_bytes(compiled.memory_analysis())
     row = {
         "devices": math.prod(shape.axes.values()), **shape.axes, "C": shape.num_chunks,
-        "lengths": "+".join(map(str, step.table.chunk_lengths)), "residuals": shape.residuals,
+        "lengths": "+".join(map(str, step.table.chunk_lengths)), "recompute": shape.recompute,
         "held": _gb(held), "of 80 GB": round(held / GB / DEVICE_GB, 3),
         "peak": _gb(peak), **parts(step, state, compiled.memory_analysis()),
         "seconds": round(seconds, 1),
@@ -164,19 +164,19 @@ def build(shape: Shape, *, mesh=None):
     import jax.numpy as jnp
 
     from benchmarks.cases import Size, pipelined
-    from models import build_stage
+    from seq1f1b_jax.models import build_stage
     from seq1f1b_jax.schedule import StageCost, balanced_lengths
 
     stage = build_stage(shape.family, preset=shape.preset, max_positions=shape.seq_len)
     cost = StageCost(
         model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
         head_dim=stage.head_dim, mlp_dim=stage.mlp_dim, gated=stage.gated,
-        vocab_size=stage.vocab_size, residuals=shape.residuals,
+        vocab_size=stage.vocab_size, recompute=shape.recompute,
         layers_per_stage=(-(-stage.num_layers // shape.pipe),) * shape.pipe,
     )
     lengths = balanced_lengths(shape.seq_len, shape.num_chunks, cost, block=128)
     size = Size(
-        shape.pipe, MICROBATCHES, shape.num_chunks, shape.seq_len, residuals=shape.residuals,
+        shape.pipe, MICROBATCHES, shape.num_chunks, shape.seq_len, recompute=shape.recompute,
         compute_dtype=jnp.bfloat16, schedule=shape.schedule, sequence_parallel=shape.tensor > 1,
     )
     return pipelined(stage, size, mesh=mesh or _h100s(shape.axes), lengths=lengths)

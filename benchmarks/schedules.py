@@ -50,11 +50,11 @@ def measure(
     stages: Sequence[int], chunks: Sequence[int], ratios: Sequence[Fraction]
 ) -> Iterator[dict[str, Any]]:
     """One row per size, schedule and ratio of costs."""
-    for num_stages in stages:
+    for num_ranks in stages:
         for num_chunks in chunks:
             sizes = {
-                "num_stages": num_stages,
-                "num_microbatches": MICROBATCHES_PER_STAGE * num_stages,
+                "num_ranks": num_ranks,
+                "num_microbatches": MICROBATCHES_PER_STAGE * num_ranks,
                 "num_chunks": num_chunks,
             }
             for name in schedules(num_chunks):
@@ -73,17 +73,17 @@ def row(plan: Plan, ratio: Fraction) -> dict[str, Any]:
     costs = Costs(forward=ratio.denominator, backward=ratio.numerator)  # whole numbers: exact
     free = simulate(plan, costs)
     executor = simulate(plan, costs, machine="executor")
-    sizes = {name: getattr(plan, name) for name in ("num_stages", "num_microbatches", "num_chunks")}
-    form = closed_form(plan.name, costs, **sizes, num_virtual=plan.num_virtual)
+    sizes = {name: getattr(plan, name) for name in ("num_ranks", "num_microbatches", "num_chunks")}
+    form = closed_form(plan.name, costs, **sizes, stages_per_rank=plan.stages_per_rank)
     return {
-        "P": plan.num_stages,
+        "P": plan.num_ranks,
         "M": plan.num_microbatches,
         "C": plan.num_chunks,
         "B/F": float(ratio),
         "schedule": plan.name,
-        "V": plan.num_virtual,
+        "V": plan.stages_per_rank,
         "bubble": free.bubble_fraction,
-        "peak": max(peak_units(plan)) / (plan.num_virtual * plan.num_chunks),
+        "peak": max(peak_units(plan)) / (plan.stages_per_rank * plan.num_chunks),
         "executor/asynchronous": float(Fraction(executor.makespan, free.makespan)),
         "bubble/formula": float(Fraction(executor.bubble, form.bubble)) if form.bubble else None,
     }

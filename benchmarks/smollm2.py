@@ -22,8 +22,8 @@ import optax
 
 from benchmarks import report
 from benchmarks.step import use_cpu_devices
-from models import build_stage
-from models.hf import load_canonical, load_params, read_source
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import load_canonical, load_params, read_source
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.inference.forward import logits
 from seq1f1b_jax.inference.generate import stream
@@ -119,19 +119,19 @@ def unpipelined(source, stage, tokens: np.ndarray) -> float:
     return -float(chosen.mean())
 
 
-def make_pipeline(stage, num_stages: int, num_chunks: int, *, length: int) -> PipelineStep:
+def make_pipeline(stage, num_ranks: int, num_chunks: int, *, length: int) -> PipelineStep:
     """A pipeline of even chunks."""
     name = "1f1b" if num_chunks == 1 else "seq1f1b"
     plan = make_plan(
-        name, num_stages=num_stages, num_microbatches=MICROBATCHES, num_chunks=num_chunks
+        name, num_ranks=num_ranks, num_microbatches=MICROBATCHES, num_chunks=num_chunks
     )
     lengths = even_lengths(length, num_chunks, block=32)
-    return build_step(stage, plan, make_mesh(num_stages), chunk_lengths=lengths)
+    return build_step(stage, plan, make_mesh(num_ranks), chunk_lengths=lengths)
 
 
-def pipelined(source, stage, tokens: np.ndarray, num_stages: int, num_chunks: int) -> float:
+def pipelined(source, stage, tokens: np.ndarray, num_ranks: int, num_chunks: int) -> float:
     """Nats per token through a pipeline, read from the file onto its mesh."""
-    step = make_pipeline(stage, num_stages, num_chunks, length=tokens.size - 1)
+    step = make_pipeline(stage, num_ranks, num_chunks, length=tokens.size - 1)
     params = load_params(source, stage, step.layout, step.mesh)
     rows = jnp.asarray(tokens, jnp.int32)[None, None]
     return float(jax.jit(step.loss)(params, rows[..., :-1], rows[..., 1:]))

@@ -3,7 +3,7 @@
     python -m benchmarks.step           about 15 minutes on two cores
     python -m benchmarks.step --quick   the step only, attention `xla_blockwise` only
 
-Four virtual CPU devices (P=4, M=4, T=1024, d=256, 8 layers, residuals `none`, float32). Process CPU
+Four virtual CPU devices (P=4, M=4, T=1024, d=256, 8 layers, recompute `none`, float32). Process CPU
 seconds count the work of all devices and not the waiting, so a busy machine disturbs them less than
 wall time. The programs run in turn, so that a slow minute meets all of them.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from benchmarks import cases, report
 from benchmarks.cases import Size
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 
 STAGES, MICROBATCHES, LENGTH, LAYERS, WIDTH = 4, 4, 1024, 8, 256
 BACKENDS = {"xla_dense": "", "xla_blockwise": "_blockwise"}

@@ -102,7 +102,7 @@ def measure(names: list[str], *, rounds: int) -> dict[str, Any]:
 def sleeping_plan(name: str) -> Plan:
     """A named schedule at the sizes of this benchmark."""
     chunks = 1 if SCHEDULES[name].chunked_name else CHUNKS
-    return make_plan(name, num_stages=STAGES, num_microbatches=MICROBATCHES, num_chunks=chunks)
+    return make_plan(name, num_ranks=STAGES, num_microbatches=MICROBATCHES, num_chunks=chunks)
 
 
 def exchanges(plan: Plan) -> list[str]:
@@ -118,7 +118,7 @@ def row(name: str, exchange: str, seconds: list[float]) -> dict[str, Any]:
     return {
         "schedule": name,
         "C": plan.num_chunks,
-        "V": plan.num_virtual,
+        "V": plan.stages_per_rank,
         "pattern": str(plan.exchange),
         "exchange": exchange,
         "model": float(model),
@@ -150,7 +150,7 @@ def worker(names: list[str], rounds: int) -> dict[str, Any]:
         for name, plan in plans.items()
         for exchange in exchanges(plan)
     }
-    probe = make_plan("seq1f1b", num_stages=mesh.size, num_microbatches=32, num_chunks=CHUNKS)
+    probe = make_plan("seq1f1b", num_ranks=mesh.size, num_microbatches=32, num_chunks=CHUNKS)
     programs["idle"] = sleeping_step(probe, mesh, None)
     programs["callback"] = sleeping_step(probe, mesh, Costs(forward=0, backward=0))
     spans = {key: [] for key in programs}
@@ -222,8 +222,8 @@ def sleeping_action(op: Op, chunk: int, plan: Plan, costs: Costs | None) -> Call
     """An action of the executor that sleeps. What it returns depends on the end of its sleep."""
     if costs is None:
         return lambda unit, state, message: (state + message[0, 0], message + 1)
-    cost = costs.per_action(plan.num_virtual_stages, plan.num_chunks)
-    stages = range(plan.num_virtual_stages)
+    cost = costs.per_action(plan.num_stages, plan.num_chunks)
+    stages = range(plan.num_stages)
     seconds = np.array([cost(Action(op, stage, 0, chunk)) for stage in stages], np.float32)
 
     def sleep(unit, *values):

@@ -102,8 +102,8 @@ def ours(order: Order, plan: Plan) -> str:
     """Whether the schedule of the same name here has the same cells; empty where there is none."""
     if order.name not in OURS:
         return ""
-    options = {"num_virtual": order.V} if order.V > 1 else {}
-    sizes = {"num_stages": order.P, "num_microbatches": order.M, "num_chunks": 1}
+    options = {"stages_per_rank": order.V} if order.V > 1 else {}
+    sizes = {"num_ranks": order.P, "num_microbatches": order.M, "num_chunks": 1}
     same = make_plan(OURS[order.name], **sizes, **options).ranks == plan.ranks
     return "equal" if same else "differs"
 
@@ -116,16 +116,16 @@ def gradient_error(plan: Plan) -> float:
     import jax
     import numpy as np
 
-    from models import build_stage
+    from seq1f1b_jax.models import build_stage
     from seq1f1b_jax.inference.reference import reference_loss
     from seq1f1b_jax.pipeline import build_step, make_mesh
 
-    layers = plan.num_virtual_stages
+    layers = plan.num_stages
     stage = build_stage(
         "llama", num_layers=layers, model_dim=8, num_heads=2, mlp_dim=16, vocab_size=11
     )
     step = build_step(
-        stage, plan, make_mesh(plan.num_stages), chunk_lengths=(SEQ_LEN,), compute_dtype="float64",
+        stage, plan, make_mesh(plan.num_ranks), chunk_lengths=(SEQ_LEN,), compute_dtype="float64",
         fill=float("nan"),
     )  # fmt: skip
     params = jax.tree.map(lambda leaf: leaf.astype("float64"), stage.init(jax.random.key(0)))

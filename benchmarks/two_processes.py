@@ -30,7 +30,7 @@ from benchmarks import cases, report
 from benchmarks.alone import time_actions, time_attention
 from benchmarks.processes import run_processes
 from benchmarks.timeline import begin_together, step_seconds, timed
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.pipeline import Stage, build_step, make_mesh
 from seq1f1b_jax.schedule import Costs, Plan, make_plan, simulate
@@ -147,7 +147,7 @@ def calmer_half(cpu_seconds: Sequence[float]) -> list[int]:
 
 def plan_of(name: str, num_chunks: int) -> Plan:
     """A schedule at the sizes of this benchmark."""
-    return make_plan(name, num_stages=STAGES, num_microbatches=MICROBATCHES, num_chunks=num_chunks)
+    return make_plan(name, num_ranks=STAGES, num_microbatches=MICROBATCHES, num_chunks=num_chunks)
 
 
 def predict(name: str, actions: Sequence[Mapping[str, Sequence[float]]]) -> float:
@@ -202,7 +202,7 @@ def worker(sizes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
             plan_of(name, len(cut)),
             mesh,
             chunk_lengths=cut,
-            residuals="none",
+            recompute="none",
             attention=BACKEND,
         )
         for name, cut in sizes.cuts.items()

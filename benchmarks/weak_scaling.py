@@ -28,7 +28,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import report
 from benchmarks.step import use_cpu_devices
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import OptimizerConfig
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.schedule import even_lengths, make_plan
@@ -118,18 +118,18 @@ def make_run(
     mesh: tuple[int, int, int], work: Work, *, devices: Sequence[Any] | None = None
 ) -> Callable[[], Any]:
     """A function that runs one training step on a mesh (data, pipe, tensor); it has run once."""
-    num_data, num_stages, num_tensor = mesh
+    num_data, num_ranks, num_tensor = mesh
     stage = build_stage(
-        "llama", num_layers=work.num_layers * num_stages, model_dim=work.model_dim,
+        "llama", num_layers=work.num_layers * num_ranks, model_dim=work.model_dim,
         num_heads=work.num_heads * num_tensor, head_dim=64, mlp_dim=work.mlp_dim * num_tensor,
         vocab_size=work.vocab_size * num_tensor,
     )
     plan = make_plan(
-        "seq1f1b", num_stages=num_stages, num_microbatches=MICROBATCHES, num_chunks=CHUNKS
+        "seq1f1b", num_ranks=num_ranks, num_microbatches=MICROBATCHES, num_chunks=CHUNKS
     )
     pipeline = build_step(
-        stage, plan, make_mesh(num_stages, devices, num_data=num_data, num_tensor=num_tensor),
-        chunk_lengths=even_lengths(work.seq_len, CHUNKS, block=64), residuals="none",
+        stage, plan, make_mesh(num_ranks, devices, num_data=num_data, num_tensor=num_tensor),
+        chunk_lengths=even_lengths(work.seq_len, CHUNKS, block=64), recompute="none",
         sequence_parallel=num_tensor > 1,
     )
     optimizer = make_optimizer(OptimizerConfig(), 100)

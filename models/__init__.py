@@ -1,14 +1,14 @@
 """Decoder-only transformers for the pipeline: `gpt` and `llama`, defined in Flax NNX.
 
 Example:
-  >>> from models import build_stage
+  >>> from seq1f1b_jax.models import build_stage
   >>> build_stage("gpt", preset="125m").model_dim
   768
 """
 
-from models.decoder import Decoder, num_params
-from models.presets import PRESETS, preset_fields
-from models.registry import FAMILIES, build_stage
+from seq1f1b_jax.models.decoder import Decoder, num_params
+from seq1f1b_jax.models.presets import PRESETS, preset_fields
+from seq1f1b_jax.models.registry import FAMILIES, build_stage
 
 __seq1f1b__ = True
 """Tells this package from any other that is called `models`."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from models.blocks import INIT_STD
+from seq1f1b_jax.models.blocks import INIT_STD
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline.stage import Params, Tree
 
@@ -148,7 +148,7 @@ def num_params(stage) -> int:
     """How many numbers a stage's parameters hold; nothing is allocated.
 
     Example:
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> num_params(build_stage("llama", preset="7b"))
       6888361984
     """

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from models.blocks import INIT_STD, GeluMlp, Heads, output_std
-from models.decoder import Decoder
-from models.norm import LayerNorm
+from seq1f1b_jax.models.blocks import INIT_STD, GeluMlp, Heads, output_std
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.norm import LayerNorm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from models.decoder import Decoder
-from models.gpt import Gpt
-from models.llama import Llama
-from models.presets import nearest, preset_fields
-from models.rope import check_rope
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.gpt import Gpt
+from seq1f1b_jax.models.llama import Llama
+from seq1f1b_jax.models.presets import nearest, preset_fields
+from seq1f1b_jax.models.rope import check_rope
 from seq1f1b_jax.config import RopeConfig
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})

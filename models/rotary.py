@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from models.rope import UNSTRETCHED, inverse_frequencies
+from seq1f1b_jax.models.rope import UNSTRETCHED, inverse_frequencies
 from seq1f1b_jax.config import RopeConfig
 
 Tables = tuple[Float[Array, "*B T half"], Float[Array, "*B T half"]]

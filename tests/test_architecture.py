@@ -57,7 +57,7 @@ ARROWS = {
         "seq1f1b_jax.paths",
     ),
     "seq1f1b_jax.run": ("seq1f1b_jax", "models"),
-    "models.hf": (
+    "seq1f1b_jax.models.hf": (
         "models",
         "seq1f1b_jax.config",
         "seq1f1b_jax.formats",

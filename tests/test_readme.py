@@ -165,7 +165,7 @@ def test_the_table_over_chunks_follows_the_formulas(row, chunks):
     lines = [line for line in README.read_text("utf-8").splitlines() if line.startswith("  |")]
     table = [[cell.strip() for cell in line.split("|")[1:]] for line in lines]
     header, _, bubble, in_flight = table
-    sizes = {"num_stages": 8, "num_microbatches": 8, "num_chunks": chunks}
+    sizes = {"num_ranks": 8, "num_microbatches": 8, "num_chunks": chunks}
     form = closed_form("seq1f1b", Costs(forward=1, backward=2), **sizes)
     assert int(header[row]) == chunks
     assert bubble[row] == f"{100 * form.bubble_fraction:.1f} %"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from models.hf.rope import read_rope
-from models.hf.settings import Settings, short
+from seq1f1b_jax.models.hf.rope import read_rope
+from seq1f1b_jax.models.hf.settings import Settings, short
 from seq1f1b_jax.config import UserError
 
 

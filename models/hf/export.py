@@ -11,11 +11,11 @@ from types import MappingProxyType
 import jax
 import numpy as np
 
-from models.decoder import Decoder
-from models.hf.export_tokenizer import complete, files_beside, fitting_stage
-from models.hf.match import leaf_name, leaf_shapes, wanted
-from models.hf.origin import GENERATION, Origin, write_files
-from models.hf.write_config import export_table, hf_config
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.hf.export_tokenizer import complete, files_beside, fitting_stage
+from seq1f1b_jax.models.hf.match import leaf_name, leaf_shapes, wanted
+from seq1f1b_jax.models.hf.origin import GENERATION, Origin, write_files
+from seq1f1b_jax.models.hf.write_config import export_table, hf_config
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.pipeline.params.rows import opened
@@ -75,8 +75,8 @@ def export(
     Example:
       >>> import pathlib, tempfile
       >>> import jax
-      >>> from models import build_stage
-      >>> from models.hf import export
+      >>> from seq1f1b_jax.models import build_stage
+      >>> from seq1f1b_jax.models.hf import export
       >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
       >>> folder = pathlib.Path(tempfile.mkdtemp(), "model")
       >>> _ = export(stage.init(jax.random.key(0)), stage, folder, dtype="bfloat16")

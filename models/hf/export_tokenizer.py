@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.decoder import Decoder
-from models.hf.origin import Origin, find_files
-from models.hf.qwen2_tokenizer import is_rebuilt_alike
-from models.llama import Llama
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.hf.origin import Origin, find_files
+from seq1f1b_jax.models.hf.qwen2_tokenizer import is_rebuilt_alike
+from seq1f1b_jax.models.llama import Llama
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.safetensors import parse_json
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from models.hf.config import Description
-from models.hf.settings import Settings
+from seq1f1b_jax.models.hf.config import Description
+from seq1f1b_jax.models.hf.settings import Settings
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats.gguf import GgufFile
 

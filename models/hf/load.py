@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from models.decoder import Decoder
-from models.hf.match import leaf_name, leaf_shapes, match
-from models.hf.source import Source
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.hf.match import leaf_name, leaf_shapes, match
+from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.pipeline.params.layout import Layout, is_layer_path, staged_shapes
 from seq1f1b_jax.pipeline.params.rows import Rows, put_tree, slices
 from seq1f1b_jax.pipeline.params.sharding import shardings
@@ -76,8 +76,8 @@ def load_canonical(source: Source, stage: Decoder) -> Params:
     Example:
       >>> import pathlib, tempfile
       >>> import jax
-      >>> from models import build_stage
-      >>> from models.hf import export, load_canonical, read_source
+      >>> from seq1f1b_jax.models import build_stage
+      >>> from seq1f1b_jax.models.hf import export, load_canonical, read_source
       >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
       >>> folder = pathlib.Path(tempfile.mkdtemp(), "model")
       >>> source = read_source(export(stage.init(jax.random.key(0)), stage, folder))

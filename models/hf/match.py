@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from models.decoder import Decoder
-from models.hf.source import Source
-from models.hf.tables import TABLES, Rule
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.hf.source import Source
+from seq1f1b_jax.models.hf.tables import TABLES, Rule
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.pipeline.stage import Params
 

@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from models.hf.source import Source
+from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.formats.gguf import GgufFile
 from seq1f1b_jax.formats.safetensors import parse_json
 
@@ -64,8 +64,8 @@ def origin_of(source: Source) -> Origin:
 
     Example:
       >>> import json, pathlib, tempfile
-      >>> from models import build_stage
-      >>> from models.hf import export, origin_of, read_source
+      >>> from seq1f1b_jax.models import build_stage
+      >>> from seq1f1b_jax.models.hf import export, origin_of, read_source
       >>> import jax
       >>> stage = build_stage("llama", preset="tiny", vocab_size=8)
       >>> folder = pathlib.Path(tempfile.mkdtemp(), "model")

@@ -28,7 +28,7 @@ def is_rebuilt_alike(tokenizer: Mapping[str, Any]) -> bool:
       tokenizer: the content of tokenizer.json.
 
     Example:
-      >>> from models.hf.qwen2_tokenizer import is_rebuilt_alike
+      >>> from seq1f1b_jax.models.hf.qwen2_tokenizer import is_rebuilt_alike
       >>> is_rebuilt_alike({"model": {"type": "BPE"}, "normalizer": None})
       False
     """

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.hf.settings import Settings, short
+from seq1f1b_jax.models.hf.settings import Settings, short
 from seq1f1b_jax.config import RopeConfig, UserError
 
 CURES = {

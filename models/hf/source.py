@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from models.hf.config import Description, read_config, read_special_tokens
-from models.hf.gguf import read_metadata
-from models.hf.settings import Settings
+from seq1f1b_jax.models.hf.config import Description, read_config, read_special_tokens
+from seq1f1b_jax.models.hf.gguf import read_metadata
+from seq1f1b_jax.models.hf.settings import Settings
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.files import TensorInfo
 from seq1f1b_jax.formats.gguf import open_gguf

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from einops import rearrange
 
-from models.decoder import Decoder
+from seq1f1b_jax.models.decoder import Decoder
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.decoder import Decoder
-from models.gpt import Gpt
-from models.hf.rope import write_rope
-from models.llama import Llama
+from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.gpt import Gpt
+from seq1f1b_jax.models.hf.rope import write_rope
+from seq1f1b_jax.models.llama import Llama
 from seq1f1b_jax.config import UserError
 
 _TYPES = {

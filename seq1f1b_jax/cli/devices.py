@@ -129,7 +129,7 @@ def devices_of_process(mesh: MeshConfig, num_processes: int) -> int:
     return count // num_processes
 
 
-def count_stages(mesh: MeshConfig, present: int, *, platform: str) -> int:
+def count_ranks(mesh: MeshConfig, present: int, *, platform: str) -> int:
     """Pipeline stages: as the settings say, or as many as there are devices for.
 
     Args:

@@ -76,7 +76,7 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
 
     Example:
       >>> from pathlib import Path
-      >>> import mesh_configs
+      >>> from seq1f1b_jax import mesh_configs
       >>> recipes = Path(mesh_configs.__file__).parent
       >>> parse(["--model.num_layers", "12"], recipes=recipes).config.model.num_layers
       12

@@ -13,7 +13,7 @@ POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
     "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.tensor", "mesh.virtual_devices",
-    "schedule.num_microbatches", "schedule.num_chunks", "schedule.num_virtual", "schedule.block",
+    "schedule.num_microbatches", "schedule.num_chunks", "schedule.stages_per_rank", "schedule.block",
     "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
     "optimizer.decay_steps", "optimizer.eps", "optimizer.clip_norm", "train.num_steps",
     "train.eval_sequences",
@@ -150,11 +150,11 @@ def _mesh(config: Config) -> Iterator[str]:
             "pipelines"
         )
     yield from _tensor(config)
-    num_virtual = 1 if config.schedule.plan else config.schedule.num_virtual or 1
-    stages = mesh.pipe and mesh.pipe * num_virtual
-    held = f" with schedule.num_virtual={num_virtual} each" * (num_virtual > 1)
+    stages_per_rank = 1 if config.schedule.plan else config.schedule.stages_per_rank or 1
+    stages = mesh.pipe and mesh.pipe * stages_per_rank
+    held = f" with schedule.stages_per_rank={stages_per_rank} each" * (stages_per_rank > 1)
     if layers and stages and layers < stages:
-        cure = f"--mesh.pipe {layers} or " * (num_virtual == 1)
+        cure = f"--mesh.pipe {layers} or " * (stages_per_rank == 1)
         yield (
             f"model.num_layers={layers} is fewer than mesh.pipe={mesh.pipe} stages{held}, each of "
             f"which needs a layer; use {cure}--model.num_layers {stages}"
@@ -164,12 +164,12 @@ def _mesh(config: Config) -> Iterator[str]:
         return
     if not per_stage or min(per_stage) < 1:
         yield f"mesh.layers_per_stage={list(per_stage)}: every stage needs a layer; use 1 or more"
-    if stages and len(per_stage) != stages and config.schedule.num_virtual:
+    if stages and len(per_stage) != stages and config.schedule.stages_per_rank:
         yield (
             f"mesh.layers_per_stage={list(per_stage)} names {len(per_stage)} stages, mesh.pipe="
             f"{mesh.pipe}{held} makes {stages}; give {stages} numbers"
         )
-    elif stages and num_virtual == 1 and len(per_stage) % stages:
+    elif stages and stages_per_rank == 1 and len(per_stage) % stages:
         yield (
             f"mesh.layers_per_stage={list(per_stage)} names {len(per_stage)} stages, the mesh has "
             f"{mesh.pipe}; give {mesh.pipe} numbers or use --mesh.pipe {len(per_stage)}"
@@ -229,7 +229,7 @@ def _schedule(config: Config) -> Iterator[str]:
             f"{schedule.num_chunks} chunks are {units} units of work per step, of at most "
             f"{MAX_UNITS}; use fewer, or a larger data.microbatch_size"
         )
-    options = ("num_virtual", "extra_warmup", "short_warmup")
+    options = ("stages_per_rank", "extra_warmup", "short_warmup")
     if schedule.plan and (given := [name for name in options if getattr(schedule, name)]):
         yield (
             f"schedule.{given[0]}={getattr(schedule, given[0])} shapes a named schedule, and "

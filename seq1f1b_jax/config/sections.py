@@ -79,7 +79,7 @@ class ScheduleConfig:
       documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
         the corpus; `batch`, each step's own, at a compilation for every new cut; `ignore`, none.
       block: lengths are multiples of this many tokens where the sequence allows.
-      num_virtual: virtual stages per rank, for interleaved schedules; None: 2 there, else 1.
+      stages_per_rank: virtual stages per rank, for interleaved schedules; None: 2 there, else 1.
       extra_warmup: more forwards on every rank before its first backward; each takes the memory of
         a unit, and helps little (see docs/design/schedules.md).
       short_warmup: for interleaved schedules: fewer units in flight, and more waiting.
@@ -93,7 +93,7 @@ class ScheduleConfig:
     chunk_lengths: tuple[int, ...] | None = None
     documents: Literal["ignore", "corpus", "batch"] = "corpus"
     block: int = 128
-    num_virtual: int | None = None
+    stages_per_rank: int | None = None
     extra_warmup: int = 0
     short_warmup: bool = False
 
@@ -104,14 +104,14 @@ class ExecutorConfig:
 
     Attributes:
       attention: registry key of the attention backend: `xla_blockwise` or `xla_dense`.
-      residuals: what forward keeps for backward: `none` stores all, `selective` recomputes
+      recompute: what forward keeps for backward: `none` stores all, `selective` recomputes
         elementwise operations, `full` stores layer inputs only.
       loss_block: tokens whose logits exist at one time in the loss.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
     """
 
     attention: str = "xla_blockwise"
-    residuals: Literal["none", "selective", "full"] = "selective"
+    recompute: Literal["none", "selective", "full"] = "selective"
     loss_block: int = 1024
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 

@@ -58,7 +58,7 @@ def logits(
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> stage = build_stage("gpt", preset="tiny")
       >>> params = jax.jit(stage.init)(jax.random.key(0))
       >>> jax.jit(logits, static_argnums=0)(stage, params, jnp.zeros((1, 5), jnp.int32)).shape

@@ -38,7 +38,7 @@ def generate(
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> stage = build_stage("llama", preset="tiny")
       >>> params = jax.jit(stage.init)(jax.random.key(0))
       >>> prompt, key = jnp.ones((2, 5), jnp.int32), jax.random.key(1)

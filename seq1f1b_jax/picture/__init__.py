@@ -39,7 +39,7 @@ def write(timelines: Sequence[Timeline], path: str | Path) -> None:
       >>> from tempfile import TemporaryDirectory
       >>> from seq1f1b_jax.picture import timeline_of, write
       >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
-      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
       >>> timeline = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name)
       >>> with TemporaryDirectory() as folder:
       ...     write([timeline], Path(folder, "plan.html"))

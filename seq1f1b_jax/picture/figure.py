@@ -55,7 +55,7 @@ def draw_figure(timelines: Sequence[Timeline], path: str | Path) -> None:
       >>> from tempfile import TemporaryDirectory
       >>> from seq1f1b_jax.picture import draw_figure, timeline_of
       >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
-      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
       >>> timeline = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name)
       >>> with TemporaryDirectory() as folder:
       ...     draw_figure([timeline], Path(folder, "plan.svg"))

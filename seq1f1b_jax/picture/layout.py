@@ -56,7 +56,7 @@ class Panel:
     @property
     def box(self) -> float:
         """Height of a box: all of the row, less a step where a rank has several layer groups."""
-        return self.row * (1 - _STEP) if self.timeline.num_virtual > 1 else self.row
+        return self.row * (1 - _STEP) if self.timeline.stages_per_rank > 1 else self.row
 
     def row_top(self, rank: int) -> float:
         """Upper edge of a rank's row, counted from `rows_top`."""
@@ -65,7 +65,7 @@ class Panel:
     def box_top(self, span: Span) -> float:
         """Upper edge of a box: the later the layers, the lower it lies in its row."""
         group = self.timeline.layer_groups[span.rank, span.action.stage]
-        depth = group / max(self.timeline.num_virtual - 1, 1)
+        depth = group / max(self.timeline.stages_per_rank - 1, 1)
         return self.row_top(span.rank) + depth * (self.row - self.box)
 
 

@@ -53,7 +53,7 @@ def legend_entries(timelines: Sequence[Timeline]) -> Iterator[Entry]:
     for unit in dict.fromkeys(t.memory_unit for t in timelines if t.memory):
         steps = Patch(0, 0.6, 0.5, 0.4, MEMORY), Patch(0.5, 0.1, 0.5, 0.9, MEMORY)
         yield Entry("memory" if unit == "GB" else f"{unit} in flight", steps)
-    if any(timeline.num_virtual > 1 for timeline in timelines):
+    if any(timeline.stages_per_rank > 1 for timeline in timelines):
         row = Patch(0, 0, 1, 1, IDLE)
         high, low = Patch(0, 0, 0.5, 0.7, _colour(Op.F)), Patch(0.5, 0.3, 0.5, 0.7, _colour(Op.F))
         yield Entry("high and low: first and last layers of a rank", (row, high, low))

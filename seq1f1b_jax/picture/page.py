@@ -37,7 +37,7 @@ def write_page(timelines: Sequence[Timeline], path: str | Path) -> None:
       >>> from tempfile import TemporaryDirectory
       >>> from seq1f1b_jax.picture import timeline_of, write_page
       >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
-      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
       >>> timeline = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name)
       >>> with TemporaryDirectory() as folder:
       ...     write_page([timeline], Path(folder, "plan.html"))
@@ -91,7 +91,7 @@ def _timeline(timeline: Timeline, axis: MemoryAxis) -> dict[str, Any]:
         "title": timeline.title,
         "notes": timeline.notes,
         "end": timeline.end,
-        "numVirtual": timeline.num_virtual,
+        "numVirtual": timeline.stages_per_rank,
         "colours": [_colours(op, timeline.num_chunks) for op in _OPS],
         "rows": [_row(timeline, row) for row in timeline.rows],
         "memory": [

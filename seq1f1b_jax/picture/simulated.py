@@ -29,7 +29,7 @@ def timeline_of(
       title: of the timeline.
       unit: of the simulation's times, `""` for units of cost or `"ms"`.
       unit_bytes: bytes that one unit keeps, an array that broadcasts to
-        `[num_virtual_stages, num_chunks]`. Needed for `memory_unit="GB"`.
+        `[num_stages, num_chunks]`. Needed for `memory_unit="GB"`.
       memory_unit: `"units"` counts units; `"microbatches"` counts each as its share of the rank's
         layers and of the sequence, `1/(V*C)`, so that plans of different C compare; `"GB"` adds up
         `unit_bytes`. None: GB where bytes are given, else units.
@@ -44,7 +44,7 @@ def timeline_of(
     Example:
       >>> from seq1f1b_jax.picture import timeline_of
       >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
-      >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=4, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=4, num_microbatches=4, num_chunks=2)
       >>> timeline_of(simulate(plan, Costs(forward=1, backward=2)), title=plan.name).peaks
       (5.0, 4.0, 3.0, 2.0)
     """
@@ -57,13 +57,13 @@ def timeline_of(
             " neither"
         )
     spans = tuple(
-        Span(action.stage % simulation.num_stages, action, float(start), float(end))
+        Span(action.stage % simulation.num_ranks, action, float(start), float(end))
         for action, start in simulation.starts.items()
         for end in (simulation.ends[action],)
     )
     return Timeline(
         title,
-        simulation.num_stages,
+        simulation.num_ranks,
         spans,
         unit,
         _memory(simulation, unit_bytes, memory_unit),
@@ -90,11 +90,11 @@ def _memory(
 ) -> tuple[Curve, ...]:
     if all(action.op is Op.F for action in simulation.starts):
         return ()
-    num_virtual_stages = 1 + max(action.stage for action in simulation.starts)
-    shape = num_virtual_stages, simulation.num_chunks
+    num_stages = 1 + max(action.stage for action in simulation.starts)
+    shape = num_stages, simulation.num_chunks
     sizes = np.ones(shape, np.int64) if unit_bytes is None else _whole_bytes(unit_bytes, shape)
-    num_virtual = num_virtual_stages // simulation.num_stages
-    per_value = {"microbatches": num_virtual * simulation.num_chunks, "GB": 10**9}
+    stages_per_rank = num_stages // simulation.num_ranks
+    per_value = {"microbatches": stages_per_rank * simulation.num_chunks, "GB": 10**9}
     return tuple(
         _curve(changes, per_value.get(memory_unit, 1)) for changes in _changes(simulation, sizes)
     )
@@ -106,17 +106,17 @@ def _whole_bytes(unit_bytes: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     except ValueError as error:
         raise ValueError(
             f"unit_bytes of shape {np.asarray(unit_bytes).shape} does not fit"
-            f" num_virtual_stages={shape[0]} and num_chunks={shape[1]}; give an array of these two"
+            f" num_stages={shape[0]} and num_chunks={shape[1]}; give an array of these two"
             " sizes"
         ) from error
 
 
 def _changes(simulation: Simulation, sizes: np.ndarray) -> list[dict]:
     """Per rank what each moment adds, as time -> size; whole numbers, so nothing is rounded."""
-    changes: list[dict] = [defaultdict(int) for _ in range(simulation.num_stages)]
+    changes: list[dict] = [defaultdict(int) for _ in range(simulation.num_ranks)]
     for action, start in simulation.starts.items():
         size = int(sizes[action.stage, action.chunk])
-        rank = action.stage % simulation.num_stages
+        rank = action.stage % simulation.num_ranks
         if action.op is Op.F:
             changes[rank][float(start)] += size
         elif _releases(action):

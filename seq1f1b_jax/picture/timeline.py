@@ -103,7 +103,7 @@ class Timeline:
         return groups
 
     @property
-    def num_virtual(self) -> int:
+    def stages_per_rank(self) -> int:
         """Virtual stages of the rank that has most."""
         return 1 + max(self.layer_groups.values())
 

@@ -26,7 +26,7 @@ def build_step(
     *,
     chunk_lengths: Sequence[int],
     attention: str = "xla_blockwise",
-    residuals: str = "selective",
+    recompute: str = "selective",
     compute_dtype: DTypeLike = jnp.float32,
     loss_block: int = 1024,
     layers_per_stage: Sequence[int] | None = None,
@@ -44,7 +44,7 @@ def build_step(
         that share every layer (`make_mesh`).
       chunk_lengths: tokens per chunk, one per chunk of the plan (`schedule.balanced_lengths`).
       attention: backend name, see `ops.attention`.
-      residuals: what the backward keeps, `none`, `selective` or `full`.
+      recompute: what the backward keeps, `none`, `selective` or `full`.
       compute_dtype: of weights' compute copy and activations; sums are kept in at least float32.
       loss_block: tokens whose logits exist at one time.
       layers_per_stage: layers of every (virtual) stage along the model; default as even as
@@ -61,10 +61,10 @@ def build_step(
 
     Example:
       >>> import jax
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.pipeline import make_mesh
       >>> from seq1f1b_jax.schedule import make_plan
-      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=4, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=4, num_chunks=2)
       >>> step = build_step(
       ...     build_stage("gpt", preset="tiny"), plan, make_mesh(2), chunk_lengths=(16, 16)
       ... )
@@ -80,19 +80,19 @@ def build_step(
     check_stage(stage, compute_dtype=compute_dtype)
     validate(plan)
     num_devices = dict(mesh.shape).get(AXIS)
-    if num_devices != plan.num_stages:
+    if num_devices != plan.num_ranks:
         raise ValueError(
-            f"the plan has {plan.num_stages} stages and the mesh has axes {dict(mesh.shape)}; "
-            f"the mesh needs an axis {AXIS!r} of size {plan.num_stages} (pipeline.make_mesh)"
+            f"the plan has {plan.num_ranks} stages and the mesh has axes {dict(mesh.shape)}; "
+            f"the mesh needs an axis {AXIS!r} of size {plan.num_ranks} (pipeline.make_mesh)"
         )
     tensor = TensorAxis(tensor_size(mesh), sequence_parallel)
     check_tokens(tensor, chunk_lengths)
     layout = layouts.make_layout(
         stage.num_layers,
-        plan.num_stages,
+        plan.num_ranks,
         vocab_size=stage.vocab_size,
         tied=stage.tied,
-        num_virtual=plan.num_virtual,
+        stages_per_rank=plan.stages_per_rank,
         layers_per_stage=layers_per_stage,
         num_tensor=tensor.size,
         tensor_dims=tensor_dims(stage, shard_stage(stage, tensor)),
@@ -106,7 +106,7 @@ def build_step(
         attention=get_backend(
             attention, platform=mesh.devices.flat[0].platform, window=window_of(stage)
         ),
-        residuals=check_policy(residuals),
+        recompute=check_policy(recompute),
         compute_dtype=compute_dtype,
         loss_block=loss_block,
         tensor=tensor,

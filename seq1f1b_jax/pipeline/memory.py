@@ -67,10 +67,10 @@ def predict_memory(program: Program) -> MemoryPrediction:
       program: static facts of the step (`PipelineStep.program`).
 
     Example:
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.pipeline import build_step, make_mesh
       >>> from seq1f1b_jax.schedule import make_plan
-      >>> plan = make_plan("seq1f1b", num_stages=2, num_microbatches=4, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=4, num_chunks=2)
       >>> step = build_step(
       ...     build_stage("gpt", preset="tiny"), plan, make_mesh(2), chunk_lengths=(16, 16)
       ... )
@@ -94,7 +94,7 @@ def predict_memory(program: Program) -> MemoryPrediction:
 def _weight_copies(program: Program) -> int:
     """Copies made once per step: casts (float32 needs none) and gathered tables."""
     cast = jnp.dtype(program.compute_dtype) != jnp.float32
-    gathered = program.layout.num_stages > 1 or cast
+    gathered = program.layout.num_ranks > 1 or cast
     weights = nbytes(program.weight_shapes) if cast else 0
     return weights + (nbytes(program.table_shapes) if gathered else 0)
 

@@ -18,19 +18,19 @@ DATA = "data"
 
 
 def make_mesh(
-    num_stages: int | None = None,
+    num_ranks: int | None = None,
     devices: Sequence[Any] | None = None,
     *,
     num_data: int = 1,
     num_tensor: int = 1,
 ) -> Mesh:
-    """A mesh of `num_data` pipelines of `num_stages` stages of `num_tensor` devices each.
+    """A mesh of `num_data` pipelines of `num_ranks` stages of `num_tensor` devices each.
 
     Neighbouring stages stand on neighbouring devices, and the devices of a stage side by side. The
     axes `data` and `tensor` are there only where they are larger than one.
 
     Args:
-      num_stages: stages of a pipeline; default: as many as the devices give.
+      num_ranks: stages of a pipeline; default: as many as the devices give.
       devices: what to take them from, in order; default: all.
       num_data: pipelines, each of which works on its part of every microbatch.
       num_tensor: devices that share every layer.
@@ -40,13 +40,13 @@ def make_mesh(
         without a device.
     """
     devices = jax.devices() if devices is None else list(devices)
-    if num_stages is None:
-        num_stages = max(1, len(devices) // (num_data * num_tensor))
-    wanted = num_stages * num_data * num_tensor
+    if num_ranks is None:
+        num_ranks = max(1, len(devices) // (num_data * num_tensor))
+    wanted = num_ranks * num_data * num_tensor
     if not 1 <= wanted <= len(devices):
         shared = f" of {num_tensor} devices" * (num_tensor > 1)
         raise ValueError(
-            f"{num_stages} pipeline stages{shared}{f' in {num_data} pipelines' * (num_data > 1)} "
+            f"{num_ranks} pipeline stages{shared}{f' in {num_data} pipelines' * (num_data > 1)} "
             f"need as many devices, and {len(devices)} are present; use 1 to "
             f"{len(devices) // (num_data * num_tensor)} stages, or on CPU ask for more virtual "
             "devices"
@@ -59,7 +59,7 @@ def make_mesh(
         )
     devices = devices[:wanted]
     _check_hosts(devices, num_tensor)
-    axes = {DATA: num_data, AXIS: num_stages, TENSOR: num_tensor}
+    axes = {DATA: num_data, AXIS: num_ranks, TENSOR: num_tensor}
     axes = {name: size for name, size in axes.items() if size > 1 or name == AXIS}
     return jax.make_mesh(
         tuple(axes.values()),

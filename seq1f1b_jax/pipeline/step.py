@@ -46,7 +46,7 @@ class PipelineStep:
     mesh: Mesh
     layout: Layout
     attention: AttentionBackend
-    residuals: str
+    recompute: str
     compute_dtype: DTypeLike
     loss_block: int
     tensor: TensorAxis = ONE_DEVICE
@@ -170,10 +170,10 @@ class PipelineStep:
         """
         self._check(tokens, targets, starts)
         plan = forward_plan(
-            num_stages=self.plan.num_stages,
+            num_ranks=self.plan.num_ranks,
             num_microbatches=tokens.shape[0],
             num_chunks=self.plan.num_chunks,
-            num_virtual=self.plan.num_virtual,
+            stages_per_rank=self.plan.stages_per_rank,
         )
         table = lower(plan, self.table.chunk_lengths)
         program = self.program(tokens.shape[1] // self.num_data, has_starts=starts is not None)
@@ -208,7 +208,7 @@ class PipelineStep:
             layout=self.layout,
             table=self.table,
             attention=self.attention,
-            policy=self.residuals,
+            policy=self.recompute,
             num_sequences=num_sequences,
             compute_dtype=self.compute_dtype,
             loss_block=self.loss_block,

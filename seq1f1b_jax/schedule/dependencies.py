@@ -36,7 +36,7 @@ def local_dependencies(action: Action, *, num_chunks: int) -> dict[Action, str]:
     return needs
 
 
-def message_source(action: Action, *, num_virtual_stages: int) -> Action | None:
+def message_source(action: Action, *, num_stages: int) -> Action | None:
     """Return the event of another stage whose message this action consumes.
 
     None at the ends of the model, and for a `W`.
@@ -44,20 +44,20 @@ def message_source(action: Action, *, num_virtual_stages: int) -> Action | None:
     Example:
       >>> from seq1f1b_jax.schedule import Action, Op
       >>> from seq1f1b_jax.schedule.dependencies import message_source
-      >>> message_source(Action(Op.B, 0, 2, 1), num_virtual_stages=4).stage
+      >>> message_source(Action(Op.B, 0, 2, 1), num_stages=4).stage
       1
     """
     if action.op is Op.W:
         return None
     stage = action.stage - 1 if action.op is Op.F else action.stage + 1
-    if not 0 <= stage < num_virtual_stages:
+    if not 0 <= stage < num_stages:
         return None
     return Action(action.event.op, stage, action.microbatch, action.chunk)
 
 
 def dependencies(action: Action, plan: Plan) -> tuple[Action, ...]:
     """List every event that must be over before this action starts."""
-    source = message_source(action, num_virtual_stages=plan.num_virtual_stages)
+    source = message_source(action, num_stages=plan.num_stages)
     local = local_dependencies(action, num_chunks=plan.num_chunks)
     return (*local, source) if source is not None else tuple(local)
 
@@ -69,7 +69,7 @@ def execution_order(plan: Plan) -> Iterator[Action]:
     of a valid plan, earlier where the plan deadlocks.
     """
     done: set[Action] = set()
-    position = [0] * plan.num_stages
+    position = [0] * plan.num_ranks
     progress = True
     while progress:
         progress = False

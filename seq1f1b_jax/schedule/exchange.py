@@ -41,7 +41,7 @@ class Exchange(StrEnum):
         return cls(name)
 
     @classmethod
-    def of_line_or_ring(cls, num_virtual: int) -> "Exchange":
+    def of_line_or_ring(cls, stages_per_rank: int) -> "Exchange":
         """The pattern where nobody says which: ranks that hold several stages make a ring.
 
         Example:
@@ -49,7 +49,7 @@ class Exchange(StrEnum):
           >>> Exchange.of_line_or_ring(2)
           <Exchange.LOCKSTEP: 'lockstep'>
         """
-        return cls.PARITY if num_virtual == 1 else cls.LOCKSTEP
+        return cls.PARITY if stages_per_rank == 1 else cls.LOCKSTEP
 
     def tick_class(self, op: Op, rank: int) -> int:
         """Ticks modulo `PERIOD` in which a rank may run an operation that sends a message.
@@ -61,12 +61,12 @@ class Exchange(StrEnum):
         backward = int(op is not Op.F)
         return (rank + backward) % 2 if self is Exchange.PARITY else backward
 
-    def pairs(self, tick: int, *, num_stages: int, ring: bool) -> Pairs:
+    def pairs(self, tick: int, *, num_ranks: int, ring: bool) -> Pairs:
         """Pairs of a tick.
 
         Args:
           tick: only its remainder modulo `PERIOD` counts.
-          num_stages: ranks P.
+          num_ranks: ranks P.
           ring: whether the last rank sends down to the first, as virtual stages need.
 
         Returns:
@@ -77,16 +77,16 @@ class Exchange(StrEnum):
 
         Example:
           >>> from seq1f1b_jax.schedule import Exchange
-          >>> Exchange.PARITY.pairs(0, num_stages=5, ring=False)
+          >>> Exchange.PARITY.pairs(0, num_ranks=5, ring=False)
           ((0, 1), (2, 3), (1, 0), (3, 2))
         """
-        down = [(a, (a + 1) % num_stages) for a in range(num_stages if ring else num_stages - 1)]
+        down = [(a, (a + 1) % num_ranks) for a in range(num_ranks if ring else num_ranks - 1)]
         up = [(b, a) for a, b in down]
         if self is Exchange.LOCKSTEP:
             return tuple(down if tick % 2 == 0 else up)
-        if ring and num_stages % 2:
+        if ring and num_ranks % 2:
             raise ValueError(
-                f"exchange 'parity' on a ring of num_stages={num_stages} would have a rank meet two"
+                f"exchange 'parity' on a ring of num_ranks={num_ranks} would have a rank meet two"
                 " neighbours in one tick; use an even number of ranks, or 'lockstep'"
             )
         return (*down[tick % 2 :: 2], *up[tick % 2 :: 2])

@@ -94,7 +94,7 @@ def draw_plan(plan: Plan, *, max_width: int | None = None) -> str:
 
     Example:
       >>> from seq1f1b_jax.schedule import draw_plan, make_plan
-      >>> print(draw_plan(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)))
+      >>> print(draw_plan(make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1)))
       rank 0  F0.0 F1.0 B0.0 B1.0
       rank 1  F0.0 B0.0 F1.0 B1.0
     """
@@ -167,13 +167,13 @@ def plan_of_actions(ranks: Sequence[Sequence[Action]], *, name: str) -> Plan:
     actions = [action for row in ranks for action in row]
     if not actions:
         raise ValueError("the grid holds no action; write rows like 'rank 0  F0.0 F0.1 B0.1 B0.0'")
-    num_virtual = 1 + max(action.stage for action in actions) // len(ranks)
+    stages_per_rank = 1 + max(action.stage for action in actions) // len(ranks)
     return Plan(
         name,
         len(ranks),
         num_microbatches=1 + max(action.microbatch for action in actions),
         num_chunks=1 + max(action.chunk for action in actions),
         ranks=tuple(map(tuple, ranks)),
-        num_virtual=num_virtual,
-        exchange=Exchange.of_line_or_ring(num_virtual),
+        stages_per_rank=stages_per_rank,
+        exchange=Exchange.of_line_or_ring(stages_per_rank),
     )

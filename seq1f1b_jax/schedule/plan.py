@@ -38,11 +38,11 @@ class Plan:
 
     Attributes:
       name: of the generator, without spaces.
-      num_stages: ranks of the pipeline P.
+      num_ranks: ranks of the pipeline P.
       num_microbatches: sequence batches per step M.
       num_chunks: slices of each sequence C.
       ranks: `ranks[p]` holds the actions of rank p in the order in which it runs them.
-      num_virtual: virtual stages per rank V. Stages count from 0 to P*V-1 along the model, and
+      stages_per_rank: virtual stages per rank V. Stages count from 0 to P*V-1 along the model, and
         stage s lies on rank s mod P, so that a message always goes to the next rank of a ring.
       exchange: which ranks swap messages in which ticks, see `Exchange`.
 
@@ -51,26 +51,26 @@ class Plan:
     """
 
     name: str
-    num_stages: int
+    num_ranks: int
     num_microbatches: int
     num_chunks: int
     ranks: tuple[tuple[Action, ...], ...]
-    num_virtual: int = 1
+    stages_per_rank: int = 1
     exchange: Exchange = Exchange.PARITY
 
     def __post_init__(self) -> None:
         """Refuse sizes that no plan can have."""
         check_sizes(
-            num_stages=self.num_stages,
+            num_ranks=self.num_ranks,
             num_microbatches=self.num_microbatches,
             num_chunks=self.num_chunks,
-            num_virtual=self.num_virtual,
+            stages_per_rank=self.stages_per_rank,
         )
         if not self.name or len(self.name.split()) != 1:
             raise ValueError(f"plan name {self.name!r} must be one word, without spaces")
-        if len(self.ranks) != self.num_stages:
+        if len(self.ranks) != self.num_ranks:
             raise ValueError(
-                f"a plan of num_stages={self.num_stages} has {len(self.ranks)} rows;"
+                f"a plan of num_ranks={self.num_ranks} has {len(self.ranks)} rows;"
                 " write one row per stage"
             )
 
@@ -80,9 +80,9 @@ class Plan:
         return self.num_microbatches * self.num_chunks
 
     @property
-    def num_virtual_stages(self) -> int:
+    def num_stages(self) -> int:
         """Groups of layers in all: ranks times virtual stages per rank."""
-        return self.num_stages * self.num_virtual
+        return self.num_ranks * self.stages_per_rank
 
     @property
     def forward_only(self) -> bool:
@@ -91,7 +91,7 @@ class Plan:
 
     def rank(self, stage: int) -> int:
         """Rank that holds a stage."""
-        return stage % self.num_stages
+        return stage % self.num_ranks
 
     def text(self) -> str:
         """Write the plan: a header with the sizes, then one line of actions per rank.
@@ -100,16 +100,16 @@ class Plan:
 
         Example:
           >>> from seq1f1b_jax.schedule import make_plan
-          >>> print(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1).text())
+          >>> print(make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1).text())
           1f1b stages=2 microbatches=2 chunks=1 exchange=parity
           F0.0 F1.0 B0.0 B1.0
           F0.0 B0.0 F1.0 B1.0
         """
         header = (
-            f"{self.name} stages={self.num_stages} microbatches={self.num_microbatches}"
+            f"{self.name} stages={self.num_ranks} microbatches={self.num_microbatches}"
             f" chunks={self.num_chunks}"
         )
-        header += f" virtual={self.num_virtual}" * (self.num_virtual > 1)
+        header += f" virtual={self.stages_per_rank}" * (self.stages_per_rank > 1)
         header += f" exchange={self.exchange}"
         rows = (" ".join(a.text(rank) for a in row) or "-" for rank, row in enumerate(self.ranks))
         return "\n".join((header, *rows))
@@ -159,15 +159,15 @@ def plan_under(header: str, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
             " exchange=lockstep, or neither, at the end"
         )
     name, stages, microbatches, chunks, virtual, exchange = match.groups()
-    num_virtual = int(virtual or 1)
+    stages_per_rank = int(virtual or 1)
     return Plan(
         name,
         int(stages),
         int(microbatches),
         int(chunks),
         ranks,
-        num_virtual=num_virtual,
-        exchange=Exchange.parse(exchange) if exchange else Exchange.of_line_or_ring(num_virtual),
+        stages_per_rank=stages_per_rank,
+        exchange=Exchange.parse(exchange) if exchange else Exchange.of_line_or_ring(stages_per_rank),
     )
 
 
@@ -192,7 +192,7 @@ def peak_units(plan: Plan) -> tuple[int, ...]:
       One count per rank; 0 where the plan has no backward, since nothing is kept then.
     """
     if plan.forward_only:
-        return (0,) * plan.num_stages
+        return (0,) * plan.num_ranks
     return tuple(_peak(row) for row in plan.ranks)
 
 

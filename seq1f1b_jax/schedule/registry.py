@@ -50,10 +50,10 @@ SCHEDULES = MappingProxyType(
 def make_plan(
     name: str,
     *,
-    num_stages: int,
+    num_ranks: int,
     num_microbatches: int,
     num_chunks: int,
-    num_virtual: int | None = None,
+    stages_per_rank: int | None = None,
     extra_warmup: int = 0,
     short_warmup: bool = False,
 ) -> Plan:
@@ -61,10 +61,10 @@ def make_plan(
 
     Args:
       name: a key of `SCHEDULES`, in capitals or not.
-      num_stages: ranks of the pipeline, at least 1.
+      num_ranks: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
-      num_virtual: virtual stages per rank; None: 2 where the schedule interleaves them, else 1.
+      stages_per_rank: virtual stages per rank; None: 2 where the schedule interleaves them, else 1.
       extra_warmup: forwards added to every rank's warm-up, see `seq1f1b`.
       short_warmup: fewer units in flight, and waiting, see `interleaved`.
 
@@ -77,7 +77,7 @@ def make_plan(
 
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
-      >>> make_plan("seq1f1b", num_stages=4, num_microbatches=8, num_chunks=2).num_units
+      >>> make_plan("seq1f1b", num_ranks=4, num_microbatches=8, num_chunks=2).num_units
       16
     """
     schedule = find_schedule(name)
@@ -88,8 +88,8 @@ def make_plan(
             f" use 1, or the schedule {schedule.chunked_name}"
         )
     given = {}
-    if num_virtual is not None and (num_virtual != 1 or schedule.takes("num_virtual")):
-        given["num_virtual"] = num_virtual
+    if stages_per_rank is not None and (stages_per_rank != 1 or schedule.takes("stages_per_rank")):
+        given["stages_per_rank"] = stages_per_rank
     if extra_warmup:
         given["extra_warmup"] = extra_warmup
     if short_warmup:
@@ -101,7 +101,7 @@ def make_plan(
                 f"{option}={value} has no meaning for {name}; leave it out, or use one of {takers}"
             )
     plan = schedule.generate(
-        num_stages=num_stages, num_microbatches=num_microbatches, num_chunks=num_chunks, **given
+        num_ranks=num_ranks, num_microbatches=num_microbatches, num_chunks=num_chunks, **given
     )
     return replace(plan, name=name)
 

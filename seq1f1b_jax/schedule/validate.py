@@ -26,7 +26,7 @@ def validate(plan: Plan) -> None:
       PlanError: an action is missing, repeated, on the wrong rank or outside the sizes, or stands
         where it could never run. The message draws the grid with that cell marked.
     """
-    for rank in range(plan.num_stages):
+    for rank in range(plan.num_ranks):
         _check_cells(plan, rank)
         _check_complete(plan, rank)
     _check_progress(plan)
@@ -63,8 +63,8 @@ def placement_rule(plan: Plan, rank: int) -> str:
       >>> print(placement_rule(plan, 0))
       of 4 in a V, as zb-v and dualpipev; stage s lies on rank s mod P, so rank 0 of 2 runs 0 and 2
     """
-    P = plan.num_stages
-    total = min(plan.num_virtual_stages, 1 + max(_stages(plan)))
+    P = plan.num_ranks
+    total = min(plan.num_stages, 1 + max(_stages(plan)))
     own = [str(stage) for stage in range(rank, total, P)] or [str(rank)]
     listed = " and ".join((", ".join(own[:-1]), own[-1])) if len(own) > 1 else own[0]
     return (
@@ -79,7 +79,7 @@ _PLACEMENTS = {"": "", "v": " in a V, as zb-v and dualpipev", "blocks": " in blo
 def _placement(plan: Plan) -> str:
     """How a plan places its stages, where that has a name."""
     held = [sorted({action.stage for action in row}) for row in plan.ranks]
-    P = plan.num_stages
+    P = plan.num_ranks
     if all(stages == [rank, 2 * P - 1 - rank] for rank, stages in enumerate(held)):
         return "v"
     in_order = [stage for stages in held for stage in stages]
@@ -94,7 +94,7 @@ def _check_cells(plan: Plan, rank: int) -> None:
     seen: dict[Action, int] = {}
     for index, action in enumerate(plan.ranks[rank]):
         text = action.text(rank)
-        if not 0 <= action.stage < plan.num_virtual_stages or plan.rank(action.stage) != rank:
+        if not 0 <= action.stage < plan.num_stages or plan.rank(action.stage) != rank:
             reason = f"{text} is of stage {action.stage} {placement_rule(plan, rank)}"
         elif not (0 <= action.microbatch < plan.num_microbatches):
             reason = f"{text} is outside num_microbatches={plan.num_microbatches}"
@@ -112,12 +112,12 @@ def _check_complete(plan: Plan, rank: int) -> None:
     present = set(plan.ranks[rank])
     end = len(plan.ranks[rank])
     shown = _stages(plan)
-    for stage in range(rank, plan.num_virtual_stages, plan.num_stages):
+    for stage in range(rank, plan.num_stages, plan.num_ranks):
         if stage not in shown:
             first = Action(Op.F, stage, 0, 0).text(rank)
             reason = (
-                f"nobody runs stage {stage}; {plan.num_stages} ranks with equally many stages each"
-                f" have {plan.num_virtual_stages}, and this plan shows {len(shown)}"
+                f"nobody runs stage {stage}; {plan.num_ranks} ranks with equally many stages each"
+                f" have {plan.num_stages}, and this plan shows {len(shown)}"
             )
             raise plan_error(plan, reason, rank=rank, index=end, text=first)
     for action in _expected(plan, rank, present):
@@ -135,7 +135,7 @@ def _check_complete(plan: Plan, rank: int) -> None:
 def _expected(plan: Plan, rank: int, present: set[Action]) -> Iterator[Action]:
     """What the row of a rank must hold; its own `I`s say which backwards are split."""
     for op in (Op.F,) if plan.forward_only else (Op.F, Op.B):
-        for stage in range(rank, plan.num_virtual_stages, plan.num_stages):
+        for stage in range(rank, plan.num_stages, plan.num_ranks):
             for microbatch in range(plan.num_microbatches):
                 for chunk in range(plan.num_chunks):
                     action = Action(op, stage, microbatch, chunk)

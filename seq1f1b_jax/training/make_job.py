@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from seq1f1b_jax.cli import to_yaml
-from seq1f1b_jax.cli.devices import count_stages, mend_command, probe_machine
+from seq1f1b_jax.cli.devices import count_ranks, mend_command, probe_machine
 from seq1f1b_jax.config import Config, DistributedConfig, UserError
 from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.distributed import Group
@@ -57,5 +57,5 @@ def with_devices(config: Config) -> Config:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"JAX cannot start: {reason}; {mend_command(probe_machine())}") from error
-    stages = count_stages(config.mesh, present, platform=jax.default_backend())
+    stages = count_ranks(config.mesh, present, platform=jax.default_backend())
     return replace(config, mesh=replace(config.mesh, pipe=stages))

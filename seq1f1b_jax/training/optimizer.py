@@ -88,8 +88,8 @@ def told_change(before: Mapping[str, Any], config: Config, step: int) -> str | N
 def decay_mask(params: Params) -> Tree:
     """True for matrices and tables, false for norms, biases and other vectors.
 
-    Leaves of `layers` carry two stacking dims in memory, `[num_stages, max_layers, ...]`, and the
-    tables one, `[num_stages, rows, d]`.
+    Leaves of `layers` carry two stacking dims in memory, `[num_ranks, max_layers, ...]`, and the
+    tables one, `[num_ranks, rows, d]`.
     """
 
     def is_matrix(path, leaf) -> bool:

@@ -57,11 +57,11 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
     stands there as Python shows it.
 
     Example:
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.training.own_stage import model_of
       >>> model = model_of(build_stage("llama", preset="tiny"))
       >>> model.stage, model.num_layers, model.settings["model_dim"]
-      ('models.llama:Llama', 2, 32)
+      ('seq1f1b_jax.models.llama:Llama', 2, 32)
     """
     kind = type(stage)
     return ModelConfig(

@@ -31,7 +31,7 @@ def open_source(config: Config, say: Callable[[str], None]) -> Any:
     if config.model.source is None:
         return None
     our_models()
-    from models.hf import read_source
+    from seq1f1b_jax.models.hf import read_source
     from seq1f1b_jax.training.checkpoint.folder import committed_steps
 
     try:
@@ -92,7 +92,7 @@ def build_model(config: Config, source: Any = None) -> tuple[Config, Stage]:
 
 def described(source: Any) -> Any:
     """The checkpoint for those who know no models (`training.job.Source`)."""
-    from models.hf import keep_origin, load_rows, origin_of
+    from seq1f1b_jax.models.hf import keep_origin, load_rows, origin_of
     from seq1f1b_jax.training.job import Source
 
     return Source(
@@ -106,7 +106,7 @@ def export_params(
     tokenizer: Any,
 ) -> None:
     """Write parameters as a checkpoint, with what lay beside the one that they were made from."""
-    from models.hf import export, kept_origin, origin_of
+    from seq1f1b_jax.models.hf import export, kept_origin, origin_of
     from seq1f1b_jax.data.tokenizer import save_as_json
     from seq1f1b_jax.training.checkpoint.folder import committed_steps
     from seq1f1b_jax.training.job import SOURCE
@@ -140,7 +140,7 @@ def check_export(config: Config) -> None:
 
 def our_models() -> Any:
     """Our package `models`; the name is common, so another one may stand before it on the path."""
-    import models
+    from seq1f1b_jax import models
 
     if not getattr(models, "__seq1f1b__", False):
         found = getattr(models, "__file__", None) or list(models.__path__)[0]

@@ -67,11 +67,11 @@ def make_setup(
     """
     sizes = config.mesh
     mesh = make_mesh(sizes.pipe, num_data=sizes.data, num_tensor=sizes.tensor)
-    num_stages = mesh.shape[AXIS]
-    plan, told = choose_plan(config.schedule, num_stages=num_stages)
+    num_ranks = mesh.shape[AXIS]
+    plan, told = choose_plan(config.schedule, num_ranks=num_ranks)
     layout = make_layout(
-        stage.num_layers, num_stages, vocab_size=stage.vocab_size, tied=stage.tied,
-        num_virtual=plan.num_virtual, layers_per_stage=config.mesh.layers_per_stage,
+        stage.num_layers, num_ranks, vocab_size=stage.vocab_size, tied=stage.tied,
+        stages_per_rank=plan.stages_per_rank, layers_per_stage=config.mesh.layers_per_stage,
     )
     cost = replace(
         stage_cost(config, stage, layout.layers_per_stage), visible_keys=visible_keys
@@ -80,7 +80,7 @@ def make_setup(
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
     pipeline = build_step(
         stage, plan, mesh, chunk_lengths=lengths, attention=config.executor.attention,
-        residuals=config.executor.residuals, compute_dtype=dtype,
+        recompute=config.executor.recompute, compute_dtype=dtype,
         loss_block=config.executor.loss_block, layers_per_stage=layout.layers_per_stage,
         restart_positions=config.data.restart_positions,
         sequence_parallel=config.mesh.sequence_parallel,
@@ -89,7 +89,7 @@ def make_setup(
     return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *told))
 
 
-def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tuple[str, ...]]:
+def choose_plan(schedule: ScheduleConfig, *, num_ranks: int) -> tuple[Plan, tuple[str, ...]]:
     """The named schedule at the run's sizes, or the plan of a file.
 
     A file of torch's cells is read with the run's chunks, since torch has none.
@@ -104,18 +104,18 @@ def choose_plan(schedule: ScheduleConfig, *, num_stages: int) -> tuple[Plan, tup
     Example:
       >>> from seq1f1b_jax.config import ScheduleConfig
       >>> from seq1f1b_jax.training.setup import choose_plan
-      >>> plan, told = choose_plan(ScheduleConfig(name="Seq1F1B"), num_stages=2)
+      >>> plan, told = choose_plan(ScheduleConfig(name="Seq1F1B"), num_ranks=2)
       >>> plan.name, plan.num_units, told
       ('seq1f1b', 32, ())
     """
     sizes = {
-        "num_stages": num_stages,
+        "num_ranks": num_ranks,
         "num_microbatches": schedule.num_microbatches,
         "num_chunks": schedule.num_chunks,
     }
     if schedule.plan is None:
         plan = make_plan(
-            schedule.name, **sizes, num_virtual=schedule.num_virtual,
+            schedule.name, **sizes, stages_per_rank=schedule.stages_per_rank,
             extra_warmup=schedule.extra_warmup, short_warmup=schedule.short_warmup,
         )
         return plan, ()
@@ -178,7 +178,7 @@ def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) 
         head_dim=stage.head_dim, mlp_dim=mlp_dim, gated=gated,
         vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
         num_sequences=config.data.microbatch_size // config.mesh.data,
-        residuals=config.executor.residuals, window=window_of(stage),
+        recompute=config.executor.recompute, window=window_of(stage),
     )
 
 
@@ -189,7 +189,7 @@ def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     layer but those of a usual attention are taken for an MLP of two.
 
     Example:
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.training.setup import mlp_sizes
       >>> mlp_sizes(build_stage("llama", preset="tiny"))
       (64, True)

@@ -76,12 +76,12 @@ def make_train_step(
     Example:
       >>> import jax
       >>> from jax import numpy as jnp
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.config import OptimizerConfig
       >>> from seq1f1b_jax.pipeline import build_step, make_mesh
       >>> from seq1f1b_jax.schedule import make_plan
       >>> from seq1f1b_jax.training.optimizer import learning_rate_schedule, make_optimizer
-      >>> plan = make_plan("seq1f1b", num_stages=1, num_microbatches=2, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=2, num_chunks=2)
       >>> stage = build_stage("llama", preset="tiny")
       >>> pipeline = build_step(stage, plan, make_mesh(1), chunk_lengths=(8, 8))
       >>> config = OptimizerConfig(learning_rate=1e-3, warmup_steps=0)

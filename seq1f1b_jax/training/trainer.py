@@ -41,7 +41,7 @@ class Trainer:
     Example:
       >>> from pathlib import Path
       >>> from tempfile import TemporaryDirectory
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.config import Config, DataConfig, MeshConfig, ScheduleConfig
       >>> from seq1f1b_jax.config import TrainConfig
       >>> from seq1f1b_jax.training.trainer import Trainer

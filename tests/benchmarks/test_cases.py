@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import cases, memory, step
 from benchmarks.cases import Size
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.memory import predict_memory
 
 SEQ_LEN = 24
@@ -64,8 +64,8 @@ def test_ratios_divide_by_the_same_attention():
     }
 
 
-def predicted(num_chunks: int, *, microbatches: int = 4, residuals: str = "none", **sizes):
-    size = Size(4, microbatches, num_chunks, 64, residuals=residuals, **sizes)
+def predicted(num_chunks: int, *, microbatches: int = 4, recompute: str = "none", **sizes):
+    size = Size(4, microbatches, num_chunks, 64, recompute=recompute, **sizes)
     return predict_memory(cases.pipelined(memory.make_stage("llama", size, 32), size).program(1))
 
 

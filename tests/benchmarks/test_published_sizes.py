@@ -10,7 +10,7 @@ from benchmarks.placement import Place, count_collectives
 from benchmarks.published_sizes import SHAPES, Shape
 from seq1f1b_jax.pipeline import make_mesh
 
-TINY = Shape("tiny", 32, 2, 1, 1, residuals="selective")
+TINY = Shape("tiny", 32, 2, 1, 1, recompute="selective")
 
 
 def test_rows_have_the_sizes_of_the_paper():
@@ -69,11 +69,11 @@ def test_an_unknown_row_is_refused(capsys):
     assert "invalid choice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("residuals", ["none", "selective", "full"])
-def test_what_a_device_keeps_is_its_part_of_a_layer(residuals):
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_what_a_device_keeps_is_its_part_of_a_layer(recompute):
     """Between two matmuls that are cut, too: tokens of other devices are gathered again."""
     one, four = (
-        Shape("small", 1024, 2, tensor, 2, residuals=residuals) for tensor in (1, 4)
+        Shape("small", 1024, 2, tensor, 2, recompute=recompute) for tensor in (1, 4)
     )
     rings = [
         published_sizes.build(shape, mesh=make_mesh(2, num_tensor=shape.tensor)).program(1)

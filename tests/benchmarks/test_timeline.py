@@ -24,16 +24,16 @@ def test_a_step_sleeps_once_for_every_action(monkeypatch, name, exchange):
     monkeypatch.setattr(timeline, "_sleep", count)
     plan = timeline.sleeping_plan(name)
     costs = Costs(forward=0.25, backward=0.75, weights=0.5)
-    step = timeline.sleeping_step(plan, make_mesh(plan.num_stages), costs, exchange)
+    step = timeline.sleeping_step(plan, make_mesh(plan.num_ranks), costs, exchange)
     jax.block_until_ready(step())
-    cost = costs.per_action(plan.num_virtual_stages, plan.num_chunks)
+    cost = costs.per_action(plan.num_stages, plan.num_chunks)
     assert sorted(slept) == sorted(cost(action) for row in plan.ranks for action in row)
 
 
 @pytest.mark.parametrize("tick", [0, 1])
 def test_all_neighbours_deliver_what_the_tick_delivers(tick):
     plan = timeline.sleeping_plan("seq1f1b")
-    mesh, table = make_mesh(plan.num_stages), lower(plan, (1,) * plan.num_chunks)
+    mesh, table = make_mesh(plan.num_ranks), lower(plan, (1,) * plan.num_chunks)
 
     def swap(exchange):
         body = jax.shard_map(
@@ -42,7 +42,7 @@ def test_all_neighbours_deliver_what_the_tick_delivers(tick):
         )  # fmt: skip
         return jax.jit(body)
 
-    message = jnp.arange(1.0, 1 + plan.num_stages)
+    message = jnp.arange(1.0, 1 + plan.num_ranks)
     own, both = swap(executor.exchange), swap(timeline.all_neighbours)
     np.testing.assert_array_equal(own(message), both(message))
     permutes = [

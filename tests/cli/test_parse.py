@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-import mesh_configs
+from seq1f1b_jax import mesh_configs
 from seq1f1b_jax.cli import EvaluateOptions, GenerateOptions, TrainOptions, parse, to_yaml
 from seq1f1b_jax.cli.keys import PATHS, resolve_paths, setting_types, with_typed_paths
 from seq1f1b_jax.config import Config, ModelConfig, UserError, resolve_model

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from gguf import GGUFWriter
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from tests.data.gguf_files import add_tokenizer, byte_level
 from tests.models.test_hf_gguf import parameters, tensors
 

@@ -5,7 +5,7 @@ from functools import cache
 import jax
 import numpy as np
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import RopeConfig
 
 SIZES = {"num_layers": 5, "model_dim": 12, "num_heads": 4, "mlp_dim": 20, "vocab_size": 11}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from models import build_stage
-from models.hf.config import read_config
-from models.hf.write_config import hf_config
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf.config import read_config
+from seq1f1b_jax.models.hf.write_config import hf_config
 from seq1f1b_jax.config import RopeConfig, UserError
 
 LLAMA = {

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from models.hf import export, read_source
+from seq1f1b_jax.models.hf import export, read_source
 from seq1f1b_jax.config import UserError
 from tests.models.hf_cases import STAGES, parameters
 

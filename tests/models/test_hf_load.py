@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from models import build_stage
-from models.hf import export, load_canonical, load_params, load_rows, read_source
-from models.hf.tables import Rule
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, load_params, load_rows, read_source
+from seq1f1b_jax.models.hf.tables import Rule
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.safetensors import SINGLE, open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
@@ -114,7 +114,7 @@ def test_the_mesh_holds_what_the_checkpoint_holds(folders, name, case):
     stage = STAGES[name]
     layout = make_layout(
         stage.num_layers, ranks, vocab_size=stage.vocab_size, tied=stage.tied,
-        num_virtual=virtual, layers_per_stage=counts,
+        stages_per_rank=virtual, layers_per_stage=counts,
     )
     mesh = jax.make_mesh((ranks,), ("pipe",), axis_types=(AxisType.Auto,),
                          devices=jax.devices()[:ranks])

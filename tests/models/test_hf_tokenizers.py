@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
-from models.hf import export, load_canonical, origin_of, read_source
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, origin_of, read_source
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.data.tokenizer import save_as_json
 from seq1f1b_jax.inference.forward import logits

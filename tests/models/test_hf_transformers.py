@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
-from models.hf import export, load_canonical, read_source
-from models.rope import inverse_frequencies
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, read_source
+from seq1f1b_jax.models.rope import inverse_frequencies
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
@@ -227,8 +227,8 @@ STRETCHES = {
 def test_frequencies_are_those_of_transformers(name, theta):
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    from models.hf.rope import read_rope
-    from models.hf.settings import Settings
+    from seq1f1b_jax.models.hf.rope import read_rope
+    from seq1f1b_jax.models.hf.settings import Settings
 
     rope = {**STRETCHES[name], "rope_theta": theta}
     length = int(rope["factor"] * rope.get("original_max_position_embeddings", 512))

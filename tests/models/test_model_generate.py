@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.inference.forward import Cache, forward, head, logits
 from seq1f1b_jax.inference.generate import _decode, _nucleus, decode_step, generate, stream
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.inference.forward import logits
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.blocks import gated, gelu
-from models.norm import LayerNorm, RMSNorm
-from models.rotary import rotary_tables, rotate
+from seq1f1b_jax.models.blocks import gated, gelu
+from seq1f1b_jax.models.norm import LayerNorm, RMSNorm
+from seq1f1b_jax.models.rotary import rotary_tables, rotate
 
 NORMS = {"layer": (LayerNorm, nnx.LayerNorm), "rms": (RMSNorm, nnx.RMSNorm)}
 

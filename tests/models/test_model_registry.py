@@ -7,8 +7,8 @@ import importlib
 import jax
 import pytest
 
-import models
-from models import FAMILIES, PRESETS, build_stage, num_params, preset_fields
+from seq1f1b_jax import models
+from seq1f1b_jax.models import FAMILIES, PRESETS, build_stage, num_params, preset_fields
 from seq1f1b_jax.config import RopeConfig
 
 SIZES = {"num_layers": 2, "model_dim": 24, "num_heads": 4, "vocab_size": 10, "max_positions": 16}

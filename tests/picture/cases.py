@@ -18,10 +18,10 @@ PLANS = {
 
 @cache
 def simulated(name):
-    schedule, num_stages, num_microbatches, num_chunks = PLANS[name]
+    schedule, num_ranks, num_microbatches, num_chunks = PLANS[name]
     plan = make_plan(
         schedule,
-        num_stages=num_stages,
+        num_ranks=num_ranks,
         num_microbatches=num_microbatches,
         num_chunks=num_chunks,
     )

@@ -202,7 +202,7 @@ def test_a_long_title_is_cut():
 
 
 def test_a_large_plan_is_a_handful_of_artists():
-    plan = make_plan("seq1f1b", num_stages=32, num_microbatches=32, num_chunks=4)
+    plan = make_plan("seq1f1b", num_ranks=32, num_microbatches=32, num_chunks=4)
     line = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title="large")
     figure = build_figure([line])
     assert len(line.spans) == 32 * 32 * 4 * 2

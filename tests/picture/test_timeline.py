@@ -62,7 +62,7 @@ def test_spans_are_the_simulated_times(name):
         assert span_.start == simulation.starts[span_.action]
         assert span_.end == simulation.ends[span_.action]
     assert (drawn.end, drawn.num_chunks) == (simulation.makespan, plan.num_chunks)
-    assert drawn.num_virtual == plan.num_virtual
+    assert drawn.stages_per_rank == plan.stages_per_rank
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -70,7 +70,7 @@ def test_peak_of_the_curve_is_the_peak_of_the_plan(name):
     plan, simulation = simulated(name)
     assert timeline(name).peaks == peak_units(plan)
     shares = timeline_of(simulation, title="", memory_unit="microbatches").peaks
-    share = plan.num_virtual * plan.num_chunks
+    share = plan.stages_per_rank * plan.num_chunks
     np.testing.assert_allclose(shares, np.array(peak_units(plan)) / share, rtol=1e-15)
     assert all(curve[-1][1] == 0 for curve in timeline(name).memory)
 
@@ -78,7 +78,7 @@ def test_peak_of_the_curve_is_the_peak_of_the_plan(name):
 def test_memory_of_a_hand_computed_plan():
     # rank 0  F0 F1 .. B0-- .. B1--
     # rank 1  .. F0 B0-- F1 B1-- ..
-    plan = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
+    plan = make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1)
     drawn = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title="")
     assert drawn.memory == (
         ((0, 1), (1, 2), (6, 1), (9, 0)),
@@ -116,12 +116,12 @@ def test_bytes_and_gigabytes_go_together():
         timeline_of(simulation, title="", memory_unit="GB")
     with pytest.raises(ValueError, match="memory_unit='units' with unit_bytes"):
         timeline_of(simulation, title="", memory_unit="units", unit_bytes=1)
-    with pytest.raises(ValueError, match=r"unit_bytes of shape \(3,\) .* num_virtual_stages=4"):
+    with pytest.raises(ValueError, match=r"unit_bytes of shape \(3,\) .* num_stages=4"):
         timeline_of(simulation, title="", unit_bytes=[1, 2, 3])
 
 
 def test_exact_fractions_become_times():
-    plan = make_plan("seq1f1b", num_stages=3, num_microbatches=2, num_chunks=3)
+    plan = make_plan("seq1f1b", num_ranks=3, num_microbatches=2, num_chunks=3)
     simulation = simulate(plan, Costs(forward=Fraction(1, 3), backward=Fraction(2, 3)))
     drawn = timeline_of(simulation, title="thirds")
     assert drawn.peaks == peak_units(plan)
@@ -137,7 +137,7 @@ def test_notes_tell_machine_step_and_bubble():
 
 
 def test_a_forward_plan_holds_nothing():
-    plan = forward_plan(num_stages=2, num_microbatches=2, num_chunks=1)
+    plan = forward_plan(num_ranks=2, num_microbatches=2, num_chunks=1)
     assert timeline_of(simulate(plan, Costs(forward=1, backward=2)), title="").memory == ()
 
 

@@ -72,7 +72,7 @@ def test_pictures_need_no_jax_and_pages_and_traces_no_matplotlib(tmp_path):
         "sys.modules['jax'] = sys.modules['jaxlib'] = sys.modules['matplotlib'] = None\n"
         "from seq1f1b_jax.picture import *\n"
         "from seq1f1b_jax.schedule import *\n"
-        "plan = make_plan('seq1f1b', num_stages=2, num_microbatches=2, num_chunks=2)\n"
+        "plan = make_plan('seq1f1b', num_ranks=2, num_microbatches=2, num_chunks=2)\n"
         "line = timeline_of(simulate(plan, Costs(forward=1, backward=2)), title='bare')\n"
         f"write([line], {str(tmp_path / 'a.html')!r})\n"
         f"write([line], {str(tmp_path / 'a.json')!r})\n"

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh, reference_loss
 from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline.covering import covering_array
@@ -33,7 +33,7 @@ class Case(NamedTuple):
     C: int = 2
     lengths: str = "even"
     family: str = "llama"
-    residuals: str = "selective"
+    recompute: str = "selective"
     tied: bool = False
     layers: str = "equal"
     schedule: str = "seq1f1b"
@@ -52,7 +52,7 @@ class Case(NamedTuple):
         data = f"D{self.D}" * (self.D > 1)
         tensor = f"T{self.T}{'s' * self.sequence}" * (self.T > 1)
         words = [self.name, f"{data}P{self.P}{tensor}{virtual}M{self.M}C{self.C}", self.lengths]
-        words += [self.family, self.residuals, self.layers, self.attention[4:], f"B{self.batch}"]
+        words += [self.family, self.recompute, self.layers, self.attention[4:], f"B{self.batch}"]
         return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
 
     @property
@@ -89,7 +89,7 @@ FACTORS: dict[str, list[Any]] = dict(
     C=[1, 2, 3, 4],
     lengths=["even", "balanced", "odd"],
     family=["gpt", "llama"],
-    residuals=["none", "selective", "full"],
+    recompute=["none", "selective", "full"],
     tied=[False, True],
     layers=["equal", "unequal"],
     schedule=["seq1f1b", "terapipe", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"],
@@ -103,7 +103,7 @@ FACTORS: dict[str, list[Any]] = dict(
 TRAPS = {
     "one stage": Case(P=1, M=2, C=3, lengths="odd", masks="packed"),
     "one stage, tied": Case(P=1, M=1, C=2, tied=True, family="gpt"),
-    "odd number of stages": Case(P=3, M=5, C=2, residuals="none"),
+    "odd number of stages": Case(P=3, M=5, C=2, recompute="none"),
     "fewer microbatches than stages": Case(
         P=8, M=2, C=2, lengths="balanced", masks="restart"
     ),
@@ -117,13 +117,13 @@ TRAPS = {
         batch=2,
     ),
     "split, recompute everything, four pipelines": Case(
-        P=2, D=4, M=2, C=2, schedule="seq-zb-h1", residuals="full"
+        P=2, D=4, M=2, C=2, schedule="seq-zb-h1", recompute="full"
     ),
     "unequal layers, tied": Case(
         P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
     ),
     "recompute everything, documents and a window, four devices for two key/value heads": Case(
-        P=2, T=4, M=2, C=4, residuals="full", lengths="odd", batch=2, masks="restart and window"
+        P=2, T=4, M=2, C=4, recompute="full", lengths="odd", batch=2, masks="restart and window"
     ),
 }
 
@@ -174,7 +174,7 @@ def long_cases() -> list[Case]:
 
 def _cost(case: dict[str, Any]) -> float:
     """Relative time to compile a case: a program per chunk, more of it where much is recomputed."""
-    dearer = {"layers": "unequal", "residuals": "full", "attention": "xla_blockwise"}
+    dearer = {"layers": "unequal", "recompute": "full", "attention": "xla_blockwise"}
     return case["C"] * case["V"] * 1.3 ** sum(case[name] == value for name, value in dearer.items())
 
 
@@ -208,8 +208,8 @@ def build(case: Case, **overrides):
     )
     stage = replace(stage, window=WINDOW if "window" in case.masks else None)
     plan = make_plan(
-        case.name, num_stages=case.P, num_microbatches=case.M, num_chunks=case.C,
-        num_virtual=case.V, extra_warmup=case.extra_warmup,
+        case.name, num_ranks=case.P, num_microbatches=case.M, num_chunks=case.C,
+        stages_per_rank=case.V, extra_warmup=case.extra_warmup,
     )
     return build_step(
         stage,
@@ -217,7 +217,7 @@ def build(case: Case, **overrides):
         make_mesh(case.P, num_data=case.D, num_tensor=case.T),
         chunk_lengths=case.chunk_lengths,
         attention=case.attention,
-        residuals=case.residuals,
+        recompute=case.recompute,
         compute_dtype=case.dtype,
         loss_block=7,
         layers_per_stage=case.layers_per_stage,

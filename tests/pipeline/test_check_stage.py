@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh, reference_loss
 from seq1f1b_jax.pipeline.checks.check_stage import _check_once
 from seq1f1b_jax.schedule import make_plan
@@ -73,7 +73,7 @@ def test_a_large_stage_that_cannot_be_read_is_let_through():
 
 
 def test_build_step_refuses_and_checks_a_stage_once():
-    plan, mesh = make_plan("seq1f1b", num_stages=1, num_microbatches=1, num_chunks=1), make_mesh(1)
+    plan, mesh = make_plan("seq1f1b", num_ranks=1, num_microbatches=1, num_chunks=1), make_mesh(1)
     with pytest.raises(ValueError, match="token-wise"):
         build_step(MeanInPost(), plan, mesh, chunk_lengths=(4,))
     stage = OwnStage(num_layers=5)
@@ -95,7 +95,7 @@ IDS = {
 @pytest.mark.parametrize("kind", [np.array, jnp.array], ids=["numpy", "jax"])
 def test_ids_outside_the_vocabulary_are_refused(tokens, targets, told, kind):
     stage = OwnStage()
-    plan = make_plan("seq1f1b", num_stages=1, num_microbatches=1, num_chunks=1)
+    plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=1, num_chunks=1)
     step = build_step(stage, plan, make_mesh(1), chunk_lengths=(2,))
     batch = kind([tokens]), kind([targets])
     params = jax.eval_shape(stage.init, jax.random.key(0))

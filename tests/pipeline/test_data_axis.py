@@ -19,9 +19,9 @@ MESHES = [(2, 4), (4, 2), (8, 1)]  # with the axis tensor: test_tensor_axis
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, weight_decay=0.1))
 
 
-def case_of(num_data, num_stages) -> Case:
+def case_of(num_data, num_ranks) -> Case:
     return Case(
-        P=num_stages, D=num_data, M=2, C=2, lengths="odd", layers="unequal", masks="restart",
+        P=num_ranks, D=num_data, M=2, C=2, lengths="odd", layers="unequal", masks="restart",
     )  # fmt: skip
 
 
@@ -36,9 +36,9 @@ def compile_train_step(step, case: Case) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_data, num_stages", MESHES)
-def test_three_updates_equal_plain_optax(x64, num_data, num_stages):
-    check_updates(case_of(num_data, num_stages))
+@pytest.mark.parametrize("num_data, num_ranks", MESHES)
+def test_three_updates_equal_plain_optax(x64, num_data, num_ranks):
+    check_updates(case_of(num_data, num_ranks))
 
 
 def check_updates(case: Case) -> None:

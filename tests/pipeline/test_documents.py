@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh, reference_loss
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline import cases
@@ -27,7 +27,7 @@ def stage_of(family):
 @cache
 def packed(family: str, attention: str):
     """Pipelined `(params, tokens, targets, starts) -> loss, gradients`, compiled once."""
-    plan = make_plan("seq1f1b", num_stages=2, num_microbatches=1, num_chunks=3)
+    plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=1, num_chunks=3)
     step = build_step(
         stage_of(family), plan, make_mesh(2), chunk_lengths=LENGTHS, attention=attention,
         compute_dtype=jnp.float64, restart_positions=True,

@@ -52,9 +52,9 @@ def test_three_wise(case):
 def test_suite_sizes_and_cover():
     everyday, long = cases.everyday_cases(), cases.long_cases()
     assert len(everyday) <= 40 and len(everyday) + len(long) <= 300
-    pairs = [("P", "C"), ("P", "M"), ("C", "residuals"), ("lengths", "family")]
+    pairs = [("P", "C"), ("P", "M"), ("C", "recompute"), ("lengths", "family")]
     pairs += [("masks", "C"), ("masks", "schedule"), ("masks", "attention")]
-    pairs += [("schedule", other) for other in ("C", "M", "lengths", "layers", "residuals", "tied")]
+    pairs += [("schedule", other) for other in ("C", "M", "lengths", "layers", "recompute", "tied")]
     for first, second in pairs:
         seen = {(getattr(case, first), getattr(case, second)) for case in everyday}
         assert seen >= set(itertools.product(cases.FACTORS[first], cases.FACTORS[second]))

@@ -10,8 +10,8 @@ from tests.pipeline.cases import Case
 
 CASES = {
     "unequal layers and chunks": Case(P=3, M=2, C=2, lengths="odd", layers="unequal"),
-    "stores all, long warm-up": Case(P=4, M=5, C=2, residuals="none", extra_warmup=2),
-    "fewer microbatches than stages": Case(P=4, M=1, C=3, residuals="full", tied=True),
+    "stores all, long warm-up": Case(P=4, M=5, C=2, recompute="none", extra_warmup=2),
+    "fewer microbatches than stages": Case(P=4, M=1, C=3, recompute="full", tied=True),
     "ring with an inbox": Case(
         P=2, V=2, M=3, C=2, lengths="odd", layers="unequal", schedule="seq1f1b-i"
     ),
@@ -24,7 +24,7 @@ EVERYDAY = ("ring with an inbox", "documents", "split backwards")
 
 def with_padding(params, layout, value: float):
     """In-memory parameters whose padded layers hold `value`."""
-    padded = np.ones((layout.num_stages, layout.rank_layers), bool)
+    padded = np.ones((layout.num_ranks, layout.rank_layers), bool)
     for run in layout.runs("layer"):
         padded[run.rank, run.place : run.place + run.count] = False
 

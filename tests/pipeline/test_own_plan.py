@@ -96,7 +96,7 @@ def test_these_plans_need_what_named_ones_do_not():
 
 
 def test_a_plan_without_backwards_has_no_gradients():
-    plan = forward_plan(num_stages=2, num_microbatches=1, num_chunks=1)
+    plan = forward_plan(num_ranks=2, num_microbatches=1, num_chunks=1)
     step = build_step(OwnStage(), plan, make_mesh(2), chunk_lengths=(4,))
     tokens = np.zeros((1, 1, 4), np.int32)
     with pytest.raises(ValueError, match="plan forward holds no backward"):

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.aot import h100_mesh, has_aot
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.hlo import Module, buffer_copies
@@ -37,11 +37,11 @@ PROGRAMS = {
 def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
     plain = name.removesuffix(DOCUMENTS).removesuffix(PIPELINES).removesuffix(TENSOR)
-    family, residuals, layers, schedule = PROGRAMS[plain]
-    num_virtual = 2 if schedule == "seq1f1b-i" else 1
+    family, recompute, layers, schedule = PROGRAMS[plain]
+    stages_per_rank = 2 if schedule == "seq1f1b-i" else 1
     num_data = 2 if name.endswith(PIPELINES) else 1
     num_tensor = 2 if name.endswith(TENSOR) else 1
-    mesh = make_mesh(len(layers) // num_virtual, num_data=num_data, num_tensor=num_tensor)
+    mesh = make_mesh(len(layers) // stages_per_rank, num_data=num_data, num_tensor=num_tensor)
     stage = build_stage(
         family,
         num_layers=sum(layers),
@@ -53,17 +53,17 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
     )
     plan = make_plan(
         schedule,
-        num_stages=mesh.shape["pipe"],
+        num_ranks=mesh.shape["pipe"],
         num_microbatches=MICROBATCHES,
         num_chunks=CHUNKS,
-        num_virtual=num_virtual,
+        stages_per_rank=stages_per_rank,
     )
     return build_step(
         stage,
         plan,
         mesh,
         chunk_lengths=(LENGTH,) * CHUNKS,
-        residuals=residuals,
+        recompute=recompute,
         attention=attention,
         compute_dtype=dtype,
         layers_per_stage=layers,
@@ -72,8 +72,8 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
     )
 
 
-def h100s(num_stages: int, *, num_data: int, num_tensor: int):
-    axes = {"data": num_data, "pipe": num_stages, "tensor": num_tensor}
+def h100s(num_ranks: int, *, num_data: int, num_tensor: int):
+    axes = {"data": num_data, "pipe": num_ranks, "tensor": num_tensor}
     axes = {name: size for name, size in axes.items() if size > 1}
     return h100_mesh(tuple(axes.values()), tuple(axes))
 

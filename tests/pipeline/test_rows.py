@@ -8,7 +8,7 @@ import optax
 import pytest
 from einops import rearrange
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.params import fresh as fresh_module
 from seq1f1b_jax.pipeline.params import rows as rows_module
@@ -37,8 +37,8 @@ def build(
 ):
     name = "seq1f1b-i" if virtual > 1 else "seq1f1b"
     plan = make_plan(
-        name, num_stages=pipe, num_microbatches=2, num_chunks=2,
-        **({"num_virtual": virtual} if virtual > 1 else {}),
+        name, num_ranks=pipe, num_microbatches=2, num_chunks=2,
+        **({"stages_per_rank": virtual} if virtual > 1 else {}),
     )
     return build_step(
         stage, plan, make_mesh(pipe, num_data=data, num_tensor=tensor), chunk_lengths=(8, 8),
@@ -59,9 +59,9 @@ def stacked(tree, layout):
     """The in-memory layout of whole arrays, written down a second time."""
 
     def stack(path, leaf):
-        kind, ranks = kind_of(path), layout.num_stages
+        kind, ranks = kind_of(path), layout.num_ranks
         if kind == "layer":
-            room = np.zeros((ranks, layout.num_virtual, layout.max_layers, *leaf.shape[1:]), "f4")
+            room = np.zeros((ranks, layout.stages_per_rank, layout.max_layers, *leaf.shape[1:]), "f4")
             layers = iter(leaf)
             for stage, count in enumerate(layout.layers_per_stage):
                 for place in range(count):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.params import fresh as fresh_module
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.pipeline.params.some_rows import _product, random_bits, some_rows
@@ -145,7 +145,7 @@ def test_a_leaf_without_rows_and_one_of_dependent_rows_come_whole(monkeypatch):
 
 OPTIMISED = """
 import jax, numpy as np
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.params import fresh as module
 module.PIECE_BYTES = 4096
 key = jax.random.key(3)

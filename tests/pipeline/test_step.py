@@ -34,7 +34,7 @@ def test_evaluation_equals_the_reference(x64, case):
 
 def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     """No leaf may be more than twice as far from the float32 gradients as plain autodiff is."""
-    case = Case(P=2, M=2, C=3, lengths="odd", residuals="none", x64=False)
+    case = Case(P=2, M=2, C=3, lengths="odd", recompute="none", x64=False)
     step = replace(cases.build(case), compute_dtype=jnp.bfloat16)
     params = cases.parameters(step.stage, jnp.float32)
     batch = cases.batch_of(case)
@@ -49,8 +49,8 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
 
 def test_a_stage_of_ones_own_trains():
     stage = OwnStage()
-    plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
-    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), residuals="none")
+    plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
+    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), recompute="none")
     canonical = stage.init(jax.random.key(0))
     params = step.from_canonical(canonical)
     tokens = jax.random.randint(jax.random.key(1), (2, 2, 17), 0, stage.vocab_size)
@@ -107,7 +107,7 @@ def test_the_step_compiles_once():
     assert function._cache_size() == 1
 
 
-PLAN = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+PLAN = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
 ERRORS = {
     "more stages than devices": (lambda: make_mesh(99), "99 pipeline stages.*8 are present"),
     "plan and mesh differ": (
@@ -125,8 +125,8 @@ ERRORS = {
         r"\[1, 1\].*num_layers=3.*sum to 2",
     ),
     "unknown residual policy": (
-        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), residuals="some"),
-        "residuals='some'.*none, selective, full",
+        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), recompute="some"),
+        "recompute='some'.*none, selective, full",
     ),
     "unknown attention": (
         lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), attention="fast"),
@@ -180,7 +180,7 @@ def test_mixed_tokens_show_in_what_a_backward_stores_where_the_check_is_passed_b
             mixed = x.mean(axis=1, keepdims=True)
             return super().post(layer, x, attended) + jnp.square(mixed)
 
-    step = replace(own[0], stage=Mixing(), residuals="none")
+    step = replace(own[0], stage=Mixing(), recompute="none")
     tokens = jnp.zeros((2, 1, 8), jnp.int32)
     with pytest.raises(ValueError, match="token-wise"):
         jax.jit(step.loss_and_grads).lower(own[1], tokens, tokens)

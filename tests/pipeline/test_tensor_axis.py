@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.pipeline.params.tensor import tensor_dims
@@ -120,7 +120,7 @@ def test_a_model_of_ones_own_is_exact(x64, sequence):
 
 
 def build_small(stage, *, lengths=(8, 8), num_tensor=2, **options):
-    plan = make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2)
+    plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
     mesh = make_mesh(2, num_tensor=num_tensor)
     return build_step(stage, plan, mesh, chunk_lengths=lengths, **options)
 

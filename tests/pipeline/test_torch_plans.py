@@ -31,9 +31,9 @@ LONG = {
 def test_an_order_of_torch_is_exact(x64, name):
     plan = read_plan(FOLDER / f"{name}.csv")
     assert plan.exchange is (EVERYDAY | LONG)[name]
-    stage = OwnStage(num_layers=plan.num_virtual_stages)
+    stage = OwnStage(num_layers=plan.num_stages)
     step = build_step(
-        stage, plan, make_mesh(plan.num_stages), chunk_lengths=(5,), compute_dtype="float64",
+        stage, plan, make_mesh(plan.num_ranks), chunk_lengths=(5,), compute_dtype="float64",
         fill=float("nan"),
     )  # fmt: skip
     params = cases.parameters(stage, "float64")

@@ -11,7 +11,7 @@ from tests.pipeline.cases import Case
 
 CASES = {
     "split backwards, unequal layers": Case(
-        P=3, M=2, C=2, schedule="seq-zb-h1", layers="unequal", residuals="none"
+        P=3, M=2, C=2, schedule="seq-zb-h1", layers="unequal", recompute="none"
     ),
     "ring": Case(P=2, V=2, M=2, C=1, schedule="seq1f1b-i"),
 }

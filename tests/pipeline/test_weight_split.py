@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
@@ -21,7 +21,7 @@ from tests.pipeline.hlo import Module
 TOKENS = 64
 
 
-def program_of(family: str, residuals: str):
+def program_of(family: str, recompute: str):
     stage = build_stage(
         family,
         num_layers=1,
@@ -32,13 +32,13 @@ def program_of(family: str, residuals: str):
         vocab_size=8,
         max_positions=TOKENS,
     )
-    plan = make_plan("zb-h1", num_stages=1, num_microbatches=1, num_chunks=1)
+    plan = make_plan("zb-h1", num_ranks=1, num_microbatches=1, num_chunks=1)
     step = build_step(
         stage,
         plan,
         make_mesh(1),
         chunk_lengths=(TOKENS,),
-        residuals=residuals,
+        recompute=recompute,
         attention="xla_dense",
     )
     return step.program(1)
@@ -84,13 +84,13 @@ def actions(program):
     )
 
 
-@pytest.mark.parametrize("residuals", ["none", "selective", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("family", ["gpt", "llama"])
-def test_matmuls_of_the_halves_are_those_of_the_whole(family, residuals):
-    whole, inputs, weights = actions(program_of(family, residuals))
+def test_matmuls_of_the_halves_are_those_of_the_whole(family, recompute):
+    whole, inputs, weights = actions(program_of(family, recompute))
     assert whole <= inputs + weights <= 1.02 * whole
     # 2 FLOPs per token and weight, for every weight matrix of a layer
-    shapes = program_of(family, residuals).layer_shapes
+    shapes = program_of(family, recompute).layer_shapes
     matrices = sum(math.prod(w.shape) for w in jax.tree.leaves(shapes) if len(w.shape) > 1)
     assert weights == 2 * TOKENS * matrices
 
@@ -161,10 +161,10 @@ def test_a_gradient_that_no_cotangent_reaches_is_kept():
     np.testing.assert_array_equal(direct[0], 2 * jnp.arange(3.0))
 
 
-@pytest.mark.parametrize("residuals", ["none", "selective", "full"])
-def test_halves_add_what_the_whole_adds_in_bfloat16(residuals):
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_halves_add_what_the_whole_adds_in_bfloat16(recompute):
     """Bit for bit: the same matmuls on the same values, rounded and added alike."""
-    program = replace(program_of("llama", residuals), compute_dtype=jnp.bfloat16)
+    program = replace(program_of("llama", recompute), compute_dtype=jnp.bfloat16)
     rng = np.random.default_rng(0)
 
     def values(tree):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import mesh_configs
+from seq1f1b_jax import mesh_configs
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.data.__main__ import main as data
 from seq1f1b_jax.explore.__main__ import main as schedule

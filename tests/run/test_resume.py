@@ -108,7 +108,7 @@ TOPOLOGIES = {
         "mesh__layers_per_stage": "[3,1]", "schedule__num_chunks": 3,
         "schedule__chunk_lengths": "[16,8,8]", "schedule__extra_warmup": 1,
     },
-    "ring_of_virtual_stages": {"schedule__name": "seq1f1b-i", "schedule__num_virtual": 2},
+    "ring_of_virtual_stages": {"schedule__name": "seq1f1b-i", "schedule__stages_per_rank": 2},
     "split_backwards": {"mesh__pipe": 4, "schedule__name": "seq-zb-h1"},
     "layers_cut_over_devices": {
         "mesh__pipe": 2, "mesh__tensor": 2, "mesh__sequence_parallel": "true",

@@ -10,7 +10,7 @@ from seq1f1b_jax.schedule import forward_plan, make_plan
 from seq1f1b_jax.schedule.files.plan_file import write_plan
 from tests.run.tiny import command_line, losses, run
 
-SIZES = {"num_stages": 2, "num_microbatches": 4, "num_chunks": 2}
+SIZES = {"num_ranks": 2, "num_microbatches": 4, "num_chunks": 2}
 
 
 def test_a_plan_from_a_file_trains_like_the_named_one(finished, source, tmp_path):
@@ -50,8 +50,8 @@ REFUSED = {
         {"schedule__name": "zb-h1"}, "num_chunks=2 does not fit zb-h1",
     ),
     "virtual stages without layers": (
-        {"schedule__name": "seq1f1b-i", "schedule__num_virtual": 3},
-        "model.num_layers=4 is fewer than mesh.pipe=2 stages with schedule.num_virtual=3 each",
+        {"schedule__name": "seq1f1b-i", "schedule__stages_per_rank": 3},
+        "model.num_layers=4 is fewer than mesh.pipe=2 stages with schedule.stages_per_rank=3 each",
     ),
     "an option of another schedule": (
         {"schedule__name": "seq-zb-h1", "schedule__extra_warmup": 2},
@@ -62,7 +62,7 @@ REFUSED = {
         "schedule.extra_warmup=3 shapes a named schedule",
     ),
     "virtual stages of a line": (
-        {"schedule__num_virtual": 2}, "num_virtual=2 has no meaning for seq1f1b",
+        {"schedule__stages_per_rank": 2}, "stages_per_rank=2 has no meaning for seq1f1b",
     ),
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.training.main import count_params
 from seq1f1b_jax.training.run_folder.folder import set_aside
 from tests.run.tiny import command_line, run

@@ -9,7 +9,7 @@ from typing import Any
 from seq1f1b_jax.schedule import SCHEDULES, Plan, TickTable, forward_plan, lower, make_plan
 
 OPTIONS = {
-    "num_virtual": (2, 3),
+    "stages_per_rank": (2, 3),
     "extra_warmup": (0, 1, 2),
     "short_warmup": (False, True),
 }
@@ -54,9 +54,9 @@ def _sizes(name: str) -> Iterator[dict[str, Any]]:
         options = dict(zip(taken, values, strict=True))
         for index, (p, m, c) in enumerate(product(range(1, 7), range(1, 6), chunks)):
             if nth == 0 or index % 3 == nth % 3:
-                yield {"num_stages": p, "num_microbatches": m, "num_chunks": c, **options}
+                yield {"num_ranks": p, "num_microbatches": m, "num_chunks": c, **options}
 
 
 def _evaluation_sizes() -> Iterator[dict[str, Any]]:
     for p, m, c, v in product(range(1, 7), (1, 2, 5), (1, 2, 5), (1, 2, 3)):
-        yield {"num_stages": p, "num_microbatches": m, "num_chunks": c, "num_virtual": v}
+        yield {"num_ranks": p, "num_microbatches": m, "num_chunks": c, "stages_per_rank": v}

@@ -39,24 +39,24 @@ def test_layers_and_head_are_counted(start, length):
     assert SMALL(start, length) == max(2 * (forward + backward), forward + backward + head)
 
 
-@pytest.mark.parametrize("num_stages", [1, 2, 3])
-def test_chunk_cost_is_that_of_the_slowest_stage(num_stages):
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_chunk_cost_is_that_of_the_slowest_stage(num_ranks):
     for vocab_size in (1, 10**4):
-        cost = replace(SMALL, vocab_size=vocab_size, layers_per_stage=(3, 1, 2)[:num_stages])
+        cost = replace(SMALL, vocab_size=vocab_size, layers_per_stage=(3, 1, 2)[:num_ranks])
         at = {"start": 4, "length": 9}
-        stages = [cost.forward(s, **at) + cost.backward(s, **at) for s in range(num_stages)]
+        stages = [cost.forward(s, **at) + cost.backward(s, **at) for s in range(num_ranks)]
         assert cost(4, 9) == max(stages)
 
 
 def test_full_residuals_run_the_forward_of_the_layers_again():
-    full = replace(SMALL, residuals="full")
+    full = replace(SMALL, recompute="full")
     at = {"start": 5, "length": 3}
     for stage in range(2):
         layers, _ = _layer_by_hand(5, 3)
         assert full.forward(stage, **at) == SMALL.forward(stage, **at)
         extra = full.backward(stage, **at) - SMALL.backward(stage, **at)
         assert extra == SMALL.layers_per_stage[stage] * layers
-    assert replace(SMALL, residuals="none")(5, 3) == SMALL(5, 3)
+    assert replace(SMALL, recompute="none")(5, 3) == SMALL(5, 3)
 
 
 def test_a_plain_mlp_has_two_matmuls_and_sequences_multiply():
@@ -106,7 +106,7 @@ def test_splits_of_the_published_sizes_are_near_the_published_ones():
         ({"num_kv_heads": 3}, "num_kv_heads=3 must divide num_heads=4"),
         ({"layers_per_stage": (2, 0)}, r"\(2, 0\)"),
         ({"layers_per_stage": ()}, r"\(\)"),
-        ({"residuals": "some"}, "'some'"),
+        ({"recompute": "some"}, "'some'"),
     ],
 )
 def test_impossible_sizes_are_refused(change, reported):

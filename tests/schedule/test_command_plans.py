@@ -16,7 +16,7 @@ ARGUMENTS = ["seq1f1b", "--stages", "2", "--microbatches", "2", "--chunks", "2"]
 @pytest.mark.parametrize("suffix", [".csv", ".txt", ""])
 def test_a_plan_file_brings_its_sizes(capsys, tmp_path, suffix):
     path = tmp_path / f"plan{suffix}"
-    write_plan(make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2), path)
+    write_plan(make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2), path)
     out = run(capsys, str(path), "--stages", "2")
     assert out.startswith("seq1f1b: stages=2 microbatches=2 chunks=2 exchange=parity")
     assert row(out, "peak units, by rank") == ["3 2"]
@@ -27,30 +27,30 @@ def test_a_plan_file_brings_its_sizes(capsys, tmp_path, suffix):
 def test_save_writes_a_plan_that_reads_back(capsys, tmp_path, name):
     out = run(capsys, *sizes_of("seq1f1b-i"), "--short-warmup", "--save", str(tmp_path / name))
     assert f"plan: {tmp_path / name}" in out
-    sizes = {"num_stages": 3, "num_microbatches": 4, "num_chunks": 3}
+    sizes = {"num_ranks": 3, "num_microbatches": 4, "num_chunks": 3}
     assert read_plan(tmp_path / name) == make_plan("seq1f1b-i", **sizes, short_warmup=True)
 
 
 @pytest.mark.parametrize(
     ("words", "reported"),
     [
-        (["--stages", "4"], "--stages 4 contradicts num_stages=2"),
+        (["--stages", "4"], "--stages 4 contradicts num_ranks=2"),
         (["--chunks", "1"], "--chunks 1 contradicts num_chunks=2"),
-        (["--virtual", "2"], "--virtual 2 contradicts num_virtual=1"),
+        (["--virtual", "2"], "--virtual 2 contradicts stages_per_rank=1"),
         (["--extra-warmup", "1"], "--extra-warmup cannot change"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_sizes_that_contradict_a_plan_file_are_refused(capsys, tmp_path, words, reported):
     write_plan(
-        make_plan("seq1f1b", num_stages=2, num_microbatches=2, num_chunks=2), tmp_path / "a.csv"
+        make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2), tmp_path / "a.csv"
     )
     assert main([str(tmp_path / "a.csv"), *words]) == 2
     assert reported in capsys.readouterr().err
 
 
 def test_a_file_that_names_no_exchange_is_told_which_it_gets(capsys, tmp_path):
-    plan = make_plan("1f1b-lockstep", num_stages=4, num_microbatches=8, num_chunks=1)
+    plan = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
     (tmp_path / "a.txt").write_text(plan.text().replace(" exchange=lockstep", ""))
     title, told, *_ = run(capsys, str(tmp_path / "a.txt")).splitlines()
     assert title.startswith("1f1b-lockstep: stages=4 microbatches=8 chunks=1 exchange=lockstep")
@@ -146,7 +146,7 @@ def test_an_option_reaches_the_compared_plan_that_takes_it(capsys):
 
 
 def test_a_plan_file_can_be_compared(capsys, tmp_path):
-    write_plan(make_plan("gpipe", num_stages=2, num_microbatches=2, num_chunks=1), tmp_path / "a")
+    write_plan(make_plan("gpipe", num_ranks=2, num_microbatches=2, num_chunks=1), tmp_path / "a")
     out = run(capsys, *ARGUMENTS, "--compare", str(tmp_path / "a"))
     assert row(out, "comparison") == ["seq1f1b", "gpipe"]
     assert row(out, "peak in microbatches")[0] == "1.5"
@@ -155,7 +155,7 @@ def test_a_plan_file_can_be_compared(capsys, tmp_path):
 
 
 def test_other_work_does_not_compare(capsys, tmp_path):
-    write_plan(make_plan("1f1b", num_stages=2, num_microbatches=3, num_chunks=1), tmp_path / "a")
+    write_plan(make_plan("1f1b", num_ranks=2, num_microbatches=3, num_chunks=1), tmp_path / "a")
     assert main([*ARGUMENTS, "--compare", str(tmp_path / "a")]) == 2
     assert "has num_microbatches=3 and seq1f1b has 2" in capsys.readouterr().err
 
@@ -181,6 +181,6 @@ def test_search_finds_a_plan_within_the_memory_and_ranks_the_named(capsys, tmp_p
     assert out.startswith("search: step time 12 on the executor machine with at most 2 units")
     assert "gpipe" in out and "course of time (F=1 B=2" in out
     plan = read_plan(path)
-    assert (plan.num_stages, plan.num_microbatches) == (2, 3)
+    assert (plan.num_ranks, plan.num_microbatches) == (2, 3)
     assert max(peak_units(plan)) <= 2
     assert row(out, "step time over the first") == ["1.0000", "1.0000"]  # 1F1B is optimal here

@@ -37,7 +37,7 @@ COSTS = {
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_option_is_tried(name):
-    sizes = {"num_stages", "num_microbatches", "num_chunks"}
+    sizes = {"num_ranks", "num_microbatches", "num_chunks"}
     assert set(signature(SCHEDULES[name].generate).parameters) - sizes <= set(OPTIONS)
 
 
@@ -61,7 +61,7 @@ def test_time_has_its_closed_form_on_the_machines_it_names(cases, costs):
             simulation = simulate(case.plan, COSTS[costs], machine=machine)
             assert simulation.bubble == form.bubble, (case, machine)
             assert simulation.makespan == form.makespan, (case, machine)
-            assert simulation.busy == (form.work,) * case.plan.num_stages
+            assert simulation.busy == (form.work,) * case.plan.num_ranks
             assert simulation.bubble_fraction == pytest.approx(form.bubble_fraction, abs=1e-12)
 
 

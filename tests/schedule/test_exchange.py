@@ -10,7 +10,7 @@ PARITY, LOCKSTEP = Exchange.PARITY, Exchange.LOCKSTEP
 
 
 @pytest.mark.parametrize(
-    ("exchange", "tick", "num_stages", "ring", "pairs"),
+    ("exchange", "tick", "num_ranks", "ring", "pairs"),
     [
         (PARITY, 0, 1, False, ()),
         (PARITY, 0, 4, False, ((0, 1), (2, 3), (1, 0), (3, 2))),
@@ -23,33 +23,33 @@ PARITY, LOCKSTEP = Exchange.PARITY, Exchange.LOCKSTEP
         (LOCKSTEP, 1, 1, True, ((0, 0),)),
     ],
 )
-def test_pairs(exchange, tick, num_stages, ring, pairs):
-    assert exchange.pairs(tick, num_stages=num_stages, ring=ring) == pairs
+def test_pairs(exchange, tick, num_ranks, ring, pairs):
+    assert exchange.pairs(tick, num_ranks=num_ranks, ring=ring) == pairs
 
 
 @pytest.mark.parametrize(
     ("exchange", "ring"), [(PARITY, False), (LOCKSTEP, False), (LOCKSTEP, True), (PARITY, True)]
 )
-@pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 7, 8])
-def test_whoever_may_send_has_a_pair_to_send_to(exchange, ring, num_stages):
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 7, 8])
+def test_whoever_may_send_has_a_pair_to_send_to(exchange, ring, num_ranks):
     if exchange is PARITY and ring:
-        num_stages += num_stages % 2
-    for tick, rank, op in product(range(2), range(num_stages), (Op.F, Op.B, Op.I)):
-        pairs = exchange.pairs(tick, num_stages=num_stages, ring=ring)
+        num_ranks += num_ranks % 2
+    for tick, rank, op in product(range(2), range(num_ranks), (Op.F, Op.B, Op.I)):
+        pairs = exchange.pairs(tick, num_ranks=num_ranks, ring=ring)
         assert len(set(pairs)) == len(pairs)
         for side in zip(*pairs, strict=True):
             assert len(set(side)) == len(side), "no rank stands twice on a side"
         to = rank + 1 if op is Op.F else rank - 1
         if ring:
-            to %= num_stages
-        if 0 <= to < num_stages and exchange.tick_class(op, rank) == tick:
+            to %= num_ranks
+        if 0 <= to < num_ranks and exchange.tick_class(op, rank) == tick:
             assert (rank, to) in pairs
 
 
-@pytest.mark.parametrize("num_stages", [1, 3, 5])
-def test_an_odd_ring_has_no_two_colouring(num_stages):
-    with pytest.raises(ValueError, match=f"ring of num_stages={num_stages} .* even number"):
-        PARITY.pairs(0, num_stages=num_stages, ring=True)
+@pytest.mark.parametrize("num_ranks", [1, 3, 5])
+def test_an_odd_ring_has_no_two_colouring(num_ranks):
+    with pytest.raises(ValueError, match=f"ring of num_ranks={num_ranks} .* even number"):
+        PARITY.pairs(0, num_ranks=num_ranks, ring=True)
 
 
 def test_an_unknown_pattern_is_refused():

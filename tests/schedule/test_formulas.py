@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seq1f1b_jax.schedule import MACHINES, SCHEDULES, Costs, make_plan, peak_units, simulate
 from seq1f1b_jax.schedule.simulation.formulas import closed_form
 
-SIZES = {"num_stages": 8, "num_microbatches": 8, "num_chunks": 4}
+SIZES = {"num_ranks": 8, "num_microbatches": 8, "num_chunks": 4}
 CHUNKED = [name for name in SCHEDULES if not SCHEDULES[name].chunked_name]
 
 _times = st.integers(0, 9)
@@ -40,7 +40,7 @@ def test_simulation_agrees_for_any_equal_costs(name, sizes, times):
         ("seq1f1b", {"extra_warmup": 3}, 14, 21, "min(P-p-1+C+3, M*C)", "(P-1)(F+B)"),
         ("seq1f1b-lockstep", {}, 18, 21, "min(2(P-p-1)+C, M*C)", "(P-1)(F+B)"),
         ("seq1f1b-i", {}, 26, 21, "min((V-1)g+2(P-p-1)+C, V*M*C), g=8", "(P-1)(F+B)"),
-        ("seq1f1b-i", {"num_virtual": 3}, 34, 21, "min((V-1)g+2(P-p-1)+C, V*M*C), g=8", None),
+        ("seq1f1b-i", {"stages_per_rank": 3}, 34, 21, "min((V-1)g+2(P-p-1)+C, V*M*C), g=8", None),
         ("seq1f1b-i", {"short_warmup": True}, 19, 21, "min((V-1)g+P-p-1+C, V*M*C), g=8", None),
         ("seq-zb-h1", {}, 11, 7, "min(P-1+C, M*C)", "(P-1)(F+I-W)"),
     ],

@@ -24,10 +24,10 @@ GOLDEN = Path(__file__).parent / "golden"
 COSTS = Costs(forward=1, backward=2)
 
 
-def _plan(name, num_stages, num_microbatches, num_chunks, **options):
+def _plan(name, num_ranks, num_microbatches, num_chunks, **options):
     return make_plan(
         name,
-        num_stages=num_stages,
+        num_ranks=num_ranks,
         num_microbatches=num_microbatches,
         num_chunks=num_chunks,
         **options,
@@ -63,7 +63,7 @@ rank 2  F0.0 F0.1 F1.0 B0.1 F1.1 B0.0 B1.1 B1.0
         (("seq1f1b", 1, 1, 3), {}, "\nrank 0  F0.0 F0.1 F0.2 B0.2 B0.1 B0.0\n"),
         (
             ("1f1b-i", 2, 2, 1),
-            {"num_virtual": 3},
+            {"stages_per_rank": 3},
             """
 rank 0  F0.0   F1.0   F0.0@2 F1.0@2 F0.0@4 F1.0@4 B0.0@4 B1.0@4 B0.0@2 B1.0@2 B0.0   B1.0
 rank 1  F0.0   F1.0   F0.0@3 F1.0@3 F0.0@5 B0.0@5 F1.0@5 B1.0@5 B0.0@3 B1.0@3 B0.0   B1.0
@@ -86,7 +86,7 @@ def test_order_of_work_with_options(sizes, options, grid):
 
 
 def test_order_of_work_of_evaluation():
-    plan = forward_plan(num_stages=2, num_microbatches=2, num_chunks=2)
+    plan = forward_plan(num_ranks=2, num_microbatches=2, num_chunks=2)
     assert draw_plan(plan) == "rank 0  F0.0 F0.1 F1.0 F1.1\nrank 1  F0.0 F0.1 F1.0 F1.1"
 
 
@@ -97,7 +97,7 @@ def test_order_of_work_of_evaluation():
         ("seq1f1b", _plan("seq1f1b", 2, 2, 2)),
         ("grid", _plan("seq1f1b", 2, 2, 2)),
         ("zero_bubble", _plan("zb-h1", 2, 3, 1)),
-        ("forward", forward_plan(num_stages=2, num_microbatches=2, num_chunks=2)),
+        ("forward", forward_plan(num_ranks=2, num_microbatches=2, num_chunks=2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -24,17 +24,17 @@ from seq1f1b_jax.schedule.generators.orders import (
 COSTS = Costs(forward=1, backward=2)
 
 
-def _plan(num_stages, num_microbatches, num_chunks, **options):
+def _plan(num_ranks, num_microbatches, num_chunks, **options):
     return make_plan(
         "seq1f1b-i",
-        num_stages=num_stages,
+        num_ranks=num_ranks,
         num_microbatches=num_microbatches,
         num_chunks=num_chunks,
         **options,
     )
 
 
-def _published(num_stages, num_microbatches, num_chunks, *, num_virtual=2, group):
+def _published(num_ranks, num_microbatches, num_chunks, *, stages_per_rank=2, group):
     """The rule as it is published: groups of so many units, in order, the last one shorter."""
     sizes = num_microbatches, num_chunks
 
@@ -48,17 +48,17 @@ def _published(num_stages, num_microbatches, num_chunks, *, num_virtual=2, group
         one_forward_one_backward(
             tuple(in_groups(forward_order, stages)),
             tuple(in_groups(backward_order, stages[::-1])),
-            num_warmup=(num_virtual - 1) * group + 2 * (num_stages - rank - 1) + num_chunks - 1,
+            num_warmup=(stages_per_rank - 1) * group + 2 * (num_ranks - rank - 1) + num_chunks - 1,
         )
-        for rank in range(num_stages)
-        for stages in [range(rank, num_stages * num_virtual, num_stages)]
+        for rank in range(num_ranks)
+        for stages in [range(rank, num_ranks * stages_per_rank, num_ranks)]
     )
     return Plan(
         "published",
-        num_stages,
+        num_ranks,
         *sizes,
         ranks,
-        num_virtual=num_virtual,
+        stages_per_rank=stages_per_rank,
         exchange=Exchange.LOCKSTEP,
     )
 
@@ -159,8 +159,8 @@ def test_parity_fails_on_a_ring(sizes, figure):
     assert simulate(lockstep, COSTS, machine="executor").makespan == asynchronous
 
 
-@pytest.mark.parametrize("num_stages", [3, 5])
-def test_parity_has_no_pattern_for_an_odd_ring(num_stages):
-    parity = replace(_plan(num_stages, 2 * num_stages, 1), exchange=Exchange.PARITY)
-    with pytest.raises(ValueError, match=f"ring of num_stages={num_stages}"):
+@pytest.mark.parametrize("num_ranks", [3, 5])
+def test_parity_has_no_pattern_for_an_odd_ring(num_ranks):
+    parity = replace(_plan(num_ranks, 2 * num_ranks, 1), exchange=Exchange.PARITY)
+    with pytest.raises(ValueError, match=f"ring of num_ranks={num_ranks}"):
         simulate(parity, COSTS, machine="executor")

@@ -29,9 +29,9 @@ def test_ticks_of_parity_have_their_closed_form(name):
         plan = case.plan
         extra = case.sizes.get("extra_warmup", plan.num_units)  # terapipe warms up with everything
         wait = min(extra, plan.num_units - plan.num_chunks) + plan.num_chunks - 1
-        last = 2 * plan.num_stages - 1
+        last = 2 * plan.num_ranks - 1
         forwards, backwards = _ticks_by_rank(plan)
-        for rank in range(plan.num_stages):
+        for rank in range(plan.num_ranks):
             assert forwards[rank] == [2 * u + rank for u in range(plan.num_units)]
             assert backwards[rank] == [2 * (i + wait) + last - rank for i in range(plan.num_units)]
 
@@ -41,9 +41,9 @@ def test_ticks_of_lockstep_have_their_closed_form(name):
     """A message takes a double tick to the next rank, and as long back."""
     for case in cases_of(name):
         plan = case.plan
-        last = plan.num_stages - 1
+        last = plan.num_ranks - 1
         forwards, backwards = _ticks_by_rank(plan)
-        for rank in range(plan.num_stages):
+        for rank in range(plan.num_ranks):
             first = plan.num_chunks - 1 + last + (last - rank)
             assert forwards[rank] == [2 * (u + rank) for u in range(plan.num_units)]
             assert backwards[rank] == [2 * (first + i) + 1 for i in range(plan.num_units)]
@@ -57,7 +57,7 @@ def _ticks_by_rank(plan):
 def test_actions_that_send_keep_to_the_ticks_of_the_exchange(all_cases):
     for case in all_cases:
         table = case.table
-        for rank in range(case.plan.num_stages):
+        for rank in range(case.plan.num_ranks):
             op = table.op[:, rank]
             for wanted, op_class in ((op == FORWARD, Op.F), (op > FORWARD, Op.B)):
                 parity = np.flatnonzero(wanted) % 2
@@ -75,7 +75,7 @@ def test_columns_are_int32_read_only_and_zero_where_nothing_runs(all_cases):
         assert len(columns) == 16
         for name, column in columns:
             assert column.dtype == np.int32
-            assert column.shape == (table.num_ticks, case.plan.num_stages)
+            assert column.shape == (table.num_ticks, case.plan.num_ranks)
             assert not column.flags.writeable
             if name.startswith("weight_"):
                 idle = table.weight_stage == NO_STAGE
@@ -91,7 +91,7 @@ def test_equal_chunks_take_exactly_what_is_alive(cases):
         assert table.arena_tokens_per_rank == tuple(7 * peak for peak in table.peak_units), case
         deferred = tuple(7 * _most(row, {Op.I: 1, Op.W: -1}) for row in plan.ranks)
         assert table.deferred_tokens_per_rank == deferred, case
-        last_stage = plan.num_virtual_stages - 1
+        last_stage = plan.num_stages - 1
         last = [action for action in plan.ranks[-1] if action.stage == last_stage]
         assert table.loss_tokens == 7 * _most(last, {Op.F: 1, Op.B: -1, Op.I: -1}), case
 
@@ -130,11 +130,11 @@ def test_inbox_holds_one_message_by_parity_and_two_in_lockstep(cases):
         plan, slots = case.plan, case.table.inbox_slots_per_rank
         if plan.exchange is Exchange.PARITY:
             assert set(slots) == {1}, case
-        elif plan.num_virtual == 1:
+        elif plan.stages_per_rank == 1:
             assert set(slots) <= {1, 2}, case
         elif not case.sizes["short_warmup"]:
-            sizes = plan.num_stages, plan.num_microbatches, plan.num_chunks
-            excess = max(0, plan.num_chunks * group_sizes(*sizes)[0] - plan.num_stages)
+            sizes = plan.num_ranks, plan.num_microbatches, plan.num_chunks
+            excess = max(0, plan.num_chunks * group_sizes(*sizes)[0] - plan.num_ranks)
             assert set(slots[1:-1]) <= {2}, case
             assert max(slots) <= 2 + 2 * excess, case
 
@@ -148,7 +148,7 @@ def test_unequal_chunks_take_no_more_than_padded_ones(cases):
 
 
 def test_evaluation_keeps_nothing_for_a_backward():
-    table = lower(forward_plan(num_stages=3, num_microbatches=4, num_chunks=2), (5, 3))
+    table = lower(forward_plan(num_ranks=3, num_microbatches=4, num_chunks=2), (5, 3))
     assert table.forward_only
     assert table.ops == (Op.F,)
     nothing = (0, 0, 0)
@@ -161,14 +161,14 @@ def test_evaluation_keeps_nothing_for_a_backward():
 
 
 def test_sizes_of_a_table_with_split_backwards_and_virtual_stages():
-    sizes = {"num_stages": 3, "num_microbatches": 6, "num_chunks": 1}
+    sizes = {"num_ranks": 3, "num_microbatches": 6, "num_chunks": 1}
     split = lower(make_plan("zb-h1", **sizes), [8])
     assert split.ops == (Op.F, Op.I, Op.W)
-    assert (split.num_stages, split.num_virtual_stages, split.seq_len) == (3, 3, 8)
+    assert (split.num_ranks, split.num_stages, split.seq_len) == (3, 3, 8)
     assert (split.arena_tokens, split.deferred_tokens, split.loss_tokens) == (24, 24, 8)
     ring = lower(make_plan("1f1b-i", **sizes), [8])
     assert ring.ops == (Op.F, Op.B)
-    assert (ring.num_stages, ring.num_virtual_stages, ring.num_chunks) == (3, 6, 1)
+    assert (ring.num_ranks, ring.num_stages, ring.num_chunks) == (3, 6, 1)
     assert ring.pairs(5) == ((1, 0), (2, 1), (0, 2))
 
 
@@ -200,7 +200,7 @@ def test_plans_by_hand_get_the_room_they_need(grid, lengths, inbox, prefix):
     [((4, 4, 4), "3 chunk lengths .* num_chunks=2"), ((8, 0), r"\[8, 0\]"), ((), "0 chunk")],
 )
 def test_wrong_lengths_are_refused(lengths, reported):
-    plan = make_plan("seq1f1b", num_stages=2, num_microbatches=1, num_chunks=2)
+    plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=1, num_chunks=2)
     with pytest.raises(ValueError, match=reported):
         lower(plan, lengths)
 
@@ -211,14 +211,14 @@ def test_plans_that_cannot_run_are_refused():
 
 
 def test_an_odd_ring_by_parity_is_refused():
-    plan = make_plan("1f1b-i", num_stages=3, num_microbatches=3, num_chunks=1)
-    with pytest.raises(ValueError, match="ring of num_stages=3 .* or 'lockstep'"):
+    plan = make_plan("1f1b-i", num_ranks=3, num_microbatches=3, num_chunks=1)
+    with pytest.raises(ValueError, match="ring of num_ranks=3 .* or 'lockstep'"):
         lower(replace(plan, exchange=Exchange.PARITY), [4])
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 2, 2), (4, 4, 1, 2), (4, 3, 2, 3), (6, 6, 1, 2)], ids=str)
 def test_an_even_ring_by_parity_computes_what_it_should(sizes):
-    names = ("num_stages", "num_microbatches", "num_chunks", "num_virtual")
+    names = ("num_ranks", "num_microbatches", "num_chunks", "stages_per_rank")
     plan = make_plan("seq1f1b-i", **dict(zip(names, sizes, strict=True)))
     table = lower(replace(plan, exchange=Exchange.PARITY), (3,) * plan.num_chunks)
     replay(table)

@@ -28,12 +28,12 @@ CASES = [
 ]
 GRID = "rank 0  F0.0 F1.0 B0.0 B1.0\nrank 1  F0.0 B0.0 F1.0 B1.0\n"
 TABLE = "rank 0,F0.0,F1.0,B0.0,B1.0\nrank 1,F0.0,B0.0,F1.0,B1.0\n"
-PLAN = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
+PLAN = make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1)
 
 
 def plan_of(name, sizes):
     stages, microbatches, chunks = sizes
-    return make_plan(name, num_stages=stages, num_microbatches=microbatches, num_chunks=chunks)
+    return make_plan(name, num_ranks=stages, num_microbatches=microbatches, num_chunks=chunks)
 
 
 def read(folder, content, name="mine.csv"):
@@ -52,7 +52,7 @@ def test_every_schedule_comes_back_equal(tmp_path, name, sizes, suffix):
 
 @pytest.mark.parametrize("suffix", [".csv", ".txt"])
 def test_an_evaluation_plan_comes_back_equal(tmp_path, suffix):
-    plan = forward_plan(num_stages=3, num_microbatches=2, num_chunks=2)
+    plan = forward_plan(num_ranks=3, num_microbatches=2, num_chunks=2)
     write_plan(plan, tmp_path / f"plan{suffix}")
     assert read_plan(tmp_path / f"plan{suffix}") == plan
 
@@ -164,7 +164,7 @@ def test_waiting_anywhere_changes_nothing(tmp_path_factory, data):
         (GRID + GRID, "a.txt", "line 3: rank 0 stands where rank 2 belongs"),
         (f"# a stages=2\n{TABLE}", "a.csv", "line 1: plan header 'a stages=2' must read"),
         (f"# {PLAN.text()}\nx stages=3", "a.txt", "line 4: 'x stages=3' stands behind other rows"),
-        (f"# a stages=3 microbatches=2 chunks=1\n{TABLE}", "a.csv", "num_stages=3 has 2 rows"),
+        (f"# a stages=3 microbatches=2 chunks=1\n{TABLE}", "a.csv", "num_ranks=3 has 2 rows"),
         (b"\xff\xfeF\x000\x00", "a.csv", "not UTF-8 text (byte 0xff at 0)"),
         (TABLE.replace("F0.0", '"F0.0', 1), "a.csv", "line 2: unexpected end of data"),
         (TABLE.replace("F0.0", "F0.0@999999998", 1), "a.csv", "1000000000 stages and holds 8"),

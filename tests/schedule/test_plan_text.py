@@ -32,13 +32,13 @@ def test_what_is_no_action_is_refused(text):
     st.integers(1, 9),
     st.sampled_from(Exchange),
 )
-def test_plan_text_is_read_back_for_any_plan(ranks, sizes, num_virtual, exchange):
-    plan = Plan("any", len(ranks), *sizes, ranks, num_virtual=num_virtual, exchange=exchange)
+def test_plan_text_is_read_back_for_any_plan(ranks, sizes, stages_per_rank, exchange):
+    plan = Plan("any", len(ranks), *sizes, ranks, stages_per_rank=stages_per_rank, exchange=exchange)
     assert Plan.parse(plan.text()) == plan
 
 
 def test_header_names_the_exchange_always_and_virtual_stages_where_there_are_some():
-    sizes = {"num_stages": 2, "num_microbatches": 3, "num_chunks": 1}
+    sizes = {"num_ranks": 2, "num_microbatches": 3, "num_chunks": 1}
     headers = [make_plan(name, **sizes).text().split("\n")[0] for name in ("1f1b", "1f1b-i")]
     assert headers == [
         "1f1b stages=2 microbatches=3 chunks=1 exchange=parity",
@@ -48,7 +48,7 @@ def test_header_names_the_exchange_always_and_virtual_stages_where_there_are_som
 
 def test_a_grid_of_more_stages_than_ranks_is_a_ring():
     plan = parse_grid("rank 0  F0.0 F0.0@2\nrank 1  F0.0 F0.0@3", name="hand")
-    assert (plan.num_stages, plan.num_virtual, plan.num_virtual_stages) == (2, 2, 4)
+    assert (plan.num_ranks, plan.stages_per_rank, plan.num_stages) == (2, 2, 4)
     assert plan.exchange is Exchange.LOCKSTEP
     assert [plan.rank(stage) for stage in range(4)] == [0, 1, 0, 1]
 
@@ -60,7 +60,7 @@ def test_a_header_without_exchange_never_means_what_cannot_run(virtual, exchange
 
 @pytest.mark.parametrize("name", ["1F1B", "Seq1F1B-I", "ZB-H1"])
 def test_capitals_do_not_matter(name):
-    sizes = {"num_stages": 2, "num_microbatches": 2, "num_chunks": 1}
+    sizes = {"num_ranks": 2, "num_microbatches": 2, "num_chunks": 1}
     assert make_plan(name, **sizes) == make_plan(name.lower(), **sizes)
 
 
@@ -85,7 +85,7 @@ def test_capitals_do_not_matter(name):
 )
 def test_published_schedules_that_are_not_offered_are_no_spelling_mistakes(name, reported):
     with pytest.raises(ValueError, match=reported) as caught:
-        make_plan(name, num_stages=2, num_microbatches=2, num_chunks=1)
+        make_plan(name, num_ranks=2, num_microbatches=2, num_chunks=1)
     assert repr(name) in str(caught.value) and "did you mean" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -96,7 +96,7 @@ def test_published_schedules_that_are_not_offered_are_no_spelling_mistakes(name,
         ("seq1f1b stages=2", "stages=2"),
         ("seq1f1b stages=3 microbatches=1 chunks=1\nF0.0 B0.0\nF0.0 B0.0", "3 has 2 rows"),
         ("seq1f1b stages=1 microbatches=0 chunks=1\n", "num_microbatches=0"),
-        ("seq1f1b stages=1 microbatches=1 chunks=1 virtual=0\n-", "num_virtual=0"),
+        ("seq1f1b stages=1 microbatches=1 chunks=1 virtual=0\n-", "stages_per_rank=0"),
         ("seq1f1b stages=1 microbatches=1 chunks=1 exchange=ring\n-", "exchange='ring'"),
         ("seq1f1b stages=1 microbatches=1 chunks=1\nF0.0 B0", "'B0'"),
     ],
@@ -111,23 +111,23 @@ def test_unreadable_plan_text_says_what_is_wrong(text, reported):
     [
         ({"name": "seq1f2b"}, "'seq1f2b' is not known; did you mean 'seq1f1b'"),
         ({"name": "DUAL"}, "use one of gpipe, terapipe, 1f1b, seq1f1b"),
-        ({"num_stages": 0}, "num_stages=0"),
+        ({"num_ranks": 0}, "num_ranks=0"),
         ({"num_microbatches": -1}, "num_microbatches=-1"),
         ({"num_chunks": 0}, "num_chunks=0"),
         ({"extra_warmup": -2}, "extra_warmup=-2 must be at least 0"),
         ({"name": "1f1b", "num_chunks": 3}, "num_chunks=3 .* use 1, or the schedule seq1f1b"),
         ({"name": "zb-h1", "num_chunks": 2}, "num_chunks=2 .* the schedule seq-zb-h1"),
         ({"name": "terapipe", "extra_warmup": 4}, "extra_warmup=4 .* use one of 1f1b, seq1f1b"),
-        ({"num_virtual": 2}, "num_virtual=2 .* use one of 1f1b-i, seq1f1b-i"),
+        ({"stages_per_rank": 2}, "stages_per_rank=2 .* use one of 1f1b-i, seq1f1b-i"),
         ({"short_warmup": True}, "short_warmup=True .* use one of 1f1b-i, seq1f1b-i"),
-        ({"name": "seq1f1b-i", "num_virtual": 1}, "num_virtual=1 leaves nothing to interleave"),
-        ({"name": "seq1f1b-i", "num_stages": 0}, "num_stages=0"),
+        ({"name": "seq1f1b-i", "stages_per_rank": 1}, "stages_per_rank=1 leaves nothing to interleave"),
+        ({"name": "seq1f1b-i", "num_ranks": 0}, "num_ranks=0"),
         ({"name": "seq1f1b-i", "num_microbatches": 0}, "num_microbatches=0"),
         ({"name": "seq1f1b-i", "num_chunks": 0}, "num_chunks=0"),
-        ({"name": "seq-zb-h1", "num_stages": 0}, "num_stages=0"),
+        ({"name": "seq-zb-h1", "num_ranks": 0}, "num_ranks=0"),
     ],
 )
 def test_impossible_schedules_are_refused(arguments, reported):
-    valid = {"name": "seq1f1b", "num_stages": 2, "num_microbatches": 2, "num_chunks": 2}
+    valid = {"name": "seq1f1b", "num_ranks": 2, "num_microbatches": 2, "num_chunks": 2}
     with pytest.raises(ValueError, match=reported):
         make_plan(**(valid | arguments))

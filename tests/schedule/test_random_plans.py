@@ -27,20 +27,20 @@ from seq1f1b_jax.schedule.dependencies import dependencies
 @st.composite
 def plans(draw):
     """Take any action that can run, until none is left: a random order of work of every rank."""
-    num_stages, num_microbatches, num_chunks = (draw(st.integers(1, 3)) for _ in range(3))
-    num_virtual = draw(st.integers(1, 3))
-    exchange = draw(st.sampled_from(Exchange)) if num_virtual == 1 else Exchange.LOCKSTEP
+    num_ranks, num_microbatches, num_chunks = (draw(st.integers(1, 3)) for _ in range(3))
+    stages_per_rank = draw(st.integers(1, 3))
+    exchange = draw(st.sampled_from(Exchange)) if stages_per_rank == 1 else Exchange.LOCKSTEP
     empty = Plan(
         "random",
-        num_stages,
+        num_ranks,
         num_microbatches,
         num_chunks,
-        ((),) * num_stages,
-        num_virtual=num_virtual,
+        ((),) * num_ranks,
+        stages_per_rank=stages_per_rank,
         exchange=exchange,
     )
     choice = draw(st.randoms(use_true_random=False))
-    waiting, done, ranks = _all_actions(empty, choice), set(), [[] for _ in range(num_stages)]
+    waiting, done, ranks = _all_actions(empty, choice), set(), [[] for _ in range(num_ranks)]
     while waiting:
         action = choice.choice([a for a in waiting if done.issuperset(dependencies(a, empty))])
         waiting.remove(action)
@@ -52,7 +52,7 @@ def plans(draw):
 def _all_actions(plan, choice):
     """Every unit's forward and backward, the latter split or not, in the order of a coin."""
     actions = []
-    for stage in range(plan.num_virtual_stages):
+    for stage in range(plan.num_stages):
         for microbatch in range(plan.num_microbatches):
             for chunk in range(plan.num_chunks):
                 backward = choice.choice([(Op.B,), (Op.I, Op.W)])
@@ -111,7 +111,7 @@ def test_machines_that_wait_for_more_take_longer(plan, costs):
 @given(plans(), _costs)
 @settings(max_examples=100, deadline=None)
 def test_times_respect_all_dependencies_and_add_up(plan, costs):
-    cost = costs.per_action(plan.num_virtual_stages, plan.num_chunks)
+    cost = costs.per_action(plan.num_stages, plan.num_chunks)
     work = Counter()
     for row in plan.ranks:
         for action in row:
@@ -126,7 +126,7 @@ def test_times_respect_all_dependencies_and_add_up(plan, costs):
             for event in dependencies(action, plan):
                 elsewhere = plan.rank(event.stage) != plan.rank(action.stage)
                 assert start >= ends[event] + costs.transfer * elsewhere, (machine, action)
-        assert simulation.busy == tuple(work[rank] for rank in range(plan.num_stages))
+        assert simulation.busy == tuple(work[rank] for rank in range(plan.num_ranks))
 
 
 @given(plans(), _costs)

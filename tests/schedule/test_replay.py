@@ -22,7 +22,7 @@ NAMES = ["seq1f1b", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"]
 
 
 def _table(name="seq1f1b", lengths=(5, 3), **sizes):
-    defaults = {"num_stages": 2, "num_microbatches": 3, "num_chunks": len(lengths)}
+    defaults = {"num_ranks": 2, "num_microbatches": 3, "num_chunks": len(lengths)}
     return lower(make_plan(name, **(defaults | sizes)), lengths)
 
 
@@ -44,7 +44,7 @@ def _is_received(table):
         for source, destination in table.pairs(tick):
             stage = table.stage[tick, source]
             forward = table.op[tick, source] == FORWARD
-            end = table.num_virtual_stages - 1 if forward else 0
+            end = table.num_stages - 1 if forward else 0
             received[tick, destination] = table.op[tick, source] != IDLE and stage != end
     return received
 
@@ -56,7 +56,7 @@ def _cells_that_count(table, name):
     if name == "arrival_slot":
         return _is_received(table)
     runs, forward = table.op != IDLE, table.op == FORWARD
-    first, last = table.stage == 0, table.stage == table.num_virtual_stages - 1
+    first, last = table.stage == 0, table.stage == table.num_stages - 1
     return {
         "prefix_slot": runs & ~forward,
         "loss_offset": runs & last,
@@ -109,7 +109,7 @@ def test_a_buffer_that_is_too_small_is_found(name, buffer):
 
 
 def test_an_action_two_ticks_late_misses_its_message():
-    table = _table(num_stages=3)
+    table = _table(num_ranks=3)
     late = {}
     for name, column in _columns(table).items():
         late[name] = np.insert(column, [3, 3], column[1], axis=0)  # in tick 1 rank 0 waits
@@ -198,7 +198,7 @@ def test_a_weight_gradient_added_twice_is_found():
 
 
 def test_evaluation_that_leaves_a_unit_out_is_found():
-    table = lower(forward_plan(num_stages=2, num_microbatches=2, num_chunks=1), [8])
+    table = lower(forward_plan(num_ranks=2, num_microbatches=2, num_chunks=1), [8])
     with pytest.raises(ReplayError, match="rank 1 ran the forwards of"):
         replay(_changed(table, "op", _cell(table, FORWARD, 1, 0, rank=1), IDLE))
 

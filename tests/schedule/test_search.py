@@ -28,9 +28,9 @@ def rising(num_chunks, ratio=2.1):
     return Costs(forward=cost, backward=2 * cost)
 
 
-def slow_last_stage(num_stages):
+def slow_last_stage(num_ranks):
     """The last stage, which has the head, costs twice what the others do."""
-    forward = np.ones((num_stages, 1), int)
+    forward = np.ones((num_ranks, 1), int)
     forward[-1] = 2
     return Costs(forward=forward, backward=2 * forward)
 
@@ -45,9 +45,9 @@ def random_costs(random, problem_stages, num_chunks, transfer=0):
     )
 
 
-def sizes(num_stages, num_microbatches, num_chunks):
+def sizes(num_ranks, num_microbatches, num_chunks):
     return {
-        "num_stages": num_stages,
+        "num_ranks": num_ranks,
         "num_microbatches": num_microbatches,
         "num_chunks": num_chunks,
     }
@@ -68,17 +68,17 @@ def check_result(result, costs):
 # Named schedules that nothing can beat
 
 
-@pytest.mark.parametrize("num_stages", [1, 4, 8])
+@pytest.mark.parametrize("num_ranks", [1, 4, 8])
 @pytest.mark.parametrize(("num_microbatches", "num_chunks"), [(8, 1), (8, 2), (16, 4)])
 @pytest.mark.parametrize("costs", [EQUAL, Costs(forward=2, backward=5)])
 @pytest.mark.parametrize(("name", "split"), [("seq1f1b", False), ("seq-zb-h1", True)])
 def test_bound_proves_named_schedules_optimal(
-    num_stages, num_microbatches, num_chunks, costs, name, split
+    num_ranks, num_microbatches, num_chunks, costs, name, split
 ):
     if split:
         costs = replace(costs, weights=costs.forward, inputs=costs.forward)
-    plan = make_plan(name, **sizes(num_stages, num_microbatches, num_chunks))
-    result = find_plan(**sizes(num_stages, num_microbatches, num_chunks), costs=costs, split=split)
+    plan = make_plan(name, **sizes(num_ranks, num_microbatches, num_chunks))
+    result = find_plan(**sizes(num_ranks, num_microbatches, num_chunks), costs=costs, split=split)
     assert result.makespan == simulate(plan, costs, machine="executor").makespan
     assert result.lower_bound == result.makespan
     assert (result.proof, result.exact, result.gap) == ("bound", True, 0)
@@ -87,7 +87,7 @@ def test_bound_proves_named_schedules_optimal(
 
 
 def test_interleaved_schedule_is_optimal_too():
-    result = find_plan(**sizes(4, 8, 2), costs=EQUAL, num_virtual=2)
+    result = find_plan(**sizes(4, 8, 2), costs=EQUAL, stages_per_rank=2)
     assert (result.proof, result.origin) == ("bound", "seq1f1b-i")
     assert result.makespan == 2 * 16 * 3 + 3 * 3  # V*M*C*(F+B) + (P-1)(F+B)
     check_result(result, EQUAL)
@@ -202,7 +202,7 @@ def test_comparison_holds_every_schedule_of_these_sizes():
     whole = find_plan(**sizes(2, 2, 1), costs=EQUAL)
     names = {row.name for row in compare_named(whole, EQUAL)}
     assert {"search", "gpipe", "1f1b", "seq1f1b", "1f1b-lockstep", "zb-h1"} <= names
-    interleaved = find_plan(**sizes(2, 2, 2), costs=EQUAL, num_virtual=3)
+    interleaved = find_plan(**sizes(2, 2, 2), costs=EQUAL, stages_per_rank=3)
     names = {row.name for row in compare_named(interleaved, EQUAL)}
     assert names == {"search", "seq1f1b-i"}
     assert interleaved.plan.exchange is Exchange.LOCKSTEP
@@ -212,11 +212,11 @@ def test_comparison_holds_every_schedule_of_these_sizes():
     ("options", "message"),
     [
         ({"max_units": 2}, "max_units=2 is too few.*allow at least 3"),
-        ({"max_units": 5, "num_virtual": 2}, "max_units=5 is too few.*2 virtual.*at least 6"),
+        ({"max_units": 5, "stages_per_rank": 2}, "max_units=5 is too few.*2 virtual.*at least 6"),
         ({"machine": "quantum"}, "machine='quantum' is unknown; use one of asynchronous"),
         ({"effort": 0}, "effort=0 must be at least 1"),
-        ({"num_stages": 0}, "num_stages=0 must be at least 1"),
-        ({"num_virtual": 0}, "num_virtual=0 must be at least 1"),
+        ({"num_ranks": 0}, "num_ranks=0 must be at least 1"),
+        ({"stages_per_rank": 0}, "stages_per_rank=0 must be at least 1"),
         ({"costs": Costs(forward=[1, 2], backward=2)}, r"shape \(2,\) does not fit"),
         ({"costs": Costs(forward=-1, backward=2)}, "the cost of F is -1, below 0"),
     ],

@@ -47,20 +47,20 @@ def shuffled(plan, batch, random, num_orders):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("num_virtual", [1, 2])
+@pytest.mark.parametrize("stages_per_rank", [1, 2])
 @pytest.mark.parametrize("split", [False, True])
-def test_its_clock_is_that_of_the_simulator(machine, num_virtual, split):
+def test_its_clock_is_that_of_the_simulator(machine, stages_per_rank, split):
     random = np.random.default_rng(0)
     num_timed = num_refused = 0
-    for num_stages, num_microbatches, num_chunks in product((1, 2, 3), (2, 3), (1, 2)):
-        costs = random_costs(random, num_stages * num_virtual, num_chunks, int(random.integers(3)))
+    for num_ranks, num_microbatches, num_chunks in product((1, 2, 3), (2, 3), (1, 2)):
+        costs = random_costs(random, num_ranks * stages_per_rank, num_chunks, int(random.integers(3)))
         problem = Problem(
-            num_stages,
+            num_ranks,
             num_microbatches,
             num_chunks,
             costs,
-            num_virtual * num_chunks + 2,
-            num_virtual=num_virtual,
+            stages_per_rank * num_chunks + 2,
+            stages_per_rank=stages_per_rank,
             split=split,
             machine=machine,
         )
@@ -116,11 +116,11 @@ def all_rows(problem, rank, ascending):
 
 def brute_force(problem, *, ascending):
     """Least makespan of all orders, by the real simulator."""
-    rows = [all_rows(problem, rank, ascending) for rank in range(problem.num_stages)]
+    rows = [all_rows(problem, rank, ascending) for rank in range(problem.num_ranks)]
     makespans = []
     for ranks in product(*rows):
         for exchange in exchanges(problem):
-            plan = Plan("any", *problem.sizes.values(), ranks, problem.num_virtual, exchange)
+            plan = Plan("any", *problem.sizes.values(), ranks, problem.stages_per_rank, exchange)
             if sum(1 for _ in execution_order(plan)) == sum(map(len, ranks)):
                 makespan = simulate(plan, problem.costs, machine=problem.machine).makespan
                 makespans.append(makespan)
@@ -140,14 +140,14 @@ def brute_force(problem, *, ascending):
         ((3, 3, 1), {"max_units": 2}, True),
         ((3, 3, 1), {"max_units": 3}, True),
         ((2, 3, 1), {"max_units": 2, "split": True}, True),
-        ((2, 1, 2), {"max_units": 4, "num_virtual": 2}, True),
+        ((2, 1, 2), {"max_units": 4, "stages_per_rank": 2}, True),
     ],
     ids=str,
 )
 def test_exhaustive_search_is_brute_force(case, options, ascending, machine):
     random = np.random.default_rng(sum(case))
     for transfer in (0, 1):
-        costs = random_costs(random, case[0] * options.get("num_virtual", 1), case[2], transfer)
+        costs = random_costs(random, case[0] * options.get("stages_per_rank", 1), case[2], transfer)
         problem = Problem(*case, costs, machine=machine, **options)
         result = find_plan(**problem.sizes, costs=costs, machine=machine, **options)
         assert result.makespan == brute_force(problem, ascending=ascending)

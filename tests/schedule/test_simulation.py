@@ -18,10 +18,10 @@ from seq1f1b_jax.schedule import (
 )
 
 
-def _plan(name, num_stages, num_microbatches, num_chunks, **options):
+def _plan(name, num_ranks, num_microbatches, num_chunks, **options):
     return make_plan(
         name,
-        num_stages=num_stages,
+        num_ranks=num_ranks,
         num_microbatches=num_microbatches,
         num_chunks=num_chunks,
         **options,
@@ -81,9 +81,9 @@ def test_extra_warmup_gains_little_on_unequal_chunks():
 def test_executor_over_asynchronous_time_is_one(name, backward):
     """Asked for is 1.02; at these sizes, and at all of the shared suite, it is 1."""
     costs = Costs(forward=1, backward=backward)
-    for num_stages, num_chunks in ((4, 8), (8, 4), (16, 1)):
+    for num_ranks, num_chunks in ((4, 8), (8, 4), (16, 1)):
         chunks = 1 if SCHEDULES[name].chunked_name else num_chunks
-        plan = _plan(name, num_stages, 16, chunks)
+        plan = _plan(name, num_ranks, 16, chunks)
         times = [simulate(plan, costs, machine=machine).makespan for machine in MACHINES[:2]]
         assert times[0] == times[1]
 
@@ -97,8 +97,8 @@ def test_weight_gradients_longer_than_either_half_cost_the_executor_some_time():
 
 def test_bubble_of_evaluation_is_the_way_through_the_pipeline():
     costs = Costs(forward=1, backward=2)
-    line = forward_plan(num_stages=4, num_microbatches=3, num_chunks=2)
-    ring = forward_plan(num_stages=4, num_microbatches=3, num_chunks=2, num_virtual=2)
+    line = forward_plan(num_ranks=4, num_microbatches=3, num_chunks=2)
+    ring = forward_plan(num_ranks=4, num_microbatches=3, num_chunks=2, stages_per_rank=2)
     for machine in MACHINES[:2]:
         assert simulate(line, costs, machine=machine).makespan == 6 + 3
         assert simulate(ring, costs, machine=machine).makespan == 12 + 3
@@ -155,7 +155,7 @@ def test_transfer_slows_the_machines_more_the_more_they_meet():
 @pytest.mark.parametrize(
     ("costs", "reported"),
     [
-        (Costs(forward=[1, 2], backward=2), r"shape \(2,\) .* num_virtual_stages=2 .*num_chunks=3"),
+        (Costs(forward=[1, 2], backward=2), r"shape \(2,\) .* num_stages=2 .*num_chunks=3"),
         (Costs(forward=1, backward=[[2], [2], [2]]), r"shape \(3, 1\)"),
         (Costs(forward=-1, backward=2), "the cost of F is -1"),
         (Costs(forward=1, backward=2, weights=3), "the cost of I is -1, below 0"),

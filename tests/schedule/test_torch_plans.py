@@ -35,8 +35,8 @@ OURS = {"GPipe": "gpipe", "1F1B": "1f1b", "Interleaved1F1B": "1f1b-i"}
 
 
 def ours(name, P, M, V):
-    options = {"num_virtual": V} if V > 1 else {}
-    return make_plan(OURS[name], num_stages=P, num_microbatches=M, num_chunks=1, **options)
+    options = {"stages_per_rank": V} if V > 1 else {}
+    return make_plan(OURS[name], num_ranks=P, num_microbatches=M, num_chunks=1, **options)
 
 
 def read(folder, text, name="mine.csv", **options):
@@ -47,7 +47,7 @@ def read(folder, text, name="mine.csv", **options):
 @pytest.mark.parametrize("name", FILES)
 def test_what_torch_wrote_runs(name):
     plan = read_plan(FOLDER / f"{name}.csv")
-    assert (plan.num_stages, plan.num_microbatches, plan.num_virtual) == FILES[name]
+    assert (plan.num_ranks, plan.num_microbatches, plan.stages_per_rank) == FILES[name]
     assert (plan.num_chunks, plan.name) == (1, name)
     replay(lower(plan, (5,)))
     kind = name.split("_")[0]
@@ -71,7 +71,7 @@ def test_both_halves_of_an_overlap_run_one_after_the_other(tmp_path):
 @pytest.mark.parametrize("name", ["mine.csv", "mine.txt", "mine"])
 def test_cells_say_what_a_file_is_not_its_ending(tmp_path, name):
     plan = read(tmp_path, "0F0,,0B0\n\n,1F0,1B0\n", name)
-    assert (plan.num_stages, plan.num_units) == (2, 1)
+    assert (plan.num_ranks, plan.num_units) == (2, 1)
 
 
 @pytest.mark.parametrize("file", ["ZBVZeroBubble_P2_M4_V2.csv", "DualPipeV_P2_M6_V2.compute.csv"])
@@ -125,7 +125,7 @@ def test_microbatches_are_read_as_chunks_where_the_user_says_so(tmp_path):
     assert parse_torch_cell("3W7", num_chunks=3)[0].text(3) == "W2.1"
     plan = read(tmp_path, "0F0,0F1,0B1,0F2,0B0,0F3,0B3,0B2\n", num_chunks=2)
     assert replace(plan, name="seq1f1b") == make_plan(
-        "seq1f1b", num_stages=1, num_microbatches=2, num_chunks=2
+        "seq1f1b", num_ranks=1, num_microbatches=2, num_chunks=2
     )
     whole = read(tmp_path, "0F0,0F1,0B1,0F2,0B0,0F3,0B3,0B2\n")
     assert (whole.num_microbatches, whole.num_chunks) == (4, 1)
@@ -152,7 +152,7 @@ CASES = [
 
 def plan_of(name, sizes):
     P, M, C = sizes
-    return make_plan(name, num_stages=P, num_microbatches=M, num_chunks=C)
+    return make_plan(name, num_ranks=P, num_microbatches=M, num_chunks=C)
 
 
 @pytest.mark.parametrize(("name", "sizes"), CASES, ids=str)
@@ -165,7 +165,7 @@ def test_what_is_written_for_torch_comes_back(tmp_path, name, sizes):
 
 
 def test_an_evaluation_plan_is_not_written_for_torch(tmp_path):
-    plan = forward_plan(num_stages=2, num_microbatches=2, num_chunks=1)
+    plan = forward_plan(num_ranks=2, num_microbatches=2, num_chunks=1)
     with pytest.raises(ValueError, match="plan forward has no backward, and torch refuses"):
         write_plan(plan, tmp_path / "a.csv", form="torch")
     assert not (tmp_path / "a.csv").exists()
@@ -175,11 +175,11 @@ def test_an_evaluation_plan_is_not_written_for_torch(tmp_path):
 
 
 def test_the_faster_exchange_is_taken_and_told(tmp_path):
-    longer = make_plan("1f1b-lockstep", num_stages=4, num_microbatches=8, num_chunks=1)
+    longer = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
     for plan, expected in (
         (longer, "exchange=lockstep, faster for this order: a step of 33, with parity 39"),
         (
-            make_plan("1f1b", num_stages=4, num_microbatches=8, num_chunks=1),
+            make_plan("1f1b", num_ranks=4, num_microbatches=8, num_chunks=1),
             "exchange=parity, faster for this order: a step of 33, with lockstep 48",
         ),
     ):
@@ -191,16 +191,16 @@ def test_the_faster_exchange_is_taken_and_told(tmp_path):
 
 
 def test_sizes_with_virtual_stages_and_no_exchange_mean_what_the_rows_alone_mean(tmp_path):
-    plan = make_plan("1f1b-i", num_stages=4, num_microbatches=4, num_chunks=1)
+    plan = make_plan("1f1b-i", num_ranks=4, num_microbatches=4, num_chunks=1)
     (tmp_path / "a").write_text(plan.text().replace(" exchange=lockstep", ""))
     (tmp_path / "b").write_text(plan.text().split("\n", 1)[1])
     assert read_plan(tmp_path / "a") == plan == replace(read_plan(tmp_path / "b"), name="1f1b-i")
 
 
 def test_an_odd_ring_has_no_parity(tmp_path):
-    plan = make_plan("1f1b-i", num_stages=3, num_microbatches=3, num_chunks=1)
+    plan = make_plan("1f1b-i", num_ranks=3, num_microbatches=3, num_chunks=1)
     (tmp_path / "a").write_text(plan.text().replace("=lockstep", "=parity"))
-    with pytest.raises(ValueError, match=r"a, line 1: exchange 'parity' on a ring of num_stages=3"):
+    with pytest.raises(ValueError, match=r"a, line 1: exchange 'parity' on a ring of num_ranks=3"):
         read_plan(tmp_path / "a")
 
 
@@ -217,7 +217,7 @@ def torch():
 @pytest.mark.parametrize("order", ALL, ids=lambda order: order.text)
 def test_every_order_of_torch_runs(torch, tmp_path, order):
     plan = read_plan(write_order(order, tmp_path))
-    assert (plan.num_stages, plan.num_microbatches, plan.num_virtual) == order[1:]
+    assert (plan.num_ranks, plan.num_microbatches, plan.stages_per_rank) == order[1:]
     replay(lower(plan, (5,)))
     if order.name in OURS:
         assert plan.ranks == ours(*order).ranks
@@ -233,7 +233,7 @@ def test_every_v_of_torch_is_told_the_rule(torch, tmp_path, order):
 def test_torch_takes_what_is_written_for_it(torch, tmp_path, name, sizes):
     plan = plan_of(name, sizes)
     write_plan(plan, tmp_path / "a.csv", form="torch")
-    order = Order(name, plan.num_stages, plan.num_units, plan.num_virtual)
+    order = Order(name, plan.num_ranks, plan.num_units, plan.stages_per_rank)
     check_with_torch(tmp_path / "a.csv", order)
 
 

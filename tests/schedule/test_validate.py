@@ -13,7 +13,7 @@ NAMES = ["terapipe", "seq1f1b", "seq1f1b-i", "seq-zb-h1"]
 
 
 def _small(name="seq1f1b", **sizes):
-    defaults = {"num_stages": 2, "num_microbatches": 2, "num_chunks": 2}
+    defaults = {"num_ranks": 2, "num_microbatches": 2, "num_chunks": 2}
     return make_plan(name, **(defaults | sizes))
 
 
@@ -39,7 +39,7 @@ def _can_run(plan):
     for row in plan.ranks:
         for before, action in pairwise(row):
             graph[action].add(before)
-    last_stage, last_chunk = plan.num_stages * plan.num_virtual - 1, plan.num_chunks - 1
+    last_stage, last_chunk = plan.num_ranks * plan.stages_per_rank - 1, plan.num_chunks - 1
     for action, needs in graph.items():
         op, s, m, c = action.op, action.stage, action.microbatch, action.chunk
         if op is Op.W:
@@ -104,12 +104,12 @@ def test_every_misplaced_action_is_found(name):
                     validate(_with_row(plan, rank, (*row[:index], wrong, *row[index + 1 :])))
 
 
-@pytest.mark.parametrize("sizes", [{}, {"num_stages": 3, "num_chunks": 1}], ids=["C=2", "P=3"])
+@pytest.mark.parametrize("sizes", [{}, {"num_ranks": 3, "num_chunks": 1}], ids=["C=2", "P=3"])
 @pytest.mark.parametrize("name", NAMES)
 def test_swapped_actions_are_found_exactly_when_the_plan_cannot_run(name, sizes):
     plan = _small(name, **sizes)
     verdicts = []
-    for rank in range(plan.num_stages):
+    for rank in range(plan.num_ranks):
         for i, j in combinations(range(len(plan.ranks[rank])), 2):
             swapped = _swapped(plan, rank, i, j)
             verdicts.append(_can_run(swapped))
@@ -159,7 +159,7 @@ def test_units_outside_the_sizes_are_found(size, reported):
 
 
 def test_dependencies_are_those_of_the_method():
-    plan = _small(num_stages=3, num_chunks=3)
+    plan = _small(num_ranks=3, num_chunks=3)
     forward = dependencies(Action(Op.F, 1, 0, 1), plan)
     assert set(forward) == {Action(Op.F, 1, 0, 0), Action(Op.F, 0, 0, 1)}
     for op in (Op.B, Op.I):  # what a B waits for may have been served by an I

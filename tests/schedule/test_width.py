@@ -58,7 +58,7 @@ def test_what_fits_is_not_touched(capsys):
 
 
 def test_a_row_that_fits_exactly_is_whole():
-    plan = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
+    plan = make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1)
     width = max(map(len, draw_plan(plan).splitlines()))
     assert draw_plan(plan, max_width=width) == draw_plan(plan)
     assert "(columns 0 to 2 of 4)" in draw_plan(plan, max_width=width - 1)

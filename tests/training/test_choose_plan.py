@@ -23,47 +23,47 @@ INTERLEAVED = str(TORCH / "Interleaved1F1B_P2_M4_V2.compute.csv")
 
 def test_a_file_without_exchange_is_told_in_one_line(tmp_path):
     path = tmp_path / "two\nlines.txt"
-    longer = make_plan("1f1b-lockstep", num_stages=4, num_microbatches=8, num_chunks=1)
+    longer = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
     path.write_text(longer.text().replace(" exchange=lockstep", ""))
     config = ScheduleConfig(plan=str(path), num_microbatches=8, num_chunks=1)
-    plan, (told,) = choose_plan(config, num_stages=4)
+    plan, (told,) = choose_plan(config, num_ranks=4)
     assert plan == longer
     assert told.startswith("schedule.plan=") and r"two\nlines.txt: exchange=lockstep" in told
     assert "a step of 33, with parity 39" in told
     write_plan(longer, path)
-    assert choose_plan(config, num_stages=4) == (longer, ())
+    assert choose_plan(config, num_ranks=4) == (longer, ())
 
 
 def test_a_plan_of_torch_trains_with_the_chunks_of_the_run():
     config = ScheduleConfig(plan=INTERLEAVED, num_microbatches=4, num_chunks=1)
-    plan, (told,) = choose_plan(config, num_stages=2)
-    assert (plan.num_virtual, plan.exchange) == (2, Exchange.LOCKSTEP)
+    plan, (told,) = choose_plan(config, num_ranks=2)
+    assert (plan.stages_per_rank, plan.exchange) == (2, Exchange.LOCKSTEP)
     assert "exchange=lockstep, faster for this order: a step of 27, with parity 39" in told
     config = ScheduleConfig(plan=INTERLEAVED, num_microbatches=2, num_chunks=2)
     with pytest.raises(PlanError, match=r"needs num_chunks=1\): .* B0\.0@2 stands before B0\.1@2"):
-        choose_plan(config, num_stages=2)
+        choose_plan(config, num_ranks=2)
     config = ScheduleConfig(plan=INTERLEAVED, num_microbatches=8, num_chunks=1)
     with pytest.raises(ValueError, match="num_microbatches=4, the run 8; use --schedule.num_micro"):
-        choose_plan(config, num_stages=2)
+        choose_plan(config, num_ranks=2)
 
 
 def test_a_saved_plan_of_chunks_comes_back_from_torchs_form(tmp_path):
-    made = make_plan("seq-zb-h1", num_stages=2, num_microbatches=4, num_chunks=2)
+    made = make_plan("seq-zb-h1", num_ranks=2, num_microbatches=4, num_chunks=2)
     write_plan(made, tmp_path / "zb.csv", form="torch")
     config = ScheduleConfig(plan=str(tmp_path / "zb.csv"), num_microbatches=4, num_chunks=2)
-    assert choose_plan(config, num_stages=2)[0].ranks == made.ranks
+    assert choose_plan(config, num_ranks=2)[0].ranks == made.ranks
 
 
 def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_plan(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1), "~/größe 1.csv")
+    write_plan(make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1), "~/größe 1.csv")
     assert (tmp_path / "größe 1.csv").is_file()
     config = ScheduleConfig(plan="~/größe 1.csv", num_microbatches=2, num_chunks=1)
-    assert choose_plan(config, num_stages=2)[0].name == "1f1b"
+    assert choose_plan(config, num_ranks=2)[0].name == "1f1b"
 
 
 def test_what_is_drawn_is_what_the_executor_will_do():
-    sizes = {"num_stages": 4, "num_microbatches": 2, "num_chunks": 1}
+    sizes = {"num_ranks": 4, "num_microbatches": 2, "num_chunks": 1}
     plan = make_plan("1f1b-i", **sizes, short_warmup=True)
     costs = Costs(forward=1, backward=2)
     executor, asynchronous = (
@@ -75,7 +75,7 @@ def test_what_is_drawn_is_what_the_executor_will_do():
 
 def test_a_long_course_ends_at_the_width_and_says_so():
     *rows, left = draw_course(
-        make_plan("seq1f1b", num_stages=4, num_microbatches=16, num_chunks=2)
+        make_plan("seq1f1b", num_ranks=4, num_microbatches=16, num_chunks=2)
     ).splitlines()
     assert {row[-4:] for row in rows} == {" ..."}
     assert max(map(len, rows)) <= GRID_WIDTH

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import Config, DataConfig, MeshConfig, ScheduleConfig
 from seq1f1b_jax.data import Batch, Corpus, make_data
 from seq1f1b_jax.pipeline import make_mesh, reference_loss

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from models import build_stage
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import make_layout
 from seq1f1b_jax.pipeline.params.rows import to_pipeline
 from seq1f1b_jax.training.checkpoint import checkpointer as checkpoint_module
@@ -17,7 +17,7 @@ from tests.models.hf_cases import parameters
 
 STAGE = build_stage("gpt", preset="tiny", num_layers=6)
 LAYOUT = make_layout(
-    6, 2, vocab_size=STAGE.vocab_size, tied=STAGE.tied, num_virtual=2, layers_per_stage=(2, 1, 2, 1)
+    6, 2, vocab_size=STAGE.vocab_size, tied=STAGE.tied, stages_per_rank=2, layers_per_stage=(2, 1, 2, 1)
 )
 KERNEL = "layers.mlp.up.kernel"
 

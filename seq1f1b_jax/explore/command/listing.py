@@ -6,7 +6,7 @@ from seq1f1b_jax.schedule.simulation.durations import Costs
 from seq1f1b_jax.schedule.simulation.formulas import closed_form
 
 _OPTIONS = {
-    "num_virtual": "--virtual",
+    "stages_per_rank": "--virtual",
     "extra_warmup": "--extra-warmup",
     "short_warmup": "--short-warmup",
 }
@@ -26,7 +26,7 @@ def listing() -> str:
 
 def _row(name: str, schedule: Schedule) -> tuple[str, ...]:
     num_chunks = 1 if schedule.chunked_name else 2
-    sizes = {"num_stages": 4, "num_microbatches": 8, "num_chunks": num_chunks}
+    sizes = {"num_ranks": 4, "num_microbatches": 8, "num_chunks": num_chunks}
     form = closed_form(name, Costs(forward=1, backward=2), **sizes)
     options = (word for option, word in _OPTIONS.items() if schedule.takes(option))
     whole = "whole sequences" if schedule.chunked_name else "--chunks"

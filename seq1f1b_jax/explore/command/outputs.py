@@ -83,5 +83,5 @@ def draw(subjects: Sequence[Subject], path: str, *, machine: str) -> str:
 
 def _title(plan: Plan) -> str:
     """Name and sizes; one short line, since the picture writes its figures beside it."""
-    sizes = f"P={plan.num_stages} M={plan.num_microbatches} C={plan.num_chunks}"
-    return f"{plan.name} {sizes}" + f" V={plan.num_virtual}" * (plan.num_virtual > 1)
+    sizes = f"P={plan.num_ranks} M={plan.num_microbatches} C={plan.num_chunks}"
+    return f"{plan.name} {sizes}" + f" V={plan.stages_per_rank}" * (plan.stages_per_rank > 1)

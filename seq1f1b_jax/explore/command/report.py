@@ -45,7 +45,7 @@ def report(
     """
     plan, simulation = subject.plan, subject.simulations[machine]
     title = (
-        f"{plan.name}: {size_text(plan)}, {plan.num_units * plan.num_virtual} units of work on"
+        f"{plan.name}: {size_text(plan)}, {plan.num_units * plan.stages_per_rank} units of work on"
         " every rank"
     )
     parts = (
@@ -66,7 +66,7 @@ def buffers(plan: Plan, *, seq_len: int, block: int) -> str:
       ValueError: fewer tokens than chunks.
     """
     ticks = lower(plan, even_lengths(seq_len, plan.num_chunks, block=block))
-    sequences = "microbatches" + " of one virtual stage" * (plan.num_virtual > 1)
+    sequences = "microbatches" + " of one virtual stage" * (plan.stages_per_rank > 1)
     rows = (
         ("chunk lengths", numbers(ticks.chunk_lengths), "tokens"),
         ("ticks", str(ticks.num_ticks), ""),
@@ -99,7 +99,7 @@ def _times(costs: Costs, ops: Iterable[Op]) -> dict[Op, Any]:
 
 def _order_of_work(plan: Plan, max_width: int | None) -> str:
     words = ", ".join(f"{op} {_WORDS[op]}" for op in ops_of(plan))
-    stage = "@stage" * (plan.num_virtual > 1)
+    stage = "@stage" * (plan.stages_per_rank > 1)
     grid = draw_plan(plan, max_width=max_width)
     return f"order of work ({words}, then microbatch.chunk{stage})\n{grid}"
 
@@ -116,7 +116,7 @@ def _course_of_time(
     columns = simulation.makespan / column
     limit = max(_MAX_COLUMNS, _MAX_COLUMNS_PER_ACTION * max(map(len, plan.ranks)))
     if full:
-        limit = _MAX_CELLS // plan.num_stages
+        limit = _MAX_CELLS // plan.num_ranks
     if columns > limit:
         cure = "" if full else "; --full draws it"
         return f"{title}: {float(columns):.0f} columns, not drawn{cure}"
@@ -177,7 +177,7 @@ def _machines(subject: Subject) -> str:
 def _critical_path(simulation: Simulation) -> str:
     """What a faster step would have to shorten, in one line."""
     path = simulation.critical_path
-    ranks = [action.stage % simulation.num_stages for action in path]
+    ranks = [action.stage % simulation.num_ranks for action in path]
     first, last = (f"{path[end].text(ranks[end])} on rank {ranks[end]}" for end in (0, -1))
     counts = Counter(action.op for action in path)
     ops = ", ".join(f"{counts[op]} {op}" for op in Op if counts[op])

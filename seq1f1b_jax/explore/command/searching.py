@@ -22,13 +22,13 @@ def search(options: argparse.Namespace) -> tuple[Subject, str]:
     if options.stages is None or options.microbatches is None:
         raise ValueError("--search needs sizes; add for example --stages 3 --microbatches 4")
     sizes = {
-        "num_stages": options.stages,
+        "num_ranks": options.stages,
         "num_microbatches": options.microbatches,
         "num_chunks": options.chunks or 1,
-        "num_virtual": options.virtual or 1,
+        "stages_per_rank": options.virtual or 1,
     }
     check_size(**sizes)
-    costs = costs_of(options, num_virtual=sizes["num_virtual"], split=True)
+    costs = costs_of(options, stages_per_rank=sizes["stages_per_rank"], split=True)
     result = find_plan(
         **sizes,
         costs=costs,

@@ -87,13 +87,13 @@ def other_subjects(options: argparse.Namespace, first: Subject) -> list[Subject]
 
 
 def costs_of(
-    options: argparse.Namespace, *, num_virtual: int, split: bool, length: Any = 1
+    options: argparse.Namespace, *, stages_per_rank: int, split: bool, length: Any = 1
 ) -> Costs:
     """Times of a plan's actions on its virtual stages, from those of a unit on a rank.
 
     Args:
       options: of the command.
-      num_virtual: virtual stages V, each of which takes a V-th.
+      stages_per_rank: virtual stages V, each of which takes a V-th.
       split: whether the plan holds an `I` and a `W`.
       length: of the plan's units, in units that the options speak of.
 
@@ -106,7 +106,7 @@ def costs_of(
             f"a W of {weights} leaves nothing of a backward of {options.backward} to I;"
             " give --weights below --backward"
         )
-    share = Fraction(length) / num_virtual
+    share = Fraction(length) / stages_per_rank
     return Costs(
         forward=_exact(options.forward * share),
         backward=_exact(options.backward * share),
@@ -116,14 +116,14 @@ def costs_of(
 
 
 def check_size(
-    *, num_stages: int, num_microbatches: int, num_chunks: int, num_virtual: int
+    *, num_ranks: int, num_microbatches: int, num_chunks: int, stages_per_rank: int
 ) -> None:
     """Refuse sizes that would take the machine's memory.
 
     Raises:
       ValueError: more than `MAX_ACTIONS` actions.
     """
-    actions = 2 * num_stages * num_microbatches * num_chunks * num_virtual
+    actions = 2 * num_ranks * num_microbatches * num_chunks * stages_per_rank
     if actions > MAX_ACTIONS:
         raise ValueError(
             f"these sizes make {actions} actions, more than {MAX_ACTIONS}; use fewer stages,"
@@ -156,7 +156,7 @@ def _named(
     one's generator says so.
     """
     schedule = find_schedule(name)
-    check_size(**sizes, num_virtual=(options.virtual or 2) if schedule.takes("num_virtual") else 1)
+    check_size(**sizes, stages_per_rank=(options.virtual or 2) if schedule.takes("stages_per_rank") else 1)
     given = {
         variant: getattr(options, option)
         for variant, option in _VARIANTS.items()
@@ -172,7 +172,7 @@ def _subject(plan: Plan, options: argparse.Namespace, first: Plan | None = None)
     length = Fraction(first.num_chunks, plan.num_chunks) if first else 1
     split = Op.W in ops_of(plan)
     return Subject(
-        plan, costs_of(options, num_virtual=plan.num_virtual, split=split, length=length)
+        plan, costs_of(options, stages_per_rank=plan.stages_per_rank, split=split, length=length)
     )
 
 
@@ -182,9 +182,9 @@ def _is_file(name: str) -> bool:
     return resolve(name).exists() or Path(name).suffix != "" or os.sep in name
 
 
-_WORK = ("num_stages", "num_microbatches")
+_WORK = ("num_ranks", "num_microbatches")
 _VARIANTS = {  # of `make_plan` -> option
-    "num_virtual": "virtual",
+    "stages_per_rank": "virtual",
     "extra_warmup": "extra_warmup",
     "short_warmup": "short_warmup",
 }
@@ -196,7 +196,7 @@ def _sizes_given(name: str, options: argparse.Namespace) -> dict[str, int]:
         if getattr(options, option) is None:
             raise ValueError(f"{name} needs --{option}; add for example --{option} 4")
     return {
-        "num_stages": options.stages,
+        "num_ranks": options.stages,
         "num_microbatches": options.microbatches,
         "num_chunks": options.chunks or 1,
     }
@@ -207,7 +207,7 @@ def _check_not_contradicted(name: str, plan: Plan, options: argparse.Namespace) 
     for option in ("stages", "microbatches", "chunks", "virtual"):
         given, own = getattr(options, option), getattr(plan, f"num_{option}")
         if given not in (None, own) and not (
-            option == "virtual" and _takers("num_virtual", options)
+            option == "virtual" and _takers("stages_per_rank", options)
         ):
             raise ValueError(
                 f"--{option} {given} contradicts num_{option}={own} of {one_line(name)};"

@@ -63,4 +63,4 @@ def ops_of(plan: Plan) -> tuple[Op, ...]:
 
 def microbatches(units: int, plan: Plan) -> Fraction:
     """Units of a plan as microbatches of all of a rank's layers: units/(V*C)."""
-    return Fraction(units, plan.num_virtual * plan.num_chunks)
+    return Fraction(units, plan.stages_per_rank * plan.num_chunks)

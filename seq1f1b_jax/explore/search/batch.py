@@ -36,12 +36,12 @@ class Batch:
 
     Attributes:
       actions: of each rank; a row of numbers into it is an order.
-      ops: index of each one's operation, `[num_stages, actions per rank]`.
+      ops: index of each one's operation, `[num_ranks, actions per rank]`.
     """
 
     def __init__(self, problem: Problem, exchange: Exchange) -> None:
         self.problem, self.exchange = problem, exchange
-        self.actions = tuple(problem.actions(rank) for rank in range(problem.num_stages))
+        self.actions = tuple(problem.actions(rank) for rank in range(problem.num_ranks))
         self._length = len(self.actions[0])
         self.ops = np.array([[problem.ops.index(a.op) for a in row] for row in self.actions])
         self._number = {
@@ -53,7 +53,7 @@ class Batch:
         self._meetings = [meetings(problem, exchange, tick) for tick in range(PERIOD)]
 
     def rows(self, plan: Plan) -> NDArray[np.int64]:
-        """Write a plan as numbers, `[num_stages, actions per rank]`."""
+        """Write a plan as numbers, `[num_ranks, actions per rank]`."""
         numbers = [[self._number[action] for action in row] for row in plan.ranks]
         return np.array(numbers) - self._first()
 
@@ -62,11 +62,11 @@ class Batch:
         problem = self.problem
         return Plan(
             "search",
-            problem.num_stages,
+            problem.num_ranks,
             problem.num_microbatches,
             problem.num_chunks,
             tuple(tuple(self.actions[p][i] for i in row) for p, row in enumerate(rows)),
-            num_virtual=problem.num_virtual,
+            stages_per_rank=problem.stages_per_rank,
             exchange=self.exchange,
         )
 
@@ -74,7 +74,7 @@ class Batch:
         """Time each order.
 
         Args:
-          rows: orders, `[orders, num_stages, actions per rank]`.
+          rows: orders, `[orders, num_ranks, actions per rank]`.
 
         Returns:
           Makespans in the scaled time of the problem; infinity for orders that no rank can run to
@@ -89,7 +89,7 @@ class Batch:
         return makespans
 
     def _first(self) -> NDArray[np.int64]:
-        return (np.arange(self.problem.num_stages) * self._length)[:, None]
+        return (np.arange(self.problem.num_ranks) * self._length)[:, None]
 
     def _make_tables(self) -> _Tables:
         problem = self.problem
@@ -97,7 +97,7 @@ class Batch:
         none = len(everything)
 
         def tick_class(action: Action) -> int:
-            rank = action.stage % problem.num_stages
+            rank = action.stage % problem.num_ranks
             return _WEIGHTS if action.op is Op.W else self.exchange.tick_class(action.op, rank)
 
         def source(action: Action) -> int:
@@ -181,16 +181,16 @@ class _Rows:
     """Where each rank of each order stands in its row."""
 
     def __init__(self, numbers: NDArray[np.int64]) -> None:
-        num_stages, self.num_orders, self._length = numbers.shape
-        end = np.full((num_stages, self.num_orders, 1), num_stages * self._length)
+        num_ranks, self.num_orders, self._length = numbers.shape
+        end = np.full((num_ranks, self.num_orders, 1), num_ranks * self._length)
         self._flat = np.concatenate([numbers, end], 2).ravel()
-        self._starts = np.arange(num_stages * self.num_orders) * (self._length + 1)
-        self._starts = self._starts.reshape(num_stages, self.num_orders)
-        self.at = np.zeros((num_stages, self.num_orders), np.int64)
+        self._starts = np.arange(num_ranks * self.num_orders) * (self._length + 1)
+        self._starts = self._starts.reshape(num_ranks, self.num_orders)
+        self.at = np.zeros((num_ranks, self.num_orders), np.int64)
         self.orders = np.arange(self.num_orders)[None]
 
     def heads(self) -> NDArray[np.int64]:
-        """The next action of each rank, `[num_stages, orders]`."""
+        """The next action of each rank, `[num_ranks, orders]`."""
         return self._flat[self._starts + self.at]
 
     def finished(self) -> NDArray[np.bool_]:
@@ -201,28 +201,28 @@ class _Rows:
 class Meetings(NamedTuple):
     """Whom each rank waits for in a tick, and whether it exchanges at all."""
 
-    others: NDArray[np.int64]  # [num_stages, ranks], itself included
-    exchanges: NDArray[np.bool_]  # [num_stages, 1]
+    others: NDArray[np.int64]  # [num_ranks, ranks], itself included
+    exchanges: NDArray[np.bool_]  # [num_ranks, 1]
 
 
 def meetings(problem: Problem, exchange: Exchange, tick: int) -> Meetings:
     """Tell whom each rank meets in a tick; on the lock-step machine everybody."""
-    num_stages = problem.num_stages
-    met: list[set[int]] = [{rank} for rank in range(num_stages)]
-    pairs = exchange.pairs(tick, num_stages=num_stages, ring=problem.num_virtual > 1)
+    num_ranks = problem.num_ranks
+    met: list[set[int]] = [{rank} for rank in range(num_ranks)]
+    pairs = exchange.pairs(tick, num_ranks=num_ranks, ring=problem.stages_per_rank > 1)
     for source, destination in pairs:
         met[source].add(destination)
         met[destination].add(source)
     talking = {rank for pair in pairs for rank in pair}
     if problem.machine == "lock-step":
-        met = [set(range(num_stages))] * num_stages
+        met = [set(range(num_ranks))] * num_ranks
     most = max(map(len, met))
     others = [[*sorted(m), *[rank] * (most - len(m))] for rank, m in enumerate(met)]
-    exchanges = [[rank in talking] for rank in range(num_stages)]
+    exchanges = [[rank in talking] for rank in range(num_ranks)]
     return Meetings(np.array(others), np.array(exchanges))
 
 
 def meet(clocks: NDArray[np.float64], meetings: Meetings, transfer: float) -> NDArray[np.float64]:
-    """Clocks `[num_stages, ...]` after an exchange."""
+    """Clocks `[num_ranks, ...]` after an exchange."""
     latest = clocks[meetings.others].max(1)
     return latest + transfer * meetings.exchanges if transfer else latest

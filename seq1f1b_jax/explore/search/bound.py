@@ -42,7 +42,7 @@ def lower_bound(problem: Problem) -> Any:
       33
     """
     ways = Ways(problem)
-    bound = max(b for rank in range(problem.num_stages) for b in _rank_bounds(problem, ways, rank))
+    bound = max(b for rank in range(problem.num_ranks) for b in _rank_bounds(problem, ways, rank))
     whole = isinstance(bound, Fraction) and bound.denominator == 1
     return int(bound) if whole else bound
 
@@ -51,9 +51,9 @@ class Ways:
     """Costs by `[stage][chunk]`, and the times of one microbatch in an empty pipeline."""
 
     def __init__(self, problem: Problem) -> None:
-        num_stages, num_chunks = problem.num_virtual_stages, problem.num_chunks
+        num_ranks, num_chunks = problem.num_stages, problem.num_chunks
         self.transfer = problem.costs.transfer
-        stages, chunks = range(num_stages), range(num_chunks)
+        stages, chunks = range(num_ranks), range(num_chunks)
 
         def cost(op: Op) -> list[list[Any]]:
             return [[problem.cost(Action(op, s, 0, c)) for c in chunks] for s in stages]

@@ -49,19 +49,19 @@ def compare_named(result: SearchResult, costs: Costs) -> tuple[Comparison, ...]:
     Example:
       >>> from seq1f1b_jax.schedule import Costs
       >>> from seq1f1b_jax.explore.search import compare_named, find_plan
-      >>> sizes = {"num_stages": 4, "num_microbatches": 8, "num_chunks": 2}
+      >>> sizes = {"num_ranks": 4, "num_microbatches": 8, "num_chunks": 2}
       >>> costs = Costs(forward=1, backward=2)
       >>> rows = compare_named(find_plan(**sizes, costs=costs, max_units=5), costs)
       >>> [(row.name, row.makespan, row.peak_units) for row in rows[:3]]
       [('search', 57, 5), ('seq-zb-h1', 51, 5), ('terapipe', 57, 16)]
     """
     problem = Problem(
-        result.plan.num_stages,
+        result.plan.num_ranks,
         result.plan.num_microbatches,
         result.plan.num_chunks,
         costs,
         result.max_units,
-        num_virtual=result.plan.num_virtual,
+        stages_per_rank=result.plan.stages_per_rank,
     )
     named = [_compare(plan, costs, result) for plan in named_plans(problem)]
     named.sort(key=lambda row: row.makespan)

@@ -40,7 +40,7 @@ class Events:
         num_streams = len(self.streams.lengths)
         return EventLayer(
             counts=np.zeros((1, num_streams), np.int16),
-            clocks=np.zeros((1, self.streams.problem.num_stages)),
+            clocks=np.zeros((1, self.streams.problem.num_ranks)),
             ends=np.zeros((1, num_streams, self.streams.lengths.max())),
             parent=np.zeros(1, np.int64),
             choice=np.full((1, 1), NONE, np.int16),

@@ -85,12 +85,12 @@ class SearchResult:
 
 def find_plan(
     *,
-    num_stages: int,
+    num_ranks: int,
     num_microbatches: int,
     num_chunks: int,
     costs: Costs,
     max_units: int | None = None,
-    num_virtual: int = 1,
+    stages_per_rank: int = 1,
     split: bool = False,
     machine: str = "executor",
     effort: int = 1,
@@ -105,13 +105,13 @@ def find_plan(
     search is a heuristic. All claims hold to one part in 10^9.
 
     Args:
-      num_stages: ranks of the pipeline P, at least 1.
+      num_ranks: ranks of the pipeline P, at least 1.
       num_microbatches: sequence batches per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
       costs: times of the actions.
       max_units: units that any rank may hold at once, as `peak_units` counts them; None: what
         `seq1f1b` (with virtual stages `seq1f1b-i`) takes on its fullest rank.
-      num_virtual: virtual stages per rank V, at least 1.
+      stages_per_rank: virtual stages per rank V, at least 1.
       split: whether backwards are split into I and W.
       machine: one of `MACHINES`: whose time is minimised.
       effort: 2 looks at about twice as much as 1, which takes seconds (P=4, M=8, C=4: below 10).
@@ -128,7 +128,7 @@ def find_plan(
       >>> from seq1f1b_jax.schedule import Costs
       >>> from seq1f1b_jax.explore.search import find_plan
       >>> costs = Costs(forward=[1, 2], backward=[2, 4])  # the second chunk costs twice the first
-      >>> sizes = {"num_stages": 2, "num_microbatches": 2, "num_chunks": 2}
+      >>> sizes = {"num_ranks": 2, "num_microbatches": 2, "num_chunks": 2}
       >>> found = find_plan(**sizes, costs=costs, max_units=4)
       >>> found.makespan, found.proof  # seq1f1b takes 27
       (24, 'exhaustive')
@@ -136,27 +136,27 @@ def find_plan(
     if effort < 1:
         raise ValueError(f"effort={effort} must be at least 1")
     sizes = {
-        "num_stages": num_stages,
+        "num_ranks": num_ranks,
         "num_microbatches": num_microbatches,
         "num_chunks": num_chunks,
     }
     if max_units is None:
-        max_units = _usual_units(sizes, num_virtual)
+        max_units = _usual_units(sizes, stages_per_rank)
     problem = Problem(
         **sizes,
         costs=costs,
         max_units=max_units,
-        num_virtual=num_virtual,
+        stages_per_rank=stages_per_rank,
         split=split,
         machine=machine,
     )
     return _Search(problem, effort=effort, seed=seed).result()
 
 
-def _usual_units(sizes: dict[str, int], num_virtual: int) -> int:
-    if num_virtual <= 1:
+def _usual_units(sizes: dict[str, int], stages_per_rank: int) -> int:
+    if stages_per_rank <= 1:
         return max(peak_units(make_plan("seq1f1b", **sizes)))
-    return max(peak_units(make_plan("seq1f1b-i", **sizes, num_virtual=num_virtual)))
+    return max(peak_units(make_plan("seq1f1b-i", **sizes, stages_per_rank=stages_per_rank)))
 
 
 class _Found(NamedTuple):
@@ -172,10 +172,10 @@ class _Search:
 
     def __init__(self, problem: Problem, *, effort: int, seed: int) -> None:
         self._problem, self._seed = problem, seed
-        kinds = tuple(Exchange) if problem.num_virtual == 1 else exchanges(problem)
+        kinds = tuple(Exchange) if problem.stages_per_rank == 1 else exchanges(problem)
         self._batches = {exchange: Batch(problem, exchange) for exchange in kinds}
         self._bound = lower_bound(problem)
-        self._num_actions = problem.num_stages * problem.units_per_rank * len(problem.ops)
+        self._num_actions = problem.num_ranks * problem.units_per_rank * len(problem.ops)
         share = min(1.0, _USUAL / self._num_actions)
         self._width = effort * max(16, int(_WIDTH * share))
         self._rounds = effort * max(20, int(_ROUNDS * share**0.5))
@@ -264,8 +264,8 @@ class _Search:
         self._num_explored += explored.num_states
         if explored.rows is not None:
             sizes = self._problem.sizes.values()
-            virtual = self._problem.num_virtual
-            plan = Plan(SEARCH, *sizes, explored.rows, num_virtual=virtual, exchange=exchange)
+            virtual = self._problem.stages_per_rank
+            plan = Plan(SEARCH, *sizes, explored.rows, stages_per_rank=virtual, exchange=exchange)
             batch = self._batches[exchange]
             yield _Found(float(batch.makespans(batch.rows(plan)[None])[0]), plan, SEARCH)
 

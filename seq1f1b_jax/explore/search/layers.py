@@ -203,7 +203,7 @@ def _trace(log: list, layer: int, parent: int, choice: NDArray) -> Iterator[int]
 
 
 def _rows(streams: Streams, chosen: Iterator[int]) -> tuple[tuple[Action, ...], ...]:
-    rows: list[list[Action]] = [[] for _ in range(streams.problem.num_stages)]
+    rows: list[list[Action]] = [[] for _ in range(streams.problem.num_ranks)]
     waiting = [iter(stream.actions) for stream in streams.streams]
     for stream in chosen:
         rows[streams.streams[stream].rank].append(next(waiting[stream]))

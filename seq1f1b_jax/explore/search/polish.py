@@ -34,7 +34,7 @@ def polish(
 
     Args:
       batch: the timer.
-      rows: an order, `[num_stages, actions per rank]`.
+      rows: an order, `[num_ranks, actions per rank]`.
       goal: a makespan that cannot be improved on.
       num_rounds: of 256 changes each, fewer of very long orders.
       seed: of the random changes.
@@ -59,7 +59,7 @@ def polish(
 def _changes(
     batch: Batch, rows: NDArray[np.int64], num_changes: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Random changes of one order, `[changes, num_stages, actions per rank]`."""
+    """Random changes of one order, `[changes, num_ranks, actions per rank]`."""
     num_ranks, length = rows.shape
     places = np.tile(np.arange(length, dtype=float), (num_changes, num_ranks, 1))
     ops = np.take_along_axis(batch.ops, rows, 1)

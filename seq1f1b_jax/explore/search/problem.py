@@ -21,12 +21,12 @@ class Problem:
     """A question to the search.
 
     Attributes:
-      num_stages: ranks of the pipeline P.
+      num_ranks: ranks of the pipeline P.
       num_microbatches: sequence batches per step M.
       num_chunks: slices of each sequence C.
       costs: times of the actions.
       max_units: units that any rank may hold at once.
-      num_virtual: virtual stages per rank V.
+      stages_per_rank: virtual stages per rank V.
       split: whether backwards are split into I and W.
       machine: one of `MACHINES`.
 
@@ -34,26 +34,26 @@ class Problem:
       ValueError: a size is below 1, the cap is below `V*C`, or the machine is unknown.
     """
 
-    num_stages: int
+    num_ranks: int
     num_microbatches: int
     num_chunks: int
     costs: Costs
     max_units: int
-    num_virtual: int = 1
+    stages_per_rank: int = 1
     split: bool = False
     machine: str = "executor"
 
     def __post_init__(self) -> None:
         """Refuse what no order can answer."""
-        for size in ("num_stages", "num_microbatches", "num_chunks", "num_virtual"):
+        for size in ("num_ranks", "num_microbatches", "num_chunks", "stages_per_rank"):
             if getattr(self, size) < 1:
                 raise ValueError(f"{size}={getattr(self, size)} must be at least 1")
         if self.machine not in MACHINES:
             known = ", ".join(MACHINES)
             raise ValueError(f"machine={self.machine!r} is unknown; use one of {known}")
-        least = self.num_virtual * self.num_chunks
+        least = self.stages_per_rank * self.num_chunks
         if self.max_units < least:
-            through = f" through all {self.num_virtual} virtual stages" * (self.num_virtual > 1)
+            through = f" through all {self.stages_per_rank} virtual stages" * (self.stages_per_rank > 1)
             raise ValueError(
                 f"max_units={self.max_units} is too few: before the first backward a rank runs"
                 f" all {self.num_chunks} chunks of a microbatch forward{through}; allow at least"
@@ -63,18 +63,18 @@ class Problem:
     @property
     def sizes(self) -> dict[str, int]:
         """P, M and C as every generator takes them."""
-        names = ("num_stages", "num_microbatches", "num_chunks")
+        names = ("num_ranks", "num_microbatches", "num_chunks")
         return {name: getattr(self, name) for name in names}
 
     @property
-    def num_virtual_stages(self) -> int:
+    def num_stages(self) -> int:
         """Groups of layers in all."""
-        return self.num_stages * self.num_virtual
+        return self.num_ranks * self.stages_per_rank
 
     @property
     def units_per_rank(self) -> int:
         """Units of all virtual stages that a rank runs in a step."""
-        return self.num_microbatches * self.num_chunks * self.num_virtual
+        return self.num_microbatches * self.num_chunks * self.stages_per_rank
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -103,7 +103,7 @@ class Problem:
 
     def stages(self, rank: int) -> range:
         """The stages of a rank."""
-        return range(rank, self.num_virtual_stages, self.num_stages)
+        return range(rank, self.num_stages, self.num_ranks)
 
     def needs(self, action: Action) -> tuple[Action, ...]:
         """What must come before on the same stage."""
@@ -111,7 +111,7 @@ class Problem:
 
     def source(self, action: Action) -> Action | None:
         """The action of another stage whose message this one reads."""
-        source = message_source(action, num_virtual_stages=self.num_virtual_stages)
+        source = message_source(action, num_stages=self.num_stages)
         return None if source is None else self._sender(source)
 
     def _sender(self, event: Action) -> Action:
@@ -120,18 +120,18 @@ class Problem:
     @cached_property
     def cost(self) -> Callable[[Action], Any]:
         """The cost of an action."""
-        return self.costs.per_action(self.num_virtual_stages, self.num_chunks)
+        return self.costs.per_action(self.num_stages, self.num_chunks)
 
     @cached_property
     def scale(self) -> int:
         """Factor that makes all costs integers, so that float64 adds them exactly; 1 for floats."""
-        stages, chunks = range(self.num_virtual_stages), range(self.num_chunks)
+        stages, chunks = range(self.num_stages), range(self.num_chunks)
         costs = {self.cost(Action(op, s, 0, c)) for op in self.ops for s in stages for c in chunks}
         costs.add(self.costs.transfer)
         if not all(isinstance(cost, Rational | np.integer) for cost in costs):
             return 1
         scale = lcm(*(Fraction(cost).denominator for cost in costs))
-        longest = scale * sum(costs) * 2 * len(self.ops) * self.units_per_rank * self.num_stages
+        longest = scale * sum(costs) * 2 * len(self.ops) * self.units_per_rank * self.num_ranks
         return scale if longest < 2**53 else 1
 
     def scaled_cost(self, action: Action) -> float:

@@ -34,17 +34,17 @@ class Seed(NamedTuple):
 def named_plans(problem: Problem) -> Iterator[Plan]:
     """Yield the plan of every schedule of the registry that exists at these sizes."""
     for name, schedule in SCHEDULES.items():
-        interleaves = schedule.takes("num_virtual")
-        if interleaves == (problem.num_virtual > 1) and (
+        interleaves = schedule.takes("stages_per_rank")
+        if interleaves == (problem.stages_per_rank > 1) and (
             problem.num_chunks == 1 or schedule.chunked_name is None
         ):
-            options = {"num_virtual": problem.num_virtual} if interleaves else {}
+            options = {"stages_per_rank": problem.stages_per_rank} if interleaves else {}
             yield make_plan(name, **problem.sizes, **options)
 
 
 def exchanges(problem: Problem) -> tuple[Exchange, ...]:
     """Patterns that a plan of this problem may have; the asynchronous machine knows none."""
-    if problem.num_virtual > 1:
+    if problem.stages_per_rank > 1:
         return (Exchange.LOCKSTEP,)
     return (Exchange.PARITY,) if problem.machine == "asynchronous" else tuple(Exchange)
 
@@ -86,9 +86,9 @@ def split_backwards(plan: Plan) -> tuple[tuple[Action, ...], ...]:
 
 def _variants(problem: Problem) -> Iterator[Plan]:
     """Plans of nobody's: one microbatch after another, and warm-ups of other lengths."""
-    yield _plan(problem, tuple(_one_by_one(problem, rank) for rank in range(problem.num_stages)))
-    if problem.num_virtual > 1:
-        options = {"num_virtual": problem.num_virtual, "short_warmup": True}
+    yield _plan(problem, tuple(_one_by_one(problem, rank) for rank in range(problem.num_ranks)))
+    if problem.stages_per_rank > 1:
+        options = {"stages_per_rank": problem.stages_per_rank, "short_warmup": True}
         yield make_plan("seq1f1b-i", **problem.sizes, **options)
         return
     steps = {0, *(factor * 2**k for k in range(7) for factor in (1, 3))}
@@ -96,7 +96,7 @@ def _variants(problem: Problem) -> Iterator[Plan]:
         for slope in (1, 2):
             yield _plan(
                 problem,
-                tuple(_windowed(problem, p, slope, extra) for p in range(problem.num_stages)),
+                tuple(_windowed(problem, p, slope, extra) for p in range(problem.num_ranks)),
             )
 
 
@@ -105,7 +105,7 @@ def _plan(problem: Problem, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
         SEARCH,
         *problem.sizes.values(),
         ranks,
-        num_virtual=problem.num_virtual,
+        stages_per_rank=problem.stages_per_rank,
         exchange=exchanges(problem)[0],
     )
 
@@ -122,7 +122,7 @@ def _one_by_one(problem: Problem, rank: int) -> tuple[Action, ...]:
 def _windowed(problem: Problem, rank: int, slope: int, extra: int) -> tuple[Action, ...]:
     """Warm-ups that grow by `slope` from rank to rank, as far as the cap allows."""
     sizes = problem.num_microbatches, problem.num_chunks
-    warmup = problem.num_chunks - 1 + slope * (problem.num_stages - rank - 1) + extra
+    warmup = problem.num_chunks - 1 + slope * (problem.num_ranks - rank - 1) + extra
     return one_forward_one_backward(
         tuple(forward_order(rank, *sizes)),
         tuple(backward_order(rank, *sizes)),

@@ -67,8 +67,8 @@ class Streams:
         self.ranks = np.array([stream.rank for stream in self.streams])
         self._reads = np.array([stream.source is not None for stream in self.streams])
         self._sources = np.array([stream.source or 0 for stream in self.streams])
-        self._by_rank = np.array([self.of(rank) for rank in range(problem.num_stages)])
-        self._on_rank = (self.ranks[:, None] == np.arange(problem.num_stages)).astype(float)
+        self._by_rank = np.array([self.of(rank) for rank in range(problem.num_ranks)])
+        self._on_rank = (self.ranks[:, None] == np.arange(problem.num_ranks)).astype(float)
         self._sends = np.array([stream.op is not Op.W for stream in self.streams])
         self._end = _ends(problem)
 
@@ -107,13 +107,13 @@ class Streams:
     def bounds(
         self, counts: Counts, clocks: NDArray[np.float64], barred: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """Time before which no rank can be done, `[states, num_stages]`; 0 for those that are.
+        """Time before which no rank can be done, `[states, num_ranks]`; 0 for those that are.
 
         Infinity where ranks wait for each other for ever.
 
         Args:
           counts: what has run.
-          clocks: since when each rank is free, `[states, num_stages]`.
+          clocks: since when each rank is free, `[states, num_ranks]`.
           barred: streams that may not run next, `[states, streams]`.
         """
         left = self._left[self._index, counts]
@@ -137,7 +137,7 @@ class Streams:
         sending = np.where(waiting, sending + self.problem.scaled_transfer, np.inf)
         free = (ready & ~waiting) @ self._on_rank > 0
         starts = np.where(free, clocks, np.inf)
-        for _ in range(self.problem.num_stages):
+        for _ in range(self.problem.num_ranks):
             arrivals = starts[:, self.ranks[self._sources]] + sending
             soonest = arrivals[:, self._by_rank].min(2)
             earlier = np.minimum(starts, np.maximum(clocks, soonest))
@@ -154,14 +154,14 @@ class Streams:
 def _ends(problem: Problem) -> NDArray[np.float64]:
     """By rank: least time from its last gradient to the end of the step."""
     after = Ways(problem).after_gradient
-    ends = [min(map(after, problem.stages(rank))) for rank in range(problem.num_stages)]
+    ends = [min(map(after, problem.stages(rank))) for rank in range(problem.num_ranks)]
     return np.array([float(end * problem.scale) for end in ends])
 
 
 def _cut(problem: Problem, *, by_chunk: bool) -> tuple[Stream, ...]:
     keys = [
         (op, stage, chunk)
-        for stage in range(problem.num_virtual_stages)
+        for stage in range(problem.num_stages)
         for op in problem.ops
         for chunk in (range(problem.num_chunks) if by_chunk else (None,))
     ]
@@ -189,7 +189,7 @@ def _stream(
     source = problem.source(actions[0])
     return Stream(
         actions[0].op,
-        actions[0].stage % problem.num_stages,
+        actions[0].stage % problem.num_ranks,
         actions,
         tuple(needs.items()),
         None if source is None else index[source][0],

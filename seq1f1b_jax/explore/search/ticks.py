@@ -41,7 +41,7 @@ class Ticks:
 
     def __init__(self, streams: Streams, exchange: Exchange) -> None:
         self.streams, self._problem = streams, streams.problem
-        self._ranks = range(streams.problem.num_stages)
+        self._ranks = range(streams.problem.num_ranks)
         self._meetings = [meetings(self._problem, exchange, tick) for tick in range(PERIOD)]
         self._weights = np.array([stream.op is Op.W for stream in streams.streams])
         gradient = self._problem.gradient_op

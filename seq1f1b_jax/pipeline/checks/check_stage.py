@@ -45,7 +45,7 @@ def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None
       ValueError: what was returned by which function, and the rule, in one line.
 
     Example:
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.pipeline import check_stage
       >>> check_stage(build_stage("llama", preset="30b"))  # says nothing: it keeps the rules
     """

@@ -95,7 +95,7 @@ class Program:
     def weight_shapes(self) -> Params:
         """Weights of one rank in the compute dtype without the vocabulary tables.
 
-        Leaves of the layers are `[num_virtual * max_layers, ...]`.
+        Leaves of the layers are `[stages_per_rank * max_layers, ...]`.
         """
         params = jax.eval_shape(self.stage.init, jax.random.key(0))
         layers = self.layout.rank_layers
@@ -243,9 +243,9 @@ class Program:
 
     def layer_row(self, stage: jax.Array, layer) -> jax.Array:
         """Row of a layer of a stage in this rank's stack of weights."""
-        if self.layout.num_virtual == 1:
+        if self.layout.stages_per_rank == 1:
             return layer
-        return stage // self.layout.num_stages * self.layout.max_layers + layer
+        return stage // self.layout.num_ranks * self.layout.max_layers + layer
 
     def is_stage(self, index: int, stage: jax.Array) -> bool | jax.Array:
         """Whether a stage is the one of this index (-1: the last): known where there is one."""

@@ -58,7 +58,7 @@ class ResidualPlan:
 def check_policy(policy: str) -> str:
     """`policy`, or a ValueError that names the policies."""
     if policy not in POLICIES:
-        raise ValueError(f"residuals={policy!r} is unknown; use one of {', '.join(POLICIES)}")
+        raise ValueError(f"recompute={policy!r} is unknown; use one of {', '.join(POLICIES)}")
     return policy
 
 

@@ -101,7 +101,7 @@ def tick_columns(table: TickTable) -> Tick:
         weight_action=weight_action,
         weight_unit=WeightUnit(*(getattr(table, f"weight_{n}") for n in WeightUnit._fields)),
     )
-    return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_stages), columns)
+    return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_ranks), columns)
 
 
 def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:

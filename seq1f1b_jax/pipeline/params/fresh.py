@@ -32,7 +32,7 @@ def fresh(stage: Stage, key: PRNGKeyArray) -> Params:
 
     Example:
       >>> import jax
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.pipeline.params.fresh import fresh
       >>> params = fresh(build_stage("gpt", preset="tiny"), jax.random.key(0))
       >>> params.embedding.shape, params.embedding[3].shape

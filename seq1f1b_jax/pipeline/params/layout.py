@@ -1,9 +1,9 @@
 """Parameters on the mesh: stacked by stage in memory, free of topology at rest.
 
-In memory a leaf of `Params.layers` is `[num_stages, num_virtual * max_layers, ...]`, sharded over
+In memory a leaf of `Params.layers` is `[num_ranks, stages_per_rank * max_layers, ...]`, sharded over
 `pipe` by its first dim: rank p holds the stages p, p+P, p+2P ..., one after the other. Stages with
 fewer layers are padded with zeros that no action ever reads. The vocabulary tables are
-`[num_stages, num_tensor * rows, d]` with `rows = ceil(vocab_size / (num_stages * num_tensor))`,
+`[num_ranks, num_tensor * rows, d]` with `rows = ceil(vocab_size / (num_ranks * num_tensor))`,
 sharded over `pipe` and `tensor`: device j of the axis `tensor` owns the j-th part of the
 vocabulary, and each of its stages a part of that.
 """
@@ -46,10 +46,10 @@ class Layout:
     """Which layer lives where.
 
     Attributes:
-      layers_per_stage: layers of every stage along the model, `num_virtual` stages for each rank.
+      layers_per_stage: layers of every stage along the model, `stages_per_rank` stages for each rank.
       vocab_size: rows of a vocabulary table.
       tied: whether embedding and head are one table.
-      num_virtual: virtual stages per rank.
+      stages_per_rank: virtual stages per rank.
       num_tensor: devices that share every stage.
       tensor_dims: which dim of a layer's leaf is cut over them, by the leaf's path in a layer;
         leaves that are not named are whole on each.
@@ -58,7 +58,7 @@ class Layout:
     layers_per_stage: tuple[int, ...]
     vocab_size: int
     tied: bool
-    num_virtual: int = 1
+    stages_per_rank: int = 1
     num_tensor: int = 1
     tensor_dims: tuple[tuple[str, int], ...] = ()
 
@@ -68,9 +68,9 @@ class Layout:
         return sum(self.layers_per_stage)
 
     @property
-    def num_stages(self) -> int:
+    def num_ranks(self) -> int:
         """Ranks of the pipeline."""
-        return len(self.layers_per_stage) // self.num_virtual
+        return len(self.layers_per_stage) // self.stages_per_rank
 
     @property
     def max_layers(self) -> int:
@@ -80,17 +80,17 @@ class Layout:
     @property
     def rank_layers(self) -> int:
         """Layers that a rank has room for, over all its stages."""
-        return self.num_virtual * self.max_layers
+        return self.stages_per_rank * self.max_layers
 
     @property
     def table_rows(self) -> int:
         """Rows of a vocabulary table that one device keeps."""
-        return -(-self.vocab_size // (self.num_stages * self.num_tensor))
+        return -(-self.vocab_size // (self.num_ranks * self.num_tensor))
 
     @property
     def vocab_part(self) -> int:
         """Rows of a table that one device uses: all, or its part and perhaps padding."""
-        return self.vocab_size if self.num_tensor == 1 else self.num_stages * self.table_rows
+        return self.vocab_size if self.num_tensor == 1 else self.num_ranks * self.table_rows
 
     def tensor_dim(self, path: tuple) -> int | None:
         """The dim of an in-memory leaf that is cut over `tensor`; `None`: none is."""
@@ -106,12 +106,12 @@ class Layout:
         if kind == "layer":
             start = 0
             for stage, count in enumerate(self.layers_per_stage):
-                group, rank = divmod(stage, self.num_stages)
+                group, rank = divmod(stage, self.num_ranks)
                 yield Run(start, count, rank, group * self.max_layers)
                 start += count
         elif kind == "table":
-            for part, rank in product(range(self.num_tensor), range(self.num_stages)):
-                start = (part * self.num_stages + rank) * self.table_rows
+            for part, rank in product(range(self.num_tensor), range(self.num_ranks)):
+                start = (part * self.num_ranks + rank) * self.table_rows
                 count = min(self.table_rows, self.vocab_size - start)
                 if count > 0:
                     yield Run(start, count, rank, part * self.table_rows)
@@ -119,11 +119,11 @@ class Layout:
 
 def make_layout(
     num_layers: int,
-    num_stages: int,
+    num_ranks: int,
     *,
     vocab_size: int,
     tied: bool,
-    num_virtual: int = 1,
+    stages_per_rank: int = 1,
     layers_per_stage: Sequence[int] | None = None,
     num_tensor: int = 1,
     tensor_dims: Mapping[str, int] = MappingProxyType({}),
@@ -132,10 +132,10 @@ def make_layout(
 
     Args:
       num_layers: of the model.
-      num_stages: ranks of the pipeline.
+      num_ranks: ranks of the pipeline.
       vocab_size: rows of a vocabulary table.
       tied: whether embedding and head are one table.
-      num_virtual: virtual stages per rank.
+      stages_per_rank: virtual stages per rank.
       layers_per_stage: layers of every (virtual) stage along the model; None: as even as they go.
       num_tensor: devices that share every stage.
       tensor_dims: see `Layout`.
@@ -143,8 +143,8 @@ def make_layout(
     Raises:
       ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.
     """
-    count = num_stages * num_virtual
-    virtual = f" ({num_virtual} virtual stages on each of {num_stages} ranks)" * (num_virtual > 1)
+    count = num_ranks * stages_per_rank
+    virtual = f" ({stages_per_rank} virtual stages on each of {num_ranks} ranks)" * (stages_per_rank > 1)
     if layers_per_stage is None:
         if num_layers < count:
             raise ValueError(
@@ -161,7 +161,7 @@ def make_layout(
             f"{sum(counts)}"
         )
     cut = tuple(sorted(tensor_dims.items()))
-    return Layout(counts, vocab_size, tied, num_virtual, num_tensor, cut)
+    return Layout(counts, vocab_size, tied, stages_per_rank, num_tensor, cut)
 
 
 def is_layer_path(path: tuple) -> bool:
@@ -190,9 +190,9 @@ def kind_of(path: tuple) -> Kind:
 def staged_shape(shape: tuple[int, ...], kind: Kind, layout: Layout) -> tuple[int, ...]:
     """Shape of the in-memory leaf that a topology-free one of `shape` becomes."""
     if kind == "layer":
-        return (layout.num_stages, layout.rank_layers, *shape[1:])
+        return (layout.num_ranks, layout.rank_layers, *shape[1:])
     if kind == "table":
-        return (layout.num_stages, layout.num_tensor * layout.table_rows, *shape[1:])
+        return (layout.num_ranks, layout.num_tensor * layout.table_rows, *shape[1:])
     return tuple(shape)
 
 

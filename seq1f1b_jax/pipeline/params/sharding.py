@@ -96,6 +96,6 @@ def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:
 
     The compiler names no other axis, and what a step gives back has to lie as it came.
     """
-    staged = kind_of(path) is not None and layout.num_stages > 1
+    staged = kind_of(path) is not None and layout.num_ranks > 1
     tensor_dim = layout.tensor_dim(path)
     return ({0: AXIS} if staged else {}) | ({} if tensor_dim is None else {tensor_dim: TENSOR})

@@ -22,7 +22,7 @@ Tables = dict[str, Float[Array, "vocab_size d"]]
 
 def table_names(layout: Layout) -> tuple[str, str]:
     """Under which names a rank finds its (embedding, head)."""
-    if layout.num_stages == 1 and not layout.tied:
+    if layout.num_ranks == 1 and not layout.tied:
         return "embedding", "head"
     return "shared", "shared"
 
@@ -34,10 +34,10 @@ def gather_tables(
 
     On ranks between them it is zero.
     """
-    if layout.num_stages == 1:
+    if layout.num_ranks == 1:
         tables = {table_names(layout)[0]: embedding[0]}
         return tables if layout.tied else {**tables, "head": head[0]}
-    send = jnp.zeros((layout.num_stages, *embedding.shape[1:]), embedding.dtype)
+    send = jnp.zeros((layout.num_ranks, *embedding.shape[1:]), embedding.dtype)
     send = send.at[0].set(embedding[0])
     send = send.at[-1].set((embedding if layout.tied else head)[0])
     received = lax.all_to_all(send, AXIS, split_axis=0, concat_axis=0)
@@ -48,13 +48,13 @@ def scatter_gradients(
     tables: Tables, layout: Layout
 ) -> tuple[Float[Array, "1 rows d"], Float[Array, "1 rows d"] | None]:
     """Transpose of `gather_tables`: gradients of this rank's shards of (embedding, head)."""
-    if layout.num_stages == 1:
+    if layout.num_ranks == 1:
         embedding = tables[table_names(layout)[0]][None]
         return embedding, None if layout.tied else tables["head"][None]
     table = tables["shared"]
-    padding = layout.num_stages * layout.table_rows - layout.vocab_part
+    padding = layout.num_ranks * layout.table_rows - layout.vocab_part
     send = jnp.pad(table, ((0, padding), (0, 0)))
-    send = send.reshape(layout.num_stages, layout.table_rows, -1)
+    send = send.reshape(layout.num_ranks, layout.table_rows, -1)
     received = lax.all_to_all(send, AXIS, split_axis=0, concat_axis=0)
     embedding, head = received[:1], received[-1:]
     return (embedding + head, None) if layout.tied else (embedding, head)

@@ -99,9 +99,9 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
     placed = [list(_actions(path, rank, row, chunks)) for rank, row in enumerate(rows)]
     plan = _assemble(path, header, tuple(tuple(p.action for p in row) for row in placed))
     num_actions = sum(map(len, plan.ranks))
-    if plan.num_virtual_stages > num_actions:  # before anything walks over all stages
+    if plan.num_stages > num_actions:  # before anything walks over all stages
         raise ValueError(
-            f"plan file {one_line(path)} speaks of {plan.num_virtual_stages} stages and holds"
+            f"plan file {one_line(path)} speaks of {plan.num_stages} stages and holds"
             f" {num_actions} actions; every stage runs every unit, so correct the number of the"
             " stage in a cell, or the sizes"
         )
@@ -118,7 +118,7 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
     if header is None or " exchange=" not in header.text:
         return with_faster_exchange(plan)
     try:
-        plan.exchange.pairs(0, num_stages=plan.num_stages, ring=plan.num_virtual > 1)
+        plan.exchange.pairs(0, num_ranks=plan.num_ranks, ring=plan.stages_per_rank > 1)
     except ValueError as error:
         fail(path, header.line, str(error))
     return Choice(plan, "")
@@ -148,7 +148,7 @@ def write_plan(plan: Plan, path: str | PathLike[str], *, form: Format = "own") -
       >>> from tempfile import TemporaryDirectory
       >>> from seq1f1b_jax.schedule import make_plan
       >>> from seq1f1b_jax.schedule.files.plan_file import write_plan
-      >>> plan = make_plan("seq1f1b", num_stages=1, num_microbatches=2, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=2, num_chunks=2)
       >>> with TemporaryDirectory() as folder:
       ...     write_plan(plan, Path(folder, "mine.csv"), form="torch")
       ...     print(Path(folder, "mine.csv").read_text())

@@ -90,7 +90,7 @@ def torch_table(plan: Plan) -> str:
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
       >>> from seq1f1b_jax.schedule.files.torch_cells import torch_table
-      >>> plan = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
+      >>> plan = make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1)
       >>> print(torch_table(plan), end="")
       0F0,0F1,0B0,0B1
       1F0,1B0,1F1,1B1

@@ -12,15 +12,15 @@ from seq1f1b_jax.schedule.plan import Plan
 
 
 def forward_plan(
-    *, num_stages: int, num_microbatches: int, num_chunks: int, num_virtual: int = 1
+    *, num_ranks: int, num_microbatches: int, num_chunks: int, stages_per_rank: int = 1
 ) -> Plan:
     """Generate the plan without backwards.
 
     Args:
-      num_stages: ranks of the pipeline, at least 1.
+      num_ranks: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
-      num_virtual: virtual stages per rank, at least 1.
+      stages_per_rank: virtual stages per rank, at least 1.
 
     Returns:
       A valid plan named `forward`; nothing is kept for a backward.
@@ -29,20 +29,20 @@ def forward_plan(
         tuple(
             interleaved_forwards(
                 rank,
-                num_stages=num_stages,
+                num_ranks=num_ranks,
                 num_microbatches=num_microbatches,
                 num_chunks=num_chunks,
-                num_virtual=num_virtual,
+                stages_per_rank=stages_per_rank,
             )
         )
-        for rank in range(num_stages)
+        for rank in range(num_ranks)
     )
     return Plan(
         "forward",
-        num_stages,
+        num_ranks,
         num_microbatches,
         num_chunks,
         ranks,
-        num_virtual=num_virtual,
-        exchange=Exchange.PARITY if num_virtual == 1 else Exchange.LOCKSTEP,
+        stages_per_rank=stages_per_rank,
+        exchange=Exchange.PARITY if stages_per_rank == 1 else Exchange.LOCKSTEP,
     )

@@ -30,10 +30,10 @@ from seq1f1b_jax.schedule.plan import Plan, check_sizes
 
 def interleaved(
     *,
-    num_stages: int,
+    num_ranks: int,
     num_microbatches: int,
     num_chunks: int,
-    num_virtual: int = 2,
+    stages_per_rank: int = 2,
     short_warmup: bool = False,
 ) -> Plan:
     """Generate the Seq1F1B-I plan.
@@ -43,10 +43,10 @@ def interleaved(
     one virtual stage, with `g = P` where C divides P and P divides M*C.
 
     Args:
-      num_stages: ranks of the pipeline P, at least 1.
+      num_ranks: ranks of the pipeline P, at least 1.
       num_microbatches: sequence batches per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
-      num_virtual: virtual stages per rank V, at least 2.
+      stages_per_rank: virtual stages per rank V, at least 2.
       short_warmup: warm up with `(V-1)g + (P-p) + C-2` forwards instead of
         `(V-1)g + 2(P-p-1) + C-1`: P-p-1 fewer units in flight on rank p. On a machine where nobody
         waits for more than its own messages the time is the same (tested for P to 7, V to 3, any
@@ -59,37 +59,37 @@ def interleaved(
       A valid plan of exchange `lockstep`.
 
     Raises:
-      ValueError: a size is below 1, or `num_virtual` is below 2.
+      ValueError: a size is below 1, or `stages_per_rank` is below 2.
     """
-    if num_virtual < 2:
+    if stages_per_rank < 2:
         raise ValueError(
-            f"num_virtual={num_virtual} leaves nothing to interleave; use 2 or more, or the"
+            f"stages_per_rank={stages_per_rank} leaves nothing to interleave; use 2 or more, or the"
             " schedule seq1f1b"
         )
-    groups = group_sizes(num_stages, num_microbatches, num_chunks)
+    groups = group_sizes(num_ranks, num_microbatches, num_chunks)
 
     def row(rank: int) -> tuple[Action, ...]:
-        stages = range(rank, num_stages * num_virtual, num_stages)
-        distance = num_stages - rank - 1
+        stages = range(rank, num_ranks * stages_per_rank, num_ranks)
+        distance = num_ranks - rank - 1
         warmup = distance if short_warmup else 2 * distance
         return one_forward_one_backward(
             tuple(_by_groups(forward_order, stages, groups, num_chunks)),
             tuple(_by_groups(backward_order, stages[::-1], groups, num_chunks)),
-            num_warmup=(num_virtual - 1) * groups[0] * num_chunks + warmup + num_chunks - 1,
+            num_warmup=(stages_per_rank - 1) * groups[0] * num_chunks + warmup + num_chunks - 1,
         )
 
     return Plan(
         "seq1f1b-i",
-        num_stages,
+        num_ranks,
         num_microbatches,
         num_chunks,
-        tuple(row(rank) for rank in range(num_stages)),
-        num_virtual=num_virtual,
+        tuple(row(rank) for rank in range(num_ranks)),
+        stages_per_rank=stages_per_rank,
         exchange=Exchange.LOCKSTEP,
     )
 
 
-def group_sizes(num_stages: int, num_microbatches: int, num_chunks: int) -> tuple[int, ...]:
+def group_sizes(num_ranks: int, num_microbatches: int, num_chunks: int) -> tuple[int, ...]:
     """Microbatches of each group: of at least P units, as equal as they go, longer ones first.
 
     Example:
@@ -97,19 +97,19 @@ def group_sizes(num_stages: int, num_microbatches: int, num_chunks: int) -> tupl
       >>> group_sizes(4, 7, 1), group_sizes(4, 8, 2), group_sizes(4, 3, 8)
       ((7,), (2, 2, 2, 2), (1, 1, 1))
     """
-    check_sizes(num_stages=num_stages, num_microbatches=num_microbatches, num_chunks=num_chunks)
-    least = -(-num_stages // num_chunks)
+    check_sizes(num_ranks=num_ranks, num_microbatches=num_microbatches, num_chunks=num_chunks)
+    least = -(-num_ranks // num_chunks)
     num_groups = max(1, num_microbatches // least)
     share, rest = divmod(num_microbatches, num_groups)
     return tuple(share + (group < rest) for group in range(num_groups))
 
 
 def interleaved_forwards(
-    rank: int, *, num_stages: int, num_microbatches: int, num_chunks: int, num_virtual: int
+    rank: int, *, num_ranks: int, num_microbatches: int, num_chunks: int, stages_per_rank: int
 ) -> Iterator[Action]:
     """Yield all forwards of a rank in the order of its groups."""
-    stages = range(rank, num_stages * num_virtual, num_stages)
-    groups = group_sizes(num_stages, num_microbatches, num_chunks)
+    stages = range(rank, num_ranks * stages_per_rank, num_ranks)
+    groups = group_sizes(num_ranks, num_microbatches, num_chunks)
     return _by_groups(forward_order, stages, groups, num_chunks)
 
 

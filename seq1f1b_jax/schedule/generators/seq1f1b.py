@@ -18,7 +18,7 @@ from seq1f1b_jax.schedule.plan import Plan
 
 
 def seq1f1b(
-    *, num_stages: int, num_microbatches: int, num_chunks: int, extra_warmup: int = 0
+    *, num_ranks: int, num_microbatches: int, num_chunks: int, extra_warmup: int = 0
 ) -> Plan:
     """Generate the Seq1F1B plan.
 
@@ -26,7 +26,7 @@ def seq1f1b(
     lasts `(P-1)(f+b)/C`, with f and b the cost of a whole microbatch on one stage.
 
     Args:
-      num_stages: ranks of the pipeline P, at least 1.
+      num_ranks: ranks of the pipeline P, at least 1.
       num_microbatches: sequence batches per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
       extra_warmup: forwards added to every rank's warm-up: as many more units in flight, for a
@@ -46,14 +46,14 @@ def seq1f1b(
         one_forward_one_backward(
             tuple(forward_order(rank, num_microbatches, num_chunks)),
             tuple(backward_order(rank, num_microbatches, num_chunks)),
-            num_warmup=num_stages - rank - 2 + num_chunks + extra_warmup,
+            num_warmup=num_ranks - rank - 2 + num_chunks + extra_warmup,
         )
-        for rank in range(num_stages)
+        for rank in range(num_ranks)
     )
-    return Plan("seq1f1b", num_stages, num_microbatches, num_chunks, ranks)
+    return Plan("seq1f1b", num_ranks, num_microbatches, num_chunks, ranks)
 
 
-def seq1f1b_lockstep(*, num_stages: int, num_microbatches: int, num_chunks: int) -> Plan:
+def seq1f1b_lockstep(*, num_ranks: int, num_microbatches: int, num_chunks: int) -> Plan:
     """Generate the lock-step variant: forwards on all ranks in one tick, backwards in the next.
 
         rank 0  F0.0 F0.1 F1.0 F1.1 .... B0.1----- .... B0.0----- .... B1.1----- B1.0-----
@@ -64,7 +64,7 @@ def seq1f1b_lockstep(*, num_stages: int, num_microbatches: int, num_chunks: int)
     is that of `seq1f1b` at equal unit costs. Where costs differ the units in flight help.
 
     Args:
-      num_stages: ranks of the pipeline P, at least 1.
+      num_ranks: ranks of the pipeline P, at least 1.
       num_microbatches: sequence batches per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
 
@@ -78,13 +78,13 @@ def seq1f1b_lockstep(*, num_stages: int, num_microbatches: int, num_chunks: int)
         one_forward_one_backward(
             tuple(forward_order(rank, num_microbatches, num_chunks)),
             tuple(backward_order(rank, num_microbatches, num_chunks)),
-            num_warmup=2 * (num_stages - rank - 1) + num_chunks - 1,
+            num_warmup=2 * (num_ranks - rank - 1) + num_chunks - 1,
         )
-        for rank in range(num_stages)
+        for rank in range(num_ranks)
     )
     return Plan(
         "seq1f1b-lockstep",
-        num_stages,
+        num_ranks,
         num_microbatches,
         num_chunks,
         ranks,

@@ -12,11 +12,11 @@ from seq1f1b_jax.schedule.generators.orders import backward_order, forward_order
 from seq1f1b_jax.schedule.plan import Plan
 
 
-def terapipe(*, num_stages: int, num_microbatches: int, num_chunks: int) -> Plan:
+def terapipe(*, num_ranks: int, num_microbatches: int, num_chunks: int) -> Plan:
     """Generate the TeraPipe plan.
 
     Args:
-      num_stages: ranks of the pipeline, at least 1.
+      num_ranks: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
 
@@ -31,6 +31,6 @@ def terapipe(*, num_stages: int, num_microbatches: int, num_chunks: int) -> Plan
             *forward_order(stage, num_microbatches, num_chunks),  # F F F ...
             *backward_order(stage, num_microbatches, num_chunks),  # B B B ...
         )
-        for stage in range(num_stages)
+        for stage in range(num_ranks)
     )
-    return Plan("terapipe", num_stages, num_microbatches, num_chunks, ranks)
+    return Plan("terapipe", num_ranks, num_microbatches, num_chunks, ranks)

@@ -31,7 +31,7 @@ from seq1f1b_jax.schedule.generators.orders import (
 from seq1f1b_jax.schedule.plan import Plan
 
 
-def zero_bubble_h1(*, num_stages: int, num_microbatches: int, num_chunks: int) -> Plan:
+def zero_bubble_h1(*, num_ranks: int, num_microbatches: int, num_chunks: int) -> Plan:
     """Generate the ZB-H1 plan over chunks.
 
     Every rank holds at most `min(P-1+C, M*C)` units from their F to their W. For equal unit costs
@@ -39,7 +39,7 @@ def zero_bubble_h1(*, num_stages: int, num_microbatches: int, num_chunks: int) -
     unit; `formulas` has it for any costs and sizes.
 
     Args:
-      num_stages: ranks of the pipeline P, at least 1.
+      num_ranks: ranks of the pipeline P, at least 1.
       num_microbatches: sequence batches per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
 
@@ -49,19 +49,19 @@ def zero_bubble_h1(*, num_stages: int, num_microbatches: int, num_chunks: int) -
     Raises:
       ValueError: a size is below 1.
     """
-    capacity = num_stages - 1 + num_chunks
+    capacity = num_ranks - 1 + num_chunks
 
     def row(rank: int) -> tuple[Action, ...]:
         main = one_forward_one_backward(
             tuple(forward_order(rank, num_microbatches, num_chunks)),
             tuple(backward_order(rank, num_microbatches, num_chunks, Op.I)),
-            num_warmup=num_stages - rank - 2 + num_chunks,
+            num_warmup=num_ranks - rank - 2 + num_chunks,
         )
         weights = tuple(backward_order(rank, num_microbatches, num_chunks, Op.W))
         return tuple(_with_weights(main, weights, capacity=capacity))
 
-    ranks = tuple(row(rank) for rank in range(num_stages))
-    return Plan("seq-zb-h1", num_stages, num_microbatches, num_chunks, ranks)
+    ranks = tuple(row(rank) for rank in range(num_ranks))
+    return Plan("seq-zb-h1", num_ranks, num_microbatches, num_chunks, ranks)
 
 
 def _with_weights(

@@ -41,13 +41,13 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
 
     Example:
       >>> from seq1f1b_jax.schedule import draw_table, lower, make_plan
-      >>> table = lower(make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1), [8])
+      >>> table = lower(make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1), [8])
       >>> print(draw_table(table))
       rank 0  F0.0 .... F1.0 B0.0 .... B1.0
       rank 1  .... F0.0 B0.0 F1.0 B1.0 ....
     """
     validate(plan)
-    plan.exchange.pairs(0, num_stages=plan.num_stages, ring=plan.num_virtual > 1)  # has a pattern
+    plan.exchange.pairs(0, num_ranks=plan.num_ranks, ring=plan.stages_per_rank > 1)  # has a pattern
     if len(chunk_lengths) != plan.num_chunks:
         raise ValueError(
             f"{len(chunk_lengths)} chunk lengths were given for num_chunks={plan.num_chunks};"
@@ -55,12 +55,12 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
         )
     lengths = explicit_lengths(sum(chunk_lengths), chunk_lengths)
     ticks = place(plan)
-    ranks = [Places(plan, rank, ticks, lengths) for rank in range(plan.num_stages)]
-    last_rank = ranks[plan.rank(plan.num_virtual_stages - 1)]
+    ranks = [Places(plan, rank, ticks, lengths) for rank in range(plan.num_ranks)]
+    last_rank = ranks[plan.rank(plan.num_stages - 1)]
     return TickTable(
         **_arrays(plan, ticks, ranks),
         exchange=plan.exchange,
-        num_virtual=plan.num_virtual,
+        stages_per_rank=plan.stages_per_rank,
         chunk_lengths=lengths,
         num_microbatches=plan.num_microbatches,
         peak_units=peak_units(plan),
@@ -76,7 +76,7 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
 def _arrays(
     plan: Plan, ticks: Mapping[Action, int], ranks: Sequence[Places]
 ) -> dict[str, NDArray[np.int32]]:
-    shape = (num_ticks(ticks), plan.num_stages)
+    shape = (num_ticks(ticks), plan.num_ranks)
     arrays = {name: np.zeros(shape, np.int32) for name in _FIELDS}
     arrays["weight_stage"][:] = NO_STAGE
     for rank, places in enumerate(ranks):

@@ -74,9 +74,9 @@ def replay(table: TickTable) -> None:
       ReplayError: an action reads a message, residuals, keys and values or gradients of another
         unit or of none; a place lies outside its buffer; or a unit is left out or run twice.
     """
-    ranks = [_empty(table, rank) for rank in range(table.num_stages)]
+    ranks = [_empty(table, rank) for rank in range(table.num_ranks)]
     for tick in range(table.num_ticks):
-        cells = [_cell(table, tick, rank) for rank in range(table.num_stages)]
+        cells = [_cell(table, tick, rank) for rank in range(table.num_ranks)]
         sent = [_send(cell, state) for cell, state in zip(cells, ranks, strict=True)]
         _exchange(table, tick, ranks, sent)
         for cell, state in zip(cells, ranks, strict=True):
@@ -146,16 +146,16 @@ def _cell(table: TickTable, tick: int, rank: int) -> _Cell:
     entries = [_Entry(table, tick, rank, action) for action in cell_actions(table, tick, rank)]
     for entry in entries:
         prefix = "weight_" if entry.action.op is Op.W else ""
-        entry.index(prefix + "stage", table.num_virtual_stages)
+        entry.index(prefix + "stage", table.num_stages)
         entry.index(prefix + "microbatch", table.num_microbatches)
         entry.index(prefix + "chunk", table.num_chunks)
-        entry.expect(entry.action.stage % table.num_stages, rank, "rank of the stage")
+        entry.expect(entry.action.stage % table.num_ranks, rank, "rank of the stage")
     sender = next((entry for entry in entries if entry.action.op is not Op.W), None)
     return _Cell(sender, next((entry for entry in entries if entry.action.op is Op.W), None))
 
 
 def _empty(table: TickTable, rank: int) -> _Rank:
-    last = rank == table.num_stages - 1
+    last = rank == table.num_ranks - 1
     return _Rank(
         forward_only=table.forward_only,
         inbox=[GARBAGE] * table.inbox_slots_per_rank[rank],
@@ -171,7 +171,7 @@ def _name(action: Action) -> Symbol:
 
 def _exchange(table: TickTable, tick: int, ranks: Sequence[_Rank], sent: Sequence[Symbol]) -> None:
     """Every rank writes to its inbox, whatever has come."""
-    arrived = [GARBAGE] * table.num_stages
+    arrived = [GARBAGE] * table.num_ranks
     for source, destination in table.pairs(tick):
         arrived[destination] = sent[source]
     for rank, state in enumerate(ranks):
@@ -189,7 +189,7 @@ def _send(cell: _Cell, state: _Rank) -> Symbol:
     entry = cell.sender
     if entry is None:
         return GARBAGE
-    source = message_source(entry.action, num_virtual_stages=entry.table.num_virtual_stages)
+    source = message_source(entry.action, num_stages=entry.table.num_stages)
     if source is not None:
         message = state.inbox[entry.index("inbox_slot", len(state.inbox))]
         entry.expect(message, _name(source), "message")
@@ -250,7 +250,7 @@ def _expect_prefix(entry: _Entry, state: _Rank, slot: int) -> None:
 
 
 def _is_last(entry: _Entry) -> bool:
-    return entry.action.stage == entry.table.num_virtual_stages - 1
+    return entry.action.stage == entry.table.num_stages - 1
 
 
 def _unit(action: Action) -> tuple[int, int, int]:
@@ -259,7 +259,7 @@ def _unit(action: Action) -> tuple[int, int, int]:
 
 def _check_finished(table: TickTable, ranks: Sequence[_Rank]) -> None:
     for rank, state in enumerate(ranks):
-        stages = range(rank, table.num_virtual_stages, table.num_stages)
+        stages = range(rank, table.num_stages, table.num_ranks)
         sizes = len(stages), table.num_microbatches, table.num_chunks
         units = [(stages[i], m, c) for i, m, c in np.ndindex(sizes)]
         kept = [] if state.forward_only else units

@@ -58,7 +58,7 @@ class Places:
     def _loss_gradients(self) -> Iterator[tuple[Action, Interval]]:
         """By forward of the last stage; from there to its backward."""
         for forward, backward in self.backward.items():
-            if forward.stage == self.plan.num_virtual_stages - 1:
+            if forward.stage == self.plan.num_stages - 1:
                 first, last = self.ticks[forward], self.ticks[backward]
                 yield forward, Interval(first, last, self.lengths[forward.chunk])
 
@@ -111,7 +111,7 @@ class Places:
         return slots
 
     def _source(self, action: Action) -> Action | None:
-        return message_source(action, num_virtual_stages=self.plan.num_virtual_stages)
+        return message_source(action, num_stages=self.plan.num_stages)
 
     def _sent(self, event: Action) -> int:
         half = replace(event, op=Op.I)

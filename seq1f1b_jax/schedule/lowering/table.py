@@ -22,7 +22,7 @@ class TickTable:
 
     A tick is: the action, then the exchange of messages, then the `W`. What arrives in the exchange
     of tick h is written to the slot `arrival_slot` of the inbox, whether or not anybody will read
-    it, and may be read from tick h+1 on. All arrays are int32 `[num_ticks, num_stages]`, 0 in idle
+    it, and may be read from tick h+1 on. All arrays are int32 `[num_ticks, num_ranks]`, 0 in idle
     cells unless said otherwise.
 
     Attributes:
@@ -43,7 +43,7 @@ class TickTable:
       weight_arena_offset: start of its residuals.
       weight_deferred_offset: start of what its `I` left.
       exchange: who swaps messages with whom in which tick.
-      num_virtual: virtual stages per rank.
+      stages_per_rank: virtual stages per rank.
       chunk_lengths: tokens of each chunk.
       num_microbatches: sequence batches per step.
       peak_units: units alive at each rank's fullest moment.
@@ -72,7 +72,7 @@ class TickTable:
     weight_arena_offset: NDArray[np.int32]
     weight_deferred_offset: NDArray[np.int32]
     exchange: Exchange
-    num_virtual: int
+    stages_per_rank: int
     chunk_lengths: tuple[int, ...]
     num_microbatches: int
     peak_units: tuple[int, ...]
@@ -89,14 +89,14 @@ class TickTable:
         return self.op.shape[0]
 
     @property
-    def num_stages(self) -> int:
+    def num_ranks(self) -> int:
         """Ranks of the pipeline."""
         return self.op.shape[1]
 
     @property
-    def num_virtual_stages(self) -> int:
+    def num_stages(self) -> int:
         """Groups of layers in all."""
-        return self.num_stages * self.num_virtual
+        return self.num_ranks * self.stages_per_rank
 
     @property
     def num_chunks(self) -> int:
@@ -146,8 +146,8 @@ class TickTable:
 
     def pairs(self, tick: int) -> Pairs:
         """(source, destination) of the messages of a tick."""
-        ring = self.num_virtual > 1
-        return self.exchange.pairs(tick % PERIOD, num_stages=self.num_stages, ring=ring)
+        ring = self.stages_per_rank > 1
+        return self.exchange.pairs(tick % PERIOD, num_ranks=self.num_ranks, ring=ring)
 
 
 def draw_table(table: TickTable) -> str:
@@ -155,12 +155,12 @@ def draw_table(table: TickTable) -> str:
 
     Example:
       >>> from seq1f1b_jax.schedule import draw_table, lower, make_plan
-      >>> plan = make_plan("zb-h1", num_stages=2, num_microbatches=2, num_chunks=1)
+      >>> plan = make_plan("zb-h1", num_ranks=2, num_microbatches=2, num_chunks=1)
       >>> print(draw_table(lower(plan, [8])))
       rank 0  F0.0      ......... F1.0      I0.0+W0.0 ......... I1.0+W1.0
       rank 1  ......... F0.0      I0.0      F1.0      I1.0+W0.0 W1.0
     """
-    rows: list[list[Cell]] = [[] for _ in range(table.num_stages)]
+    rows: list[list[Cell]] = [[] for _ in range(table.num_ranks)]
     for tick, rank in np.ndindex(table.op.shape):
         words = [action.text(rank) for action in cell_actions(table, tick, rank)]
         if words:

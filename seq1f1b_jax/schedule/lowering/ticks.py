@@ -26,8 +26,8 @@ def place(plan: Plan) -> dict[Action, int]:
     """
     ticks: dict[Action, int] = {}
     sent: dict[Action, int] = {}  # by event
-    free = [0] * plan.num_stages  # first tick without a sending action
-    free_for_weights = [0] * plan.num_stages
+    free = [0] * plan.num_ranks  # first tick without a sending action
+    free_for_weights = [0] * plan.num_ranks
     for action in execution_order(plan):
         rank = plan.rank(action.stage)
         if action.op is Op.W:
@@ -35,7 +35,7 @@ def place(plan: Plan) -> dict[Action, int]:
             free_for_weights[rank] = tick + 1
             free[rank] = max(free[rank], tick + 1)
         else:
-            source = message_source(action, num_virtual_stages=plan.num_virtual_stages)
+            source = message_source(action, num_stages=plan.num_stages)
             tick = max(free[rank], 0 if source is None else sent[source] + 1)
             tick += (plan.exchange.tick_class(action.op, rank) - tick) % PERIOD
             sent[action.event] = tick

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from seq1f1b_jax.schedule.actions import Action, Op
 
 Cost: TypeAlias = ArrayLike | Fraction
-"""One time for all, or an array that broadcasts to `[num_virtual_stages, num_chunks]`."""
+"""One time for all, or an array that broadcasts to `[num_stages, num_chunks]`."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Costs:
     """Time of every action, by operation, stage and chunk. Integers and fractions stay exact.
 
     Attributes:
-      forward: time of an `F`, `[num_virtual_stages, num_chunks]` or anything that broadcasts to it.
+      forward: time of an `F`, `[num_stages, num_chunks]` or anything that broadcasts to it.
       backward: time of a `B`, likewise.
       weights: time of a `W`; None: that of the forward, whose matmuls it has, at most a `B`.
       inputs: time of an `I`; None: what the `W` leaves of the `B`.
@@ -48,13 +48,13 @@ class Costs:
             transfer=self.transfer * factor,
         )
 
-    def per_action(self, num_virtual_stages: int, num_chunks: int) -> Callable[[Action], Any]:
+    def per_action(self, num_stages: int, num_chunks: int) -> Callable[[Action], Any]:
         """The cost of an action as a function.
 
         Raises:
           ValueError: a cost does not broadcast to the sizes, or one is below 0.
         """
-        shape = num_virtual_stages, num_chunks
+        shape = num_stages, num_chunks
         arrays = {Op.F: _broadcast(self.forward, shape), Op.B: _broadcast(self.backward, shape)}
         weights = np.minimum(arrays[Op.F], arrays[Op.B]) if self.weights is None else self.weights
         arrays[Op.W] = _broadcast(weights, shape)
@@ -75,6 +75,6 @@ def _broadcast(cost: Cost, shape: tuple[int, int]) -> np.ndarray:
         return np.broadcast_to(np.asarray(cost), shape)
     except ValueError as error:
         raise ValueError(
-            f"a cost of shape {np.asarray(cost).shape} does not fit num_virtual_stages={shape[0]}"
+            f"a cost of shape {np.asarray(cost).shape} does not fit num_stages={shape[0]}"
             f" and num_chunks={shape[1]}; give one number, or an array of these two sizes"
         ) from error

@@ -37,14 +37,14 @@ def with_faster_exchange(plan: Plan) -> Choice:
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
       >>> from seq1f1b_jax.schedule.simulation.fastest import with_faster_exchange
-      >>> plan = make_plan("1f1b-lockstep", num_stages=4, num_microbatches=8, num_chunks=1)
+      >>> plan = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
       >>> with_faster_exchange(plan).reason
       'exchange=lockstep, faster for this order: a step of 33, with parity 39 (F=1 B=2)'
     """
-    if plan.num_virtual > 1 and plan.num_stages % 2:
+    if plan.stages_per_rank > 1 and plan.num_ranks % 2:
         reason = "exchange=lockstep, the one for several stages on each of an odd number of ranks"
         return Choice(replace(plan, exchange=Exchange.LOCKSTEP), reason)
-    usual = Exchange.of_line_or_ring(plan.num_virtual)
+    usual = Exchange.of_line_or_ring(plan.stages_per_rank)
     times = {
         exchange: simulate(replace(plan, exchange=exchange), COSTS, machine="executor").makespan
         for exchange in sorted(Exchange, key=lambda e: e is not usual)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.simulation.durations import Costs
 
-RESIDUAL_POLICIES = ("none", "selective", "full")
+RECOMPUTE_POLICIES = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StageCost:
       vocab_size: rows V of the head.
       layers_per_stage: layers of each stage along the model, virtual stages included.
       num_sequences: sequences in a microbatch; all costs are proportional to it.
-      residuals: `none` or `selective`, which recompute no matmul, or `full`, which runs the
+      recompute: `none` or `selective`, which recompute no matmul, or `full`, which runs the
         forward of the layers again in the backward.
       window: keys a query looks back at, itself included; `None`: all.
       visible_keys: `[seq_len]`, keys that the query at each position sees, on average; `None`: what
@@ -67,7 +67,7 @@ class StageCost:
     vocab_size: int
     layers_per_stage: tuple[int, ...]
     num_sequences: int = 1
-    residuals: str = "selective"
+    recompute: str = "selective"
     window: int | None = None
     visible_keys: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
@@ -85,13 +85,13 @@ class StageCost:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
             )
-        if self.residuals not in RESIDUAL_POLICIES:
+        if self.recompute not in RECOMPUTE_POLICIES:
             raise ValueError(
-                f"residuals={self.residuals!r} must be one of {', '.join(RESIDUAL_POLICIES)}"
+                f"recompute={self.recompute!r} must be one of {', '.join(RECOMPUTE_POLICIES)}"
             )
 
     @property
-    def num_virtual_stages(self) -> int:
+    def num_stages(self) -> int:
         """Stages along the model, virtual ones included."""
         return len(self.layers_per_stage)
 
@@ -111,7 +111,7 @@ class StageCost:
 
     def forward(self, stage: int, *, start: int, length: int) -> float:
         """Cost of the forward of a chunk on one stage, the head included on the last."""
-        head = self._head(length) if stage == self.num_virtual_stages - 1 else 0
+        head = self._head(length) if stage == self.num_stages - 1 else 0
         return self.layers_per_stage[stage] * self._layer(start, length)[0] + head
 
     def backward(self, stage: int, *, start: int, length: int) -> float:
@@ -119,11 +119,11 @@ class StageCost:
         return self.layers_per_stage[stage] * self._layer(start, length)[1]
 
     def forward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
-        """Cost of every forward, `[num_virtual_stages, num_chunks]`, as `simulate` takes it."""
+        """Cost of every forward, `[num_stages, num_chunks]`, as `simulate` takes it."""
         return self._costs(self.forward, chunk_lengths)
 
     def backward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
-        """Cost of every backward, `[num_virtual_stages, num_chunks]`, as `simulate` takes it."""
+        """Cost of every backward, `[num_stages, num_chunks]`, as `simulate` takes it."""
         return self._costs(self.backward, chunk_lengths)
 
     def costs(self, chunk_lengths: Sequence[int]) -> Costs:
@@ -144,7 +144,7 @@ class StageCost:
         return np.array(
             [
                 [cost(stage, start=s, length=n) for s, n in zip(starts, chunk_lengths, strict=True)]
-                for stage in range(self.num_virtual_stages)
+                for stage in range(self.num_stages)
             ],
             np.int64,
         )
@@ -157,7 +157,7 @@ class StageCost:
         pair_dim = pairs * self.num_heads * self.head_dim
         forward = matmuls + 4 * pair_dim
         backward = 2 * matmuls + 10 * pair_dim
-        return forward, backward + (forward if self.residuals == "full" else 0)
+        return forward, backward + (forward if self.recompute == "full" else 0)
 
     def pairs(self, num_queries: int) -> float:
         """Keys met by the first queries of a sequence, all together."""

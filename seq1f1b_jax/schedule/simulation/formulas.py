@@ -76,10 +76,10 @@ def closed_form(
     name: str,
     costs: Costs,
     *,
-    num_stages: int,
+    num_ranks: int,
     num_microbatches: int,
     num_chunks: int,
-    num_virtual: int | None = None,
+    stages_per_rank: int | None = None,
     extra_warmup: int = 0,
     short_warmup: bool = False,
 ) -> ClosedForm:
@@ -88,11 +88,11 @@ def closed_form(
     Args:
       name: a key of `SCHEDULES`.
       costs: of the actions, as for `simulate`; stages are virtual ones.
-      num_stages: ranks of the pipeline P. This and what follows is as `make_plan` takes it, which
+      num_ranks: ranks of the pipeline P. This and what follows is as `make_plan` takes it, which
         checks it.
       num_microbatches: sequence batches per step M.
       num_chunks: slices of each sequence C.
-      num_virtual: virtual stages per rank V.
+      stages_per_rank: virtual stages per rank V.
       extra_warmup: see `seq1f1b`.
       short_warmup: see `interleaved`.
 
@@ -101,20 +101,20 @@ def closed_form(
 
     Raises:
       ValueError: the name is unknown, or a cost does not broadcast to
-        `[num_virtual_stages, num_chunks]`.
+        `[num_stages, num_chunks]`.
 
     Example:
       >>> from seq1f1b_jax.schedule import Costs, closed_form
-      >>> sizes = dict(num_stages=8, num_microbatches=8, num_chunks=4)
+      >>> sizes = dict(num_ranks=8, num_microbatches=8, num_chunks=4)
       >>> form = closed_form("seq1f1b", Costs(forward=1, backward=2), **sizes)
       >>> form.peak_units[0], form.bubble, form.bubble_rule, round(form.bubble_fraction, 3)
       (11, 21, '(P-1)(F+B)', 0.179)
     """
     schedule = find_schedule(name)
-    if num_virtual is None:
-        num_virtual = 2 if schedule.takes("num_virtual") else 1
+    if stages_per_rank is None:
+        stages_per_rank = 2 if schedule.takes("stages_per_rank") else 1
     sizes = _Sizes(
-        num_stages, num_microbatches, num_chunks, num_virtual, extra_warmup, short_warmup
+        num_ranks, num_microbatches, num_chunks, stages_per_rank, extra_warmup, short_warmup
     )
     in_flight, peak_rule = _IN_FLIGHT[schedule.generate](sizes)
     num_actions = sizes.V * sizes.U

@@ -37,7 +37,7 @@ class Simulation:
 
     Attributes:
       machine: one of `MACHINES`.
-      num_stages: ranks of the pipeline.
+      num_ranks: ranks of the pipeline.
       num_chunks: slices of each sequence.
       starts: when each action starts.
       ends: when each action ends.
@@ -45,7 +45,7 @@ class Simulation:
     """
 
     machine: str
-    num_stages: int
+    num_ranks: int
     num_chunks: int
     starts: Mapping[Action, Any]
     ends: Mapping[Action, Any]
@@ -59,9 +59,9 @@ class Simulation:
     @property
     def busy(self) -> tuple[Any, ...]:
         """Time each rank computes."""
-        busy = [0] * self.num_stages
+        busy = [0] * self.num_ranks
         for action, end in self.ends.items():
-            busy[action.stage % self.num_stages] += end - self.starts[action]
+            busy[action.stage % self.num_ranks] += end - self.starts[action]
         return tuple(busy)
 
     @property
@@ -77,7 +77,7 @@ class Simulation:
     @property
     def bubble_fraction(self) -> float:
         """Share of all ranks' time that is spent waiting."""
-        return float(sum(self.idle) / (self.num_stages * self.makespan))
+        return float(sum(self.idle) / (self.num_ranks * self.makespan))
 
     @property
     def critical_path(self) -> tuple[Action, ...]:
@@ -107,11 +107,11 @@ def simulate(plan: Plan, costs: Costs, *, machine: str = "asynchronous") -> Simu
 
     Raises:
       ValueError: the machine is unknown, or a cost does not broadcast to
-        `[num_virtual_stages, num_chunks]`.
+        `[num_stages, num_chunks]`.
 
     Example:
       >>> from seq1f1b_jax.schedule import Costs, make_plan, simulate
-      >>> plan = make_plan("seq1f1b", num_stages=4, num_microbatches=4, num_chunks=2)
+      >>> plan = make_plan("seq1f1b", num_ranks=4, num_microbatches=4, num_chunks=2)
       >>> simulate(plan, Costs(forward=1, backward=2)).bubble  # (P-1)(F+B)
       9
     """
@@ -122,7 +122,7 @@ def simulate(plan: Plan, costs: Costs, *, machine: str = "asynchronous") -> Simu
         _run_asynchronously(log)
     else:
         _run_ticks(log, barrier=machine == "lock-step")
-    return Simulation(machine, plan.num_stages, plan.num_chunks, log.starts, log.ends, log.causes)
+    return Simulation(machine, plan.num_ranks, plan.num_chunks, log.starts, log.ends, log.causes)
 
 
 class _Log:
@@ -130,7 +130,7 @@ class _Log:
 
     def __init__(self, plan: Plan, costs: Costs) -> None:
         self.plan, self.transfer = plan, costs.transfer
-        self.cost = costs.per_action(plan.num_virtual_stages, plan.num_chunks)
+        self.cost = costs.per_action(plan.num_stages, plan.num_chunks)
         self.starts: dict[Action, Any] = {}
         self.ends: dict[Action, Any] = {}
         self.causes: dict[Action, Action | None] = {}
@@ -153,10 +153,10 @@ def _run_asynchronously(log: _Log) -> None:
     """`start = max(end of the previous, ends of dependencies, messages with their transfer)`."""
     plan = log.plan
     done: dict[Action, _Clock] = {}  # by event
-    clocks = [_Clock(0, None)] * plan.num_stages
+    clocks = [_Clock(0, None)] * plan.num_ranks
     for action in execution_order(plan):
         rank = plan.rank(action.stage)
-        source = message_source(action, num_virtual_stages=plan.num_virtual_stages)
+        source = message_source(action, num_stages=plan.num_stages)
         ready = clocks[rank]
         for event in dependencies(action, plan):
             time, cause = done[event]
@@ -173,7 +173,7 @@ def _run_ticks(log: _Log, *, barrier: bool) -> None:
     ticks = place(plan)
     for action, tick in ticks.items():
         (weights if action.op is Op.W else sending)[tick].append(action)
-    clocks = [_Clock(0, None)] * plan.num_stages
+    clocks = [_Clock(0, None)] * plan.num_ranks
     for tick in range(num_ticks(ticks)):
         for action in sending[tick]:
             clocks[plan.rank(action.stage)] = log.run(action, clocks[plan.rank(action.stage)])
@@ -186,12 +186,12 @@ def _exchange(
     clocks: list[_Clock], plan: Plan, tick: int, *, transfer: Any, barrier: bool
 ) -> list[_Clock]:
     """Clocks after a tick's messages: each rank's is the latest of those it meets."""
-    meets: dict[int, list[int]] = {rank: [rank] for rank in range(plan.num_stages)}
-    ring = plan.num_virtual > 1
-    for source, destination in plan.exchange.pairs(tick, num_stages=plan.num_stages, ring=ring):
+    meets: dict[int, list[int]] = {rank: [rank] for rank in range(plan.num_ranks)}
+    ring = plan.stages_per_rank > 1
+    for source, destination in plan.exchange.pairs(tick, num_ranks=plan.num_ranks, ring=ring):
         meets[source].append(destination)
         meets[destination].append(source)
-    everybody = list(range(plan.num_stages))
+    everybody = list(range(plan.num_ranks))
     after = []
     for others in meets.values():
         # a rank's own clock stands first, so it wins where times are equal
@@ -216,14 +216,14 @@ def draw_simulation(
 
     Example:
       >>> from seq1f1b_jax.schedule import Costs, draw_simulation, make_plan, simulate
-      >>> plan = make_plan("1f1b", num_stages=2, num_microbatches=2, num_chunks=1)
+      >>> plan = make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1)
       >>> print(draw_simulation(simulate(plan, Costs(forward=1, backward=2))))
       rank 0  F0.0 F1.0 .... .... B0.0----- .... B1.0-----
       rank 1  .... F0.0 B0.0----- F1.0 B1.0----- .... ....
     """
-    rows: list[list[Cell]] = [[] for _ in range(simulation.num_stages)]
+    rows: list[list[Cell]] = [[] for _ in range(simulation.num_ranks)]
     for action, start in simulation.starts.items():
-        rank = action.stage % simulation.num_stages
+        rank = action.stage % simulation.num_ranks
         first, last = start / column, simulation.ends[action] / column
         if first != int(first) or last != int(last):
             raise ValueError(

@@ -15,7 +15,7 @@ from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import state_shardings
 
 CURE = (
-    "more chunks (--schedule.num_chunks), --executor.residuals selective or full, more stages "
+    "more chunks (--schedule.num_chunks), --executor.recompute selective or full, more stages "
     "(--mesh.pipe) or fewer microbatches in flight need less"
 )
 

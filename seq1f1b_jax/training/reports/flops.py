@@ -62,7 +62,7 @@ def step_flops(
       num_pairs: pairs of a query and a key that it sees; `T (T + 1) / 2` in a sequence of `T`.
 
     Example:
-      >>> from models import build_stage
+      >>> from seq1f1b_jax.models import build_stage
       >>> stage = build_stage("llama", preset="tiny")
       >>> sizes = {"num_layer_params": 1000, "num_tokens": 64, "num_pairs": 64 * 65 / 2}
       >>> flops = step_flops(stage, **sizes)

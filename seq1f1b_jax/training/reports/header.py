@@ -50,19 +50,19 @@ def describe(
         **({"source": source.told} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
-        + f", {pipeline.plan.num_virtual} stages on a device" * (pipeline.plan.num_virtual > 1),
+        + f", {pipeline.plan.stages_per_rank} stages on a device" * (pipeline.plan.stages_per_rank > 1),
         "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
         f"{_join(table.chunk_lengths)} ({partition})",
         "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "
         f"{config.data.microbatch_size}: "
         f"{setup.num_sequences * table.seq_len:,} tokens",
         "compute": f"{jnp.dtype(pipeline.compute_dtype).name}, attention "
-        f"{config.executor.attention}, residuals {config.executor.residuals}",
+        f"{config.executor.attention}, recompute {config.executor.recompute}",
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
         f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
         + f", packed documents fill {data.fill_rate:.1%}" * (config.data.packing == "documents"),
         "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
-        f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.num_virtual} units in "
+        f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.stages_per_rank} units in "
         "flight on a device",
         "bubble": f"{bubble:.1%} of the step predicted",
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
@@ -153,7 +153,7 @@ def draw_course(plan: Plan) -> str:
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
       >>> from seq1f1b_jax.training.reports.header import draw_course
-      >>> print(draw_course(make_plan("1f1b", num_stages=2, num_microbatches=1, num_chunks=1)))
+      >>> print(draw_course(make_plan("1f1b", num_ranks=2, num_microbatches=1, num_chunks=1)))
       rank 0  F0.0 .... .... .... B0.0-----
       rank 1  .... F0.0 B0.0----- .... ....
     """

@@ -122,7 +122,7 @@ def compare(
     predicted = picture.timeline_of(simulation, title=f"{plan.name}, predicted", unit="ms")
     measured = Timeline(
         f"{plan.name}, measured",
-        plan.num_stages,
+        plan.num_ranks,
         spans,
         "ms",
         notes=(f"step {max(span.end for span in spans):.4g} ms", *notes),
