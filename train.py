@@ -170,9 +170,9 @@ def _leave_out_cuda_plugins() -> None:
 
 
 def _recipes() -> Path:
-    spec = find_spec("mesh_configs")
+    spec = find_spec("seq1f1b_jax.mesh_configs")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("the package 'mesh_configs' is missing; reinstall seq1f1b-jax")
+        raise UserError("the package 'seq1f1b_jax.mesh_configs' is missing; reinstall seq1f1b-jax")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.heartbeat                     about a minute on two cores
     python -m benchmarks.heartbeat --length 2048 --repeats 9
 
-Two host callbacks stand around every action then (`pipeline/executor/trace.py`). The table has the median
-step of both programs and the difference, per step, per action and per tick (in which every device
-runs an action at once); the line of JSON has it as `ms_per_action`, `ms_per_tick` and
+Two host callbacks stand around every action then (`pipeline/executor/trace.py`). The table has the
+median step of both programs and the difference, per step, per action and per tick (in which every
+device runs an action at once); the line of JSON has it as `ms_per_action`, `ms_per_tick` and
 `step_ratio`. A difference within the spread of the steps is noise: the spread stands beside it.
 """
 
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.heartbeat", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--stages", type=int, default=2, help="virtual CPU devices")
+    parser.add_argument("--ranks", type=int, default=2, help="virtual CPU devices")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a sequence")
     parser.add_argument("--width", type=int, default=64, help="model_dim")
     parser.add_argument("--repeats", type=int, default=21, help="steps of each; the median counts")

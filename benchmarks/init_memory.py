@@ -29,10 +29,10 @@ import jax
 
 from benchmarks import report
 from benchmarks.processes import run_processes
-from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.models.hf import export, load_rows, read_source
 from seq1f1b_jax.config import Config, DataConfig, MeshConfig
 from seq1f1b_jax.distributed import Group
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_rows, read_source
 from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer

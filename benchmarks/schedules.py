@@ -1,9 +1,9 @@
 """Every named schedule, simulated: bubble, memory, and what the executor adds to the time.
 
     python -m benchmarks.schedules                           about 2 minutes on one core
-    python -m benchmarks.schedules --stages 4 8 --chunks 4   two lines per schedule and B/F
+    python -m benchmarks.schedules --ranks 4 8 --chunks 4   two lines per schedule and B/F
 
-P ranks, `2P` microbatches, interleaved schedules with two virtual stages per rank; schedules of
+P ranks, `2P` microbatches, interleaved schedules with two stages per rank; schedules of
 whole sequences stand for one chunk, their forms over chunks for more. A unit's W takes as long as
 its F. In the table
 
@@ -32,7 +32,7 @@ MICROBATCHES_PER_STAGE = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print the table and the line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__)
-    parser.add_argument("--stages", type=int, nargs="+", default=STAGES, help="P")
+    parser.add_argument("--ranks", type=int, nargs="+", default=STAGES, help="P")
     parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS, help="C")
     parser.add_argument("--ratios", type=Fraction, nargs="+", default=RATIOS, help="B over F")
     parser.add_argument("--out", help="file for the line of JSON")

@@ -28,8 +28,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import report
 from benchmarks.step import use_cpu_devices
-from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import OptimizerConfig
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.schedule import even_lengths, make_plan
 from seq1f1b_jax.training.optimizer import make_optimizer

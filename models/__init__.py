@@ -10,7 +10,4 @@ from seq1f1b_jax.models.decoder import Decoder, num_params
 from seq1f1b_jax.models.presets import PRESETS, preset_fields
 from seq1f1b_jax.models.registry import FAMILIES, build_stage
 
-__seq1f1b__ = True
-"""Tells this package from any other that is called `models`."""
-
 __all__ = ["FAMILIES", "PRESETS", "Decoder", "build_stage", "num_params", "preset_fields"]

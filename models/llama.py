@@ -11,12 +11,12 @@ from typing import ClassVar
 from flax import nnx
 from jaxtyping import Array, Int
 
+from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.models.blocks import Heads, SwiGlu, output_std
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.norm import RMSNorm
 from seq1f1b_jax.models.rope import UNSTRETCHED
 from seq1f1b_jax.models.rotary import Tables, rotary_tables, rotate
-from seq1f1b_jax.config import RopeConfig
 
 
 @dataclass(frozen=True, kw_only=True)

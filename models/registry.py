@@ -5,12 +5,12 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
+from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
 from seq1f1b_jax.models.llama import Llama
 from seq1f1b_jax.models.presets import nearest, preset_fields
 from seq1f1b_jax.models.rope import check_rope
-from seq1f1b_jax.config import RopeConfig
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from seq1f1b_jax.models.rope import UNSTRETCHED, inverse_frequencies
 from seq1f1b_jax.config import RopeConfig
+from seq1f1b_jax.models.rope import UNSTRETCHED, inverse_frequencies
 
 Tables = tuple[Float[Array, "*B T half"], Float[Array, "*B T half"]]
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.hf.rope import read_rope
 from seq1f1b_jax.models.hf.settings import Settings, short
-from seq1f1b_jax.config import UserError
 
 
 @dataclass(frozen=True)

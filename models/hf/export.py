@@ -11,13 +11,13 @@ from types import MappingProxyType
 import jax
 import numpy as np
 
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.export_tokenizer import complete, files_beside, fitting_stage
 from seq1f1b_jax.models.hf.match import leaf_name, leaf_shapes, wanted
 from seq1f1b_jax.models.hf.origin import GENERATION, Origin, write_files
 from seq1f1b_jax.models.hf.write_config import export_table, hf_config
-from seq1f1b_jax.config import UserError
-from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.pipeline.params.rows import opened
 from seq1f1b_jax.pipeline.stage import Params
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.formats.safetensors import parse_json
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.origin import Origin, find_files
 from seq1f1b_jax.models.hf.qwen2_tokenizer import is_rebuilt_alike
 from seq1f1b_jax.models.llama import Llama
-from seq1f1b_jax.config import UserError
-from seq1f1b_jax.formats.safetensors import parse_json
 
 Files = dict[str, Path | str]
 JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"

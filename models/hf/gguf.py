@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from seq1f1b_jax.models.hf.config import Description
-from seq1f1b_jax.models.hf.settings import Settings
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats.gguf import GgufFile
+from seq1f1b_jax.models.hf.config import Description
+from seq1f1b_jax.models.hf.settings import Settings
 
 ARCHITECTURES = ("llama", "qwen2")
 _FACTORS = "rope_freqs.weight"

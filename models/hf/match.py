@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.models.hf.tables import TABLES, Rule
-from seq1f1b_jax.config import UserError
 from seq1f1b_jax.pipeline.stage import Params
 
 HEAD = "lm_head.weight"

@@ -17,9 +17,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.formats.gguf import GgufFile
 from seq1f1b_jax.formats.safetensors import parse_json
+from seq1f1b_jax.models.hf.source import Source
 
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = (

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from seq1f1b_jax.models.hf.settings import Settings, short
 from seq1f1b_jax.config import RopeConfig, UserError
+from seq1f1b_jax.models.hf.settings import Settings, short
 
 CURES = {
     "dynamic": "its frequencies change with the sequence's length; remove the setting from the "

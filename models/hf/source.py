@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from seq1f1b_jax.models.hf.config import Description, read_config, read_special_tokens
-from seq1f1b_jax.models.hf.gguf import read_metadata
-from seq1f1b_jax.models.hf.settings import Settings
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.files import TensorInfo
 from seq1f1b_jax.formats.gguf import open_gguf
 from seq1f1b_jax.formats.installed import INSTALLED, installed_file
 from seq1f1b_jax.formats.safetensors import open_checkpoint, parse_json
+from seq1f1b_jax.models.hf.config import Description, read_config, read_special_tokens
+from seq1f1b_jax.models.hf.gguf import read_metadata
+from seq1f1b_jax.models.hf.settings import Settings
 
 
 class Tensors(Protocol):

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
 from seq1f1b_jax.models.hf.rope import write_rope
 from seq1f1b_jax.models.llama import Llama
-from seq1f1b_jax.config import UserError
 
 _TYPES = {
     "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",

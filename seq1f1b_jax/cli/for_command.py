@@ -30,8 +30,8 @@ def _in_any_order(config: Config) -> Config:
     The file of a plan may be gone, and its stages are not those of another command.
     """
     schedule = replace(
-        config.schedule, name=ScheduleConfig().name, plan=None, stages_per_rank=None, extra_warmup=0,
-        short_warmup=False,
+        config.schedule, name=ScheduleConfig().name, plan=None, stages_per_rank=None,
+        extra_warmup=0, short_warmup=False,
     )
     mesh = replace(config.mesh, layers_per_stage=None)
     return replace(config, schedule=schedule, mesh=mesh)

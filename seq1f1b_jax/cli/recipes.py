@@ -18,7 +18,7 @@ from seq1f1b_jax.cli.keys import (
     sections,
     setting_types,
 )
-from seq1f1b_jax.cli.renamed import RENAMED
+from seq1f1b_jax.cli.renamed import RENAMED, SAME
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
@@ -64,12 +64,14 @@ def run_recipe(folder: str) -> Path | None:
 
 
 def kept_settings(path: Path) -> str:
-    """What a run has kept, as YAML, without settings whose names are no longer known.
+    """What a run has kept, as YAML: under today's names, without settings that exist no more.
 
-    A run stays readable: those are of training alone. (A recipe that someone writes is refused.)
+    A run stays readable: those without a successor are of training alone. (A recipe that
+    someone writes is refused.)
     """
     tree: dict[str, Any] = {}
-    for key, value in _load(path):
+    for old, value in _load(path):
+        key = SAME.get(old, old)
         *groups, name = key.split(".")
         if key not in RENAMED:
             reduce(lambda node, group: node.setdefault(group, {}), groups, tree)[name] = value

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import as_typed
 
-OURS = ("seq1f1b_jax", "models", "__main__", "train")
+OURS = ("seq1f1b_jax", "__main__", "train")
 XLA_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 NOTHING_TYPED: Mapping[str, str] = MappingProxyType({})
 

@@ -13,13 +13,12 @@ POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
     "model.head_dim", "model.mlp_dim", "model.vocab_size", "model.max_positions", "model.norm_eps",
     "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.tensor", "mesh.virtual_devices",
-    "schedule.num_microbatches", "schedule.num_chunks", "schedule.stages_per_rank", "schedule.block",
-    "executor.loss_block", "data.seq_len", "data.microbatch_size", "optimizer.learning_rate",
-    "optimizer.decay_steps", "optimizer.eps", "optimizer.clip_norm", "train.num_steps",
-    "train.eval_sequences",
-    "checkpoint.every", "checkpoint.keep", "distributed.initialization_timeout",
-    "distributed.heartbeat_timeout", "watchdog.factor", "watchdog.min_seconds",
-    "watchdog.first_seconds",
+    "schedule.num_microbatches", "schedule.num_chunks", "schedule.stages_per_rank",
+    "schedule.block", "executor.loss_block", "data.seq_len", "data.microbatch_size",
+    "optimizer.learning_rate", "optimizer.decay_steps", "optimizer.eps", "optimizer.clip_norm",
+    "train.num_steps", "train.eval_sequences", "checkpoint.every", "checkpoint.keep",
+    "distributed.initialization_timeout", "distributed.heartbeat_timeout", "watchdog.factor",
+    "watchdog.min_seconds", "watchdog.first_seconds",
 )  # fmt: skip
 MAX_COUNT = 1 << 31
 """Counts and sizes lie below it: they become indices of 32 bits."""

@@ -26,7 +26,7 @@ class MeshConfig:
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
       virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe *
         tensor, four stages where pipe is None.
-      layers_per_stage: layers of each stage, first to last, virtual stages included; None: as even
+      layers_per_stage: layers of each stage, first to last; None: as even
         as they go.
     """
 
@@ -71,7 +71,7 @@ class ScheduleConfig:
       name: registry key of the schedule, such as `seq1f1b`, `seq1f1b-i` or `seq-zb-h1`;
         `python -m seq1f1b_jax.explore` lists them.
       plan: file of a plan of one's own, a grid as CSV or text; overrides name. Sizes must be those
-        of the run; virtual stages are the plan's.
+        of the run; stages are the plan's.
       num_microbatches: sequence batches per step; their gradients are accumulated.
       num_chunks: slices of each sequence.
       partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
@@ -79,7 +79,7 @@ class ScheduleConfig:
       documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
         the corpus; `batch`, each step's own, at a compilation for every new cut; `ignore`, none.
       block: lengths are multiples of this many tokens where the sequence allows.
-      stages_per_rank: virtual stages per rank, for interleaved schedules; None: 2 there, else 1.
+      stages_per_rank: stages per rank, for interleaved schedules; None: 2 there, else 1.
       extra_warmup: more forwards on every rank before its first backward; each takes the memory of
         a unit, and helps little (see docs/design/schedules.md).
       short_warmup: for interleaved schedules: fewer units in flight, and more waiting.

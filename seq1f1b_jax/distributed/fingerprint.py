@@ -14,7 +14,6 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.distributed.group import Group
 
 CLOCK_SECONDS = 5.0
-PACKAGES = ("seq1f1b_jax", "models")
 MISSING = "not there"
 OTHER_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG")
 """Of NVIDIA's libraries, which change results too."""
@@ -116,8 +115,8 @@ def numerics_of(environment: Mapping[str, str], options: Mapping[str, Any]) -> d
 def code_hash() -> str:
     """SHA-256, shortened, of the sources that run."""
     digest = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    files = [path for name in PACKAGES for path in (root / name).rglob("*.py")]
+    root = Path(__file__).parents[1]
+    files = {*root.rglob("*.py"), *(root / "models").rglob("*.py")}  # a link, in a clone
     for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -1,1 +1,1 @@
-"""Look at schedules: the command that lists, draws and compares them, and the search for new ones."""
+"""Schedules to look at: a command lists, draws and compares them; a search finds new ones."""

@@ -1,10 +1,10 @@
 """Print, draw, compare and search schedules.
 
     python -m seq1f1b_jax.explore
-    python -m seq1f1b_jax.explore seq1f1b --stages 4 --microbatches 4 --chunks 2
-    python -m seq1f1b_jax.explore seq1f1b --stages 4 --microbatches 4 --compare zb-h1 --draw a.svg
+    python -m seq1f1b_jax.explore seq1f1b --ranks 4 --microbatches 4 --chunks 2
+    python -m seq1f1b_jax.explore seq1f1b --ranks 4 --microbatches 4 --compare zb-h1 --draw a.svg
     python -m seq1f1b_jax.explore mine.csv --save for_torch.csv --format torch
-    python -m seq1f1b_jax.explore --search --stages 3 --microbatches 4 --memory 2 --save best.csv
+    python -m seq1f1b_jax.explore --search --ranks 3 --microbatches 4 --memory 2 --save best.csv
 
 Without a name it lists the schedules. Of a plan it shows the order of work and the course of time
 as grids of letters, its figures next to their closed forms, what each machine makes of it, and with
@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None, *, width: int | None = None) ->
       >>> from io import StringIO
       >>> from seq1f1b_jax.explore.__main__ import main
       >>> with redirect_stdout(StringIO()) as printed:
-      ...     status = main(["1F1B", "--stages", "2", "--microbatches", "2"])
+      ...     status = main(["1F1B", "--ranks", "2", "--microbatches", "2"])
       >>> status, printed.getvalue().splitlines()[0]
-      (0, '1f1b: stages=2 microbatches=2 chunks=1 exchange=parity, 2 units of work on every rank')
+      (0, '1f1b: ranks=2 microbatches=2 chunks=1 exchange=parity, 2 units of work on every rank')
     """
     options = parser().parse_args(arguments)
     try:

@@ -16,7 +16,7 @@ from seq1f1b_jax.training.faults.stdout import Output
 
 
 class Stream(Protocol):
-    """A model's sampler: sampled tokens one position at a time (`seq1f1b_jax.inference.generate.stream`)."""
+    """A model's sampler: tokens one position at a time (`inference.generate.stream`)."""
 
     def __call__(
         self, stage: Stage, params: Params, prompt_tokens: Int[Array, "B T"], *, num_tokens: int,

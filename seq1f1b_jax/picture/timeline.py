@@ -95,7 +95,7 @@ class Timeline:
 
     @cached_property
     def layer_groups(self) -> dict[tuple[int, int], int]:
-        """Which of its rank's virtual stages each (rank, stage) is, nearest the input first."""
+        """Which of its rank's stages each (rank, stage) is, nearest the input first."""
         groups = {}
         for rank, row in enumerate(self.rows):
             for index, stage in enumerate(sorted({span.action.stage for span in row})):

@@ -47,7 +47,7 @@ def build_step(
       recompute: what the backward keeps, `none`, `selective` or `full`.
       compute_dtype: of weights' compute copy and activations; sums are kept in at least float32.
       loss_block: tokens whose logits exist at one time.
-      layers_per_stage: layers of every (virtual) stage along the model; default as even as
+      layers_per_stage: layers of every stage along the model; default as even as
       possible, earlier stages take the remainder.
       restart_positions: whether positions count from the first token of a document, where the
       batch has documents.

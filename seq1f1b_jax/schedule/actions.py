@@ -27,7 +27,7 @@ class Action:
 
     Attributes:
       op: forward, backward, or one of the backward's halves.
-      stage: index of the group of layers it runs through; with virtual stages, of all of them.
+      stage: index of the group of layers it runs through, along the whole model.
       microbatch: index of the sequence batch within the step.
       chunk: index of the slice of the sequence.
 

@@ -67,7 +67,7 @@ class Exchange(StrEnum):
         Args:
           tick: only its remainder modulo `PERIOD` counts.
           num_ranks: ranks P.
-          ring: whether the last rank sends down to the first, as virtual stages need.
+          ring: whether the last rank sends down to the first, as stages need.
 
         Returns:
           Sources and destinations; no rank stands twice on either side.

@@ -152,7 +152,7 @@ def parse_grid(text: str, *, name: str) -> Plan:
 def plan_of_actions(ranks: Sequence[Sequence[Action]], *, name: str) -> Plan:
     """Put a plan together from the actions of its ranks; the sizes are those that they show.
 
-    Stages beyond the ranks make virtual stages, and those need the exchange `lockstep`.
+    Stages beyond the ranks make stages, and those need the exchange `lockstep`.
 
     Raises:
       ValueError: no action at all.

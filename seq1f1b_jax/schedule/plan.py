@@ -8,8 +8,8 @@ from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.exchange import Exchange
 
 _HEADER = re.compile(
-    r"(\S+) stages=(\d{1,9}) microbatches=(\d{1,9}) chunks=(\d{1,9})"
-    r"(?: virtual=(\d{1,9}))?(?: exchange=(\w+))?"
+    r"(\S+) (?:ranks|stages)=(\d{1,9}) microbatches=(\d{1,9}) chunks=(\d{1,9})"
+    r"(?: (?:stages_per_rank|virtual)=(\d{1,9}))?(?: exchange=(\w+))?"
 )
 
 
@@ -42,7 +42,7 @@ class Plan:
       num_microbatches: sequence batches per step M.
       num_chunks: slices of each sequence C.
       ranks: `ranks[p]` holds the actions of rank p in the order in which it runs them.
-      stages_per_rank: virtual stages per rank V. Stages count from 0 to P*V-1 along the model, and
+      stages_per_rank: stages per rank V. Stages count from 0 to P*V-1 along the model, and
         stage s lies on rank s mod P, so that a message always goes to the next rank of a ring.
       exchange: which ranks swap messages in which ticks, see `Exchange`.
 
@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def num_stages(self) -> int:
-        """Groups of layers in all: ranks times virtual stages per rank."""
+        """Groups of layers in all: ranks times stages per rank."""
         return self.num_ranks * self.stages_per_rank
 
     @property
@@ -101,15 +101,15 @@ class Plan:
         Example:
           >>> from seq1f1b_jax.schedule import make_plan
           >>> print(make_plan("1f1b", num_ranks=2, num_microbatches=2, num_chunks=1).text())
-          1f1b stages=2 microbatches=2 chunks=1 exchange=parity
+          1f1b ranks=2 microbatches=2 chunks=1 exchange=parity
           F0.0 F1.0 B0.0 B1.0
           F0.0 B0.0 F1.0 B1.0
         """
         header = (
-            f"{self.name} stages={self.num_ranks} microbatches={self.num_microbatches}"
+            f"{self.name} ranks={self.num_ranks} microbatches={self.num_microbatches}"
             f" chunks={self.num_chunks}"
         )
-        header += f" virtual={self.stages_per_rank}" * (self.stages_per_rank > 1)
+        header += f" stages_per_rank={self.stages_per_rank}" * (self.stages_per_rank > 1)
         header += f" exchange={self.exchange}"
         rows = (" ".join(a.text(rank) for a in row) or "-" for rank, row in enumerate(self.ranks))
         return "\n".join((header, *rows))
@@ -125,7 +125,7 @@ class Plan:
 
         Example:
           >>> from seq1f1b_jax.schedule import Plan
-          >>> Plan.parse("mine stages=1 microbatches=1 chunks=1\nF0.0 B0.0").name
+          >>> Plan.parse("mine ranks=1 microbatches=1 chunks=1\nF0.0 B0.0").name
           'mine'
         """
         header, *rows = text.strip("\n").split("\n")
@@ -148,15 +148,15 @@ def plan_under(header: str, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
 
     Example:
       >>> from seq1f1b_jax.schedule.plan import plan_under
-      >>> plan_under("mine stages=1 microbatches=1 chunks=1 virtual=2", ((),)).exchange
+      >>> plan_under("mine ranks=1 microbatches=1 chunks=1 stages_per_rank=2", ((),)).exchange
       <Exchange.LOCKSTEP: 'lockstep'>
     """
     match = _HEADER.fullmatch(header)
     if match is None:
         raise ValueError(
-            f"plan header {header!r} must read like 'seq1f1b stages=2 microbatches=2 chunks=1',"
-            " with virtual=2 behind it where a rank holds two stages, and exchange=parity or"
-            " exchange=lockstep, or neither, at the end"
+            f"plan header {header!r} must read like 'seq1f1b ranks=2 microbatches=2 chunks=1',"
+            " with stages_per_rank=2 behind it where a rank holds two stages, and exchange=parity"
+            " or exchange=lockstep, or neither, at the end"
         )
     name, stages, microbatches, chunks, virtual, exchange = match.groups()
     stages_per_rank = int(virtual or 1)
@@ -167,7 +167,9 @@ def plan_under(header: str, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
         int(chunks),
         ranks,
         stages_per_rank=stages_per_rank,
-        exchange=Exchange.parse(exchange) if exchange else Exchange.of_line_or_ring(stages_per_rank),
+        exchange=(
+            Exchange.parse(exchange) if exchange else Exchange.of_line_or_ring(stages_per_rank)
+        ),
     )
 
 
@@ -186,7 +188,7 @@ def peak_units(plan: Plan) -> tuple[int, ...]:
     """Count the units whose residuals each rank holds at its fullest moment.
 
     Order alone decides it: a unit lives from its forward to its backward, or to the second half of
-    it. With virtual stages it counts once for each, and is a V-th of the rank's layers.
+    it. With several stages per rank it counts once for each, and is a V-th of the rank's layers.
 
     Returns:
       One count per rank; 0 where the plan has no backward, since nothing is kept then.

@@ -64,7 +64,7 @@ def make_plan(
       num_ranks: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
-      stages_per_rank: virtual stages per rank; None: 2 where the schedule interleaves them, else 1.
+      stages_per_rank: stages per rank; None: 2 where the schedule interleaves them, else 1.
       extra_warmup: forwards added to every rank's warm-up, see `seq1f1b`.
       short_warmup: fewer units in flight, and waiting, see `interleaved`.
 

@@ -16,7 +16,7 @@ from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.training.faults.stdout import Output
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.job import Job
-from seq1f1b_jax.training.resolve import described, export_params, our_models
+from seq1f1b_jax.training.resolve import described, export_params
 
 
 def make_job(
@@ -38,7 +38,6 @@ def make_job(
     Raises:
       UserError: too few devices, or settings that do not fit together.
     """
-    our_models()
     from seq1f1b_jax.inference.generate import stream
 
     config = with_devices(config)

@@ -30,7 +30,6 @@ def open_source(config: Config, say: Callable[[str], None]) -> Any:
     """
     if config.model.source is None:
         return None
-    our_models()
     from seq1f1b_jax.models.hf import read_source
     from seq1f1b_jax.training.checkpoint.folder import committed_steps
 
@@ -61,7 +60,9 @@ def fill_model(config: Config, source: Any = None) -> Config:
     if source is not None:
         model = replace(model, preset=None)  # recipes name one; the checkpoint is what it is
     if model.preset is not None:
-        preset = our_models().preset_fields(model.family, model.preset)
+        from seq1f1b_jax.models import preset_fields
+
+        preset = preset_fields(model.family, model.preset)
     model = resolve_model(model, preset)
     if source is None and config.model.vocab_size is None:  # a preset's may be too small
         rows = (model.vocab_size, _vocab_size(config.data.source))
@@ -84,10 +85,12 @@ def build_model(config: Config, source: Any = None) -> tuple[Config, Stage]:
 
         stage = load_stage(name, settings)
         return replace(config, model=model_of(stage, name, settings)), stage
+    from seq1f1b_jax.models import build_stage
+
     config = fill_model(config, source)
     validate(config)
     sizes = {k: value for k, value in asdict(config.model).items() if k not in OWN}
-    return config, our_models().build_stage(**sizes)
+    return config, build_stage(**sizes)
 
 
 def described(source: Any) -> Any:
@@ -106,8 +109,8 @@ def export_params(
     tokenizer: Any,
 ) -> None:
     """Write parameters as a checkpoint, with what lay beside the one that they were made from."""
-    from seq1f1b_jax.models.hf import export, kept_origin, origin_of
     from seq1f1b_jax.data.tokenizer import save_as_json
+    from seq1f1b_jax.models.hf import export, kept_origin, origin_of
     from seq1f1b_jax.training.checkpoint.folder import committed_steps
     from seq1f1b_jax.training.job import SOURCE
 
@@ -136,19 +139,6 @@ def check_export(config: Config) -> None:
             f"{config.model.stage} is a class of your own; its parameters are Trainer.params() "
             "(docs/own_model.md)"
         )
-
-
-def our_models() -> Any:
-    """Our package `models`; the name is common, so another one may stand before it on the path."""
-    from seq1f1b_jax import models
-
-    if not getattr(models, "__seq1f1b__", False):
-        found = getattr(models, "__file__", None) or list(models.__path__)[0]
-        raise UserError(
-            f"'models' is another package ({found}); run from the folder of train.py, "
-            "or take that path out of PYTHONPATH"
-        )
-    return models
 
 
 def _vocab_size(source: str) -> int | None:

@@ -11,7 +11,7 @@ from seq1f1b_jax.schedule import SCHEDULES
 
 def test_last_line_covers_every_schedule(capsys, tmp_path):
     path = tmp_path / "schedules.json"
-    words = ["--stages", "2", "3", "--chunks", "1", "2", "--ratios", "2.5", "--out", str(path)]
+    words = ["--ranks", "2", "3", "--chunks", "1", "2", "--ratios", "2.5", "--out", str(path)]
     assert schedules.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     values = json.loads(lines[-1])

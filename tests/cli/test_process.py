@@ -98,9 +98,8 @@ def test_printed_configuration_is_whole_and_reads_back(tmp_path, capsys, monkeyp
     assert capsys.readouterr().out == printed.stdout
 
 
-def test_a_foreign_package_called_models_is_refused_with_its_path(tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").write_text("", encoding="utf-8")
+def test_a_module_called_models_on_the_path_is_nobodys_business(tmp_path):
+    (tmp_path / "models.py").write_text("raise SystemExit('not this one')", encoding="utf-8")
     code = "import sys, train; sys.exit(train.main(['--print_config']))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -108,6 +107,4 @@ def test_a_foreign_package_called_models_is_refused_with_its_path(tmp_path):
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert str(tmp_path / "models") in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == 0, done.stderr

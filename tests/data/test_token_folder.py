@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models import preset_fields
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.data import load_corpus, make_data
 from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.models import preset_fields
 from tests.data.test_tokenizer import BPE
 
 ROOT = Path(__file__).parents[2]

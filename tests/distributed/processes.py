@@ -93,7 +93,8 @@ class Processes:
         **changes,
     ):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "seq1f1b_jax.training.main", "seq1f1b_jax.inference.generate"])
+        used = ("seq1f1b_jax.training.main", "seq1f1b_jax.inference.generate")
+        context.set_forkserver_preload([__name__, *used])
         self.folder = Path(folder)
         self._end = time.monotonic() + DEADLINE_SECONDS
         address = free_address()

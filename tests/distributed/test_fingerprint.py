@@ -127,7 +127,6 @@ def test_another_source_is_another_code(change, tmp_path, monkeypatch):
 
     package = tmp_path / "seq1f1b_jax" / "distributed"
     package.mkdir(parents=True)
-    (tmp_path / "models").mkdir()
     monkeypatch.setattr(fingerprint, "__file__", str(package / "fingerprint.py"))
     (package / "a.py").write_text("x = 1\n")
     before = code_hash()

@@ -5,8 +5,8 @@ from functools import cache
 import jax
 import numpy as np
 
-from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import RopeConfig
+from seq1f1b_jax.models import build_stage
 
 SIZES = {"num_layers": 5, "model_dim": 12, "num_heads": 4, "mlp_dim": 20, "vocab_size": 11}
 STAGES = {

@@ -2,10 +2,10 @@
 
 import pytest
 
+from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf.config import read_config
 from seq1f1b_jax.models.hf.write_config import hf_config
-from seq1f1b_jax.config import RopeConfig, UserError
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32,

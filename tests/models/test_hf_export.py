@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models.hf import export, read_source
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.models.hf import export, read_source
 from tests.models.hf_cases import STAGES, parameters
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tokenizers
 
+from seq1f1b_jax.config import RopeConfig, UserError
+from seq1f1b_jax.formats import installed
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, origin_of, read_source
 from seq1f1b_jax.models.hf.tables import TABLES
-from seq1f1b_jax.config import RopeConfig, UserError
-from seq1f1b_jax.formats import installed
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf: pip install gguf")
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.models.hf import export, load_canonical, load_params, load_rows, read_source
-from seq1f1b_jax.models.hf.tables import Rule
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.safetensors import SINGLE, open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, load_params, load_rows, read_source
+from seq1f1b_jax.models.hf.tables import Rule
 from seq1f1b_jax.pipeline.params.layout import make_layout
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, shares, to_pipeline
 from tests.models.hf_cases import SIZES, STAGES, parameters
@@ -144,7 +144,8 @@ def test_a_rank_reads_its_own_layers_only(folders):
 
 
 def test_a_share_takes_no_more_than_itself_and_a_tensor(tmp_path, monkeypatch):
-    monkeypatch.setattr("seq1f1b_jax.pipeline.params.rows.BLOCK_BYTES", 1)  # of a model that is larger
+    # as if the model were larger
+    monkeypatch.setattr("seq1f1b_jax.pipeline.params.rows.BLOCK_BYTES", 1)
     stage = build_stage("llama", **{**SIZES, "model_dim": 256, "mlp_dim": 512, "num_layers": 4})
     export(parameters(stage), stage, tmp_path / "wide", dtype="bfloat16")
     rows = load_rows(read_source(tmp_path / "wide"), stage).layers["mlp"]["up"]["kernel"]

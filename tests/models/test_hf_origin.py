@@ -9,10 +9,10 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from seq1f1b_jax.models.hf import export, keep_origin, kept_origin, origin_of, read_source
-from seq1f1b_jax.models.hf.qwen2_tokenizer import END_OF_TEXT, PATTERN, is_rebuilt_alike
 from seq1f1b_jax.config import Config, TrainConfig, UserError
 from seq1f1b_jax.data import load_tokenizer
+from seq1f1b_jax.models.hf import export, keep_origin, kept_origin, origin_of, read_source
+from seq1f1b_jax.models.hf.qwen2_tokenizer import END_OF_TEXT, PATTERN, is_rebuilt_alike
 from seq1f1b_jax.training.resolve import export_params
 from tests.models.hf_cases import STAGES, parameters
 

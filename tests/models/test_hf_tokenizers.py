@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.models.hf import export, load_canonical, origin_of, read_source
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.data.tokenizer import save_as_json
 from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, origin_of, read_source
 from tests.data.test_tokenizer import BPE, TEXT
 from tests.models.hf_cases import parameters
 from tests.models.test_hf_origin import NFC, qwen2_cutters, small_tokenizer

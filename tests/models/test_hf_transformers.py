@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.models.hf import export, load_canonical, read_source
-from seq1f1b_jax.models.rope import inverse_frequencies
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, read_source
+from seq1f1b_jax.models.rope import inverse_frequencies
 
 REASON = "needs the extra `hf`: pip install 'seq1f1b-jax[hf]'"
 with warnings.catch_warnings():

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.inference.forward import Cache, forward, head, logits
 from seq1f1b_jax.inference.generate import _decode, _nucleus, decode_step, generate, stream
+from seq1f1b_jax.models import build_stage
 
 SIZES = {
     "num_layers": 2, "model_dim": 16, "num_heads": 4, "mlp_dim": 24, "vocab_size": 13,

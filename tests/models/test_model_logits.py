@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.models import build_stage
 
 SIZES = {
     "num_layers": 3, "model_dim": 24, "num_heads": 4, "mlp_dim": 40, "vocab_size": 11,

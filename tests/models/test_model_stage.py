@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.stage import Params, Stage
 
 SIZES = {

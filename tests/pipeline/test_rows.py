@@ -25,7 +25,7 @@ TOPOLOGIES = {
     "P=1": {},
     "P=2": dict(pipe=2),
     "P=4, unequal layers": dict(pipe=4, layers_per_stage=(1, 2, 1, 2)),
-    "P=2, V=2": dict(pipe=2, virtual=2, layers_per_stage=(2, 1, 2, 1)),
+    "P=2, V=2": dict(pipe=2, stages_per_rank=2, layers_per_stage=(2, 1, 2, 1)),
     "P=2, data=2": dict(pipe=2, data=2),
     "P=2, tensor=2": dict(pipe=2, tensor=2),
     "P=2, tensor=2, sequence parallel": dict(pipe=2, tensor=2, sequence_parallel=True),
@@ -33,12 +33,13 @@ TOPOLOGIES = {
 
 
 def build(
-    stage, *, pipe=1, data=1, tensor=1, virtual=1, layers_per_stage=None, sequence_parallel=False
+    stage, *, pipe=1, data=1, tensor=1, stages_per_rank=1, layers_per_stage=None,
+    sequence_parallel=False,
 ):
-    name = "seq1f1b-i" if virtual > 1 else "seq1f1b"
+    name = "seq1f1b-i" if stages_per_rank > 1 else "seq1f1b"
     plan = make_plan(
         name, num_ranks=pipe, num_microbatches=2, num_chunks=2,
-        **({"stages_per_rank": virtual} if virtual > 1 else {}),
+        **({"stages_per_rank": stages_per_rank} if stages_per_rank > 1 else {}),
     )
     return build_step(
         stage, plan, make_mesh(pipe, num_data=data, num_tensor=tensor), chunk_lengths=(8, 8),
@@ -61,7 +62,8 @@ def stacked(tree, layout):
     def stack(path, leaf):
         kind, ranks = kind_of(path), layout.num_ranks
         if kind == "layer":
-            room = np.zeros((ranks, layout.stages_per_rank, layout.max_layers, *leaf.shape[1:]), "f4")
+            shape = (ranks, layout.stages_per_rank, layout.max_layers)
+            room = np.zeros((*shape, *leaf.shape[1:]), "f4")
             layers = iter(leaf)
             for stage, count in enumerate(layout.layers_per_stage):
                 for place in range(count):

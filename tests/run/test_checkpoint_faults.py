@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from seq1f1b_jax.data.windows import WindowData
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export
-from seq1f1b_jax.data.windows import WindowData
 from seq1f1b_jax.training.checkpoint import folder as folders
 from seq1f1b_jax.training.checkpoint import restore as storage
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer

@@ -81,7 +81,7 @@ def test_one_run_by_many_names(home, source, monkeypatch, capsys, cache):
     monkeypatch.chdir("..")
     assert data(["prepare", "./ein text.txt", "--to", "~/tök ens/", "--processes=1"]) == 0
     assert data(["show", "../tök ens"]) == 0
-    sizes = ["--stages=2", "--microbatches=2"]
+    sizes = ["--ranks=2", "--microbatches=2"]
     assert schedule(["1f1b", *sizes, "--draw", "~/ein bild.svg", "--save=../p län.csv"]) == 0
     assert schedule(["~/p län.csv"]) == 0
     assert (home / "ein bild.svg").is_file()
@@ -101,7 +101,7 @@ def test_one_run_by_many_names(home, source, monkeypatch, capsys, cache):
         (data, ["show", "a\nb"]),
         (data, ["prepare", "a\nb", "--to", "x"]),
         (schedule, ["a\nb.csv"]),
-        (schedule, ["1f1b", "--stages=2", "--microbatches=2", "--draw", "no\nfolder/x.svg"]),
+        (schedule, ["1f1b", "--ranks=2", "--microbatches=2", "--draw", "no\nfolder/x.svg"]),
         (goodput, ["a\nb"]),
         (launch, ["--processes=1", "--log-dir", "file\nx/y", "--", "train.py"]),
     ],

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.models.hf import export, load_canonical, read_source
 from seq1f1b_jax.data import train_bpe
 from seq1f1b_jax.data.__main__ import main as data_command
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models.hf import export, load_canonical, read_source
 from tests.run.tiny import command_line, copy_until, losses, run, saved_state
 
 TOKENS = 300

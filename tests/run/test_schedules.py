@@ -49,7 +49,7 @@ REFUSED = {
     "chunks of a whole-sequence schedule": (
         {"schedule__name": "zb-h1"}, "num_chunks=2 does not fit zb-h1",
     ),
-    "virtual stages without layers": (
+    "stages without layers": (
         {"schedule__name": "seq1f1b-i", "schedule__stages_per_rank": 3},
         "model.num_layers=4 is fewer than mesh.pipe=2 stages with schedule.stages_per_rank=3 each",
     ),
@@ -61,7 +61,7 @@ REFUSED = {
         {"schedule__plan": "mine.csv", "schedule__extra_warmup": 3},
         "schedule.extra_warmup=3 shapes a named schedule",
     ),
-    "virtual stages of a line": (
+    "stages of a line": (
         {"schedule__stages_per_rank": 2}, "stages_per_rank=2 has no meaning for seq1f1b",
     ),
 }  # fmt: skip

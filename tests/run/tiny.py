@@ -78,7 +78,8 @@ class Child:
 
     def __init__(self, cache, arguments, folder: Path):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "seq1f1b_jax.training.main", "seq1f1b_jax.inference.generate"])
+        used = ("seq1f1b_jax.training.main", "seq1f1b_jax.inference.generate")
+        context.set_forkserver_preload([__name__, *used])
         self.folder = folder
         self.log = folder.with_name(folder.name + ".log")
         self.process = context.Process(target=_child, args=(cache, arguments, self.log))

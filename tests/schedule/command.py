@@ -20,4 +20,4 @@ def row(out, start):
 
 def sizes_of(name, *, chunks="3"):
     chunks = "1" if SCHEDULES[name].chunked_name else chunks
-    return [name, "--stages", "3", "--microbatches", "4", "--chunks", chunks]
+    return [name, "--ranks", "3", "--microbatches", "4", "--chunks", chunks]

@@ -7,7 +7,7 @@ from seq1f1b_jax.schedule import make_plan, peak_units
 from seq1f1b_jax.schedule.files.plan_file import read_plan, write_plan
 from tests.schedule.command import row, run, sizes_of
 
-ARGUMENTS = ["seq1f1b", "--stages", "2", "--microbatches", "2", "--chunks", "2"]
+ARGUMENTS = ["seq1f1b", "--ranks", "2", "--microbatches", "2", "--chunks", "2"]
 
 
 # Plan files.
@@ -17,8 +17,8 @@ ARGUMENTS = ["seq1f1b", "--stages", "2", "--microbatches", "2", "--chunks", "2"]
 def test_a_plan_file_brings_its_sizes(capsys, tmp_path, suffix):
     path = tmp_path / f"plan{suffix}"
     write_plan(make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2), path)
-    out = run(capsys, str(path), "--stages", "2")
-    assert out.startswith("seq1f1b: stages=2 microbatches=2 chunks=2 exchange=parity")
+    out = run(capsys, str(path), "--ranks", "2")
+    assert out.startswith("seq1f1b: ranks=2 microbatches=2 chunks=2 exchange=parity")
     assert row(out, "peak units, by rank") == ["3 2"]
     assert "closed form" not in out
 
@@ -34,9 +34,9 @@ def test_save_writes_a_plan_that_reads_back(capsys, tmp_path, name):
 @pytest.mark.parametrize(
     ("words", "reported"),
     [
-        (["--stages", "4"], "--stages 4 contradicts num_ranks=2"),
+        (["--ranks", "4"], "--ranks 4 contradicts num_ranks=2"),
         (["--chunks", "1"], "--chunks 1 contradicts num_chunks=2"),
-        (["--virtual", "2"], "--virtual 2 contradicts stages_per_rank=1"),
+        (["--stages-per-rank", "2"], "--stages-per-rank 2 contradicts stages_per_rank=1"),
         (["--extra-warmup", "1"], "--extra-warmup cannot change"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -53,7 +53,7 @@ def test_a_file_that_names_no_exchange_is_told_which_it_gets(capsys, tmp_path):
     plan = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
     (tmp_path / "a.txt").write_text(plan.text().replace(" exchange=lockstep", ""))
     title, told, *_ = run(capsys, str(tmp_path / "a.txt")).splitlines()
-    assert title.startswith("1f1b-lockstep: stages=4 microbatches=8 chunks=1 exchange=lockstep")
+    assert title.startswith("1f1b-lockstep: ranks=4 microbatches=8 chunks=1 exchange=lockstep")
     assert told == (
         "exchange=lockstep, faster for this order: a step of 33, with parity 39 (F=1 B=2)"
     )
@@ -67,8 +67,8 @@ def test_a_plan_for_torch_says_what_became_of_the_chunks(capsys, tmp_path):
         " runs those independently); read it back with --chunks 2"
     )
     assert path.read_text().startswith("0F0,0F1,0F2,0B1,")
-    assert "stages=2 microbatches=2 chunks=2" in run(capsys, str(path), "--chunks", "2")
-    assert "stages=2 microbatches=4 chunks=1" in run(capsys, str(path))
+    assert "ranks=2 microbatches=2 chunks=2" in run(capsys, str(path), "--chunks", "2")
+    assert "ranks=2 microbatches=4 chunks=1" in run(capsys, str(path))
     compared = run(capsys, *ARGUMENTS, "--compare", str(path))
     assert row(compared, "chunks") == ["2", "2"]
     assert row(compared, "exchange") == ["parity", "parity"]
@@ -91,7 +91,7 @@ def test_any_path_is_written_and_read_as_typed(capsys, tmp_path, monkeypatch, na
         assert f"plan: {typed}" in out and f"picture: {typed}.json" in out
         assert (real / name).is_file() and (real / f"{name}.json").is_file()
         out = run(capsys, typed, "--save", typed, "--compare", typed)  # its name fits a header
-        assert "stages=2 microbatches=2 chunks=1 exchange=parity" in run(capsys, typed)
+        assert "ranks=2 microbatches=2 chunks=1 exchange=parity" in run(capsys, typed)
         (real / name).unlink()
 
 
@@ -119,7 +119,7 @@ def test_compared_plans_do_the_same_work(capsys):
 
 
 def test_a_comparison_leads_with_what_will_run(capsys):
-    words = ["1f1b-i", "--stages", "4", "--microbatches", "8", "--short-warmup"]
+    words = ["1f1b-i", "--ranks", "4", "--microbatches", "8", "--short-warmup"]
     out = run(capsys, *words, "--compare", "1f1b")
     table = out[out.index("comparison") :]
     executor, asynchronous = (
@@ -134,15 +134,15 @@ def test_a_comparison_leads_with_what_will_run(capsys):
 
 @pytest.mark.parametrize("asked", [None, "asynchronous"])
 def test_a_picture_shows_what_will_run_unless_asked_otherwise(capsys, tmp_path, asked):
-    words = ["1f1b-i", "--stages", "4", "--microbatches", "8", "--short-warmup"]
+    words = ["1f1b-i", "--ranks", "4", "--microbatches", "8", "--short-warmup"]
     words += ["--machine", asked] if asked else []
     run(capsys, *words, "--draw", str(tmp_path / "a.json"))
     assert f"{asked or 'executor'} machine" in (tmp_path / "a.json").read_text("utf-8")
 
 
 def test_an_option_reaches_the_compared_plan_that_takes_it(capsys):
-    out = run(capsys, *ARGUMENTS, "--virtual", "3", "--compare", "seq1f1b-i", "1f1b-i")
-    assert row(out, "virtual stages per rank") == ["1", "3", "3"]
+    out = run(capsys, *ARGUMENTS, "--stages-per-rank", "3", "--compare", "seq1f1b-i", "1f1b-i")
+    assert row(out, "stages per rank") == ["1", "3", "3"]
 
 
 def test_a_plan_file_can_be_compared(capsys, tmp_path):
@@ -175,7 +175,7 @@ def test_draw_writes_a_picture_of_all_plans(capsys, tmp_path, suffix):
 
 
 def test_search_finds_a_plan_within_the_memory_and_ranks_the_named(capsys, tmp_path):
-    words = ["--stages", "2", "--microbatches", "3", "--memory", "2"]
+    words = ["--ranks", "2", "--microbatches", "3", "--memory", "2"]
     path = tmp_path / "best.csv"
     out = run(capsys, "--search", *words, "--save", str(path), "--compare", "1f1b")
     assert out.startswith("search: step time 12 on the executor machine with at most 2 units")

@@ -61,7 +61,7 @@ def test_a_table_is_one_row_per_rank_under_its_sizes(tmp_path):
     write_plan(PLAN, tmp_path / "plan.csv")
     assert (
         tmp_path / "plan.csv"
-    ).read_text() == f"# 1f1b stages=2 microbatches=2 chunks=1 exchange=parity\n{TABLE}"
+    ).read_text() == f"# 1f1b ranks=2 microbatches=2 chunks=1 exchange=parity\n{TABLE}"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_table_is_one_row_per_rank_under_its_sizes(tmp_path):
         TABLE.replace("rank 0,", "").replace("rank 1,", ""),
         TABLE.replace("rank 1,", "Rank 1: ,,....,.,-----,"),
         TABLE.replace("rank 0", "rank,0"),
-        '"# 1f1b stages=2 microbatches=2 chunks=1",,,,\n' + TABLE,
+        '"# 1f1b ranks=2 microbatches=2 chunks=1",,,,\n' + TABLE,
         '"# mine, with ""quotes"" ",,\n\n,,,,\n' + TABLE + "# the end\n",
         TABLE.replace("F0.0", '"F0.0"').replace("B1.0", " B1.0 "),
         TABLE.removesuffix("\n"),
@@ -101,7 +101,7 @@ def test_tables_of_spreadsheets(tmp_path, content):
         GRID.replace("F1.0 ", ".... F1.0 .... "),
         GRID.replace("B0.0", "B0.0-----"),
         GRID.replace("B0.0", ">B0.0<"),
-        "1f1b stages=2 microbatches=2 chunks=1\n" + GRID,
+        "1f1b ranks=2 microbatches=2 chunks=1\n" + GRID,
         draw_table(lower(PLAN, [8])),
         PLAN.text(),
     ],
@@ -162,14 +162,14 @@ def test_waiting_anywhere_changes_nothing(tmp_path_factory, data):
         (f"schedule\n{GRID}", "a.txt", "line 1, column 1: action 'schedule'"),
         (TABLE.replace("rank 1", "rank 2"), "a.csv", "line 2: rank 2 stands where rank 1 belongs"),
         (GRID + GRID, "a.txt", "line 3: rank 0 stands where rank 2 belongs"),
-        (f"# a stages=2\n{TABLE}", "a.csv", "line 1: plan header 'a stages=2' must read"),
-        (f"# {PLAN.text()}\nx stages=3", "a.txt", "line 4: 'x stages=3' stands behind other rows"),
-        (f"# a stages=3 microbatches=2 chunks=1\n{TABLE}", "a.csv", "num_ranks=3 has 2 rows"),
+        (f"# a ranks=2\n{TABLE}", "a.csv", "line 1: plan header 'a ranks=2' must read"),
+        (f"# {PLAN.text()}\nx ranks=3", "a.txt", "line 4: 'x ranks=3' stands behind other rows"),
+        (f"# a ranks=3 microbatches=2 chunks=1\n{TABLE}", "a.csv", "num_ranks=3 has 2 rows"),
         (b"\xff\xfeF\x000\x00", "a.csv", "not UTF-8 text (byte 0xff at 0)"),
         (TABLE.replace("F0.0", '"F0.0', 1), "a.csv", "line 2: unexpected end of data"),
         (TABLE.replace("F0.0", "F0.0@999999998", 1), "a.csv", "1000000000 stages and holds 8"),
         (
-            f"# a stages=2 microbatches=1 chunks=1 virtual=9\n{TABLE}",
+            f"# a ranks=2 microbatches=1 chunks=1 stages_per_rank=9\n{TABLE}",
             "a.csv",
             "18 stages and holds 8",
         ),
@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_named_by_its_place(tmp_path, content, name, repo
         (f"#\n{GRID}".replace("B0.0 F1.0", "B0.0"), "a.txt", "end of line 3: plan a, rank 1"),
         (TABLE.replace("B1.0", "B0.0"), "a.csv", "line 1, column 5: plan a, rank 0, action 3"),
         (
-            f"# a stages=2 microbatches=3 chunks=1\n{TABLE}",
+            f"# a ranks=2 microbatches=3 chunks=1\n{TABLE}",
             "a.csv",
             "end of line 2: plan a, rank 0",
         ),

@@ -11,11 +11,11 @@ from seq1f1b_jax.explore.command.options import parser
 from seq1f1b_jax.schedule import SCHEDULES
 from tests.schedule.command import row, run, sizes_of
 
-SIZES = ["--stages", "2", "--microbatches", "2", "--chunks", "2"]
+SIZES = ["--ranks", "2", "--microbatches", "2", "--chunks", "2"]
 ARGUMENTS = ["seq1f1b", *SIZES]
 
 REPORT = """\
-seq1f1b: stages=2 microbatches=2 chunks=2 exchange=parity, 4 units of work on every rank
+seq1f1b: ranks=2 microbatches=2 chunks=2 exchange=parity, 4 units of work on every rank
 
 order of work (F forward, B backward, then microbatch.chunk)
 rank 0  F0.0 F0.1 F1.0 B0.1 F1.1 B0.0 B1.1 B1.0
@@ -75,7 +75,7 @@ def test_costs_without_a_common_measure_are_not_drawn(capsys):
 
 def test_virtual_stages_share_the_time_of_their_rank(capsys):
     plain = run(capsys, *sizes_of("seq1f1b"), "--backward", "4")
-    thirds = run(capsys, *sizes_of("seq1f1b-i"), "--virtual", "3", "--backward", "4")
+    thirds = run(capsys, *sizes_of("seq1f1b-i"), "--stages-per-rank", "3", "--backward", "4")
     assert "F=0.333333 B=1.33333, one column is 0.333333" in thirds
     work = [
         float(row(out, "step time ")[0]) - float(row(out, "bubble time")[0])
@@ -134,15 +134,15 @@ def test_without_a_name_the_schedules_are_listed(capsys):
     [
         (["seq1f2b", *SIZES], "did you mean 'seq1f1b'"),
         (["1f1b", *SIZES], "num_chunks=2"),
-        (["seq1f1b", "--microbatches", "2"], "seq1f1b needs --stages"),
-        (["seq1f1b", "--stages", "2"], "seq1f1b needs --microbatches"),
-        ([*ARGUMENTS, "--stages", "0"], "'0' must be a whole number of at least 1"),
-        ([*ARGUMENTS, "--stages", "two"], "--stages: 'two' must be a whole number"),
+        (["seq1f1b", "--microbatches", "2"], "seq1f1b needs --ranks"),
+        (["seq1f1b", "--ranks", "2"], "seq1f1b needs --microbatches"),
+        ([*ARGUMENTS, "--ranks", "0"], "'0' must be a whole number of at least 1"),
+        ([*ARGUMENTS, "--ranks", "two"], "--ranks: 'two' must be a whole number"),
         ([*ARGUMENTS, "--chunks", "0"], "--chunks: '0' must be"),
         ([*ARGUMENTS, "--extra-warmup", "-1"], "'-1' must be a whole number of at least 0"),
         ([*ARGUMENTS, "--oops"], "--oops"),
-        ([*ARGUMENTS, "--virtual", "2"], "stages_per_rank=2 has no meaning for seq1f1b"),
-        ([*ARGUMENTS, "--virtual", "2", "--compare", "1f1b"], "stages_per_rank=2 has no meaning"),
+        ([*ARGUMENTS, "--stages-per-rank", "2"], "stages_per_rank=2 has no meaning for seq1f1b"),
+        ([*ARGUMENTS, "--stages-per-rank", "2", "--compare", "1f1b"], "=2 has no meaning"),
         ([*ARGUMENTS, "--short-warmup"], "short_warmup=True has no meaning"),
         ([*ARGUMENTS, "--microbatches", "900000"], "make 7200000 actions, more than 1000000"),
         ([*ARGUMENTS, "--forward", "0"], "'0' must be a number above 0"),
@@ -170,9 +170,9 @@ def test_without_a_name_the_schedules_are_listed(capsys):
         (["tests"], "cannot read plan file tests"),
         ([*ARGUMENTS, "--memory", "3"], "--memory is for --search"),
         ([*ARGUMENTS, "--search"], "'seq1f1b' is another"),
-        (["--search", "--stages", "2"], "--search needs sizes"),
+        (["--search", "--ranks", "2"], "--search needs sizes"),
         (["--search", *SIZES, "--memory", "1"], "max_units=1"),
-        (["--stages", "2"], "--stages needs a schedule"),
+        (["--ranks", "2"], "--ranks needs a schedule"),
         (["--draw", "a.svg"], "--draw needs a schedule"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -221,7 +221,7 @@ print("seq1f1b_jax.picture" in sys.modules)
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
-    words = ["seq1f1b", "--stages", "8", "--microbatches", "100", "--chunks", "4"]
+    words = ["seq1f1b", "--ranks", "8", "--microbatches", "100", "--chunks", "4"]
     command = [sys.executable, "-m", "seq1f1b_jax.explore", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(10)

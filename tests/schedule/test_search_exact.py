@@ -53,7 +53,8 @@ def test_its_clock_is_that_of_the_simulator(machine, stages_per_rank, split):
     random = np.random.default_rng(0)
     num_timed = num_refused = 0
     for num_ranks, num_microbatches, num_chunks in product((1, 2, 3), (2, 3), (1, 2)):
-        costs = random_costs(random, num_ranks * stages_per_rank, num_chunks, int(random.integers(3)))
+        kind = int(random.integers(3))
+        costs = random_costs(random, num_ranks * stages_per_rank, num_chunks, kind)
         problem = Problem(
             num_ranks,
             num_microbatches,

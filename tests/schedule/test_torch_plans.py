@@ -106,7 +106,7 @@ def test_the_last_rank_of_1f1b_as_torch_lays_it_out_is_refused():
         ("0F0,0GATHER,0B0\n", "column 2: '0GATHER' is no cell of torch's"),
         ("0F0,(0B0)OVERLAP,0B0\n", r"column 2: '(0B0)OVERLAP' is no cell"),
         ("0F0,(0B0;0X1)OVERLAP_F_B,0B0\n", "'(0B0;0X1)OVERLAP_F_B' is no cell"),
-        ("# a stages=1\n0F0,0B0\n", "line 1: a line of sizes stands above cells of torch's"),
+        ("# a ranks=1\n0F0,0B0\n", "line 1: a line of sizes stands above cells of torch's"),
         ("0SEND_F0\n1RECV_F0\n", "mine.csv holds messages only"),
         ("0F0,999999999F0,0B0\n", "1000000000 stages and holds 3"),
     ],

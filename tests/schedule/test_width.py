@@ -12,7 +12,7 @@ from seq1f1b_jax.explore.__main__ import main
 from seq1f1b_jax.schedule import draw_plan, make_plan
 from seq1f1b_jax.schedule.grid import Cell, draw
 
-LARGE = ["seq1f1b", "--stages", "8", "--microbatches", "16", "--chunks", "4"]
+LARGE = ["seq1f1b", "--ranks", "8", "--microbatches", "16", "--chunks", "4"]
 HINT = "the grids are wider than this terminal; --full prints them whole"
 
 
@@ -53,7 +53,7 @@ def test_full_and_a_pipe_get_everything(capsys):
 
 
 def test_what_fits_is_not_touched(capsys):
-    words = ["1f1b", "--stages", "2", "--microbatches", "2"]
+    words = ["1f1b", "--ranks", "2", "--microbatches", "2"]
     assert printed(capsys, *words, width=80) == printed(capsys, *words)
 
 
@@ -70,7 +70,7 @@ def test_an_action_that_goes_on_beyond_the_last_column_is_cut():
 
 
 def test_very_many_actions_are_printed_in_a_pipe(capsys):
-    words = ["gpipe", "--stages", "2", "--microbatches", "600"]
+    words = ["gpipe", "--ranks", "2", "--microbatches", "600"]
     assert max(map(len, grids(printed(capsys, *words)))) > 5 * 1200
 
 

@@ -17,7 +17,8 @@ from tests.models.hf_cases import parameters
 
 STAGE = build_stage("gpt", preset="tiny", num_layers=6)
 LAYOUT = make_layout(
-    6, 2, vocab_size=STAGE.vocab_size, tied=STAGE.tied, stages_per_rank=2, layers_per_stage=(2, 1, 2, 1)
+    6, 2, vocab_size=STAGE.vocab_size, tied=STAGE.tied, stages_per_rank=2,
+    layers_per_stage=(2, 1, 2, 1),
 )
 KERNEL = "layers.mlp.up.kernel"
 

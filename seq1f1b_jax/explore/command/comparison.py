@@ -27,7 +27,7 @@ def _column(subject: Subject, first: Subject, *, machine: str) -> dict[str, str]
     return {
         "comparison": plan.name,
         "chunks": str(plan.num_chunks),
-        "virtual stages per rank": str(plan.stages_per_rank),
+        "stages per rank": str(plan.stages_per_rank),
         "exchange": str(plan.exchange),
         "times of a unit there": cost_text(subject.costs, ops_of(plan)),
         f"step time, {machine}": number(simulation.makespan),

@@ -6,7 +6,7 @@ from seq1f1b_jax.schedule.simulation.durations import Costs
 from seq1f1b_jax.schedule.simulation.formulas import closed_form
 
 _OPTIONS = {
-    "stages_per_rank": "--virtual",
+    "stages_per_rank": "--stages-per-rank",
     "extra_warmup": "--extra-warmup",
     "short_warmup": "--short-warmup",
 }
@@ -18,9 +18,9 @@ def listing() -> str:
     heads = ("schedule", "units in flight on rank p", "bubble time", "options")
     return (
         table([heads, *rows])
-        + "\n\nP ranks, M microbatches, C chunks, V virtual stages per rank; F, B = I+W the times"
-        "\nof a unit on a virtual stage; g the units that go through a rank's stages together.\n\n"
-        "python -m seq1f1b_jax.explore seq1f1b --stages 4 --microbatches 4 --chunks 2"
+        + "\n\nP ranks, M microbatches, C chunks, V stages per rank; F, B = I+W the times"
+        "\nof a unit on a stage; g the units that go through a rank's stages together.\n\n"
+        "python -m seq1f1b_jax.explore seq1f1b --ranks 4 --microbatches 4 --chunks 2"
     )
 
 

@@ -20,6 +20,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {one_line(message)}\n")
 
 
+RENAMED = {"--stages": "--ranks", "--virtual": "--stages-per-rank"}
+
+
+class _Renamed(argparse.Action):
+    """An option that had another name before."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} is now {self.metavar}")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     result = _Parser(
@@ -62,18 +72,20 @@ def check(options: argparse.Namespace) -> None:
 
 
 _NEED_A_PLAN = (
-    *("stages", "microbatches", "chunks", "virtual", "extra_warmup", "short_warmup"),
+    *("ranks", "microbatches", "chunks", "stages_per_rank", "extra_warmup", "short_warmup"),
     *("weights", "transfer", "machine", "seq_len", "compare", "draw", "save", "full"),
 )
 
 
 def _add_sizes(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--stages", type=_count, metavar="P", help="ranks of the pipeline")
+    group.add_argument("--ranks", type=_count, metavar="P", help="ranks of the pipeline")
     group.add_argument("--microbatches", type=_count, metavar="M", help="of one step")
     group.add_argument("--chunks", type=_count, metavar="C", help="slices of a sequence (1)")
     group.add_argument(
-        "--virtual", type=_count, metavar="V", help="virtual stages per rank (2 where interleaved)"
+        "--stages-per-rank", type=_count, metavar="V", help="(2 where interleaved, else 1)"
     )
+    for old, new in RENAMED.items():
+        group.add_argument(old, action=_Renamed, metavar=new, help=argparse.SUPPRESS)
     group.add_argument(
         "--extra-warmup", type=_count_or_0, default=0, metavar="UNITS", help="more forwards (0)"
     )

@@ -66,7 +66,7 @@ def buffers(plan: Plan, *, seq_len: int, block: int) -> str:
       ValueError: fewer tokens than chunks.
     """
     ticks = lower(plan, even_lengths(seq_len, plan.num_chunks, block=block))
-    sequences = "microbatches" + " of one virtual stage" * (plan.stages_per_rank > 1)
+    sequences = "microbatches" + " of one stage" * (plan.stages_per_rank > 1)
     rows = (
         ("chunk lengths", numbers(ticks.chunk_lengths), "tokens"),
         ("ticks", str(ticks.num_ticks), ""),

@@ -19,13 +19,13 @@ def search(options: argparse.Namespace) -> tuple[Subject, str]:
     Raises:
       ValueError: a size is missing, or no plan keeps within the memory.
     """
-    if options.stages is None or options.microbatches is None:
-        raise ValueError("--search needs sizes; add for example --stages 3 --microbatches 4")
+    if options.ranks is None or options.microbatches is None:
+        raise ValueError("--search needs sizes; add for example --ranks 3 --microbatches 4")
     sizes = {
-        "num_ranks": options.stages,
+        "num_ranks": options.ranks,
         "num_microbatches": options.microbatches,
         "num_chunks": options.chunks or 1,
-        "stages_per_rank": options.virtual or 1,
+        "stages_per_rank": options.stages_per_rank or 1,
     }
     check_size(**sizes)
     costs = costs_of(options, stages_per_rank=sizes["stages_per_rank"], split=True)

@@ -33,7 +33,7 @@ class Subject:
 
     Attributes:
       plan: a valid plan.
-      costs: times of its actions, by virtual stage.
+      costs: times of its actions, by stage.
       form: what the formulas say of it; None for a plan that nobody named.
       notes: lines about how it was read.
     """
@@ -89,11 +89,11 @@ def other_subjects(options: argparse.Namespace, first: Subject) -> list[Subject]
 def costs_of(
     options: argparse.Namespace, *, stages_per_rank: int, split: bool, length: Any = 1
 ) -> Costs:
-    """Times of a plan's actions on its virtual stages, from those of a unit on a rank.
+    """Times of a plan's actions on its stages, from those of a unit on a rank.
 
     Args:
       options: of the command.
-      stages_per_rank: virtual stages V, each of which takes a V-th.
+      stages_per_rank: stages V, each of which takes a V-th.
       split: whether the plan holds an `I` and a `W`.
       length: of the plan's units, in units that the options speak of.
 
@@ -156,11 +156,12 @@ def _named(
     one's generator says so.
     """
     schedule = find_schedule(name)
-    check_size(**sizes, stages_per_rank=(options.virtual or 2) if schedule.takes("stages_per_rank") else 1)
+    stages_per_rank = (options.stages_per_rank or 2) if schedule.takes("stages_per_rank") else 1
+    check_size(**sizes, stages_per_rank=stages_per_rank)
     given = {
-        variant: getattr(options, option)
-        for variant, option in _VARIANTS.items()
-        if getattr(options, option)
+        variant: getattr(options, variant)
+        for variant in _VARIANTS
+        if getattr(options, variant)
         and (schedule.takes(variant) or (first is None and not _takers(variant, options)))
     }
     plan = make_plan(name, **sizes, **given)
@@ -183,20 +184,16 @@ def _is_file(name: str) -> bool:
 
 
 _WORK = ("num_ranks", "num_microbatches")
-_VARIANTS = {  # of `make_plan` -> option
-    "stages_per_rank": "virtual",
-    "extra_warmup": "extra_warmup",
-    "short_warmup": "short_warmup",
-}
+_VARIANTS = ("stages_per_rank", "extra_warmup", "short_warmup")  # of `make_plan`
 
 
 def _sizes_given(name: str, options: argparse.Namespace) -> dict[str, int]:
     find_schedule(name)  # an unknown name is the first thing to say
-    for option in ("stages", "microbatches"):
+    for option in ("ranks", "microbatches"):
         if getattr(options, option) is None:
             raise ValueError(f"{name} needs --{option}; add for example --{option} 4")
     return {
-        "num_ranks": options.stages,
+        "num_ranks": options.ranks,
         "num_microbatches": options.microbatches,
         "num_chunks": options.chunks or 1,
     }
@@ -204,14 +201,13 @@ def _sizes_given(name: str, options: argparse.Namespace) -> dict[str, int]:
 
 def _check_not_contradicted(name: str, plan: Plan, options: argparse.Namespace) -> None:
     """A file brings its sizes."""
-    for option in ("stages", "microbatches", "chunks", "virtual"):
-        given, own = getattr(options, option), getattr(plan, f"num_{option}")
-        if given not in (None, own) and not (
-            option == "virtual" and _takers("stages_per_rank", options)
-        ):
+    sizes = {name: f"num_{name}" for name in ("ranks", "microbatches", "chunks")}
+    for option, size in (sizes | {"stages_per_rank": "stages_per_rank"}).items():
+        given, own = getattr(options, option), getattr(plan, size)
+        if given not in (None, own) and not _takers(option, options):
+            flag = option.replace("_", "-")
             raise ValueError(
-                f"--{option} {given} contradicts num_{option}={own} of {one_line(name)};"
-                " leave it out"
+                f"--{flag} {given} contradicts {size}={own} of {one_line(name)}; leave it out"
             )
     for variant in ("extra_warmup", "short_warmup"):
         if getattr(options, variant) and not _takers(variant, options):

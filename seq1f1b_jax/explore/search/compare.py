@@ -36,7 +36,7 @@ class Comparison:
 def compare_named(result: SearchResult, costs: Costs) -> tuple[Comparison, ...]:
     """Time every schedule of the registry that exists at the sizes of a result.
 
-    Without virtual stages those are the schedules that do not interleave, with them those that do:
+    With one stage per rank those are the schedules that do not interleave, with them those that do:
     the costs belong to a number of stages.
 
     Args:

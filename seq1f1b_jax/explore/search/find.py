@@ -100,7 +100,7 @@ def find_plan(
 
     Up to 72 actions in all (P=2, M=4, C=4; P=3, M=6, C=2) every order is looked at in which equal
     actions of a stage (operation and chunk) run in the order of their microbatches, with both
-    exchanges; a search that finds too many of them gives up (split backwards, virtual stages). On
+    exchanges; a search that finds too many of them gives up (split backwards, stages). On
     the asynchronous machine no order at all is then faster (`streams` says why). Beyond that the
     search is a heuristic. All claims hold to one part in 10^9.
 
@@ -110,8 +110,8 @@ def find_plan(
       num_chunks: slices of each sequence C, at least 1.
       costs: times of the actions.
       max_units: units that any rank may hold at once, as `peak_units` counts them; None: what
-        `seq1f1b` (with virtual stages `seq1f1b-i`) takes on its fullest rank.
-      stages_per_rank: virtual stages per rank V, at least 1.
+        `seq1f1b` (with several stages per rank `seq1f1b-i`) takes on its fullest rank.
+      stages_per_rank: stages per rank V, at least 1.
       split: whether backwards are split into I and W.
       machine: one of `MACHINES`: whose time is minimised.
       effort: 2 looks at about twice as much as 1, which takes seconds (P=4, M=8, C=4: below 10).

@@ -26,7 +26,7 @@ class Problem:
       num_chunks: slices of each sequence C.
       costs: times of the actions.
       max_units: units that any rank may hold at once.
-      stages_per_rank: virtual stages per rank V.
+      stages_per_rank: stages per rank V.
       split: whether backwards are split into I and W.
       machine: one of `MACHINES`.
 
@@ -53,7 +53,7 @@ class Problem:
             raise ValueError(f"machine={self.machine!r} is unknown; use one of {known}")
         least = self.stages_per_rank * self.num_chunks
         if self.max_units < least:
-            through = f" through all {self.stages_per_rank} virtual stages" * (self.stages_per_rank > 1)
+            through = f" through all {self.stages_per_rank} stages" * (self.stages_per_rank > 1)
             raise ValueError(
                 f"max_units={self.max_units} is too few: before the first backward a rank runs"
                 f" all {self.num_chunks} chunks of a microbatch forward{through}; allow at least"
@@ -73,7 +73,7 @@ class Problem:
 
     @property
     def units_per_rank(self) -> int:
-        """Units of all virtual stages that a rank runs in a step."""
+        """Units of all stages that a rank runs in a step."""
         return self.num_microbatches * self.num_chunks * self.stages_per_rank
 
     @property

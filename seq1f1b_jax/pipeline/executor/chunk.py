@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
     """What no action changes: compute copies of this rank's weights, and the step's tokens.
 
     Attributes:
-      weights: `layers` leaves `[stages_per_rank * max_layers, ...]`; the tables inside are not used.
+      weights: `layers` leaves `[stages_per_rank * max_layers, ...]`; its tables are not used.
       tables: vocabulary tables, see `vocabulary.gather_tables`.
       tokens, targets: `[M, B, T]`; targets below zero carry no loss.
       starts: position of the first token of every token's document; `None`: one document.

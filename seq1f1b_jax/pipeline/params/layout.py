@@ -1,8 +1,8 @@
 """Parameters on the mesh: stacked by stage in memory, free of topology at rest.
 
-In memory a leaf of `Params.layers` is `[num_ranks, stages_per_rank * max_layers, ...]`, sharded over
-`pipe` by its first dim: rank p holds the stages p, p+P, p+2P ..., one after the other. Stages with
-fewer layers are padded with zeros that no action ever reads. The vocabulary tables are
+In memory a leaf of `Params.layers` is `[num_ranks, stages_per_rank * max_layers, ...]`, sharded
+over `pipe` by its first dim: rank p holds the stages p, p+P, p+2P ..., one after the other. Stages
+with fewer layers are padded with zeros that no action ever reads. The vocabulary tables are
 `[num_ranks, num_tensor * rows, d]` with `rows = ceil(vocab_size / (num_ranks * num_tensor))`,
 sharded over `pipe` and `tensor`: device j of the axis `tensor` owns the j-th part of the
 vocabulary, and each of its stages a part of that.
@@ -46,10 +46,10 @@ class Layout:
     """Which layer lives where.
 
     Attributes:
-      layers_per_stage: layers of every stage along the model, `stages_per_rank` stages for each rank.
+      layers_per_stage: layers of every stage along the model, `stages_per_rank` for each rank.
       vocab_size: rows of a vocabulary table.
       tied: whether embedding and head are one table.
-      stages_per_rank: virtual stages per rank.
+      stages_per_rank: stages per rank.
       num_tensor: devices that share every stage.
       tensor_dims: which dim of a layer's leaf is cut over them, by the leaf's path in a layer;
         leaves that are not named are whole on each.
@@ -135,8 +135,8 @@ def make_layout(
       num_ranks: ranks of the pipeline.
       vocab_size: rows of a vocabulary table.
       tied: whether embedding and head are one table.
-      stages_per_rank: virtual stages per rank.
-      layers_per_stage: layers of every (virtual) stage along the model; None: as even as they go.
+      stages_per_rank: stages per rank.
+      layers_per_stage: layers of every stage along the model; None: as even as they go.
       num_tensor: devices that share every stage.
       tensor_dims: see `Layout`.
 
@@ -144,7 +144,7 @@ def make_layout(
       ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.
     """
     count = num_ranks * stages_per_rank
-    virtual = f" ({stages_per_rank} virtual stages on each of {num_ranks} ranks)" * (stages_per_rank > 1)
+    virtual = f" ({stages_per_rank} stages on each of {num_ranks} ranks)" * (stages_per_rank > 1)
     if layers_per_stage is None:
         if num_layers < count:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 As a table (`.csv`), one row per rank and one cell per action, from any spreadsheet:
 
-    # 1f1b stages=2 microbatches=2 chunks=1 exchange=parity
+    # 1f1b ranks=2 microbatches=2 chunks=1 exchange=parity
     rank 0,F0.0,F1.0,,B0.0,B1.0
     rank 1,,F0.0,B0.0,F1.0,B1.0
 
@@ -68,7 +68,7 @@ def read_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Pl
       ...     path = Path(folder, "mine.csv")
       ...     _ = path.write_text("0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n")
       ...     print(read_plan(path).text())
-      mine stages=2 microbatches=2 chunks=1 exchange=parity
+      mine ranks=2 microbatches=2 chunks=1 exchange=parity
       F0.0 F1.0 B0.0 B1.0
       F0.0 B0.0 F1.0 B1.0
     """

@@ -144,7 +144,7 @@ def _split(
     header, rows = None, []
     for line, cells in lines:
         content = " ".join(cell.text for cell in cells)
-        if "stages=" in content:
+        if "ranks=" in content or "stages=" in content:
             if header is not None or rows:
                 fail(path, line, f"{content!r} stands behind other rows; put the sizes first")
             header = Header(line, content.lstrip("# "))

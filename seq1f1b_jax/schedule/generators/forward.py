@@ -20,7 +20,7 @@ def forward_plan(
       num_ranks: ranks of the pipeline, at least 1.
       num_microbatches: sequence batches per step, at least 1.
       num_chunks: slices of each sequence, at least 1.
-      stages_per_rank: virtual stages per rank, at least 1.
+      stages_per_rank: stages per rank, at least 1.
 
     Returns:
       A valid plan named `forward`; nothing is kept for a backward.

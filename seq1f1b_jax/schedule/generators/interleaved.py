@@ -1,6 +1,6 @@
-"""Interleaved Seq1F1B: V virtual stages per rank, a V-th of the bubble. With one chunk 1F1B-I.
+"""Interleaved Seq1F1B: V stages per rank, a V-th of the bubble. With one chunk 1F1B-I.
 
-Two ranks, two virtual stages each (rank 0: stages 0 and 2), two microbatches, one chunk, B as
+Two ranks, two stages each (rank 0: stages 0 and 2), two microbatches, one chunk, B as
 long as F:
 
     rank 0  F0.0   F1.0   F0.0@2 F1.0@2 ...... B0.0@2 ...... B1.0@2 B0.0   B1.0
@@ -40,13 +40,13 @@ def interleaved(
 
     For equal unit costs and `M*C >= P` the bubble lasts `(P-1)(f+b)/(V*C)`, with f and b the cost
     of a whole microbatch on one rank, and rank p holds `min((V-1)g + 2(P-p-1) + C, V*M*C)` units of
-    one virtual stage, with `g = P` where C divides P and P divides M*C.
+    one stage, with `g = P` where C divides P and P divides M*C.
 
     Args:
       num_ranks: ranks of the pipeline P, at least 1.
       num_microbatches: sequence batches per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
-      stages_per_rank: virtual stages per rank V, at least 2.
+      stages_per_rank: stages per rank V, at least 2.
       short_warmup: warm up with `(V-1)g + (P-p) + C-2` forwards instead of
         `(V-1)g + 2(P-p-1) + C-1`: P-p-1 fewer units in flight on rank p. On a machine where nobody
         waits for more than its own messages the time is the same (tested for P to 7, V to 3, any

@@ -43,7 +43,7 @@ class TickTable:
       weight_arena_offset: start of its residuals.
       weight_deferred_offset: start of what its `I` left.
       exchange: who swaps messages with whom in which tick.
-      stages_per_rank: virtual stages per rank.
+      stages_per_rank: stages per rank.
       chunk_lengths: tokens of each chunk.
       num_microbatches: sequence batches per step.
       peak_units: units alive at each rank's fullest moment.

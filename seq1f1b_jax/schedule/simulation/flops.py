@@ -39,7 +39,7 @@ class StageCost:
       mlp_dim: hidden width of the MLP.
       gated: whether the MLP has a gate, three matmuls instead of two.
       vocab_size: rows V of the head.
-      layers_per_stage: layers of each stage along the model, virtual stages included.
+      layers_per_stage: layers of each stage along the model.
       num_sequences: sequences in a microbatch; all costs are proportional to it.
       recompute: `none` or `selective`, which recompute no matmul, or `full`, which runs the
         forward of the layers again in the backward.
@@ -92,7 +92,7 @@ class StageCost:
 
     @property
     def num_stages(self) -> int:
-        """Stages along the model, virtual ones included."""
+        """Stages along the model."""
         return len(self.layers_per_stage)
 
     def __call__(self, start: int, length: int) -> float:

@@ -1,7 +1,7 @@
 """What every named schedule costs in closed form: units in flight and waiting time. Exact.
 
-With P ranks, M microbatches, C chunks, V virtual stages, U = M*C units, p the rank, and F, B = I+W
-the times of one unit on one virtual stage:
+With P ranks, M microbatches, C chunks, V stages, U = M*C units, p the rank, and F, B = I+W
+the times of one unit on one stage:
 
     schedule                   units in flight on rank p               bubble
     gpipe, terapipe            U                                       (P-1)(F+B)
@@ -42,7 +42,7 @@ class ClosedForm:
     """What the formulas say of one schedule at given sizes and costs.
 
     Attributes:
-      peak_units: units of one virtual stage in flight on each rank at its fullest, for any costs.
+      peak_units: units of one stage in flight on each rank at its fullest, for any costs.
       peak_rule: the formula in letters.
       bubble: time by which the step exceeds the work of a rank; None where units differ in cost or
         messages take time.
@@ -92,7 +92,7 @@ def closed_form(
         checks it.
       num_microbatches: sequence batches per step M.
       num_chunks: slices of each sequence C.
-      stages_per_rank: virtual stages per rank V.
+      stages_per_rank: stages per rank V.
       extra_warmup: see `seq1f1b`.
       short_warmup: see `interleaved`.
 

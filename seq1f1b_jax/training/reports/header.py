@@ -44,13 +44,14 @@ def describe(
     bubble = predict_time(setup).bubble_fraction
     schedule = config.schedule
     partition = "as listed" if schedule.chunk_lengths else schedule.partition
+    per_rank = pipeline.plan.stages_per_rank
     rows = {
         "model": f"{config.model.stage or config.model.family}, {num_params:,} parameters, "
         f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
         **({"source": source.told} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
-        + f", {pipeline.plan.stages_per_rank} stages on a device" * (pipeline.plan.stages_per_rank > 1),
+        + f", {per_rank} stages on a device" * (per_rank > 1),
         "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
         f"{_join(table.chunk_lengths)} ({partition})",
         "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "
