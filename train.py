@@ -31,9 +31,9 @@ from seq1f1b_jax.cli.xla_presets import xla_settings
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
+from seq1f1b_jax.host.interrupt import second_ctrl_c_ends
+from seq1f1b_jax.host.stdout import Output, lasting_output
 from seq1f1b_jax.paths import as_typed
-from seq1f1b_jax.training.faults.interrupt import second_ctrl_c_ends
-from seq1f1b_jax.training.faults.stdout import Output, lasting_output
 from seq1f1b_jax.training.resolve import (
     build_model,
     check_export,

@@ -3,94 +3,67 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("seq1f1b_jax", "models", "mesh_configs")
-CHECKED = (*PACKAGES, "benchmarks", "tests")
+FOLDERS = ("seq1f1b_jax", "models", "mesh_configs")  # the last two are linked into the first
+CHECKED = (*FOLDERS, "benchmarks", "tests")
 MAX_LINES = 300
+MAX_FILES = 14
+"""Side by side in a folder of the package."""
+MAX_SHARE = 0.15
+"""Of the package's lines in one folder of it, with all that is in it."""
 
-# Part of the house -> the only parts of ours that it may import.
+# Part of the house -> the only other parts of ours that it may import; none of them stands below.
 ARROWS = {
-    "seq1f1b_jax.config.model": (),
-    "seq1f1b_jax.config": ("seq1f1b_jax.config.model",),
-    "seq1f1b_jax.config.checks": ("seq1f1b_jax.config", "seq1f1b_jax.config.model"),
-    "seq1f1b_jax.paths": ("seq1f1b_jax.config",),
-    "seq1f1b_jax.cli": (
-        "seq1f1b_jax.cli", "seq1f1b_jax.config", "seq1f1b_jax.config.checks", "seq1f1b_jax.paths",
+    "config": (),
+    "paths": ("config",),
+    "formats": ("config", "paths"),
+    "ops": (),
+    "schedule": ("paths",),
+    "picture": ("schedule", "paths"),
+    "explore": ("picture", "schedule", "paths"),
+    "pipeline": ("ops", "schedule"),
+    "models.hf": (
+        "models", "pipeline.params", "pipeline.stage", "formats", "config", "paths",
     ),
-    "seq1f1b_jax.explore.command": (
-        "seq1f1b_jax.schedule", "seq1f1b_jax.picture", "seq1f1b_jax.paths",
-    ),
-    "seq1f1b_jax.schedule": ("seq1f1b_jax.schedule", "seq1f1b_jax.paths"),
-    "seq1f1b_jax.picture": ("seq1f1b_jax.picture", "seq1f1b_jax.schedule", "seq1f1b_jax.paths"),
-    "seq1f1b_jax.ops": ("seq1f1b_jax.ops",),
-    "seq1f1b_jax.pipeline": (
-        "seq1f1b_jax.pipeline",
-        "seq1f1b_jax.schedule",
-        "seq1f1b_jax.ops",
-    ),
-    "seq1f1b_jax.formats": ("seq1f1b_jax.formats", "seq1f1b_jax.config"),
-    "seq1f1b_jax.data": (
-        "seq1f1b_jax.data", "seq1f1b_jax.formats", "seq1f1b_jax.config", "seq1f1b_jax.paths",
-    ),
-    "seq1f1b_jax.distributed": ("seq1f1b_jax.distributed", "seq1f1b_jax.config"),
-    "seq1f1b_jax.launch": (
-        "seq1f1b_jax.launch",
-        "seq1f1b_jax.distributed.exits",
-        "seq1f1b_jax.distributed.processes",
-        "seq1f1b_jax.config",
-        "seq1f1b_jax.paths",
-    ),
-    "seq1f1b_jax.training": (
-        "seq1f1b_jax.training",
-        "seq1f1b_jax.distributed",
-        "seq1f1b_jax.data",
-        "seq1f1b_jax.picture",
-        "seq1f1b_jax.pipeline",
-        "seq1f1b_jax.schedule",
-        "seq1f1b_jax.ops",
-        "seq1f1b_jax.config",
-        "seq1f1b_jax.config.checks",
-        "seq1f1b_jax.paths",
-    ),
-    "seq1f1b_jax.run": ("seq1f1b_jax", "models"),
-    "seq1f1b_jax.models.hf": (
-        "models",
-        "seq1f1b_jax.config",
-        "seq1f1b_jax.formats",
-        "seq1f1b_jax.pipeline.params.layout",
-        "seq1f1b_jax.pipeline.params.rows",
-        "seq1f1b_jax.pipeline.params.sharding",
-        "seq1f1b_jax.pipeline.stage",
-    ),
-    "models": ("models", "seq1f1b_jax.config", "seq1f1b_jax.pipeline.stage", "seq1f1b_jax.ops"),
+    "models": ("pipeline.stage", "ops", "config"),
+    "inference": ("host", "data.tokenizer", "pipeline", "ops", "config"),
+    "data": ("formats", "config", "paths"),
+    "distributed": ("config",),
+    "host": ("distributed", "config", "paths"),
+    "launch": ("distributed.exits", "distributed.processes", "config", "paths"),
+    "cli": ("config", "paths"),
     "mesh_configs": (),
-}
+    "training": (
+        "cli", "distributed", "host", "data", "inference", "models", "picture", "pipeline",
+        "schedule", "ops", "config", "paths",
+    ),
+}  # fmt: skip
 # Parts that must load where nothing but these is installed.
 THIRD_PARTY = {
-    "seq1f1b_jax.config.model": set(),
-    "seq1f1b_jax.config": set(),
-    "seq1f1b_jax.config.checks": set(),
-    "seq1f1b_jax.paths": set(),
-    "seq1f1b_jax.cli": {"yaml", "jsonargparse"},
-    "seq1f1b_jax.explore.command": {"numpy"},
-    "seq1f1b_jax.schedule": {"numpy"},
-    "seq1f1b_jax.picture": {"numpy", "matplotlib"},
-    "seq1f1b_jax.data": {
+    "config": set(),
+    "paths": set(),
+    "cli": {"yaml", "jsonargparse"},
+    "schedule": {"numpy"},
+    "explore": {"numpy"},
+    "picture": {"numpy", "matplotlib"},
+    "data": {
         "numpy", "jaxtyping", "grain", "tokenizers", "pyarrow", "rich",
         "compression", "backports",  # zst: of Python from 3.14 on, and its backport
     },
-    "seq1f1b_jax.launch": set(),
-    "seq1f1b_jax.formats": {"numpy", "ml_dtypes", "gguf", "jaxtyping"},
+    "launch": set(),
+    "formats": {"numpy", "ml_dtypes", "gguf", "jaxtyping"},
 }
 
 
 def module_name(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    inside = ("seq1f1b_jax",) if parts[0] in FOLDERS[1:] else ()
+    return ".".join((*inside, *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
 def within(module, part):
@@ -98,7 +71,8 @@ def within(module, part):
 
 
 def sources(*folders):
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in found if not path.is_symlink())
 
 
 def tree_of(path):
@@ -123,10 +97,17 @@ def imports(path):
 
 
 def part_of(path):
-    return next((part for part in ARROWS if within(module_name(path), part)), None)
+    name = module_name(path).removeprefix("seq1f1b_jax.")
+    return next((part for part in ARROWS if within(name, part)), None)
 
 
-FILES = sources(*PACKAGES)
+FILES = sources(*FOLDERS)
+
+
+def ours(path):
+    """What a file imports of the package, without the package's own name."""
+    names = (name.partition(".") for name in imports(path))
+    return [rest for root, _, rest in names if root == "seq1f1b_jax" and rest]
 
 
 def test_every_file_belongs_to_a_part_of_the_house():
@@ -138,16 +119,66 @@ def test_every_file_belongs_to_a_part_of_the_house():
 def test_imports_follow_the_arrows(part):
     for path in FILES:
         if part_of(path) == part:
-            ours = [name for name in imports(path) if name.split(".")[0] in (*PACKAGES, "train")]
-            wrong = [name for name in ours if not any(within(name, to) for to in ARROWS[part])]
-            assert not wrong, f"{module_name(path)} may import {ARROWS[part]}, not {wrong}"
+            allowed = (part, *ARROWS[part])
+            wrong = [name for name in ours(path) if not any(within(name, to) for to in allowed)]
+            assert not wrong, f"{module_name(path)} may import {allowed}, not {wrong}"
+
+
+def test_no_arrow_points_up():
+    order = list(ARROWS)
+    assert all(
+        to.partition(".")[0] in {name.partition(".")[0] for name in order} for to in order
+    )
+    edges = {part: {to.partition(".")[0] for to in to_all} for part, to_all in ARROWS.items()}
+    TopologicalSorter(edges).prepare()  # raises CycleError
+
+
+def beside(folder):
+    """Of each file and folder in a folder: which others in it its files import."""
+    name = module_name(folder / "__init__.py")
+    edges = {}
+    for path in FILES:
+        module = module_name(path)
+        if path.name == "__init__.py" and path.parent == folder or not within(module, name):
+            continue
+        child = module.removeprefix(name + ".").partition(".")[0]
+        inner = [f"seq1f1b_jax.{to}" for to in ours(path)]
+        inner = [to.removeprefix(name + ".").partition(".")[0] for to in inner if within(to, name)]
+        edges.setdefault(child, set()).update({to for to in inner if to not in (child, name)})
+    return edges
+
+
+PACKAGES = sorted({path.parent for path in FILES})
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_circle_among_what_stands_side_by_side(folder):
+    TopologicalSorter(beside(folder)).prepare()  # raises CycleError, which names the circle
+
+
+def test_folders_are_narrow():
+    count = {folder: len(list(folder.glob("[!_]*.py"))) for folder in PACKAGES}
+    wide = {str(folder): number for folder, number in count.items() if number > MAX_FILES}
+    assert not wide, f"at most {MAX_FILES} files side by side: {wide}"
+
+
+def test_no_folder_is_most_of_the_house():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    share = {
+        str(folder.relative_to(ROOT)): sum(lines[path] for path in lines if folder in path.parents)
+        / sum(lines.values())
+        for folder in PACKAGES
+        if folder != ROOT / "seq1f1b_jax"
+    }
+    large = {folder: f"{part:.1%}" for folder, part in share.items() if part > MAX_SHARE}
+    assert not large, f"above {MAX_SHARE:.0%} of the lines: {large}"
 
 
 @pytest.mark.parametrize("part", THIRD_PARTY)
 def test_light_parts_import_little(part):
     for path in FILES:
         if part_of(path) == part:
-            roots = {name.split(".")[0] for name in imports(path)} - {*PACKAGES}
+            roots = {name.split(".")[0] for name in imports(path)} - {"seq1f1b_jax"}
             foreign = roots - THIRD_PARTY[part] - set(sys.stdlib_module_names)
             assert not foreign, f"{module_name(path)} imports {foreign}"
 

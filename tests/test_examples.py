@@ -16,14 +16,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("seq1f1b_jax", "models", "benchmarks")
-FILES = [ROOT / "train.py", *(p for name in FOLDERS for p in sorted((ROOT / name).rglob("*.py")))]
+FOUND = (path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py")))
+FILES = [ROOT / "train.py", *(path for path in FOUND if not path.is_symlink())]
 HEADING = re.compile(r"^[ \t]*Examples?:[ \t]*$", re.MULTILINE)
 OTHERWISE = {"train": "command lines; those of README are run by tests/test_readme.py"}
 """Docstrings whose `Example:` is no Python, and what runs it instead."""
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return f"seq1f1b_jax.{name}" if name.startswith("models") else name
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str, int]]:

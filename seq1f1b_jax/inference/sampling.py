@@ -11,8 +11,8 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer import Tokenizer
+from seq1f1b_jax.host.stdout import Output
 from seq1f1b_jax.pipeline.stage import Params, Stage
-from seq1f1b_jax.training.faults.stdout import Output
 
 
 class Stream(Protocol):

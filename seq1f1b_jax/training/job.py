@@ -20,13 +20,13 @@ from seq1f1b_jax.distributed.fingerprint import (
     numerics_of,
     settings_of,
 )
+from seq1f1b_jax.host.stdout import Output
 from seq1f1b_jax.inference.sampling import Stream
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint.folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint.read import LOOKS, read_again
 from seq1f1b_jax.training.checkpoint.restore import CHECKPOINTS, load_newest
 from seq1f1b_jax.training.faults.finite import finite_rows
-from seq1f1b_jax.training.faults.stdout import Output
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.reports.events import process_began
 from seq1f1b_jax.training.setup import Setup, make_setup

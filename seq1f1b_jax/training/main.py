@@ -10,6 +10,8 @@ import jax
 
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
+from seq1f1b_jax.host.lock import check_shared, run_lock
+from seq1f1b_jax.host.stdout import told_loss
 from seq1f1b_jax.inference.sampling import sample_text
 from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
@@ -24,7 +26,6 @@ from seq1f1b_jax.training.compile_cache import use_compile_cache
 from seq1f1b_jax.training.evaluation import held_out_batches, make_evaluation
 from seq1f1b_jax.training.faults.finite import check_finite
 from seq1f1b_jax.training.faults.needs import check_state_fits
-from seq1f1b_jax.training.faults.stdout import told_loss
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
@@ -50,13 +51,12 @@ from seq1f1b_jax.training.reports.metrics import (
 )
 from seq1f1b_jax.training.reports.progress import ProgressReport, Waiting
 from seq1f1b_jax.training.reports.trace import trace_step
-from seq1f1b_jax.training.run_folder.folder import (
+from seq1f1b_jax.training.run_folder import (
     check_folder,
     set_aside,
     write_recipe,
     write_tokenizer,
 )
-from seq1f1b_jax.training.run_folder.lock import check_shared, run_lock
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, init_state, make_train_step
 from seq1f1b_jax.training.step_per_cut import StepByCut

@@ -12,8 +12,8 @@ from seq1f1b_jax.cli.devices import count_ranks, mend_command, probe_machine
 from seq1f1b_jax.config import Config, DistributedConfig, UserError
 from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.distributed import Group
+from seq1f1b_jax.host.stdout import Output
 from seq1f1b_jax.pipeline import Stage
-from seq1f1b_jax.training.faults.stdout import Output
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.job import Job
 from seq1f1b_jax.training.resolve import described, export_params

@@ -14,9 +14,9 @@ import numpy as np
 from seq1f1b_jax.cli.keys import resolve_paths
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.distributed import ALONE
+from seq1f1b_jax.host.stdout import Output
 from seq1f1b_jax.pipeline import Params, Stage, check_stage
 from seq1f1b_jax.training import commands
-from seq1f1b_jax.training.faults.stdout import Output
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.job import Job, use_model
 from seq1f1b_jax.training.main import train

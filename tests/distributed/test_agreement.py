@@ -4,7 +4,7 @@ import signal
 from itertools import product
 
 from seq1f1b_jax.distributed import ALONE
-from seq1f1b_jax.training.faults.interrupt import Agreement, StopRequest
+from seq1f1b_jax.host.interrupt import Agreement, StopRequest
 from tests.distributed.test_group import groups
 
 NUM_STEPS = 5

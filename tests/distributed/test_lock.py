@@ -12,13 +12,13 @@ import pytest
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE
-from seq1f1b_jax.training.run_folder.lock import LOCK, check_shared, run_lock
+from seq1f1b_jax.host.lock import LOCK, check_shared, run_lock
 from tests.run.tiny import command_line, run
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from seq1f1b_jax.training.run_folder.lock import run_lock
+from seq1f1b_jax.host.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(100)

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from seq1f1b_jax.host.files import LineFile
 from seq1f1b_jax.training.reports.metrics import read_metrics
-from seq1f1b_jax.training.run_folder.files import LineFile
 from tests.run.test_bad_input import assert_one_line
 from tests.run.tiny import checkpoint_steps, command_line, copy_until, losses, run
 

@@ -5,7 +5,7 @@ import pytest
 
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.training.main import count_params
-from seq1f1b_jax.training.run_folder.folder import set_aside
+from seq1f1b_jax.training.run_folder import set_aside
 from tests.run.tiny import command_line, run
 
 

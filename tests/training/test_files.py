@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import pytest
 
 from seq1f1b_jax.data.tokenizer.from_json import byte_level_bytes
-from seq1f1b_jax.training.run_folder.files import LineFile, first_free, replace_file
-from seq1f1b_jax.training.run_folder.folder import write_recipe, write_tokenizer
-from seq1f1b_jax.training.run_folder.lock import LOCK, run_lock
+from seq1f1b_jax.host.files import LineFile, first_free, replace_file
+from seq1f1b_jax.host.lock import LOCK, run_lock
+from seq1f1b_jax.training.run_folder import write_recipe, write_tokenizer
 
 
 @contextmanager

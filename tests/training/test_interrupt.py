@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from seq1f1b_jax.training.faults.interrupt import SIGNALS, second_ctrl_c_ends, stop_on_signals
+from seq1f1b_jax.host.interrupt import SIGNALS, second_ctrl_c_ends, stop_on_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -60,7 +60,7 @@ def test_only_in_the_main_thread():
 
 PROGRAM = """
 import sys, time
-from seq1f1b_jax.training.faults.interrupt import stop_on_signals
+from seq1f1b_jax.host.interrupt import stop_on_signals
 with stop_on_signals() as stop:
     print("ready", flush=True)
     for _ in range(1000):
@@ -107,7 +107,7 @@ def test_the_second_ctrl_c_ends_a_busy_process_at_once():
 
 COMPILES = """
 import hashlib
-from seq1f1b_jax.training.faults.interrupt import second_ctrl_c_ends
+from seq1f1b_jax.host.interrupt import second_ctrl_c_ends
 with second_ctrl_c_ends():
     try:
         print("ready", flush=True)

@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-from seq1f1b_jax.training.faults.stdout import Output, lasting_output
+from seq1f1b_jax.host.stdout import Output, lasting_output
 
 
 class Broken(io.StringIO):

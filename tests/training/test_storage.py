@@ -8,7 +8,7 @@ import pytest
 from seq1f1b_jax.config import Config, DataConfig
 from seq1f1b_jax.data.tokenizer import BYTES
 from seq1f1b_jax.training.checkpoint.restore import check_same_run, make_meta
-from seq1f1b_jax.training.run_folder.folder import check_folder
+from seq1f1b_jax.training.run_folder import check_folder
 
 DOCUMENTS = DataConfig(packing="documents")
 

@@ -29,10 +29,10 @@ from jax.errors import JaxRuntimeError
 from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
+from seq1f1b_jax.host.files import replace_file
 from seq1f1b_jax.pipeline.executor.trace import LastActions
 from seq1f1b_jax.training.checkpoint.folder import CHECKPOINTS, committed_steps
 from seq1f1b_jax.training.faults.standing import Standing, Talk, first_line
-from seq1f1b_jax.training.run_folder.files import replace_file
 
 RECENT_STEPS = 50
 LOOK_SECONDS = 1.0

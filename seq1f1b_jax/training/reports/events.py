@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seq1f1b_jax.training.run_folder.files import LineFile
+from seq1f1b_jax.host.files import LineFile
 
 EVENTS = "events.jsonl"
 START, RESTORE, COMPILE, MEET = "start", "restore", "compile", "meet"

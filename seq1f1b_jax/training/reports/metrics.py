@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.training.run_folder.files import (
+from seq1f1b_jax.host.files import (
     LineFile,
     cannot_write,
     first_free,

@@ -26,7 +26,7 @@ class LineFile:
     Example:
       >>> from pathlib import Path
       >>> from tempfile import TemporaryDirectory
-      >>> from seq1f1b_jax.training.run_folder.files import LineFile
+      >>> from seq1f1b_jax.host.files import LineFile
       >>> with TemporaryDirectory() as folder:
       ...     path = Path(folder, "lines")
       ...     lines = LineFile(path, say=print)

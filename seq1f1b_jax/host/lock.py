@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Group
-from seq1f1b_jax.training.run_folder.files import cannot_write, open_own
+from seq1f1b_jax.host.files import cannot_write, open_own
 
 LOCK = "running.lock"
 SHARED_SECONDS = 30.0

@@ -24,7 +24,7 @@ class Output:
 
     Example:
       >>> import os
-      >>> from seq1f1b_jax.training.faults.stdout import Output
+      >>> from seq1f1b_jax.host.stdout import Output
       >>> reader, writer = os.pipe()
       >>> with os.fdopen(writer, "w") as stream:
       ...     output = Output(stream)

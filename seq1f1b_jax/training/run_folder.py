@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data import Tokenizer
 from seq1f1b_jax.data.tokenizer import TOKENIZER, TOKENIZER_CONFIG
+from seq1f1b_jax.host.files import cannot_write, first_free, replace_file
+from seq1f1b_jax.host.lock import LOCK
 from seq1f1b_jax.paths import RUN_CONFIG
 from seq1f1b_jax.training.checkpoint.folder import CHECKPOINTS
 from seq1f1b_jax.training.reports.metrics import METRICS
-from seq1f1b_jax.training.run_folder.files import cannot_write, first_free, replace_file
-from seq1f1b_jax.training.run_folder.lock import LOCK
 
 
 def set_aside(folder: Path) -> Path | None:
