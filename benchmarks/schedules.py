@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import report
 from seq1f1b_jax.schedule import SCHEDULES, Costs, Plan, make_plan, peak_units, simulate
-from seq1f1b_jax.schedule.simulation.formulas import closed_form
+from seq1f1b_jax.schedule.formulas import closed_form
 
 STAGES, CHUNKS, RATIOS = (4, 8, 16, 64), (1, 4, 8), ("2", "2.5")
 MICROBATCHES_PER_STAGE = 2

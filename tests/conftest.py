@@ -27,6 +27,17 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 
 @pytest.fixture
+def own_schedules() -> Iterator[None]:
+    """Schedules that a test registers are forgotten after it."""
+    from seq1f1b_jax.schedule import registry
+
+    before = dict(registry.SCHEDULES)
+    yield
+    for name in registry.SCHEDULES.keys() - before:
+        del registry._schedules[name]
+
+
+@pytest.fixture
 def x64() -> Iterator[None]:
     """Run one test with 64-bit types enabled; the setting is undone afterwards."""
     import jax

@@ -69,7 +69,7 @@ WITH_EXAMPLES = {module_name(path): path for path in FILES if examples(path)}
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_examples_run(name, tmp_path, monkeypatch):
+def test_examples_run(name, tmp_path, monkeypatch, own_schedules):
     jax.devices()  # sets variables of its own
     monkeypatch.chdir(tmp_path)
     environment = dict(os.environ)

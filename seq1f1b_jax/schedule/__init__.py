@@ -11,12 +11,14 @@ Nothing here imports JAX.
 
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.exchange import Exchange
+from seq1f1b_jax.schedule.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.generators.forward import forward_plan
 from seq1f1b_jax.schedule.grid import draw_plan, parse_grid
 from seq1f1b_jax.schedule.lowering.lower import lower
 from seq1f1b_jax.schedule.lowering.replay import ReplayError, replay
 from seq1f1b_jax.schedule.lowering.table import NO_STAGE, TickTable, draw_table
 from seq1f1b_jax.schedule.lowering.ticks import place
+from seq1f1b_jax.schedule.named import Bubble, InFlight, Schedule, Sizes
 from seq1f1b_jax.schedule.partition import (
     ChunkCost,
     aligned_block,
@@ -25,10 +27,9 @@ from seq1f1b_jax.schedule.partition import (
     explicit_lengths,
 )
 from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
-from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan
+from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan, register_schedule
 from seq1f1b_jax.schedule.simulation.durations import Costs
 from seq1f1b_jax.schedule.simulation.flops import StageCost
-from seq1f1b_jax.schedule.simulation.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.simulation.simulate import MACHINES, Simulation, draw_simulation, simulate
 from seq1f1b_jax.schedule.validate import validate
 
@@ -37,15 +38,19 @@ __all__ = [
     "NO_STAGE",
     "SCHEDULES",
     "Action",
+    "Bubble",
     "ChunkCost",
     "ClosedForm",
     "Costs",
     "Exchange",
+    "InFlight",
     "Op",
     "Plan",
     "PlanError",
     "ReplayError",
+    "Schedule",
     "Simulation",
+    "Sizes",
     "StageCost",
     "TickTable",
     "aligned_block",
@@ -62,6 +67,7 @@ __all__ = [
     "parse_grid",
     "peak_units",
     "place",
+    "register_schedule",
     "replay",
     "simulate",
     "validate",

@@ -1,19 +1,13 @@
 """A model of one's own by its name: made from the configuration, and written into one."""
 
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from difflib import get_close_matches
-from functools import reduce
-from importlib import import_module
 from typing import Any
 
 from seq1f1b_jax.config import ModelConfig, UserError
-from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import Stage, check_stage
-from seq1f1b_jax.pipeline.checks.check_stage import MISTAKES
 from seq1f1b_jax.pipeline.stage import window_of
+from seq1f1b_jax.schedule.user_code import MISTAKES, import_named, reason
 
 SIZES = (
     "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "tied",
@@ -38,13 +32,21 @@ def load_stage(name: str, settings: Mapping[str, Any]) -> Stage:
       >>> load_stage("models:build_stage", {"family": "llama", "preset": "tiny"}).num_layers
       2
     """
-    make = _find(name)
+    try:
+        make = import_named(name, what="model.stage", kind="a class")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not callable(make):
+        raise UserError(
+            f"model.stage={name} is a {type(make).__name__}; name a class, which model.settings "
+            "are given to"
+        )
     try:
         stage = make(**{key: _hashable(value) for key, value in settings.items()})
     except MISTAKES as error:
         raise UserError(
             f"model.stage={name} cannot be made with model.settings={dict(settings)}: "
-            f"{_reason(error)}"
+            f"{reason(error)}"
         ) from error
     check_stage(stage)
     return stage
@@ -72,31 +74,6 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
     )
 
 
-def _find(name: str) -> Any:
-    module_name, _, path = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = import_module(module_name)
-    except (ImportError, SyntaxError, *MISTAKES) as error:
-        raise UserError(
-            f"model.stage={name}: {module_name} cannot be imported ({_reason(error)}); it must be "
-            "a module in the working directory, on PYTHONPATH, or installed"
-        ) from error
-    try:
-        found = reduce(getattr, path.split("."), module)
-    except AttributeError:
-        close = get_close_matches(path, dir(module), n=1)
-        cure = f"did you mean {close[0]!r}?" if close else "name a class in it"
-        raise UserError(f"model.stage={name}: {module_name} has no {path!r}; {cure}") from None
-    if not callable(found):
-        raise UserError(
-            f"model.stage={name} is a {type(found).__name__}; name a class, which model.settings "
-            "are given to"
-        )
-    return found
-
-
 def _fields(stage: Stage) -> dict[str, Any]:
     """Fields that are not as by default."""
     if not is_dataclass(stage):
@@ -118,7 +95,3 @@ def _plain(value: Any) -> Any:
 
 def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {one_line(str(error).strip().partition(chr(10))[0])}"

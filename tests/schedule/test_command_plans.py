@@ -110,7 +110,7 @@ def test_compared_plans_do_the_same_work(capsys):
     out = run(capsys, *ARGUMENTS, "--compare", "1f1b", "seq1f1b-i", "seq-zb-h1")
     assert row(out, "comparison") == ["seq1f1b", "1f1b", "seq1f1b-i", "seq-zb-h1"]
     assert row(out, "chunks") == ["2", "1", "2", "2"]
-    assert row(out, "times of a unit there")[:3] == ["F=1 B=2", "F=2 B=4", "F=0.5 B=1"]
+    assert row(out, "times of a unit on a rank")[:3] == ["F=1 B=2", "F=2 B=4", "F=1 B=2"]
     # (P-1)(f+b)/C, without chunks, over V, and without two W of it
     bubbles = list(map(float, out.split("comparison")[1].split("bubble time")[1].split()[:4]))
     assert bubbles == [3, 6, 1.5, 1]

@@ -22,7 +22,7 @@ from seq1f1b_jax.schedule import (
     simulate,
     validate,
 )
-from seq1f1b_jax.schedule.simulation.formulas import closed_form
+from seq1f1b_jax.schedule.formulas import closed_form
 from tests.schedule.cases import OPTIONS
 
 COSTS = {

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.schedule import MACHINES, SCHEDULES, Costs, make_plan, peak_units, simulate
-from seq1f1b_jax.schedule.simulation.formulas import closed_form
+from seq1f1b_jax.schedule.formulas import closed_form
 
 SIZES = {"num_ranks": 8, "num_microbatches": 8, "num_chunks": 4}
 CHUNKED = [name for name in SCHEDULES if not SCHEDULES[name].chunked_name]
@@ -39,7 +39,7 @@ def test_simulation_agrees_for_any_equal_costs(name, sizes, times):
         ("seq1f1b", {}, 11, 21, "min(P-p-1+C, M*C)", "(P-1)(F+B)"),
         ("seq1f1b", {"extra_warmup": 3}, 14, 21, "min(P-p-1+C+3, M*C)", "(P-1)(F+B)"),
         ("seq1f1b-lockstep", {}, 18, 21, "min(2(P-p-1)+C, M*C)", "(P-1)(F+B)"),
-        ("seq1f1b-i", {}, 26, 21, "min((V-1)g+2(P-p-1)+C, V*M*C), g=8", "(P-1)(F+B)"),
+        ("seq1f1b-i", {}, 26, 21, "min((V-1)g+2(P-p-1)+C, V*M*C), g=8", "(P-1)(F+B)/V"),
         ("seq1f1b-i", {"stages_per_rank": 3}, 34, 21, "min((V-1)g+2(P-p-1)+C, V*M*C), g=8", None),
         ("seq1f1b-i", {"short_warmup": True}, 19, 21, "min((V-1)g+P-p-1+C, V*M*C), g=8", None),
         ("seq-zb-h1", {}, 11, 7, "min(P-1+C, M*C)", "(P-1)(F+I-W)"),
@@ -48,16 +48,16 @@ def test_simulation_agrees_for_any_equal_costs(name, sizes, times):
 def test_figures_and_rules(name, options, peak, bubble, peak_rule, bubble_rule):
     form = closed_form(name, Costs(forward=1, backward=2), **SIZES, **options)
     assert (max(form.peak_units), form.bubble, form.peak_rule) == (peak, bubble, peak_rule)
-    assert form.bubble_rule == (bubble_rule or "(P-1)(F+B)")
+    assert form.bubble_rule == (bubble_rule or "(P-1)(F+B)/V")
     assert form.makespan == form.work + bubble
-    assert form.bubble_fraction == bubble / form.makespan
+    assert form.bubble_fraction == float(bubble / form.makespan)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "weights", "bubble", "rule"),
     [
         # three units on eight ranks: another gap of five in the second round
-        ("1f1b-i", {"num_microbatches": 3}, 1, 12 * 3, "(P-1+(V-1)(P-M*C))(F+B)"),
+        ("1f1b-i", {"num_microbatches": 3}, 1, 12 * 3, "(P-1+(V-1)(P-M*C))(F+B)/V"),
         # memory that is never full leaves six of seven places for a W unfilled
         ("zb-h1", {"num_microbatches": 2}, 1, 14 - 1, "max((P-1)F, (P-1)(F+I)-min((M-1)C, P-1)m"),
         # the first forward passes seven ranks, whatever fills the rest

@@ -20,6 +20,7 @@ from seq1f1b_jax.schedule import (
 from seq1f1b_jax.schedule.generators.seq1f1b import seq1f1b_lockstep
 from seq1f1b_jax.schedule.grid import draw_marked
 
+OURS = set(SCHEDULES)
 GOLDEN = Path(__file__).parent / "golden"
 COSTS = Costs(forward=1, backward=2)
 
@@ -35,7 +36,7 @@ def _plan(name, num_ranks, num_microbatches, num_chunks, **options):
 
 
 def test_every_schedule_has_its_golden_grid():
-    assert {path.stem for path in GOLDEN.iterdir()} == set(SCHEDULES)
+    assert {path.stem for path in GOLDEN.iterdir()} == OURS
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -93,11 +94,11 @@ def test_order_of_work_of_evaluation():
 @pytest.mark.parametrize(
     ("module", "plan"),
     [
-        ("terapipe", _plan("terapipe", 2, 2, 2)),
-        ("seq1f1b", _plan("seq1f1b", 2, 2, 2)),
+        ("generators.terapipe", _plan("terapipe", 2, 2, 2)),
+        ("generators.seq1f1b", _plan("seq1f1b", 2, 2, 2)),
         ("grid", _plan("seq1f1b", 2, 2, 2)),
-        ("zero_bubble", _plan("zb-h1", 2, 3, 1)),
-        ("forward", forward_plan(num_ranks=2, num_microbatches=2, num_chunks=2)),
+        ("generators.zero_bubble", _plan("zb-h1", 2, 3, 1)),
+        ("generators.forward", forward_plan(num_ranks=2, num_microbatches=2, num_chunks=2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

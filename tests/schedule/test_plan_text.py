@@ -39,13 +39,20 @@ def test_plan_text_is_read_back_for_any_plan(ranks, sizes, stages_per_rank, exch
     assert Plan.parse(plan.text()) == plan
 
 
-def test_header_names_the_exchange_always_and_virtual_stages_where_there_are_some():
+def test_header_names_the_exchange_always_and_stages_per_rank_where_there_are_several():
     sizes = {"num_ranks": 2, "num_microbatches": 3, "num_chunks": 1}
     headers = [make_plan(name, **sizes).text().split("\n")[0] for name in ("1f1b", "1f1b-i")]
     assert headers == [
         "1f1b ranks=2 microbatches=3 chunks=1 exchange=parity",
         "1f1b-i ranks=2 microbatches=3 chunks=1 stages_per_rank=2 exchange=lockstep",
     ]
+
+
+def test_a_header_of_an_earlier_version_is_read():
+    plan = make_plan("1f1b-i", num_ranks=2, num_microbatches=3, num_chunks=1)
+    text = plan.text().replace("ranks=", "stages=", 1).replace("stages_per_rank=", "virtual=")
+    assert text.startswith("1f1b-i stages=2 microbatches=3 chunks=1 virtual=2 ")
+    assert Plan.parse(text) == plan
 
 
 def test_a_grid_of_more_stages_than_ranks_is_a_ring():
@@ -56,10 +63,10 @@ def test_a_grid_of_more_stages_than_ranks_is_a_ring():
 
 
 @pytest.mark.parametrize(
-    ("virtual", "exchange"), [("", "parity"), (" stages_per_rank=2", "lockstep")]
+    ("several", "exchange"), [("", "parity"), (" stages_per_rank=2", "lockstep")]
 )
-def test_a_header_without_exchange_never_means_what_cannot_run(virtual, exchange):
-    assert Plan.parse(f"a ranks=1 microbatches=1 chunks=1{virtual}\n-").exchange == exchange
+def test_a_header_without_exchange_never_means_what_cannot_run(several, exchange):
+    assert Plan.parse(f"a ranks=1 microbatches=1 chunks=1{several}\n-").exchange == exchange
 
 
 @pytest.mark.parametrize("name", ["1F1B", "Seq1F1B-I", "ZB-H1"])

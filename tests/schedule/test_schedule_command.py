@@ -73,10 +73,10 @@ def test_costs_without_a_common_measure_are_not_drawn(capsys):
     assert max(map(len, out.splitlines())) > 15_000
 
 
-def test_virtual_stages_share_the_time_of_their_rank(capsys):
+def test_stages_share_the_time_of_their_rank(capsys):
     plain = run(capsys, *sizes_of("seq1f1b"), "--backward", "4")
     thirds = run(capsys, *sizes_of("seq1f1b-i"), "--stages-per-rank", "3", "--backward", "4")
-    assert "F=0.333333 B=1.33333, one column is 0.333333" in thirds
+    assert "F=1 B=4 in 3 stages, one column is 0.333333" in thirds
     work = [
         float(row(out, "step time ")[0]) - float(row(out, "bubble time")[0])
         for out in (plain, thirds)
@@ -102,7 +102,7 @@ def test_another_machine_is_named_and_its_time_shown(capsys, machine):
 
 def test_what_will_run_leads_where_the_machines_differ(capsys):
     out = run(capsys, *sizes_of("seq1f1b-i"), "--short-warmup")
-    assert "course of time, executor (F=0.5 B=1" in out
+    assert "course of time, executor (F=1 B=2 in 2 stages" in out
     executor, asynchronous = (row(out, machine)[0] for machine in ("executor", "asynchronous"))
     assert row(out, "step time ")[0] == executor and float(executor) > float(asynchronous)
     assert out.index("\nexecutor ") < out.index("\nasynchronous ")
@@ -141,6 +141,8 @@ def test_without_a_name_the_schedules_are_listed(capsys):
         ([*ARGUMENTS, "--chunks", "0"], "--chunks: '0' must be"),
         ([*ARGUMENTS, "--extra-warmup", "-1"], "'-1' must be a whole number of at least 0"),
         ([*ARGUMENTS, "--oops"], "--oops"),
+        (["seq1f1b", "--stages", "2"], "--stages is now --ranks"),
+        ([*ARGUMENTS, "--virtual", "2"], "--virtual is now --stages-per-rank"),
         ([*ARGUMENTS, "--stages-per-rank", "2"], "stages_per_rank=2 has no meaning for seq1f1b"),
         ([*ARGUMENTS, "--stages-per-rank", "2", "--compare", "1f1b"], "=2 has no meaning"),
         ([*ARGUMENTS, "--short-warmup"], "short_warmup=True has no meaning"),
@@ -205,9 +207,9 @@ import runpy, sys
 for name in ("jax", "jaxlib", "flax", "optax", "orbax", "jaxtyping", "matplotlib"):
     sys.modules[name] = None  # importing it raises
 before = set(sys.modules)
-sys.argv = ["schedule", *{ARGUMENTS!r}, "--compare", "1f1b", "--seq-len", "64"]
+sys.argv = ["explore", *{ARGUMENTS!r}, "--compare", "1f1b", "--seq-len", "64"]
 try:
-    runpy.run_module("seq1f1b_jax.schedule", run_name="__main__")
+    runpy.run_module("seq1f1b_jax.explore", run_name="__main__")
 except SystemExit as end:
     assert end.code == 0, end.code
 loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
@@ -218,6 +220,13 @@ print("seq1f1b_jax.picture" in sys.modules)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["['numpy', 'seq1f1b_jax']", "False"]
+
+
+def test_the_former_command_names_the_new_one():
+    command = [sys.executable, "-m", "seq1f1b_jax.schedule", *ARGUMENTS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: this command is now python -m seq1f1b_jax.explore\n"
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from seq1f1b_jax.explore.command.report import cost_text
 from seq1f1b_jax.explore.command.subjects import LEADING, Subject
-from seq1f1b_jax.explore.command.text import microbatches, number, ops_of, ratio, table
+from seq1f1b_jax.explore.command.text import microbatches, number, ratio, table
 from seq1f1b_jax.schedule.plan import peak_units
 
 
@@ -29,7 +29,7 @@ def _column(subject: Subject, first: Subject, *, machine: str) -> dict[str, str]
         "chunks": str(plan.num_chunks),
         "stages per rank": str(plan.stages_per_rank),
         "exchange": str(plan.exchange),
-        "times of a unit there": cost_text(subject.costs, ops_of(plan)),
+        "times of a unit on a rank": cost_text(subject),
         f"step time, {machine}": number(simulation.makespan),
         "step time over the first": ratio(step),
         "bubble time": number(simulation.bubble),

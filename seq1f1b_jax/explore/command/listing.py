@@ -1,9 +1,9 @@
 """The schedules by name, a line each."""
 
 from seq1f1b_jax.explore.command.text import table
+from seq1f1b_jax.schedule.formulas import closed_form
 from seq1f1b_jax.schedule.registry import SCHEDULES, Schedule
 from seq1f1b_jax.schedule.simulation.durations import Costs
-from seq1f1b_jax.schedule.simulation.formulas import closed_form
 
 _OPTIONS = {
     "stages_per_rank": "--stages-per-rank",
@@ -19,7 +19,8 @@ def listing() -> str:
     return (
         table([heads, *rows])
         + "\n\nP ranks, M microbatches, C chunks, V stages per rank; F, B = I+W the times"
-        "\nof a unit on a stage; g the units that go through a rank's stages together.\n\n"
+        "\nof a unit on a rank; g the units that go through a rank's stages together; - no formula."
+        "\n\n"
         "python -m seq1f1b_jax.explore seq1f1b --ranks 4 --microbatches 4 --chunks 2"
     )
 

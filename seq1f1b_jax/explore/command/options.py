@@ -38,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     result.add_argument(
-        "schedule", nargs="?", help=f"one of {', '.join(SCHEDULES)}, or a plan file (.csv or text)"
+        "schedule",
+        nargs="?",
+        help=f"one of {', '.join(SCHEDULES)}, package.module:name of another, or a plan file (.csv"
+        " or text)",
     )
     _add_sizes(result.add_argument_group("sizes (a plan file brings its own)"))
     _add_times(result.add_argument_group("times of one unit on one rank, all of its layers"))

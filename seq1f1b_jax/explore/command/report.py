@@ -23,7 +23,6 @@ from seq1f1b_jax.schedule.grid import draw_plan
 from seq1f1b_jax.schedule.lowering.lower import lower
 from seq1f1b_jax.schedule.partition import even_lengths
 from seq1f1b_jax.schedule.plan import Plan, peak_units
-from seq1f1b_jax.schedule.simulation.durations import Costs
 from seq1f1b_jax.schedule.simulation.simulate import Simulation, draw_simulation
 
 _MAX_COLUMNS = 1000
@@ -79,22 +78,17 @@ def buffers(plan: Plan, *, seq_len: int, block: int) -> str:
     return table(row for row in rows if row[0] != "deferred to W, by rank" or Op.W in ticks.ops)
 
 
-def cost_text(costs: Costs, ops: Iterable[Op]) -> str:
-    """Write the times of operations, and of a message if it takes any.
-
-    Example:
-      >>> from seq1f1b_jax.schedule import Costs, Op
-      >>> from seq1f1b_jax.explore.command.report import cost_text
-      >>> cost_text(Costs(forward=1, backward=2, transfer=0.5), (Op.F, Op.B))
-      'F=1 B=2 transfer=0.5'
-    """
-    words = [f"{op}={number(time)}" for op, time in _times(costs, ops).items()]
-    return " ".join(words + [f"transfer={number(costs.transfer)}"] * bool(costs.transfer))
+def cost_text(subject: Subject) -> str:
+    """Write the times of a unit on a rank, and of a message if it takes any: `F=1 B=2`."""
+    V, transfer = subject.plan.stages_per_rank, subject.costs.transfer
+    words = [f"{op}={number(V * time)}" for op, time in _times(subject).items()]
+    return " ".join(words + [f"transfer={number(transfer)}"] * bool(transfer))
 
 
-def _times(costs: Costs, ops: Iterable[Op]) -> dict[Op, Any]:
-    cost = costs.per_action(1, 1)
-    return {op: cost(Action(op, 0, 0, 0)) for op in ops}
+def _times(subject: Subject) -> dict[Op, Any]:
+    """Of one action, by operation: that of a unit on a stage."""
+    cost = subject.costs.per_action(1, 1)
+    return {op: cost(Action(op, 0, 0, 0)) for op in ops_of(subject.plan)}
 
 
 def _order_of_work(plan: Plan, max_width: int | None) -> str:
@@ -108,11 +102,11 @@ def _course_of_time(
     subject: Subject, simulation: Simulation, max_width: int | None, *, full: bool
 ) -> str:
     plan, costs = subject.plan, subject.costs
-    ops = ops_of(plan)
-    column = _measure([*_times(costs, ops).values(), costs.transfer])
+    column = _measure([*_times(subject).values(), costs.transfer])
     differs = not subject.executor_is_asynchronous or simulation.machine not in LEADING
     machine = f", {simulation.machine}" * differs
-    title = f"course of time{machine} ({cost_text(costs, ops)}, one column is {number(column)})"
+    parts = f" in {plan.stages_per_rank} stages" * (plan.stages_per_rank > 1)
+    title = f"course of time{machine} ({cost_text(subject)}{parts}, one column is {number(column)})"
     columns = simulation.makespan / column
     limit = max(_MAX_COLUMNS, _MAX_COLUMNS_PER_ACTION * max(map(len, plan.ranks)))
     if full:
@@ -147,13 +141,13 @@ def _figures(subject: Subject, simulation: Simulation) -> str:
     ]
     if form is None:
         return table([("", "simulated"), *rows])
-    elsewhere = "" if simulation.machine in form.machines else f" ({' and '.join(form.machines)})"
+    others = "" if simulation.machine in form.machines else f" ({' and '.join(form.machines)})"
     formulas = [
         (number(form.makespan), ""),
-        (number(form.bubble), form.bubble_rule + elsewhere * (form.bubble is not None)),
+        (number(form.bubble), form.bubble_rule + others * (form.bubble is not None)),
         (ratio(form.bubble_fraction), ""),
-        (numbers(form.peak_units), form.peak_rule),
-        (number(microbatches(max(form.peak_units), plan)), "units/(V*C)"),
+        (numbers(form.peak_units or ()), form.peak_rule),
+        (number(form.peak_units and microbatches(max(form.peak_units), plan)), "units/(V*C)"),
         ("", ""),
     ]
     both = ((*row, *formula) for row, formula in zip(rows, formulas, strict=True))

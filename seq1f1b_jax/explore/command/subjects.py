@@ -13,11 +13,12 @@ from seq1f1b_jax.explore.command.text import ops_of
 from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.schedule.actions import Op
 from seq1f1b_jax.schedule.files.plan_file import load_plan, read_plan
+from seq1f1b_jax.schedule.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.plan import Plan
 from seq1f1b_jax.schedule.registry import SCHEDULES, find_schedule, make_plan
 from seq1f1b_jax.schedule.simulation.durations import Costs
-from seq1f1b_jax.schedule.simulation.formulas import ClosedForm, closed_form
 from seq1f1b_jax.schedule.simulation.simulate import MACHINES, Simulation, simulate
+from seq1f1b_jax.schedule.user_code import IMPORTABLE
 
 MAX_ACTIONS = 1_000_000
 """Largest plan that is made: takes about a minute and a gigabyte to simulate."""
@@ -34,7 +35,7 @@ class Subject:
     Attributes:
       plan: a valid plan.
       costs: times of its actions, by stage.
-      form: what the formulas say of it; None for a plan that nobody named.
+      form: what the formulas say of it; None for a plan of a file, and where there are none.
       notes: lines about how it was read.
     """
 
@@ -166,6 +167,8 @@ def _named(
     }
     plan = make_plan(name, **sizes, **given)
     subject = _subject(plan, options, first)
+    if schedule.in_flight is None and schedule.bubble is None:
+        return subject
     return replace(subject, form=closed_form(name, subject.costs, **sizes, **given))
 
 
@@ -178,7 +181,7 @@ def _subject(plan: Plan, options: argparse.Namespace, first: Plan | None = None)
 
 
 def _is_file(name: str) -> bool:
-    if name.lower() in SCHEDULES:
+    if name.lower() in SCHEDULES or IMPORTABLE.fullmatch(name):
         return False
     return resolve(name).exists() or Path(name).suffix != "" or os.sep in name
 
@@ -221,7 +224,7 @@ def _takers(variant: str, options: argparse.Namespace) -> list[str]:
     return [
         name
         for name in options.compare
-        if name.lower() in SCHEDULES and find_schedule(name).takes(variant)
+        if not _is_file(name) and find_schedule(name).takes(variant)
     ]
 
 

@@ -19,14 +19,10 @@ from jaxtyping import DTypeLike
 from seq1f1b_jax.pipeline.checks.pieces import Piece, pieces_of
 from seq1f1b_jax.pipeline.checks.tokenwise import check_tokenwise
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.schedule.user_code import MISTAKES
 
 SIZES = ("num_layers", "vocab_size", "model_dim", "num_heads", "num_kv_heads", "head_dim")
 FUNCTIONS = ("init", "context", "embed", "pre", "post", "final")
-MISTAKES = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NameError, NotImplementedError,
-    TypeError, ValueError,
-)  # fmt: skip
-"""What a function with a mistake in it raises."""
 
 
 def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None:

@@ -17,6 +17,8 @@ Source: Megatron-LM (arXiv 2104.04473), section 2.2; Seq1F1B (arXiv 2406.03488),
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
 
 from seq1f1b_jax.schedule.actions import Action
 from seq1f1b_jax.schedule.exchange import Exchange
@@ -25,7 +27,9 @@ from seq1f1b_jax.schedule.generators.orders import (
     forward_order,
     one_forward_one_backward,
 )
+from seq1f1b_jax.schedule.named import Bubble, InFlight, Schedule, Sizes
 from seq1f1b_jax.schedule.plan import Plan, check_sizes
+from seq1f1b_jax.schedule.simulation.simulate import MACHINES
 
 
 def interleaved(
@@ -38,9 +42,10 @@ def interleaved(
 ) -> Plan:
     """Generate the Seq1F1B-I plan.
 
-    For equal unit costs and `M*C >= P` the bubble lasts `(P-1)(f+b)/(V*C)`, with f and b the cost
-    of a whole microbatch on one rank, and rank p holds `min((V-1)g + 2(P-p-1) + C, V*M*C)` units of
-    one stage, with `g = P` where C divides P and P divides M*C.
+    Rank p holds `min((V-1)g + 2(P-p-1) + C, V*M*C)` units of one stage, with g the units of the
+    first group: P where C divides P and P divides M*C. Where all units cost the same and
+    `M*C >= P`, the bubble lasts `(P-1)(F+B)/V`, with F and B the times of a unit on all of a rank's
+    stages.
 
     Args:
       num_ranks: ranks of the pipeline P, at least 1.
@@ -122,3 +127,24 @@ def _by_groups(order, stages, groups: tuple[int, ...], num_chunks: int) -> Itera
         for stage in stages:
             yield from actions[stage][first:last]
         first = last
+
+
+def _in_flight(sizes: Sizes) -> InFlight:
+    group = sizes.C * group_sizes(sizes.P, sizes.M, sizes.C)[0]
+    ahead = (sizes.V - 1) * group + sizes.C
+    slope, letters = (1, "P-p-1") if sizes.short_warmup else (2, "2(P-p-1)")
+    units = [ahead + slope * distance for distance in sizes.distances]
+    return InFlight(units, f"min((V-1)g+{letters}+C, V*M*C), g={group}")
+
+
+def _bubble(sizes: Sizes, F: Any, B: Any) -> Bubble:
+    """Fewer units than ranks leave a gap in every round after the first."""
+    machines = MACHINES[:1] if sizes.short_warmup else MACHINES
+    stage = Fraction(1, sizes.V) * (F + B)
+    if sizes.U >= sizes.P:
+        return Bubble((sizes.P - 1) * stage, "(P-1)(F+B)/V", machines)
+    gaps = (sizes.V - 1) * (sizes.P - sizes.U)
+    return Bubble((sizes.P - 1 + gaps) * stage, "(P-1+(V-1)(P-M*C))(F+B)/V", machines)
+
+
+INTERLEAVED = Schedule(interleaved, _in_flight, _bubble)

@@ -8,13 +8,17 @@ With `w` warm-up forwards the first backward on the last rank is that of its uni
 Source: Seq1F1B (arXiv 2406.03488), section 3.2.
 """
 
+from typing import Any
+
 from seq1f1b_jax.schedule.exchange import Exchange
 from seq1f1b_jax.schedule.generators.orders import (
     backward_order,
     forward_order,
     one_forward_one_backward,
 )
+from seq1f1b_jax.schedule.named import Bubble, InFlight, Schedule, Sizes
 from seq1f1b_jax.schedule.plan import Plan
+from seq1f1b_jax.schedule.simulation.simulate import MACHINES
 
 
 def seq1f1b(
@@ -22,8 +26,8 @@ def seq1f1b(
 ) -> Plan:
     """Generate the Seq1F1B plan.
 
-    For equal unit costs rank p holds at most `min(P-p-1+C+extra_warmup, M*C)` units, and the bubble
-    lasts `(P-1)(f+b)/C`, with f and b the cost of a whole microbatch on one stage.
+    Rank p holds at most `min(P-p-1+C+extra_warmup, M*C)` units. Where all units cost the same, the
+    bubble lasts `(P-1)(F+B)`, with F and B the times of a unit: a C-th of 1F1B's.
 
     Args:
       num_ranks: ranks of the pipeline P, at least 1.
@@ -90,3 +94,27 @@ def seq1f1b_lockstep(*, num_ranks: int, num_microbatches: int, num_chunks: int) 
         ranks,
         exchange=Exchange.LOCKSTEP,
     )
+
+
+def _in_flight(sizes: Sizes) -> InFlight:
+    extra = f"+{sizes.extra_warmup}" if sizes.extra_warmup else ""
+    units = [distance + sizes.C + sizes.extra_warmup for distance in sizes.distances]
+    return InFlight(units, f"min(P-p-1+C{extra}, M*C)")
+
+
+def _lockstep_in_flight(sizes: Sizes) -> InFlight:
+    units = [2 * distance + sizes.C for distance in sizes.distances]
+    return InFlight(units, "min(2(P-p-1)+C, M*C)")
+
+
+def bubble(sizes: Sizes, F: Any, B: Any) -> Bubble:
+    """A unit passes P-1 other ranks on its way down, and its gradient on the way up."""
+    return Bubble((sizes.P - 1) * (F + B), "(P-1)(F+B)", MACHINES[:2])
+
+
+def _lockstep_bubble(sizes: Sizes, F: Any, B: Any) -> Bubble:
+    return bubble(sizes, F, B)._replace(machines=MACHINES)
+
+
+SEQ1F1B = Schedule(seq1f1b, _in_flight, bubble)
+SEQ1F1B_LOCKSTEP = Schedule(seq1f1b_lockstep, _lockstep_in_flight, _lockstep_bubble)

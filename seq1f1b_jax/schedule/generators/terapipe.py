@@ -9,6 +9,8 @@ of a sequence as the unit of work.
 """
 
 from seq1f1b_jax.schedule.generators.orders import backward_order, forward_order
+from seq1f1b_jax.schedule.generators.seq1f1b import bubble
+from seq1f1b_jax.schedule.named import InFlight, Schedule, Sizes
 from seq1f1b_jax.schedule.plan import Plan
 
 
@@ -34,3 +36,10 @@ def terapipe(*, num_ranks: int, num_microbatches: int, num_chunks: int) -> Plan:
         for stage in range(num_ranks)
     )
     return Plan("terapipe", num_ranks, num_microbatches, num_chunks, ranks)
+
+
+def _in_flight(sizes: Sizes) -> InFlight:
+    return InFlight([sizes.U] * sizes.P, "M*C")
+
+
+TERAPIPE = Schedule(terapipe, _in_flight, bubble)

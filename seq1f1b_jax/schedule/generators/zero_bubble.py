@@ -21,6 +21,7 @@ Source: Zero Bubble Pipeline Parallelism (arXiv 2401.10241), section 3 (ZB-H1).
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.generators.orders import (
@@ -28,15 +29,17 @@ from seq1f1b_jax.schedule.generators.orders import (
     forward_order,
     one_forward_one_backward,
 )
+from seq1f1b_jax.schedule.named import Bubble, InFlight, Schedule, Sizes
 from seq1f1b_jax.schedule.plan import Plan
+from seq1f1b_jax.schedule.simulation.simulate import MACHINES
 
 
 def zero_bubble_h1(*, num_ranks: int, num_microbatches: int, num_chunks: int) -> Plan:
     """Generate the ZB-H1 plan over chunks.
 
-    Every rank holds at most `min(P-1+C, M*C)` units from their F to their W. For equal unit costs
-    with `W <= min(F, I)` and `(M-1)C >= P-1` the bubble lasts `(P-1)(F+I-W)`, with the costs of a
-    unit; `formulas` has it for any costs and sizes.
+    Every rank holds at most `min(P-1+C, M*C)` units from their F to their W. Where all units cost
+    the same, `W <= min(F, I)` and `(M-1)C >= P-1`, the bubble lasts `(P-1)(F+I-W)`; `_bubble` has
+    it for any times and sizes.
 
     Args:
       num_ranks: ranks of the pipeline P, at least 1.
@@ -82,3 +85,20 @@ def _with_weights(
             num_weights += 1
     # what is left: W W W
     yield from weights[num_weights:]
+
+
+def _in_flight(sizes: Sizes) -> InFlight:
+    return InFlight([sizes.P - 1 + sizes.C] * sizes.P, "min(P-1+C, M*C)")
+
+
+def _bubble(sizes: Sizes, F: Any, I: Any, W: Any) -> Bubble:  # noqa: E741
+    """A `W` fills a gap of each unit that came before the memory was full."""
+    machines = MACHINES[:2] if W <= max(F, I) else MACHINES[:1]
+    num_filled = min((sizes.M - 1) * sizes.C, sizes.P - 1)
+    time = max((sizes.P - 1) * F, (sizes.P - 1) * (F + I) - num_filled * min(F, W))
+    if num_filled == sizes.P - 1 and W <= min(F, I):
+        return Bubble(time, "(P-1)(F+I-W)", machines)
+    return Bubble(time, "max((P-1)F, (P-1)(F+I)-min((M-1)C, P-1)min(F, W))", machines)
+
+
+ZERO_BUBBLE_H1 = Schedule(zero_bubble_h1, _in_flight, _bubble)

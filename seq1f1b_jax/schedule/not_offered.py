@@ -8,11 +8,11 @@ _V = (
 )
 _STALE = "updates with stale weights, and here every step is one exact gradient; use seq1f1b"
 
-ELSEWHERE = MappingProxyType(
+NOT_OFFERED = MappingProxyType(
     {
         "zb-h2": "reaches no bubble only by updating each rank before the others' gradient norms"
         " are known, and the update here waits for them; use seq-zb-h1, or let python -m"
-        " seq1f1b_jax.schedule --search --split --memory UNITS find an order of as many units",
+        " seq1f1b_jax.explore --search --split --memory UNITS find an order of as many units",
         "zb-v": _V,
         "v-half": _V,
         "v-min": _V,
@@ -34,9 +34,9 @@ ELSEWHERE = MappingProxyType(
         " use 1f1b-i",
     }
 )
-"""Name, in lower case -> what is to be said of it."""
+"""Name, in lower case -> why it is not offered, and what comes nearest."""
 
-_SPELLINGS = {name.replace("-", ""): name for name in ELSEWHERE} | {
+_SPELLINGS = {name.replace("-", ""): name for name in NOT_OFFERED} | {
     "zbvzerobubble": "zb-v",
     "zbv": "zb-v",
     "vhalf": "v-half",
@@ -44,15 +44,15 @@ _SPELLINGS = {name.replace("-", ""): name for name in ELSEWHERE} | {
 }
 
 
-def said_of(name: str) -> str | None:
-    """What there is to say of a published schedule that is not offered; None of any other name.
+def why_not_offered(name: str) -> str | None:
+    """Why a published schedule is not offered; None for any other name.
 
     Example:
-      >>> from seq1f1b_jax.schedule.elsewhere import said_of
-      >>> said_of("Interleaved1F1B")
+      >>> from seq1f1b_jax.schedule.not_offered import why_not_offered
+      >>> why_not_offered("Interleaved1F1B")
       'is 1f1b-i here, and seq1f1b-i with chunks'
-      >>> said_of("seq1f1b") is None
+      >>> why_not_offered("seq1f1b") is None
       True
     """
     known = _SPELLINGS.get("".join(c for c in name.lower() if c.isalnum()))
-    return None if known is None else ELSEWHERE[known]
+    return None if known is None else NOT_OFFERED[known]
