@@ -48,7 +48,7 @@ def time_actions(
         def call(state, inputs, unit, message):
             return ACTIONS[op](Chunk(program, chunk, inputs), unit, state, message)
 
-        here = (table.op[:, rank] == OP_CODES[op]) & (table.chunk[:, rank] == chunk)
+        here = (table.actions.op[:, rank] == OP_CODES[op]) & (table.actions.chunk[:, rank] == chunk)
         tick = int(np.flatnonzero(here)[0])
         unit = Unit(*(jnp.int32(getattr(table, name)[tick, rank]) for name in Unit._fields))
 

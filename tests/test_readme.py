@@ -17,11 +17,11 @@ from tests.journey.clone import Clone
 from tests.journey.journey import chosen, journey
 from tests.journey.pages import DOWNLOADS, NEEDS, PAGES, README, ROOT, blocks, commands
 
-OWN_MODEL = ROOT / "docs" / "own_model.md"
+OWN_MODEL, OWN_SCHEDULE = (ROOT / "docs" / f"own_{what}.md" for what in ("model", "schedule"))
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 COMMANDS = commands()
 QUICK_COMMANDS = re.compile(
-    r"mkdir|python (-m seq1f1b_jax\.schedule|train\.py.* --(help|print_config))"
+    r"mkdir|python (-m seq1f1b_jax\.explore|train\.py.* --(help|print_config))"
 )
 SECTIONS = {name.split(".")[0] for name in setting_types()}
 NO_PATH = {"config.yaml", "pipeline/stage.py"}  # of a run's folder; short for a path given above it
@@ -36,18 +36,25 @@ def notebook_cells(kind: str) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
 
 
-@pytest.mark.parametrize("page", [README, OWN_MODEL], ids=name_of)
-def test_code_runs(page):
+@pytest.mark.parametrize("page", [README, OWN_MODEL, OWN_SCHEDULE], ids=name_of)
+def test_code_runs(page, own_schedules):
     code = "\n".join(blocks(page, "python"))
     names: dict = {"__name__": "page"}
     exec(compile(code, name_of(page), "exec"), names)
     assert float(names["loss"]) > 0 and names["grads"].embedding.any()
 
 
-@pytest.mark.parametrize("file, block", [("own_stage.py", 0), ("cut_stage.py", -1)])
-def test_own_model_shows_the_tested_file(file, block):
-    source = (ROOT / "tests" / "pipeline" / file).read_text("utf-8")
-    shown = blocks(OWN_MODEL, "python")[block]
+@pytest.mark.parametrize(
+    "page, file, block",
+    [
+        (OWN_MODEL, "pipeline/own_stage.py", 0), (OWN_MODEL, "pipeline/cut_stage.py", -1),
+        (OWN_SCHEDULE, "schedule/own_schedule.py", 0),
+    ],
+    ids=["model", "model cut over devices", "schedule"],
+)
+def test_pages_show_the_tested_file(page, file, block):
+    source = (ROOT / "tests" / file).read_text("utf-8")
+    shown = blocks(page, "python")[block]
     assert source.split('"""', 2)[2].strip() == shown.strip()
 
 

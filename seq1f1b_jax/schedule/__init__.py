@@ -2,7 +2,7 @@
 
 The way of a schedule, each step a pure function:
 
-    make_plan -> validate -> place -> lower -> (replay) -> the executor
+    make_plan -> validate -> assign_ticks -> lower -> (replay) -> the executor
                               |
                               +-> simulate
 
@@ -17,7 +17,7 @@ from seq1f1b_jax.schedule.grid import draw_plan, parse_grid
 from seq1f1b_jax.schedule.lowering.lower import lower
 from seq1f1b_jax.schedule.lowering.replay import ReplayError, replay
 from seq1f1b_jax.schedule.lowering.table import NO_STAGE, TickTable, draw_table
-from seq1f1b_jax.schedule.lowering.ticks import place
+from seq1f1b_jax.schedule.lowering.ticks import assign_ticks
 from seq1f1b_jax.schedule.named import Bubble, InFlight, Schedule, Sizes
 from seq1f1b_jax.schedule.partition import (
     ChunkCost,
@@ -54,6 +54,7 @@ __all__ = [
     "StageCost",
     "TickTable",
     "aligned_block",
+    "assign_ticks",
     "balanced_lengths",
     "closed_form",
     "draw_plan",
@@ -66,7 +67,6 @@ __all__ = [
     "make_plan",
     "parse_grid",
     "peak_units",
-    "place",
     "register_schedule",
     "replay",
     "simulate",

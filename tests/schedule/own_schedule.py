@@ -1,6 +1,15 @@
 """A user's own schedule, outside the package: an example, and what tests register."""
 
-from seq1f1b_jax.schedule import Action, Bubble, InFlight, Op, Plan, Schedule, Sizes
+from seq1f1b_jax.schedule import (
+    MACHINES,
+    Action,
+    Bubble,
+    InFlight,
+    Op,
+    Plan,
+    Schedule,
+    Sizes,
+)
 
 
 def in_groups(*, num_ranks: int, num_microbatches: int, num_chunks: int) -> Plan:
@@ -26,7 +35,7 @@ def in_flight(sizes: Sizes) -> InFlight:
 def bubble(sizes: Sizes, F: float, B: float) -> Bubble:
     """That of GPipe, once for every group."""
     groups = -(-sizes.M // sizes.P)
-    return Bubble(groups * (sizes.P - 1) * (F + B), "ceil(M/P)(P-1)(F+B)", ("asynchronous",))
+    return Bubble(groups * (sizes.P - 1) * (F + B), "ceil(M/P)(P-1)(F+B)", MACHINES[:2])
 
 
 IN_GROUPS = Schedule(in_groups, in_flight, bubble)

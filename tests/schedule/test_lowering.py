@@ -1,6 +1,6 @@
 """The tick table: when actions run, where their values live, how much the buffers hold."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -15,11 +15,10 @@ from seq1f1b_jax.schedule import (
     lower,
     make_plan,
     parse_grid,
-    place,
     replay,
 )
 from seq1f1b_jax.schedule.generators.interleaved import group_sizes
-from seq1f1b_jax.schedule.lowering.table import FORWARD, IDLE
+from seq1f1b_jax.schedule.lowering.table import FORWARD, NO_ACTION
 from tests.schedule.cases import cases_of
 
 
@@ -50,7 +49,7 @@ def test_ticks_of_lockstep_have_their_closed_form(name):
 
 
 def _ticks_by_rank(plan):
-    ticks = place(plan)
+    ticks = assign_ticks(plan)
     return [[[ticks[a] for a in row if a.op is op] for row in plan.ranks] for op in (Op.F, Op.B)]
 
 
@@ -58,30 +57,26 @@ def test_actions_that_send_keep_to_the_ticks_of_the_exchange(all_cases):
     for case in all_cases:
         table = case.table
         for rank in range(case.plan.num_ranks):
-            op = table.op[:, rank]
+            op = table.actions.op[:, rank]
             for wanted, op_class in ((op == FORWARD, Op.F), (op > FORWARD, Op.B)):
                 parity = np.flatnonzero(wanted) % 2
                 assert (parity == table.exchange.tick_class(op_class, rank)).all(), case
         assert table.num_ticks % 2 == 0
-        busy = (table.op != IDLE) | (table.weight_stage != NO_STAGE)
+        busy = (table.actions.op != NO_ACTION) | (table.weights.stage != NO_STAGE)
         assert busy[-2:].any(), "the last pair of ticks does something"
 
 
 def test_columns_are_int32_read_only_and_zero_where_nothing_runs(all_cases):
     for case in all_cases[::7]:
         table = case.table
-        values = ((f.name, getattr(table, f.name)) for f in fields(table))
-        columns = [(name, value) for name, value in values if isinstance(value, np.ndarray)]
-        assert len(columns) == 16
-        for name, column in columns:
+        assert (len(table.actions), len(table.weights)) == (10, 5)
+        for column in (*table.actions, *table.weights, table.arrival_slot):
             assert column.dtype == np.int32
             assert column.shape == (table.num_ticks, case.plan.num_ranks)
             assert not column.flags.writeable
-            if name.startswith("weight_"):
-                idle = table.weight_stage == NO_STAGE
-                assert name == "weight_stage" or not column[idle].any()
-            elif name != "arrival_slot":
-                assert not column[table.op == IDLE].any()
+        idle, no_weights = table.actions.op == NO_ACTION, table.weights.stage == NO_STAGE
+        assert not any(column[idle].any() for column in table.actions)
+        assert not any(column[no_weights].any() for column in table.weights[1:])
 
 
 def test_equal_chunks_take_exactly_what_is_alive(cases):
@@ -156,7 +151,7 @@ def test_evaluation_keeps_nothing_for_a_backward():
     assert table.deferred_tokens_per_rank == table.prefix_slots_per_rank == nothing
     assert table.loss_tokens == 0
     assert table.cache_slots_per_rank == (1, 1, 1)
-    assert not table.arena_offset.any()
+    assert not table.actions.arena_offset.any()
     assert table.num_ticks == 18  # the last unit, 7, runs on rank 2 in tick 16
 
 

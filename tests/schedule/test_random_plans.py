@@ -14,9 +14,9 @@ from seq1f1b_jax.schedule import (
     Exchange,
     Op,
     Plan,
+    assign_ticks,
     lower,
     peak_units,
-    place,
     replay,
     simulate,
     validate,
@@ -87,7 +87,7 @@ def test_whatever_can_run_is_lowered_and_replayed(plan, lengths):
 @given(plans())
 @settings(max_examples=100, deadline=None)
 def test_ranks_keep_their_order_on_the_ticks(plan):
-    ticks = place(plan)
+    ticks = assign_ticks(plan)
     assert len(ticks) == sum(map(len, plan.ranks))
     for row in plan.ranks:
         sending = [ticks[a] for a in row if a.op is not Op.W]

@@ -1,6 +1,6 @@
 """The symbolic machine: no corrupted cell goes unseen, and what it says is where and why."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +9,20 @@ from seq1f1b_jax.schedule import (
     NO_STAGE,
     Op,
     ReplayError,
-    TickTable,
     forward_plan,
     lower,
     make_plan,
     parse_grid,
     replay,
 )
-from seq1f1b_jax.schedule.lowering.table import BACKWARD, FORWARD, IDLE, INPUT_BACKWARD
+from seq1f1b_jax.schedule.lowering.table import (
+    BACKWARD,
+    FORWARD,
+    INPUT_BACKWARD,
+    NO_ACTION,
+    ActionColumns,
+    WeightColumns,
+)
 
 NAMES = ["seq1f1b", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"]
 
@@ -27,40 +33,50 @@ def _table(name="seq1f1b", lengths=(5, 3), **sizes):
 
 
 def _columns(table):
-    values = ((f.name, getattr(table, f.name)) for f in fields(TickTable))
-    return {name: value for name, value in values if isinstance(value, np.ndarray)}
+    weights = {f"weights.{name}": column for name, column in table.weights._asdict().items()}
+    return table.actions._asdict() | weights | {"arrival_slot": table.arrival_slot}
+
+
+def _with(table, columns):
+    """The table with other columns, by their names in `_columns`."""
+    columns = _columns(table) | columns
+    return replace(
+        table,
+        actions=ActionColumns(*(columns[name] for name in ActionColumns._fields)),
+        weights=WeightColumns(*(columns[f"weights.{name}"] for name in WeightColumns._fields)),
+        arrival_slot=columns["arrival_slot"],
+    )
 
 
 def _changed(table, name, where, value):
-    column = getattr(table, name).copy()
+    column = _columns(table)[name].copy()
     column[where] = value
-    return replace(table, **{name: column})
+    return _with(table, {name: column})
 
 
 def _is_received(table):
     """Cells in whose exchange something arrives that somebody waits for."""
-    received = np.zeros(table.op.shape, bool)
+    received = np.zeros(table.actions.op.shape, bool)
     for tick in range(table.num_ticks):
         for source, destination in table.pairs(tick):
-            stage = table.stage[tick, source]
-            forward = table.op[tick, source] == FORWARD
-            end = table.num_stages - 1 if forward else 0
-            received[tick, destination] = table.op[tick, source] != IDLE and stage != end
+            op, stage = (column[tick, source] for column in table.actions[:2])
+            end = table.num_stages - 1 if op == FORWARD else 0
+            received[tick, destination] = op != NO_ACTION and stage != end
     return received
 
 
 def _cells_that_count(table, name):
     """Where a column means something, so that a wrong value must be found."""
-    if name.startswith("weight_"):
-        return table.weight_stage != NO_STAGE
+    if name.startswith("weights."):
+        return table.weights.stage != NO_STAGE
     if name == "arrival_slot":
         return _is_received(table)
-    runs, forward = table.op != IDLE, table.op == FORWARD
-    first, last = table.stage == 0, table.stage == table.num_stages - 1
+    runs, forward = table.actions.op != NO_ACTION, table.actions.op == FORWARD
+    first, last = table.actions.stage == 0, table.actions.stage == table.num_stages - 1
     return {
         "prefix_slot": runs & ~forward,
         "loss_offset": runs & last,
-        "deferred_offset": table.op == INPUT_BACKWARD,
+        "deferred_offset": table.actions.op == INPUT_BACKWARD,
         "inbox_slot": runs & ~np.where(forward, first, last),
     }.get(name, runs)
 
@@ -70,10 +86,10 @@ def _cells_that_count(table, name):
 def test_every_changed_cell_is_found(name, column):
     table = _table(name)
     cells = np.argwhere(_cells_that_count(table, column)).tolist()
-    assert cells or (name != "seq-zb-h1" and column.startswith(("weight", "deferred")))
-    values = np.unique(getattr(table, column))
+    assert cells or (name != "seq-zb-h1" and column.startswith(("weights", "deferred")))
+    values = np.unique(_columns(table)[column])
     for tick, rank in cells:
-        right = int(getattr(table, column)[tick, rank])
+        right = int(_columns(table)[column][tick, rank])
         another = int(values[(np.searchsorted(values, right) + 1) % values.size])
         for wrong in {right + 1, right - 1, another, int(values[-1]) + 1} - {right}:
             with pytest.raises(ReplayError):
@@ -83,7 +99,7 @@ def test_every_changed_cell_is_found(name, column):
 @pytest.mark.parametrize("name", NAMES)
 def test_slots_outside_the_inbox_are_found_where_nothing_arrives_too(name):
     table = _table(name)
-    for tick, rank in np.ndindex(table.op.shape):
+    for tick, rank in np.ndindex(table.actions.op.shape):
         slot = table.inbox_slots_per_rank[rank]
         with pytest.raises(ReplayError, match=f"tick {tick}, rank {rank}: arrival_slot: .*{slot}"):
             replay(_changed(table, "arrival_slot", (tick, rank), slot))
@@ -115,19 +131,20 @@ def test_an_action_two_ticks_late_misses_its_message():
         late[name] = np.insert(column, [3, 3], column[1], axis=0)  # in tick 1 rank 0 waits
         late[name][3:5, 0] = column[3:5, 0]
         late[name][5:7, 0] = column[1, 0]
-    late["op"][3:5, 1:] = IDLE  # rank 0 goes on, the others lose two ticks
+    late["op"][3:5, 1:] = NO_ACTION  # rank 0 goes on, the others lose two ticks
     with pytest.raises(ReplayError, match=r"message: expected [FB]\d\.\d@\d, found"):
-        replay(replace(table, **late))
+        replay(_with(table, late))
 
 
 def _cell(table, op, microbatch, chunk, *, rank=0):
-    unit = (table.microbatch[:, rank] == microbatch) & (table.chunk[:, rank] == chunk)
-    return int(np.flatnonzero((table.op[:, rank] == op) & unit)[0]), rank
+    wanted = {"op": op, "microbatch": microbatch, "chunk": chunk}
+    found = [getattr(table.actions, name)[:, rank] == value for name, value in wanted.items()]
+    return int(np.flatnonzero(np.all(found, axis=0))[0]), rank
 
 
 def test_residuals_that_overlap_are_found():
     table = _table()
-    other = table.arena_offset[_cell(table, FORWARD, 0, 0)]
+    other = table.actions.arena_offset[_cell(table, FORWARD, 0, 0)]
     for op in (FORWARD, BACKWARD):
         table = _changed(table, "arena_offset", _cell(table, op, 0, 1), other)
     with pytest.raises(ReplayError, match=r"rank 0, B0\.0@0: values at arena_offset: .*F0\.1@0"):
@@ -136,62 +153,63 @@ def test_residuals_that_overlap_are_found():
 
 def test_residuals_given_away_before_the_weight_gradients_are_found():
     table = _table("seq-zb-h1", lengths=(4, 4))
-    tick, rank = np.argwhere((table.weight_stage != NO_STAGE) & (table.op == FORWARD))[0]
-    taken = table.weight_arena_offset[tick, rank]  # by the forward of the same tick
-    with pytest.raises(ReplayError, match=r"W\d\.\d@\d: values at arena_offset|weight_arena_off"):
+    tick, rank = np.argwhere((table.weights.stage != NO_STAGE) & (table.actions.op == FORWARD))[0]
+    taken = table.weights.arena_offset[tick, rank]  # by the forward of the same tick
+    with pytest.raises(ReplayError, match=r"W\d\.\d@\d: values at arena_offset"):
         replay(_changed(table, "arena_offset", (tick, rank), taken))
 
 
 def test_loss_gradients_that_overlap_are_found():
     table = _table(lengths=(4, 4))
-    column = np.zeros_like(table.loss_offset)
+    column = np.zeros_like(table.actions.loss_offset)
     with pytest.raises(ReplayError, match=r"rank 1, B0\.\d@1: values at loss_offset"):
-        replay(replace(table, loss_offset=column))
+        replay(_with(table, {"loss_offset": column}))
 
 
 def test_messages_that_overlap_are_found():
     table = _table("seq1f1b-i")
-    zeros = np.zeros_like(table.inbox_slot)
+    zeros = np.zeros_like(table.actions.inbox_slot)
     with pytest.raises(ReplayError, match="message: expected .*, found"):
-        replay(replace(table, inbox_slot=zeros, arrival_slot=zeros))
+        replay(_with(table, {"inbox_slot": zeros, "arrival_slot": zeros}))
 
 
 def test_caches_that_overlap_are_found():
     table = _table()
-    slots = table.cache_slot.copy()
+    slots = table.actions.cache_slot.copy()
     slots[:, 0] = 0
     with pytest.raises(ReplayError, match=r"rank 0, B0\.\d@0: keys and values"):
-        replay(replace(table, cache_slot=slots))
+        replay(_with(table, {"cache_slot": slots}))
 
 
 def test_prefix_gradients_of_two_sequences_in_one_slot_are_found():
     grid = "rank 0  F0.0 F0.1 F1.0 F1.1 B0.1 B1.1 B0.0 B1.0"
     table = lower(parse_grid(grid, name="hand"), (5, 3))
     replay(table)
+    slots = np.zeros_like(table.actions.prefix_slot)
     with pytest.raises(ReplayError, match=r"B0\.0@0: gradients of keys and values"):
-        replay(replace(table, prefix_slot=np.zeros_like(table.prefix_slot)))
+        replay(_with(table, {"prefix_slot": slots}))
 
 
 def test_a_table_that_ends_early_is_found():
     table = _table()
     cut = {name: column[:-1] for name, column in _columns(table).items()}
     with pytest.raises(ReplayError, match="rank 0 ran the input gradients of"):
-        replay(replace(table, **cut))
+        replay(_with(table, cut))
 
 
 def test_a_lost_weight_gradient_is_found():
     table = _table("seq-zb-h1")
-    tick, rank = np.argwhere(table.weight_stage != NO_STAGE)[0]
+    tick, rank = np.argwhere(table.weights.stage != NO_STAGE)[0]
     with pytest.raises(ReplayError, match=f"rank {rank} ran the weight gradients of"):
-        replay(_changed(table, "weight_stage", (tick, rank), NO_STAGE))
+        replay(_changed(table, "weights.stage", (tick, rank), NO_STAGE))
 
 
 def test_a_weight_gradient_added_twice_is_found():
     table = lower(parse_grid("rank 0  F0.0 I0.0 F1.0 I1.0 W0.0 W1.0", name="hand"), [8])
-    assert table.weight_microbatch[3, 0] == 0  # W0.0, whose operands are alive in tick 2 as well
+    assert table.weights.microbatch[3, 0] == 0  # W0.0, whose operands are alive in tick 2 as well
     twice = table
     for name, column in _columns(table).items():
-        if name.startswith("weight_"):
+        if name.startswith("weights."):
             twice = _changed(twice, name, (2, 0), column[3, 0])
     with pytest.raises(ReplayError, match=r"rank 0 ran the weight gradients of .*\(0, 0, 0\), \(0"):
         replay(twice)
@@ -200,7 +218,7 @@ def test_a_weight_gradient_added_twice_is_found():
 def test_evaluation_that_leaves_a_unit_out_is_found():
     table = lower(forward_plan(num_ranks=2, num_microbatches=2, num_chunks=1), [8])
     with pytest.raises(ReplayError, match="rank 1 ran the forwards of"):
-        replay(_changed(table, "op", _cell(table, FORWARD, 1, 0, rank=1), IDLE))
+        replay(_changed(table, "op", _cell(table, FORWARD, 1, 0, rank=1), NO_ACTION))
 
 
 def test_letters_of_the_report_are_those_of_the_action():

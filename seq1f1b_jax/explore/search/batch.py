@@ -1,7 +1,7 @@
 """Time many orders of one problem at once: the machines of `simulate` on arrays.
 
-All orders go through the ticks side by side, each rank of each of them with its own clock. What a
-tick does is what `place` and the executor machine do, and a test holds the two to each other.
+All orders go through the ticks side by side, each rank of each of them with its own clock. A tick
+does what `assign_ticks` and the executor machine do, and a test holds the two to each other.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,8 @@
 """One layer of the search is one tick: every rank runs an action or lets the tick pass.
 
-`place` gives an action the first tick that it can have, so not every way to let ticks pass is a
-plan's: what could have run in a tick and did not is refused until the rank has run something else.
+`assign_ticks` gives an action the first tick that it can have, so not every way to let ticks pass
+is a plan's: what could have run in a tick and did not is refused until the rank has run something
+else.
 Likewise a `W` runs in the tick of the action before it, or in the one after another `W`.
 """
 

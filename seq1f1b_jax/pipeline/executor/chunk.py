@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
 class Unit(NamedTuple):
     """What an action works on and where that lives; traced scalars, offsets count tokens.
 
-    The fields are those of `TickTable`.
+    The fields are those of `ActionColumns`.
     """
 
     stage: Int[Array, ""]

@@ -37,7 +37,7 @@ from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
-from seq1f1b_jax.schedule.lowering.table import IDLE as EMPTY
+from seq1f1b_jax.schedule.lowering.table import NO_ACTION as EMPTY
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
 
 IDLE = -1
@@ -90,16 +90,17 @@ class Carry(NamedTuple):
 def tick_columns(table: TickTable) -> Tick:
     """The tick table as the scan reads it: leaves int32 `[double_ticks, 2, ranks]`."""
     sending = [op for op in table.ops if op is not Op.W]
-    index = sum((table.op == OP_CODES[op]) * place for place, op in enumerate(sending))
-    action = np.where(table.op == EMPTY, IDLE, index * table.num_chunks + table.chunk)
-    weight_action = np.where(table.weight_stage == NO_STAGE, IDLE, table.weight_chunk)
+    actions, weights = table.actions, table.weights
+    index = sum((actions.op == OP_CODES[op]) * place for place, op in enumerate(sending))
+    action = np.where(actions.op == EMPTY, IDLE, index * table.num_chunks + actions.chunk)
+    weight_action = np.where(weights.stage == NO_STAGE, IDLE, weights.chunk)
     columns = Tick(
         action=action,
-        unit=Unit(*(getattr(table, name) for name in Unit._fields)),
-        inbox_slot=table.inbox_slot,
+        unit=Unit(*(getattr(actions, name) for name in Unit._fields)),
+        inbox_slot=actions.inbox_slot,
         arrival_slot=table.arrival_slot,
         weight_action=weight_action,
-        weight_unit=WeightUnit(*(getattr(table, f"weight_{n}") for n in WeightUnit._fields)),
+        weight_unit=WeightUnit(*(getattr(weights, name) for name in WeightUnit._fields)),
     )
     return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_ranks), columns)
 

@@ -7,22 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.lowering.slots import Places, sequence
-from seq1f1b_jax.schedule.lowering.table import NO_STAGE, OP_CODES, TickTable
-from seq1f1b_jax.schedule.lowering.ticks import num_ticks, place
+from seq1f1b_jax.schedule.lowering.slots import Slots, sequence
+from seq1f1b_jax.schedule.lowering.table import (
+    NO_STAGE,
+    OP_CODES,
+    ActionColumns,
+    TickTable,
+    WeightColumns,
+)
+from seq1f1b_jax.schedule.lowering.ticks import assign_ticks, num_ticks
 from seq1f1b_jax.schedule.partition import explicit_lengths
 from seq1f1b_jax.schedule.plan import Plan, peak_units
 from seq1f1b_jax.schedule.validate import validate
-
-_ACTION_FIELDS = (
-    *("op", "stage", "microbatch", "chunk", "cache_slot", "prefix_slot", "arena_offset"),
-    *("loss_offset", "deferred_offset", "inbox_slot"),
-)
-_WEIGHT_FIELDS = (
-    *("weight_stage", "weight_microbatch", "weight_chunk"),
-    *("weight_arena_offset", "weight_deferred_offset"),
-)
-_FIELDS = (*_ACTION_FIELDS, *_WEIGHT_FIELDS, "arrival_slot")
 
 
 def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
@@ -54,64 +50,73 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
             " give one length per chunk"
         )
     lengths = explicit_lengths(sum(chunk_lengths), chunk_lengths)
-    ticks = place(plan)
-    ranks = [Places(plan, rank, ticks, lengths) for rank in range(plan.num_ranks)]
+    ticks = assign_ticks(plan)
+    ranks = [Slots(plan, rank, ticks, lengths) for rank in range(plan.num_ranks)]
     last_rank = ranks[plan.rank(plan.num_stages - 1)]
+    actions, weights, arrival_slot = _columns(plan, ticks, ranks)
     return TickTable(
-        **_arrays(plan, ticks, ranks),
+        actions=actions,
+        weights=weights,
+        arrival_slot=arrival_slot,
         exchange=plan.exchange,
         stages_per_rank=plan.stages_per_rank,
         chunk_lengths=lengths,
         num_microbatches=plan.num_microbatches,
         peak_units=peak_units(plan),
-        cache_slots_per_rank=tuple(places.num_cache_slots for places in ranks),
-        prefix_slots_per_rank=tuple(places.num_prefix_slots for places in ranks),
-        arena_tokens_per_rank=tuple(places.arena_tokens for places in ranks),
-        deferred_tokens_per_rank=tuple(places.deferred_tokens for places in ranks),
-        inbox_slots_per_rank=tuple(places.num_inbox_slots for places in ranks),
+        cache_slots_per_rank=tuple(slots.num_cache_slots for slots in ranks),
+        prefix_slots_per_rank=tuple(slots.num_prefix_slots for slots in ranks),
+        arena_tokens_per_rank=tuple(slots.arena_tokens for slots in ranks),
+        deferred_tokens_per_rank=tuple(slots.deferred_tokens for slots in ranks),
+        inbox_slots_per_rank=tuple(slots.num_inbox_slots for slots in ranks),
         loss_tokens=last_rank.loss_tokens,
     )
 
 
-def _arrays(
-    plan: Plan, ticks: Mapping[Action, int], ranks: Sequence[Places]
-) -> dict[str, NDArray[np.int32]]:
+def _columns(
+    plan: Plan, ticks: Mapping[Action, int], ranks: Sequence[Slots]
+) -> tuple[ActionColumns, WeightColumns, NDArray[np.int32]]:
     shape = (num_ticks(ticks), plan.num_ranks)
-    arrays = {name: np.zeros(shape, np.int32) for name in _FIELDS}
-    arrays["weight_stage"][:] = NO_STAGE
-    for rank, places in enumerate(ranks):
-        arrays["arrival_slot"][:, rank] = places.arrival_slots()
+    actions = ActionColumns(*(np.zeros(shape, np.int32) for _ in ActionColumns._fields))
+    weights = WeightColumns(*(np.zeros(shape, np.int32) for _ in WeightColumns._fields))
+    weights.stage[:] = NO_STAGE
+    arrival_slot = np.array([slots.arrival_slots() for slots in ranks], np.int32).T.copy()
     for action, tick in ticks.items():
         rank = plan.rank(action.stage)
-        for name, value in _cell(action, ranks[rank]).items():
-            arrays[name][tick, rank] = value
-    for array in arrays.values():
-        array.setflags(write=False)
-    return arrays
-
-
-def _cell(action: Action, places: Places) -> dict[str, int]:
-    """The columns of one action; 0 stands for a place that it does not have."""
-    forward = replace(action, op=Op.F)
-    if action.op is Op.W:
-        values = (
-            action.stage,
-            action.microbatch,
-            action.chunk,
-            places.arena[forward],
-            places.deferred[forward],
+        columns, cell = (
+            (weights, _weight_cell(action, ranks[rank]))
+            if action.op is Op.W
+            else (actions, _action_cell(action, ranks[rank]))
         )
-        return dict(zip(_WEIGHT_FIELDS, values, strict=True))
-    values = (
-        OP_CODES[action.op],
-        action.stage,
-        action.microbatch,
-        action.chunk,
-        places.cache[sequence(action)],
-        places.prefix.get(sequence(action), 0),
-        places.arena.get(forward, 0),
-        places.loss.get(forward, 0),
-        places.deferred.get(forward, 0),
-        places.inbox.get(action, 0),
+        for column, value in zip(columns, cell, strict=True):
+            column[tick, rank] = value
+    for array in (*actions, *weights, arrival_slot):
+        array.setflags(write=False)
+    return actions, weights, arrival_slot
+
+
+def _action_cell(action: Action, slots: Slots) -> ActionColumns:
+    """One cell of every column; 0 for a value that the action does not have."""
+    forward = replace(action, op=Op.F)
+    return ActionColumns(
+        op=OP_CODES[action.op],
+        stage=action.stage,
+        microbatch=action.microbatch,
+        chunk=action.chunk,
+        cache_slot=slots.cache[sequence(action)],
+        prefix_slot=slots.prefix.get(sequence(action), 0),
+        arena_offset=slots.arena.get(forward, 0),
+        loss_offset=slots.loss.get(forward, 0),
+        deferred_offset=slots.deferred.get(forward, 0),
+        inbox_slot=slots.inbox.get(action, 0),
     )
-    return dict(zip(_ACTION_FIELDS, values, strict=True))
+
+
+def _weight_cell(action: Action, slots: Slots) -> WeightColumns:
+    forward = replace(action, op=Op.F)
+    return WeightColumns(
+        stage=action.stage,
+        microbatch=action.microbatch,
+        chunk=action.chunk,
+        arena_offset=slots.arena[forward],
+        deferred_offset=slots.deferred[forward],
+    )

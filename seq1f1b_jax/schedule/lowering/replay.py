@@ -22,7 +22,13 @@ import numpy as np
 
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.dependencies import message_source
-from seq1f1b_jax.schedule.lowering.table import IDLE, LETTERS, NO_STAGE, TickTable, cell_actions
+from seq1f1b_jax.schedule.lowering.table import (
+    LETTERS,
+    NO_ACTION,
+    NO_STAGE,
+    TickTable,
+    cell_actions,
+)
 
 Symbol = str
 """The action that wrote the value, always with its stage: `F2.1@3`."""
@@ -107,8 +113,9 @@ class _Entry(NamedTuple):
             )
 
     def index(self, column: str, size: int) -> int:
-        """Read a place off the table; it must lie inside its buffer."""
-        index = int(getattr(self.table, column)[self.tick, self.rank])
+        """Read a slot or an offset off the table; it must be inside its buffer."""
+        columns = self.table.weights if self.action.op is Op.W else self.table.actions
+        index = int(getattr(columns, column)[self.tick, self.rank])
         if not 0 <= index < size:
             self.expect(index, f"0 to {size - 1}", column)
         return index
@@ -140,15 +147,14 @@ class _Cell(NamedTuple):
 
 
 def _cell(table: TickTable, tick: int, rank: int) -> _Cell:
-    code = int(table.op[tick, rank])
-    if code != IDLE and code not in LETTERS:
+    code = int(table.actions.op[tick, rank])
+    if code != NO_ACTION and code not in LETTERS:
         raise ReplayError(f"tick {tick}, rank {rank}: op={code} is not one of 0 to {len(LETTERS)}")
     entries = [_Entry(table, tick, rank, action) for action in cell_actions(table, tick, rank)]
     for entry in entries:
-        prefix = "weight_" if entry.action.op is Op.W else ""
-        entry.index(prefix + "stage", table.num_stages)
-        entry.index(prefix + "microbatch", table.num_microbatches)
-        entry.index(prefix + "chunk", table.num_chunks)
+        entry.index("stage", table.num_stages)
+        entry.index("microbatch", table.num_microbatches)
+        entry.index("chunk", table.num_chunks)
         entry.expect(entry.action.stage % table.num_ranks, rank, "rank of the stage")
     sender = next((entry for entry in entries if entry.action.op is not Op.W), None)
     return _Cell(sender, next((entry for entry in entries if entry.action.op is Op.W), None))
@@ -238,8 +244,8 @@ def _add_prefix_gradients(entry: _Entry, state: _Rank) -> None:
 
 
 def _weights(entry: _Entry, state: _Rank) -> None:
-    entry.read("weight_arena_offset", state.residuals, Op.F)
-    entry.read("weight_deferred_offset", state.deferred, Op.I)
+    entry.read("arena_offset", state.residuals, Op.F)
+    entry.read("deferred_offset", state.deferred, Op.I)
     state.weights.append(_unit(entry.action))
 
 

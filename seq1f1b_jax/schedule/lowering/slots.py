@@ -18,13 +18,13 @@ from seq1f1b_jax.schedule.lowering.ticks import num_ticks
 from seq1f1b_jax.schedule.plan import Plan
 
 
-class Places:
-    """The places of one rank, each kind by its own key, and how much room each kind takes.
+class Slots:
+    """Slots and offsets of one rank, each kind by its own key, and how much room each kind takes.
 
     Args:
       plan: a valid plan.
       rank: of the pipeline.
-      ticks: of every action (`place`).
+      ticks: of every action (`assign_ticks`).
       lengths: tokens of each chunk.
     """
 

@@ -1,6 +1,7 @@
 """The tick table: what the executor reads. Integer arrays over ticks and ranks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,24 +10,18 @@ from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.exchange import PERIOD, Exchange, Pairs
 from seq1f1b_jax.schedule.grid import Cell, draw
 
-IDLE, FORWARD, BACKWARD, INPUT_BACKWARD = 0, 1, 2, 3
+NO_ACTION, FORWARD, BACKWARD, INPUT_BACKWARD = 0, 1, 2, 3
 OP_CODES = {Op.F: FORWARD, Op.B: BACKWARD, Op.I: INPUT_BACKWARD}
 LETTERS = {code: op for op, code in OP_CODES.items()}
 NO_STAGE = -1
 """Stage of a `W` that is not there."""
 
 
-@dataclass(frozen=True, eq=False)
-class TickTable:
-    """At most one sending action per tick and rank, one `W`, and the places their values live in.
-
-    A tick is: the action, then the exchange of messages, then the `W`. What arrives in the exchange
-    of tick h is written to the slot `arrival_slot` of the inbox, whether or not anybody will read
-    it, and may be read from tick h+1 on. All arrays are int32 `[num_ticks, num_ranks]`, 0 in idle
-    cells unless said otherwise.
+class ActionColumns(NamedTuple):
+    """The sending actions, int32 `[num_ticks, num_ranks]`; 0 where there is none.
 
     Attributes:
-      op: `IDLE` 0, `FORWARD` 1, `BACKWARD` 2 or `INPUT_BACKWARD` 3.
+      op: `NO_ACTION` 0, `FORWARD` 1, `BACKWARD` 2 or `INPUT_BACKWARD` 3.
       stage: that the action runs through.
       microbatch: of the unit.
       chunk: of the unit.
@@ -36,12 +31,51 @@ class TickTable:
       loss_offset: start of the unit's loss gradient on the rank of the last stage, in tokens.
       deferred_offset: start of what an `I` leaves to its `W`, in tokens.
       inbox_slot: slot of the message that the action consumes.
-      arrival_slot: slot for the message that arrives in this tick's exchange, in idle cells too.
-      weight_stage: of the `W`; `NO_STAGE` where there is none.
-      weight_microbatch: of the `W`'s unit.
-      weight_chunk: of the `W`'s unit.
-      weight_arena_offset: start of its residuals.
-      weight_deferred_offset: start of what its `I` left.
+    """
+
+    op: NDArray[np.int32]
+    stage: NDArray[np.int32]
+    microbatch: NDArray[np.int32]
+    chunk: NDArray[np.int32]
+    cache_slot: NDArray[np.int32]
+    prefix_slot: NDArray[np.int32]
+    arena_offset: NDArray[np.int32]
+    loss_offset: NDArray[np.int32]
+    deferred_offset: NDArray[np.int32]
+    inbox_slot: NDArray[np.int32]
+
+
+class WeightColumns(NamedTuple):
+    """The `W`s, int32 `[num_ticks, num_ranks]`; 0 where there is none, but for the stage.
+
+    Attributes:
+      stage: of the `W`; `NO_STAGE` where there is none.
+      microbatch: of its unit.
+      chunk: of its unit.
+      arena_offset: start of its residuals.
+      deferred_offset: start of what its `I` left.
+    """
+
+    stage: NDArray[np.int32]
+    microbatch: NDArray[np.int32]
+    chunk: NDArray[np.int32]
+    arena_offset: NDArray[np.int32]
+    deferred_offset: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class TickTable:
+    """At most one sending action per tick and rank, one `W`, and where their values are stored.
+
+    A tick is: the action, then the exchange of messages, then the `W`. What arrives in the exchange
+    of tick h is written to the slot `arrival_slot` of the inbox, whether or not anybody will read
+    it, and may be read from tick h+1 on.
+
+    Attributes:
+      actions: by tick and rank, what sends.
+      weights: likewise, the `W`s.
+      arrival_slot: int32 `[num_ticks, num_ranks]`, slot for the message that arrives in this tick's
+        exchange, in cells without an action too.
       exchange: who swaps messages with whom in which tick.
       stages_per_rank: stages per rank.
       chunk_lengths: tokens of each chunk.
@@ -55,22 +89,9 @@ class TickTable:
       loss_tokens: loss gradients that the rank of the last stage holds at its fullest, in tokens.
     """
 
-    op: NDArray[np.int32]
-    stage: NDArray[np.int32]
-    microbatch: NDArray[np.int32]
-    chunk: NDArray[np.int32]
-    cache_slot: NDArray[np.int32]
-    prefix_slot: NDArray[np.int32]
-    arena_offset: NDArray[np.int32]
-    loss_offset: NDArray[np.int32]
-    deferred_offset: NDArray[np.int32]
-    inbox_slot: NDArray[np.int32]
+    actions: ActionColumns
+    weights: WeightColumns
     arrival_slot: NDArray[np.int32]
-    weight_stage: NDArray[np.int32]
-    weight_microbatch: NDArray[np.int32]
-    weight_chunk: NDArray[np.int32]
-    weight_arena_offset: NDArray[np.int32]
-    weight_deferred_offset: NDArray[np.int32]
     exchange: Exchange
     stages_per_rank: int
     chunk_lengths: tuple[int, ...]
@@ -86,12 +107,12 @@ class TickTable:
     @property
     def num_ticks(self) -> int:
         """Ticks of a step; even, since the scan body holds two."""
-        return self.op.shape[0]
+        return self.arrival_slot.shape[0]
 
     @property
     def num_ranks(self) -> int:
         """Ranks of the pipeline."""
-        return self.op.shape[1]
+        return self.arrival_slot.shape[1]
 
     @property
     def num_stages(self) -> int:
@@ -111,8 +132,8 @@ class TickTable:
     @property
     def ops(self) -> tuple[Op, ...]:
         """Operations that occur, in the order F, B, I, W."""
-        present = [op for code, op in LETTERS.items() if (self.op == code).any()]
-        return (*present, *[Op.W] * bool((self.weight_stage != NO_STAGE).any()))
+        present = [op for code, op in LETTERS.items() if (self.actions.op == code).any()]
+        return (*present, *[Op.W] * bool((self.weights.stage != NO_STAGE).any()))
 
     @property
     def forward_only(self) -> bool:
@@ -161,7 +182,7 @@ def draw_table(table: TickTable) -> str:
       rank 1  ......... F0.0      I0.0      F1.0      I1.0+W0.0 W1.0
     """
     rows: list[list[Cell]] = [[] for _ in range(table.num_ranks)]
-    for tick, rank in np.ndindex(table.op.shape):
+    for tick, rank in np.ndindex(table.arrival_slot.shape):
         words = [action.text(rank) for action in cell_actions(table, tick, rank)]
         if words:
             rows[rank].append(Cell("+".join(words), tick))
@@ -170,12 +191,13 @@ def draw_table(table: TickTable) -> str:
 
 def cell_actions(table: TickTable, tick: int, rank: int) -> tuple[Action, ...]:
     """The actions of one cell in the order in which they run: none, one, or one and a `W`."""
-    names = ("stage", "microbatch", "chunk")
-    actions = []
-    if table.op[tick, rank] != IDLE:
-        place = (int(getattr(table, name)[tick, rank]) for name in names)
-        actions.append(Action(LETTERS[int(table.op[tick, rank])], *place))
-    if table.weight_stage[tick, rank] != NO_STAGE:
-        place = (int(getattr(table, f"weight_{name}")[tick, rank]) for name in names)
-        actions.append(Action(Op.W, *place))
-    return tuple(actions)
+    where = tick, rank
+    action, weights = table.actions, table.weights
+    found = []
+    if action.op[where] != NO_ACTION:
+        unit = action.stage[where], action.microbatch[where], action.chunk[where]
+        found.append(Action(LETTERS[int(action.op[where])], *map(int, unit)))
+    if weights.stage[where] != NO_STAGE:
+        unit = weights.stage[where], weights.microbatch[where], weights.chunk[where]
+        found.append(Action(Op.W, *map(int, unit)))
+    return tuple(found)

@@ -14,7 +14,7 @@ from seq1f1b_jax.schedule.exchange import PERIOD
 from seq1f1b_jax.schedule.plan import Plan
 
 
-def place(plan: Plan) -> dict[Action, int]:
+def assign_ticks(plan: Plan) -> dict[Action, int]:
     """Give each action of a valid plan its tick.
 
     For `seq1f1b` (and for `terapipe` with a warm-up of everything) the ticks have a closed form:

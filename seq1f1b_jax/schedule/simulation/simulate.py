@@ -24,7 +24,7 @@ from seq1f1b_jax.schedule.dependencies import (
     message_source,
 )
 from seq1f1b_jax.schedule.grid import Cell, draw
-from seq1f1b_jax.schedule.lowering.ticks import num_ticks, place
+from seq1f1b_jax.schedule.lowering.ticks import assign_ticks, num_ticks
 from seq1f1b_jax.schedule.plan import Plan
 from seq1f1b_jax.schedule.simulation.durations import Costs
 
@@ -170,7 +170,7 @@ def _run_ticks(log: _Log, *, barrier: bool) -> None:
     plan = log.plan
     sending: dict[int, list[Action]] = defaultdict(list)
     weights: dict[int, list[Action]] = defaultdict(list)
-    ticks = place(plan)
+    ticks = assign_ticks(plan)
     for action, tick in ticks.items():
         (weights if action.op is Op.W else sending)[tick].append(action)
     clocks = [_Clock(0, None)] * plan.num_ranks
