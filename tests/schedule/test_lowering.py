@@ -11,6 +11,7 @@ from seq1f1b_jax.schedule import (
     Exchange,
     Op,
     PlanError,
+    assign_ticks,
     forward_plan,
     lower,
     make_plan,
