@@ -6,8 +6,8 @@
     python -m seq1f1b_jax.explore mine.csv --save for_torch.csv --format torch
     python -m seq1f1b_jax.explore --search --ranks 3 --microbatches 4 --memory 2 --save best.csv
 
-Without a name it lists the schedules. Of a plan it shows the order of work and the course of time
-as grids of letters, its figures next to their closed forms, what each machine makes of it, and with
+Without a name it lists the schedules. Of a plan it shows the order of work and the timeline as
+grids of letters, its figures beside their closed forms, the step on each machine, and with
 `--seq-len` what the executor will allocate. In a terminal grids end at its width. NumPy and the
 standard library are enough, except for `--draw`.
 """
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, *, width: int | None = None) ->
 
 
 def _text(options: argparse.Namespace, width: int | None) -> str:
-    """Do what was asked for, and say what it gave."""
+    """Run the command and return its output."""
     check(options)
     check_folders(options.save, options.draw)
     if options.schedule is None and not options.search:
@@ -98,7 +98,7 @@ def _text(options: argparse.Namespace, width: int | None) -> str:
 def _report(
     subject: Subject, options: argparse.Namespace, *, machine: str, width: int | None
 ) -> str:
-    """All about one plan; what a terminal cuts off is told once, under it."""
+    """All about one plan, with one line below where the terminal cuts its grids."""
     text = report(subject, machine=machine, max_width=width, full=options.full)
     if not any(line.startswith("(columns ") for line in text.splitlines()):
         return text

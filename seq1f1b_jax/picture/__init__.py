@@ -1,4 +1,4 @@
-"""Pictures of schedules, simulated or measured: letters aside, every way to look at one.
+"""Pictures of schedules, simulated or measured, in three kinds of files.
 
     Simulation --timeline_of--> Timeline --write--> .svg .png   a figure, 800 pixels wide
                                                     .html       a page to zoom in

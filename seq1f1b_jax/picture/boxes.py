@@ -9,7 +9,7 @@ from seq1f1b_jax.picture.frame import FAMILY, SMALL_POINTS
 from seq1f1b_jax.picture.labels import Extent, labels_of
 from seq1f1b_jax.picture.layout import Panel
 from seq1f1b_jax.picture.memory import MemoryAxis
-from seq1f1b_jax.picture.style import HATCH, IDLE, MEMORY, OP_STYLES, fill
+from seq1f1b_jax.picture.style import HATCH, MEMORY, OP_STYLES, WAITING, fill
 from seq1f1b_jax.picture.timeline import Curve, Span
 from seq1f1b_jax.schedule import Op
 
@@ -24,7 +24,7 @@ def draw_rows(axes: "Axes", panel: Panel) -> None:
     tops = np.array([panel.row_top(rank) for rank in range(panel.timeline.num_ranks)])
     starts, ends = np.zeros_like(tops), np.full_like(tops, panel.timeline.end)
     corners = rectangles(starts, ends, tops, tops + panel.row)
-    _add_polygons(axes, corners, facecolors=IDLE, linewidths=0, zorder=1, gid="idle")
+    _add_polygons(axes, corners, facecolors=WAITING, linewidths=0, zorder=1, gid="idle")
 
 
 def draw_boxes(axes: "Axes", panel: Panel, *, pixels_per_time: float) -> None:

@@ -24,7 +24,7 @@ from seq1f1b_jax.picture.frame import (
     time_ticks,
 )
 from seq1f1b_jax.picture.labels import Extent
-from seq1f1b_jax.picture.layout import AXIS, TITLE, WIDTH, Layout, Panel, lay_out
+from seq1f1b_jax.picture.layout import AXIS, TITLE, WIDTH, FigureLayout, Panel, lay_out
 from seq1f1b_jax.picture.legend import PlacedEntry, draw_legend, legend_entries, place_entries
 from seq1f1b_jax.picture.memory import MemoryAxis, memory_axes
 from seq1f1b_jax.picture.timeline import Timeline, check_together
@@ -112,10 +112,10 @@ def build_figure(timelines: Sequence[Timeline]) -> "Figure":
 
 
 def _draw_panel(
-    figure: "Figure", layout: Layout, panel: Panel, *, end: float, memory: MemoryAxis
+    figure: "Figure", layout: FigureLayout, panel: Panel, *, end: float, memory: MemoryAxis
 ) -> None:
-    place = {"top": panel.rows_top, "height": panel.rows_height}
-    axes = add_axes(figure, layout, left=layout.left, right=layout.right, **place)
+    area = {"top": panel.rows_top, "height": panel.rows_height}
+    axes = add_axes(figure, layout, left=layout.left, right=layout.right, **area)
     axes.set_xlim(0, end)
     draw_rows(axes, panel)
     draw_grid(axes, panel, time_ticks(end))
@@ -123,7 +123,7 @@ def _draw_panel(
     draw_boxes(axes, panel, pixels_per_time=scale)
     draw_labels(axes, panel, pixels_per_time=scale, measure=measure(SMALL_POINTS))
     draw_curves(axes, panel, memory)
-    margins = add_axes(figure, layout, left=0, right=WIDTH, **place)
+    margins = add_axes(figure, layout, left=0, right=WIDTH, **area)
     margins.set_xlim(0, WIDTH)
     draw_ranks(margins, panel, right=layout.left - 8)
     draw_peaks(margins, panel, memory, left=layout.right + 6)
@@ -140,14 +140,14 @@ def _draw_panel(
 
 
 def _draw_foot(
-    figure: "Figure", layout: Layout, legend: Sequence[PlacedEntry], *, end: float
+    figure: "Figure", layout: FigureLayout, legend: Sequence[PlacedEntry], *, end: float
 ) -> None:
-    place = {"top": layout.axis_top, "height": AXIS}
-    axis = add_axes(figure, layout, left=layout.left, right=layout.right, **place)
+    area = {"top": layout.axis_top, "height": AXIS}
+    axis = add_axes(figure, layout, left=layout.left, right=layout.right, **area)
     axis.set_xlim(0, end)
     draw_time_axis(axis, ticks=time_ticks(end), unit=layout.panels[0].timeline.unit)
-    place = {"top": layout.axis_top + AXIS, "height": layout.legend_height}
-    words = add_axes(figure, layout, left=0, right=WIDTH, **place)
+    area = {"top": layout.axis_top + AXIS, "height": layout.legend_height}
+    words = add_axes(figure, layout, left=0, right=WIDTH, **area)
     words.set_xlim(0, WIDTH)
     draw_legend(words, legend, points=POINTS)
 
@@ -160,7 +160,7 @@ def _place_legend(timelines: Sequence[Timeline]) -> tuple[PlacedEntry, ...]:
 
 
 def measure(points: float, *, weight: str = "normal") -> Callable[[str], Extent]:
-    """Make a function that tells the size of a text in pixels of the figure.
+    """Make a function that measures the size of a text in pixels of the figure.
 
     Letters are fitted to the pixels of the screen, so it is the larger of two resolutions.
 

@@ -7,7 +7,7 @@ from seq1f1b_jax.paths import one_line
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then move it to its place.
+    """Write a file under a temporary name beside it, then rename it.
 
     Args:
       path: of the file; an older one is replaced.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from seq1f1b_jax.picture.labels import Extent, shortened
-from seq1f1b_jax.picture.layout import AXIS, TITLE, WIDTH, Layout, Panel
+from seq1f1b_jax.picture.layout import AXIS, TITLE, WIDTH, FigureLayout, Panel
 from seq1f1b_jax.picture.memory import MemoryAxis
 from seq1f1b_jax.picture.style import INK, QUIET_INK, RULE
 from seq1f1b_jax.picture.timeline import UNITS
@@ -21,9 +21,9 @@ _TITLE_BASELINE = TITLE - 8
 
 
 def add_axes(
-    figure: "Figure", layout: Layout, *, top: float, height: float, left: float, right: float
+    figure: "Figure", layout: FigureLayout, *, top: float, height: float, left: float, right: float
 ) -> "Axes":
-    """Add an axes without frame at a place in pixels, its y in pixels downwards from its top."""
+    """Add an axes without frame at a position in pixels, its y in pixels downwards from its top."""
     rectangle = (
         left / WIDTH,
         1 - (top + height) / layout.height,

@@ -1,4 +1,4 @@
-"""Which boxes can hold their label `microbatch.chunk`, and how it stands in them."""
+"""Which boxes can hold their label `microbatch.chunk`, and which way round."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def labels_of(
     box_height: float,
     measure: Callable[[str], Extent],
 ) -> Iterator[Label]:
-    """Find the labels that fit into their boxes: lying, else upright, else none.
+    """Find the labels that fit into their boxes: horizontal, else upright, else none.
 
     Args:
       timeline: whose boxes are meant.

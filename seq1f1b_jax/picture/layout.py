@@ -1,4 +1,4 @@
-"""Where things stand in a figure, in pixels of an 800 pixel wide page, from the top left corner."""
+"""Positions in a figure, in pixels of an 800 pixel wide page, from the top left corner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ AXIS = 42  # tick labels and the axis label
 LEGEND_LINE = 20
 MARGIN = 12
 _ROWS = 300  # height that a timeline's rows fill together, where that leaves them readable
-_STEP = 0.28  # share of a row by which the last layer group lies lower than the first
+_STEP = 0.28  # share of a row by which the last layer group is below the first
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The place of one timeline.
+    """The area of one timeline.
 
     Attributes:
-      timeline: to be drawn there.
+      timeline: drawn there.
       top: of its title line.
       row: height of a rank's row.
       curve: height of the memory curve under it, 0 for none.
@@ -63,15 +63,15 @@ class Panel:
         return rank * self.pitch
 
     def box_top(self, span: Span) -> float:
-        """Upper edge of a box: the later the layers, the lower it lies in its row."""
+        """Upper edge of a box: the later the layers, the lower in its row."""
         group = self.timeline.layer_groups[span.rank, span.action.stage]
         depth = group / max(self.timeline.stages_per_rank - 1, 1)
         return self.row_top(span.rank) + depth * (self.row - self.box)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The places of a whole figure.
+class FigureLayout:
+    """The areas of a whole figure.
 
     Attributes:
       panels: of the timelines, top to bottom.
@@ -98,7 +98,7 @@ class Layout:
         return self.right - self.left
 
 
-def lay_out(timelines: Sequence[Timeline], *, num_legend_lines: int) -> Layout:
+def lay_out(timelines: Sequence[Timeline], *, num_legend_lines: int) -> FigureLayout:
     """Place timelines above each other on one time axis, the legend under it.
 
     Args:
@@ -110,7 +110,7 @@ def lay_out(timelines: Sequence[Timeline], *, num_legend_lines: int) -> Layout:
         panels.append(_panel(timeline, top))
         top = panels[-1].bottom + GAP
     axis_top = panels[-1].bottom + 6
-    return Layout(
+    return FigureLayout(
         panels=tuple(panels),
         left=56,
         right=WIDTH - (64 if any(timeline.memory for timeline in timelines) else MARGIN),

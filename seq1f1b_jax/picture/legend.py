@@ -1,11 +1,11 @@
-"""The lines under a figure that say what is what."""
+"""The legend under a figure."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from seq1f1b_jax.picture.frame import FAMILY
 from seq1f1b_jax.picture.layout import LEGEND_LINE
-from seq1f1b_jax.picture.style import HATCH, IDLE, MEMORY, OP_STYLES, QUIET_INK, fill
+from seq1f1b_jax.picture.style import HATCH, MEMORY, OP_STYLES, QUIET_INK, WAITING, fill
 from seq1f1b_jax.picture.timeline import Timeline
 from seq1f1b_jax.schedule import Op
 
@@ -18,7 +18,7 @@ _MICROBATCH = 1  # whose hue the samples have
 
 
 class Patch(NamedTuple):
-    """A rectangle of a sample; places and sizes are shares of the sample's, from its top left."""
+    """A rectangle of a sample; positions and sizes are shares of it, from its top left."""
 
     left: float
     top: float
@@ -28,7 +28,7 @@ class Patch(NamedTuple):
     hatched: bool = False
 
 
-class Entry(NamedTuple):
+class LegendEntry(NamedTuple):
     """A sample, made of patches, and its words. Without patches it is words alone."""
 
     words: str
@@ -36,29 +36,29 @@ class Entry(NamedTuple):
 
 
 class PlacedEntry(NamedTuple):
-    """An entry, the left edge of it in pixels, and the line that it stands in."""
+    """An entry, its left edge in pixels, and its line."""
 
-    entry: Entry
+    entry: LegendEntry
     left: float
     line: int
 
 
-def legend_entries(timelines: Sequence[Timeline]) -> Iterator[Entry]:
+def legend_entries(timelines: Sequence[Timeline]) -> Iterator[LegendEntry]:
     """Name what occurs in a picture, and only that."""
     ops = {span.action.op for timeline in timelines for span in timeline.spans}
     for op, style in OP_STYLES.items():
         if op in ops:
-            yield Entry(style.meaning, (Patch(0, 0, 1, 1, _colour(op), style.hatched),))
-    yield Entry("waiting", (Patch(0, 0, 1, 1, IDLE),))
+            yield LegendEntry(style.meaning, (Patch(0, 0, 1, 1, _colour(op), style.hatched),))
+    yield LegendEntry("waiting", (Patch(0, 0, 1, 1, WAITING),))
     for unit in dict.fromkeys(t.memory_unit for t in timelines if t.memory):
         steps = Patch(0, 0.6, 0.5, 0.4, MEMORY), Patch(0.5, 0.1, 0.5, 0.9, MEMORY)
-        yield Entry("memory" if unit == "GB" else f"{unit} in flight", steps)
+        yield LegendEntry("memory" if unit == "GB" else f"{unit} in flight", steps)
     if any(timeline.stages_per_rank > 1 for timeline in timelines):
-        row = Patch(0, 0, 1, 1, IDLE)
+        row = Patch(0, 0, 1, 1, WAITING)
         high, low = Patch(0, 0, 0.5, 0.7, _colour(Op.F)), Patch(0.5, 0.3, 0.5, 0.7, _colour(Op.F))
-        yield Entry("high and low: first and last layers of a rank", (row, high, low))
+        yield LegendEntry("high and low: first and last layers of a rank", (row, high, low))
     shade = ", shade by chunk" if any(timeline.num_chunks > 1 for timeline in timelines) else ""
-    yield Entry(f"2.1: microbatch 2, chunk 1; colour by microbatch{shade}")
+    yield LegendEntry(f"2.1: microbatch 2, chunk 1; colour by microbatch{shade}")
 
 
 def _colour(op: Op) -> str:
@@ -66,7 +66,7 @@ def _colour(op: Op) -> str:
 
 
 def place_entries(
-    entries: Iterator[Entry], *, left: float, right: float, measure: Callable[[str], float]
+    entries: Iterator[LegendEntry], *, left: float, right: float, measure: Callable[[str], float]
 ) -> tuple[PlacedEntry, ...]:
     """Set entries in lines, each as full as it gets.
 
@@ -91,7 +91,7 @@ def draw_legend(axes: "Axes", placed: Sequence[PlacedEntry], *, points: float) -
 
     Args:
       axes: in pixels, y downwards from the legend's top.
-      placed: the entries in their places.
+      placed: the entries with their positions.
       points: size of the letters.
     """
     looks = {"fontsize": points, "family": FAMILY, "color": QUIET_INK, "va": "center_baseline"}

@@ -131,7 +131,7 @@ function drawBoxes(context, panel, row, rank) {
     if (right < drawnTo + 1) continue;
     drawnTo = right;
     const width = right - left;
-    const top = rank * heights.pitch + boxTop(heights, row.group[i], timeline.numVirtual);
+    const top = rank * heights.pitch + boxTop(heights, row.group[i], timeline.stagesPerRank);
     const drawn = Math.max(width - (width > 4 ? 1 : 0), 1);
     context.fillStyle = colourOf(timeline, row, i);
     context.fillRect(left, top, drawn, heights.box);

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from seq1f1b_jax.picture.files import write_file
-from seq1f1b_jax.picture.legend import Entry, legend_entries
+from seq1f1b_jax.picture.legend import LegendEntry, legend_entries
 from seq1f1b_jax.picture.memory import MemoryAxis, memory_axes
-from seq1f1b_jax.picture.style import HATCH, HUES, IDLE, MEMORY, OP_STYLES, fill
+from seq1f1b_jax.picture.style import HATCH, HUES, MEMORY, OP_STYLES, WAITING, fill
 from seq1f1b_jax.picture.timeline import UNITS, Span, Timeline, check_together
 from seq1f1b_jax.schedule import Op
 
@@ -22,7 +22,7 @@ _OPS = tuple(OP_STYLES)
 def write_page(timelines: Sequence[Timeline], path: str | Path) -> None:
     """Write timelines above each other on one time axis as a page.
 
-    The wheel zooms, dragging moves, the mouse over a box tells the action and its times, and labels
+    The wheel zooms, dragging moves, the mouse over a box shows the action and its times, and labels
     appear where they fit.
 
     Args:
@@ -91,7 +91,7 @@ def _timeline(timeline: Timeline, axis: MemoryAxis) -> dict[str, Any]:
         "title": timeline.title,
         "notes": timeline.notes,
         "end": timeline.end,
-        "numVirtual": timeline.stages_per_rank,
+        "stagesPerRank": timeline.stages_per_rank,
         "colours": [_colours(op, timeline.num_chunks) for op in _OPS],
         "rows": [_row(timeline, row) for row in timeline.rows],
         "memory": [
@@ -125,7 +125,7 @@ def _row(timeline: Timeline, row: Sequence[Span]) -> dict[str, list]:
     }
 
 
-def _entry_html(entry: Entry) -> str:
+def _entry_html(entry: LegendEntry) -> str:
     patches = "".join(
         f'<i style="left:{patch.left:.0%};top:{patch.top:.0%};width:{patch.width:.0%};'
         f'height:{patch.height:.0%};background:{_background(patch.colour, patch.hatched)}"></i>'
@@ -137,7 +137,7 @@ def _entry_html(entry: Entry) -> str:
 
 def _background(colour: str, hatched: bool) -> str:
     if not hatched:
-        return {IDLE: "var(--idle)", MEMORY: "var(--held)"}.get(colour, colour)
+        return {WAITING: "var(--idle)", MEMORY: "var(--held)"}.get(colour, colour)
     return f"repeating-linear-gradient(-45deg,{HATCH} 0 1px,{colour} 1px 4px)"
 
 

@@ -103,13 +103,13 @@ function rowHeights(timeline) {
   const space = Math.min(6, 0.15 * pitch);
   const curve = held ? 0.34 * (pitch - space) : 0;
   const row = pitch - space - curve;
-  const box = timeline.numVirtual > 1 ? row * (1 - STEP) : row;
+  const box = timeline.stagesPerRank > 1 ? row * (1 - STEP) : row;
   return { pitch, space, curve, row, box };
 }
 
 /** Upper edge of a box within its row: the later the layers, the lower. */
-function boxTop(heights, group, numVirtual) {
-  return numVirtual > 1 ? (group / (numVirtual - 1)) * (heights.row - heights.box) : 0;
+function boxTop(heights, group, stagesPerRank) {
+  return stagesPerRank > 1 ? (group / (stagesPerRank - 1)) * (heights.row - heights.box) : 0;
 }
 
 /** Colour of a box. */

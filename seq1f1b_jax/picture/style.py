@@ -1,6 +1,6 @@
-"""What a box looks like: its colour tells the microbatch, its shade the chunk, its tone the op.
+"""What a box looks like: its colour shows the microbatch, its shade the chunk, its tone the op.
 
-The four operations lie in separate bands of CIE lightness, so they stay apart in grey print, and
+The four operations are in separate bands of CIE lightness, so they stay apart in grey print, and
 `W` is hatched besides:
 
     W 93..97 hatched    F 76..86    I 52..62    B 29..42        (0 black, 100 white)
@@ -47,7 +47,7 @@ OP_STYLES = {
 HUES = (70, 246, 118, 316, 46, 214, 92, 288)
 """Hue angles of CIE LCh by microbatch: orange, blue, green, magenta, red, cyan, olive, violet."""
 
-IDLE = "#f0f1f4"
+WAITING = "#f0f1f4"
 """Row behind the boxes: where it shows, the rank waits."""
 
 HATCH = "#5a6069"

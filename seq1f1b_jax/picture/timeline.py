@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """The course of one step, predicted or measured.
+    """One step on the clock, predicted or measured.
 
     Attributes:
       title: names it in the picture.
@@ -47,7 +47,7 @@ class Timeline:
       notes: short facts for the caption, such as `"bubble 17.9 %"`.
 
     Raises:
-      ValueError: a span lies outside the ranks or the step or on another one, a curve is not a
+      ValueError: a span is outside the ranks or the step or overlaps another one, a curve is not a
         curve, or a unit is unknown.
 
     Example:
@@ -104,7 +104,7 @@ class Timeline:
 
     @property
     def stages_per_rank(self) -> int:
-        """Virtual stages of the rank that has most."""
+        """Stages of the rank that has most."""
         return 1 + max(self.layer_groups.values())
 
     @cached_property
@@ -119,7 +119,7 @@ class Timeline:
 
 
 def check_together(timelines: Sequence[Timeline]) -> tuple[Timeline, ...]:
-    """Make sure that timelines can stand on one time axis.
+    """Check that timelines fit on one time axis.
 
     Args:
       timelines: of one picture, top to bottom.

@@ -94,7 +94,7 @@ def _span_event(span: Span, process: int) -> dict[str, Any]:
 
 
 def _counters(timeline: Timeline, process: int) -> Iterator[dict[str, Any]]:
-    """Counters belong to a process, so the rank stands in the name."""
+    """Counters belong to a process, so the rank is in the name."""
     for rank, curve in enumerate(timeline.memory):
         name = f"held by rank {_padded(rank, timeline)} ({timeline.memory_unit})"
         for time, value in curve:

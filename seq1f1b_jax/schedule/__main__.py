@@ -1,4 +1,4 @@
-"""The command has moved: an old command line is told the new name."""
+"""The former name of the command; it names the new one and exits."""
 
 import sys
 

@@ -12,7 +12,7 @@ class Op(StrEnum):
 
     `F` is the forward, `B` the backward. A backward may also be done in two halves: `I` gives the
     gradient by the stage's input, which the stage before waits for, and `W` the gradients of the
-    weights, for which nobody waits.
+    weights, for which nothing waits.
     """
 
     F = "F"
@@ -53,11 +53,11 @@ class Action:
         return replace(self, op=Op.B) if self.op is Op.I else self
 
     def text(self, rank: int) -> str:
-        """Write the action as it stands in the row of `rank`.
+        """Write the action as in the row of `rank`.
 
         Args:
-          rank: index of the row. A stage of another number is appended as `@stage`: with virtual
-            stages, all but the first of a rank.
+          rank: index of the row. A stage of another number is appended as `@stage`: with
+            several stages per rank, all but the first.
 
         Returns:
           `F2.1` for the forward of chunk 1 of microbatch 2.
@@ -71,7 +71,7 @@ class Action:
 
         Args:
           text: `F2.1`, or `F2.1@3` for a stage of another number than the rank's.
-          rank: index of the row that the text stands in.
+          rank: index of the row that holds the text.
 
         Raises:
           ValueError: the text is not an action.

@@ -9,7 +9,7 @@ For stage s, microbatch m and chunk c:
              after B(s,m,c+1)   only then is the gradient of the chunk's keys and values complete
     W(s,m,c) after I(s,m,c)     the gradients of the matmuls' outputs are there
 
-An `I` waits for what a `B` waits for, and whoever waits for a `B` may be served by an `I`.
+An `I` waits for what a `B` waits for, and what waits for a `B` may be served by an `I`.
 """
 
 from collections.abc import Iterator

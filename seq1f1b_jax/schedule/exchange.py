@@ -1,7 +1,6 @@
 """Which ranks swap messages in which ticks: a static pattern of two ticks, part of every table.
 
-A `ppermute` is a rendezvous of its pairs and of nobody else, so the pattern decides who waits for
-whom:
+A `ppermute` is a rendezvous of its pairs only, so the pattern decides which ranks wait for which:
 
     parity     in tick h the neighbours (a, a+1) with a = h (mod 2) exchange, both ways: a has run
                F and sends down, a+1 has run B and sends up. A rank meets one neighbour a tick, and
@@ -42,7 +41,7 @@ class Exchange(StrEnum):
 
     @classmethod
     def of_line_or_ring(cls, stages_per_rank: int) -> "Exchange":
-        """The pattern where nobody says which: ranks that hold several stages make a ring.
+        """The default pattern: ranks that hold several stages make a ring.
 
         Example:
           >>> from seq1f1b_jax.schedule import Exchange
@@ -70,7 +69,7 @@ class Exchange(StrEnum):
           ring: whether the last rank sends down to the first, as stages need.
 
         Returns:
-          Sources and destinations; no rank stands twice on either side.
+          Sources and destinations; no rank is twice on either side.
 
         Raises:
           ValueError: `PARITY` on a ring of an odd number of ranks, which two colours cannot colour.

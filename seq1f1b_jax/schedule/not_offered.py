@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 _V = (
-    "places its stages in a V (rank p holds stages p and 2P-1-p), and here stage s lies on rank s"
+    "puts its stages in a V (rank p holds stages p and 2P-1-p), and here stage s is on rank s"
     " mod P; use seq-zb-h1, or seq1f1b-i for two stages on a rank"
 )
 _STALE = "updates with stale weights, and here every step is one exact gradient; use seq1f1b"
@@ -18,12 +18,11 @@ NOT_OFFERED = MappingProxyType(
         "v-min": _V,
         "v-zb": _V,
         "dualpipev": _V,
-        "hanayo": "places its stages in waves, and here stage s lies on rank s mod P; use"
-        " seq1f1b-i",
+        "hanayo": "puts its stages in waves, and here stage s is on rank s mod P; use seq1f1b-i",
         "dualpipe": "runs the model from both ends, with two copies of the parameters, and here a"
-        " stage lies on one rank; use seq-zb-h1 or seq1f1b-i",
+        " stage is on one rank; use seq-zb-h1 or seq1f1b-i",
         "chimera": "runs the model from both ends, with two copies of the parameters, and here a"
-        " stage lies on one rank; use seq1f1b or seq1f1b-i",
+        " stage is on one rank; use seq1f1b or seq1f1b-i",
         "pipedream": _STALE,
         "pipedream-2bw": _STALE,
         "pipemare": _STALE,

@@ -26,7 +26,7 @@ class PlanError(ValueError):
         self.rank, self.index = rank, index
 
     def __reduce__(self) -> tuple:
-        """What another process makes the same error from."""
+        """Pickle with all arguments, for errors of other processes."""
         return type(self), (str(self), self.rank, self.index)
 
 
@@ -43,7 +43,7 @@ class Plan:
       num_chunks: slices of each sequence C.
       ranks: `ranks[p]` holds the actions of rank p in the order in which it runs them.
       stages_per_rank: stages per rank V. Stages count from 0 to P*V-1 along the model, and
-        stage s lies on rank s mod P, so that a message always goes to the next rank of a ring.
+        stage s is on rank s mod P, so that a message always goes to the next rank of a ring.
       exchange: which ranks swap messages in which ticks, see `Exchange`.
 
     Raises:
@@ -71,7 +71,7 @@ class Plan:
         if len(self.ranks) != self.num_ranks:
             raise ValueError(
                 f"a plan of num_ranks={self.num_ranks} has {len(self.ranks)} rows;"
-                " write one row per stage"
+                " write one row per rank"
             )
 
     @property
@@ -140,7 +140,8 @@ def plan_under(header: str, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
     """Put a plan together from its header and the actions of its ranks.
 
     Args:
-      header: as `Plan.text` writes it; `virtual` and `exchange` may be left out.
+      header: as `Plan.text` writes it; `stages_per_rank` and `exchange` may be left out, and
+        earlier versions wrote `stages` and `virtual`.
       ranks: of the plan.
 
     Raises:
@@ -158,11 +159,11 @@ def plan_under(header: str, ranks: tuple[tuple[Action, ...], ...]) -> Plan:
             " with stages_per_rank=2 behind it where a rank holds two stages, and exchange=parity"
             " or exchange=lockstep, or neither, at the end"
         )
-    name, stages, microbatches, chunks, virtual, exchange = match.groups()
-    stages_per_rank = int(virtual or 1)
+    name, ranks_, microbatches, chunks, several, exchange = match.groups()
+    stages_per_rank = int(several or 1)
     return Plan(
         name,
-        int(stages),
+        int(ranks_),
         int(microbatches),
         int(chunks),
         ranks,

@@ -1,4 +1,4 @@
-"""Whether a plan can run: every action once, in its place, and no rank waiting for ever."""
+"""Whether a plan can run: every action once, on its rank, and no deadlock."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def validate(plan: Plan) -> None:
       plan: of any origin.
 
     Raises:
-      PlanError: an action is missing, repeated, on the wrong rank or outside the sizes, or stands
+      PlanError: an action is missing, repeated, on the wrong rank or outside the sizes, or comes
         where it could never run. The message draws the grid with that cell marked.
     """
     for rank in range(plan.num_ranks):
@@ -50,7 +50,7 @@ def plan_error(
 
 
 def placement_rule(plan: Plan, rank: int) -> str:
-    r"""Say where stages lie, and how a plan places them otherwise.
+    r"""Write the rule that puts stages on ranks, and how a plan breaks it.
 
     Args:
       plan: that has a stage on another rank.
@@ -61,14 +61,14 @@ def placement_rule(plan: Plan, rank: int) -> str:
       >>> from seq1f1b_jax.schedule.validate import placement_rule
       >>> plan = parse_grid("rank 0  F0.0 F0.0@3\nrank 1  F0.0 F0.0@2", name="v")
       >>> print(placement_rule(plan, 0))
-      of 4 in a V, as zb-v and dualpipev; stage s lies on rank s mod P, so rank 0 of 2 runs 0 and 2
+      of 4 in a V, as zb-v and dualpipev; stage s is on rank s mod P, so rank 0 of 2 runs 0 and 2
     """
     P = plan.num_ranks
     total = min(plan.num_stages, 1 + max(_stages(plan)))
     own = [str(stage) for stage in range(rank, total, P)] or [str(rank)]
     listed = " and ".join((", ".join(own[:-1]), own[-1])) if len(own) > 1 else own[0]
     return (
-        f"of {total}{_PLACEMENTS[_placement(plan)]}; stage s lies on rank"
+        f"of {total}{_PLACEMENTS[_placement(plan)]}; stage s is on rank"
         f" s mod P, so rank {rank} of {P} runs {listed}"
     )
 
@@ -77,7 +77,7 @@ _PLACEMENTS = {"": "", "v": " in a V, as zb-v and dualpipev", "blocks": " in blo
 
 
 def _placement(plan: Plan) -> str:
-    """How a plan places its stages, where that has a name."""
+    """How a plan distributes its stages, where that has a name."""
     held = [sorted({action.stage for action in row}) for row in plan.ranks]
     P = plan.num_ranks
     if all(stages == [rank, 2 * P - 1 - rank] for rank, stages in enumerate(held)):
@@ -116,7 +116,7 @@ def _check_complete(plan: Plan, rank: int) -> None:
         if stage not in shown:
             first = Action(Op.F, stage, 0, 0).text(rank)
             reason = (
-                f"nobody runs stage {stage}; {plan.num_ranks} ranks with equally many stages each"
+                f"no rank runs stage {stage}; {plan.num_ranks} ranks with equally many stages each"
                 f" have {plan.num_stages}, and this plan shows {len(shown)}"
             )
             raise plan_error(plan, reason, rank=rank, index=end, text=first)
@@ -128,7 +128,7 @@ def _check_complete(plan: Plan, rank: int) -> None:
     for index, action in enumerate(plan.ranks[rank]):
         if action.op is Op.W and replace(action, op=Op.I) not in present:
             text, whole = action.text(rank), replace(action, op=Op.B).text(rank)
-            reason = f"{text} stands beside {whole}; a backward is one B, or an I and later a W"
+            reason = f"{text} is beside {whole}; a backward is one B, or an I and later a W"
             raise plan_error(plan, reason, rank=rank, index=index)
 
 
@@ -157,7 +157,7 @@ def _check_progress(plan: Plan) -> None:
         action = plan.ranks[rank][index]
         for needed, why in local_dependencies(action, num_chunks=plan.num_chunks).items():
             if needed not in done:
-                reason = f"{action.text(rank)} stands before {_name(plan, needed)}; {why}"
+                reason = f"{action.text(rank)} comes before {_name(plan, needed)}; {why}"
                 raise plan_error(plan, reason, rank=rank, index=index)
     if heads:
         rank, index = next(iter(heads.items()))
@@ -172,7 +172,7 @@ def _wait(plan: Plan, action: Action, done: set[Action]) -> str:
 
 
 def _name(plan: Plan, event: Action) -> str:
-    """The letters of an event as they stand in its row."""
+    """The letters of an event in its row."""
     rank = plan.rank(event.stage)
     half = replace(event, op=Op.I)
     return (half if half in plan.ranks[rank] and event.op is Op.B else event).text(rank)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from seq1f1b_jax.picture.style import HUES, IDLE, OP_STYLES, fill, lch_colour
+from seq1f1b_jax.picture.style import HUES, OP_STYLES, WAITING, fill, lch_colour
 from seq1f1b_jax.schedule import Op
 
 # What red-green and blue-yellow blind eyes make of linear sRGB (Machado and others, 2009).
@@ -68,7 +68,7 @@ def test_the_tones_of_the_operations_do_not_touch_in_grey():
 
 
 def test_waiting_is_lighter_than_every_box_that_is_not_hatched():
-    assert lab(IDLE)[0] > max(greys(Op.F)) + 7
+    assert lab(WAITING)[0] > max(greys(Op.F)) + 7
 
 
 @pytest.mark.parametrize("op", Op)

@@ -179,7 +179,7 @@ def test_search_finds_a_plan_within_the_memory_and_ranks_the_named(capsys, tmp_p
     path = tmp_path / "best.csv"
     out = run(capsys, "--search", *words, "--save", str(path), "--compare", "1f1b")
     assert out.startswith("search: step time 12 on the executor machine with at most 2 units")
-    assert "gpipe" in out and "course of time (F=1 B=2" in out
+    assert "gpipe" in out and "timeline (F=1 B=2" in out
     plan = read_plan(path)
     assert (plan.num_ranks, plan.num_microbatches) == (2, 3)
     assert max(peak_units(plan)) <= 2

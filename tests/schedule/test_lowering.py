@@ -202,7 +202,7 @@ def test_wrong_lengths_are_refused(lengths, reported):
 
 
 def test_plans_that_cannot_run_are_refused():
-    with pytest.raises(PlanError, match=r"rank 0, action 2: B0\.0 stands before B0\.1"):
+    with pytest.raises(PlanError, match=r"rank 0, action 2: B0\.0 comes before B0\.1"):
         lower(parse_grid("rank 0  F0.0 F0.1 B0.0 B0.1", name="hand"), (4, 4))
 
 

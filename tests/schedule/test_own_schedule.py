@@ -137,7 +137,7 @@ def test_what_cannot_be_registered_is_refused(own_schedules, own, generate, repo
     ("generate", "reported"),
     [
         (_two_ranks_always, "gave a plan of num_ranks=2 where 3 was asked for"),
-        (_out_of_order, "plan in-groups, rank 0, action 0: F0.1 stands before F0.0"),
+        (_out_of_order, "plan in-groups, rank 0, action 0: F0.1 comes before F0.0"),
         (_nothing, "gave a NoneType; return a Plan"),
     ],
 )

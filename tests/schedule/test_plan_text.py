@@ -79,7 +79,7 @@ def test_capitals_do_not_matter(name):
     ("name", "reported"),
     [
         ("zb-h2", "updating each rank before .* use seq-zb-h1"),
-        ("zb-v", "stages in a V .* stage s lies on rank s mod P; use seq-zb-h1"),
+        ("zb-v", "stages in a V .* stage s is on rank s mod P; use seq-zb-h1"),
         ("ZBV", "in a V"),
         ("ZBVZeroBubble", "in a V"),
         ("v-half", "in a V"),

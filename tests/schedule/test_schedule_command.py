@@ -21,7 +21,7 @@ order of work (F forward, B backward, then microbatch.chunk)
 rank 0  F0.0 F0.1 F1.0 B0.1 F1.1 B0.0 B1.1 B1.0
 rank 1  F0.0 F0.1 B0.1 F1.0 B0.0 F1.1 B1.1 B1.0
 
-course of time (F=1 B=2, one column is 1)
+timeline (F=1 B=2, one column is 1)
 rank 0  F0.0 F0.1 F1.0 .... .... B0.1----- F1.1 B0.0----- .... B1.1----- B1.0-----
 rank 1  .... F0.0 F0.1 B0.1----- F1.0 B0.0----- F1.1 B1.1----- B1.0----- .... ....
 
@@ -95,14 +95,14 @@ def test_split_backwards_name_their_halves_and_what_is_deferred(capsys):
 @pytest.mark.parametrize("machine", ["asynchronous", "lock-step"])
 def test_another_machine_is_named_and_its_time_shown(capsys, machine):
     out = run(capsys, *ARGUMENTS, "--transfer", "1", "--machine", machine)
-    assert f"course of time, {machine} (F=1 B=2" in out
+    assert f"timeline, {machine} (F=1 B=2" in out
     assert row(out, "step time ")[0] == row(out, machine)[0]
     assert row(out, "asynchronous")[0] < row(out, "executor")[0] < row(out, "lock-step")[0]
 
 
 def test_what_will_run_leads_where_the_machines_differ(capsys):
     out = run(capsys, *sizes_of("seq1f1b-i"), "--short-warmup")
-    assert "course of time, executor (F=1 B=2 in 2 stages" in out
+    assert "timeline, executor (F=1 B=2 in 2 stages" in out
     executor, asynchronous = (row(out, machine)[0] for machine in ("executor", "asynchronous"))
     assert row(out, "step time ")[0] == executor and float(executor) > float(asynchronous)
     assert out.index("\nexecutor ") < out.index("\nasynchronous ")
@@ -162,7 +162,7 @@ def test_without_a_name_the_schedules_are_listed(capsys):
         ([*ARGUMENTS, "--save", "tests"], "cannot write tests: it names a folder"),
         ([*ARGUMENTS, "--draw", "tests/"], "cannot write tests/: it names a folder"),
         ([*ARGUMENTS, "--format", "torch"], "--format says how --save writes"),
-        (["dualpipev", *SIZES], "places its stages in a V"),
+        (["dualpipev", *SIZES], "puts its stages in a V"),
         (["two\nlines.csv"], r"cannot read plan file two\nlines.csv: No such file"),
         ([*ARGUMENTS, "--save", "two\nlines/a.csv"], r"two\nlines is no folder"),
         ([*ARGUMENTS, "--draw", "two\nlines"], r"'two\nlines'; end it in"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.explore.search import find_plan
-from seq1f1b_jax.explore.search.batch import Batch
 from seq1f1b_jax.explore.search.bound import lower_bound
+from seq1f1b_jax.explore.search.order_timer import OrderTimer
 from seq1f1b_jax.explore.search.problem import Problem
 from seq1f1b_jax.explore.search.seeds import exchanges, seeds
 from seq1f1b_jax.schedule import (
@@ -37,9 +37,9 @@ def random_costs(random, problem_stages, num_chunks, transfer=0):
 # The clock of the search
 
 
-def shuffled(plan, batch, random, num_orders):
+def shuffled(plan, timer, random, num_orders):
     """Orders near a plan, most of them impossible; the first one is the plan."""
-    rows = batch.rows(plan)
+    rows = timer.rows(plan)
     noise = random.normal(0, 0.8, (num_orders, *rows.shape))
     noise[0] = 0
     order = np.argsort(np.arange(rows.shape[1]) + noise, axis=2)
@@ -66,11 +66,11 @@ def test_its_clock_is_that_of_the_simulator(machine, stages_per_rank, split):
             machine=machine,
         )
         for exchange in exchanges(problem):
-            batch = Batch(problem, exchange)
+            timer = OrderTimer(problem, exchange)
             plan = next(s.plan for s in seeds(problem) if s.plan.exchange is exchange)
-            orders = shuffled(plan, batch, random, 24)
-            for rows, makespan in zip(orders, batch.makespans(orders), strict=True):
-                plan = batch.plan(rows)
+            orders = shuffled(plan, timer, random, 24)
+            for rows, makespan in zip(orders, timer.makespans(orders), strict=True):
+                plan = timer.plan(rows)
                 if is_possible(plan, problem.max_units):
                     assert simulate(plan, costs, machine=machine).makespan == makespan
                     assert lower_bound(problem) <= makespan

@@ -76,7 +76,7 @@ def test_cells_say_what_a_file_is_not_its_ending(tmp_path, name):
 
 @pytest.mark.parametrize("file", ["ZBVZeroBubble_P2_M4_V2.csv", "DualPipeV_P2_M6_V2.compute.csv"])
 def test_another_placement_is_told_the_rule(file):
-    rule = "stage 3 of 4 in a V, as zb-v and dualpipev; stage s lies on rank s mod P, so rank 0"
+    rule = "stage 3 of 4 in a V, as zb-v and dualpipev; stage s is on rank s mod P, so rank 0"
     for num_chunks in (1, 2):
         with pytest.raises(PlanError, match=rule) as caught:
             read_plan(FOLDER / file, num_chunks=num_chunks)
@@ -88,7 +88,7 @@ def test_stages_in_blocks_are_told_the_rule_and_their_own_number(tmp_path):
     with pytest.raises(PlanError, match=r"stage 1 of 5 in blocks; .* rank 0 of 2 runs 0, 2 and 4"):
         read(tmp_path, rows)
     rows = "F0.0,F0.0@2,F0.0@4,B0.0@4,B0.0@2,B0.0\nF0.0,F0.0@3,B0.0@3,B0.0\n"
-    with pytest.raises(PlanError, match=r"nobody runs stage 5; 2 ranks .* have 6, .* shows 5"):
+    with pytest.raises(PlanError, match=r"no rank runs stage 5; 2 ranks .* have 6, .* shows 5"):
         read(tmp_path, rows)
 
 
@@ -101,12 +101,12 @@ def test_the_last_rank_of_1f1b_as_torch_lays_it_out_is_refused():
 @pytest.mark.parametrize(
     ("text", "reported"),
     [
-        ("0F0,F1.0,0B0\n", "line 1, column 2: 'F1.0' stands in a file of torch's cells"),
+        ("0F0,F1.0,0B0\n", "line 1, column 2: 'F1.0' is in a file of torch's cells"),
         ("0F0,0F1x,0B0\n", "line 1, column 2: '0F1x' is no cell of torch's"),
         ("0F0,0GATHER,0B0\n", "column 2: '0GATHER' is no cell of torch's"),
         ("0F0,(0B0)OVERLAP,0B0\n", r"column 2: '(0B0)OVERLAP' is no cell"),
         ("0F0,(0B0;0X1)OVERLAP_F_B,0B0\n", "'(0B0;0X1)OVERLAP_F_B' is no cell"),
-        ("# a ranks=1\n0F0,0B0\n", "line 1: a line of sizes stands above cells of torch's"),
+        ("# a ranks=1\n0F0,0B0\n", "line 1: a line of sizes comes before cells of torch's"),
         ("0SEND_F0\n1RECV_F0\n", "mine.csv holds messages only"),
         ("0F0,999999999F0,0B0\n", "1000000000 stages and holds 3"),
     ],
@@ -133,7 +133,7 @@ def test_microbatches_are_read_as_chunks_where_the_user_says_so(tmp_path):
 
 def test_orders_that_chunks_do_not_allow_say_how_they_were_read(tmp_path):
     hint = r"column 3 \(torch's microbatch u is read as chunk u mod 2 .* needs num_chunks=1\)"
-    with pytest.raises(PlanError, match=f"{hint}: .* B0.0 stands before B0.1"):
+    with pytest.raises(PlanError, match=f"{hint}: .* B0.0 comes before B0.1"):
         read(tmp_path, "0F0,0F1,0B0,0B1\n", num_chunks=2)
     with pytest.raises(ValueError, match="3 microbatches of torch's, .* num_chunks=2"):
         read(tmp_path, "0F0,0F1,0F2,0B2,0B1,0B0\n", num_chunks=2)
@@ -225,7 +225,7 @@ def test_every_order_of_torch_runs(torch, tmp_path, order):
 
 @pytest.mark.parametrize("order", V_SHAPED, ids=lambda order: order.text)
 def test_every_v_of_torch_is_told_the_rule(torch, tmp_path, order):
-    with pytest.raises(PlanError, match="in a V, as zb-v .* s lies on rank s mod P"):
+    with pytest.raises(PlanError, match="in a V, as zb-v .* s is on rank s mod P"):
         read_plan(write_order(order, tmp_path))
 
 

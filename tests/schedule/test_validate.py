@@ -71,7 +71,7 @@ def test_every_dropped_action_is_found(name):
     plan = _small(name)
     for rank, row in enumerate(plan.ranks):
         for index, action in enumerate(row):
-            # an I or W alone: the other half stands beside a missing B, or is missing itself
+            # an I or W alone: the other half is beside a missing B, or is missing itself
             named = replace(action, op=Op.B) if action.op is Op.I else action
             with pytest.raises(PlanError, match=f">{named.text(rank)}<") as caught:
                 validate(_with_row(plan, rank, (*row[:index], *row[index + 1 :])))
@@ -98,7 +98,7 @@ def test_every_misplaced_action_is_found(name):
         for index, action in enumerate(row):
             for stage in (action.stage ^ 1, action.stage + 8):
                 wrong = replace(action, stage=stage)
-                rule = f"stage s lies on rank s mod P, so rank {rank} of 2 runs"
+                rule = f"stage s is on rank s mod P, so rank {rank} of 2 runs"
                 told = f"action {index}: .* of stage {stage} of .*; {rule}"
                 with pytest.raises(PlanError, match=told):
                     validate(_with_row(plan, rank, (*row[:index], wrong, *row[index + 1 :])))
@@ -120,12 +120,12 @@ def test_swapped_actions_are_found_exactly_when_the_plan_cannot_run(name, sizes)
 @pytest.mark.parametrize(
     ("grid", "reported"),
     [
-        ("rank 0  F0.1 F0.0 B0.1 B0.0", "rank 0, action 0: F0.1 stands before F0.0; a chunk"),
-        ("rank 0  F0.0 F0.1 B0.0 B0.1", "rank 0, action 2: B0.0 stands before B0.1; keys"),
-        ("rank 0  F0.0 F0.1 B0.0 I0.1 W0.1", "rank 0, action 2: B0.0 stands before I0.1; keys"),
-        ("rank 0  F0.0 B0.1 F0.1 B0.0", "rank 0, action 1: B0.1 stands before F0.1; a backward"),
-        ("rank 0  F0.0 W0.0 I0.0", "rank 0, action 1: W0.0 stands before I0.0; weight"),
-        ("rank 0  F0.0 B0.0 W0.0", "rank 0, action 2: W0.0 stands beside B0.0; a backward is one"),
+        ("rank 0  F0.1 F0.0 B0.1 B0.0", "rank 0, action 0: F0.1 comes before F0.0; a chunk"),
+        ("rank 0  F0.0 F0.1 B0.0 B0.1", "rank 0, action 2: B0.0 comes before B0.1; keys"),
+        ("rank 0  F0.0 F0.1 B0.0 I0.1 W0.1", "rank 0, action 2: B0.0 comes before I0.1; keys"),
+        ("rank 0  F0.0 B0.1 F0.1 B0.0", "rank 0, action 1: B0.1 comes before F0.1; a backward"),
+        ("rank 0  F0.0 W0.0 I0.0", "rank 0, action 1: W0.0 comes before I0.0; weight"),
+        ("rank 0  F0.0 B0.0 W0.0", "rank 0, action 2: W0.0 is beside B0.0; a backward is one"),
         ("rank 0  F0.0 I0.0 B0.0 W0.0", "rank 0, action 2: B0.0 has run already, as action 1"),
         ("rank 0  F0.0 I0.0", "rank 0, action 2: W0.0 is missing"),
         (

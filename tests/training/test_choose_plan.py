@@ -40,7 +40,7 @@ def test_a_plan_of_torch_trains_with_the_chunks_of_the_run():
     assert (plan.stages_per_rank, plan.exchange) == (2, Exchange.LOCKSTEP)
     assert "exchange=lockstep, faster for this order: a step of 27, with parity 39" in told
     config = ScheduleConfig(plan=INTERLEAVED, num_microbatches=2, num_chunks=2)
-    with pytest.raises(PlanError, match=r"needs num_chunks=1\): .* B0\.0@2 stands before B0\.1@2"):
+    with pytest.raises(PlanError, match=r"needs num_chunks=1\): .* B0\.0@2 comes before B0\.1@2"):
         choose_plan(config, num_ranks=2)
     config = ScheduleConfig(plan=INTERLEAVED, num_microbatches=8, num_chunks=1)
     with pytest.raises(ValueError, match="num_microbatches=4, the run 8; use --schedule.num_micro"):

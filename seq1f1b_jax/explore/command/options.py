@@ -1,4 +1,4 @@
-"""What the command can be told."""
+"""The options of the command."""
 
 import argparse
 import re
@@ -24,7 +24,7 @@ RENAMED = {"--stages": "--ranks", "--virtual": "--stages-per-rank"}
 
 
 class _Renamed(argparse.Action):
-    """An option that had another name before."""
+    """An option that has a new name."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
         parser.error(f"{self.option_strings[0]} is now {self.metavar}")
@@ -115,9 +115,7 @@ def _add_times(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--machine", choices=MACHINES, help="whose course of time is shown (executor)"
-    )
+    group.add_argument("--machine", choices=MACHINES, help="whose timeline is shown (executor)")
     group.add_argument(
         "--seq-len", type=_count, metavar="TOKENS", help="tokens, cut evenly: shows the buffers too"
     )

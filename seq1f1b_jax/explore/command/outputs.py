@@ -24,8 +24,7 @@ def check_folders(*paths: str | None) -> None:
             raise ValueError(f"cannot write {shown}: it names a folder; add the name of a file")
         if not file.parent.is_dir():
             raise ValueError(
-                f"cannot write {shown}: {one_line(Path(path).parent)} is no folder; create it"
-                " first"
+                f"cannot write {shown}: {one_line(Path(path).parent)} is no folder; create it first"
             )
 
 

@@ -26,7 +26,7 @@ from seq1f1b_jax.schedule.plan import Plan, peak_units
 from seq1f1b_jax.schedule.simulation.simulate import Simulation, draw_simulation
 
 _MAX_COLUMNS = 1000
-_MAX_COLUMNS_PER_ACTION = 8  # more: the times have no measure that a grid could show
+_MAX_COLUMNS_PER_ACTION = 8  # more: the times have no common divisor that a grid could show
 _MAX_CELLS = 5_000_000
 _WORDS = {Op.F: "forward", Op.B: "backward", Op.I: "input gradient", Op.W: "weight gradient"}
 
@@ -34,13 +34,13 @@ _WORDS = {Op.F: "forward", Op.B: "backward", Op.I: "input gradient", Op.W: "weig
 def report(
     subject: Subject, *, machine: str, max_width: int | None = None, full: bool = False
 ) -> str:
-    """Write the order of work, the course of time, the formulas and the machines.
+    """Write the order of work, the timeline, the formulas and the machines.
 
     Args:
       subject: the plan and its costs.
-      machine: whose course of time is shown.
+      machine: whose timeline is shown.
       max_width: letters that a line of a grid may have; None: any.
-      full: also draw a course of time of very many columns.
+      full: also draw a timeline of very many columns.
     """
     plan, simulation = subject.plan, subject.simulations[machine]
     title = (
@@ -50,7 +50,7 @@ def report(
     parts = (
         "\n".join((title, *subject.notes)),
         _order_of_work(plan, max_width),
-        _course_of_time(subject, simulation, max_width, full=full),
+        _timeline(subject, simulation, max_width, full=full),
         _figures(subject, simulation),
         _machines(subject),
         _critical_path(simulation),
@@ -98,7 +98,7 @@ def _order_of_work(plan: Plan, max_width: int | None) -> str:
     return f"order of work ({words}, then microbatch.chunk{stage})\n{grid}"
 
 
-def _course_of_time(
+def _timeline(
     subject: Subject, simulation: Simulation, max_width: int | None, *, full: bool
 ) -> str:
     plan, costs = subject.plan, subject.costs
@@ -106,7 +106,7 @@ def _course_of_time(
     differs = not subject.executor_is_asynchronous or simulation.machine not in LEADING
     machine = f", {simulation.machine}" * differs
     parts = f" in {plan.stages_per_rank} stages" * (plan.stages_per_rank > 1)
-    title = f"course of time{machine} ({cost_text(subject)}{parts}, one column is {number(column)})"
+    title = f"timeline{machine} ({cost_text(subject)}{parts}, one column is {number(column)})"
     columns = simulation.makespan / column
     limit = max(_MAX_COLUMNS, _MAX_COLUMNS_PER_ACTION * max(map(len, plan.ranks)))
     if full:
@@ -128,7 +128,7 @@ def _common(a: Fraction, b: Fraction) -> Fraction:
 
 
 def _figures(subject: Subject, simulation: Simulation) -> str:
-    """What was simulated next to what the formulas say."""
+    """Simulated figures beside those of the formulas."""
     plan, form = subject.plan, subject.form
     peaks = peak_units(plan)
     rows = [
@@ -155,7 +155,7 @@ def _figures(subject: Subject, simulation: Simulation) -> str:
 
 
 def _machines(subject: Subject) -> str:
-    """What each machine makes of the plan; the executor, which will run it, leads."""
+    """The step on each machine; the executor, which will run it, comes first."""
     rows = (
         (
             machine,
@@ -169,7 +169,7 @@ def _machines(subject: Subject) -> str:
 
 
 def _critical_path(simulation: Simulation) -> str:
-    """What a faster step would have to shorten, in one line."""
+    """The actions that a faster step would have to shorten, in one line."""
     path = simulation.critical_path
     ranks = [action.stage % simulation.num_ranks for action in path]
     first, last = (f"{path[end].text(ranks[end])} on rank {ranks[end]}" for end in (0, -1))

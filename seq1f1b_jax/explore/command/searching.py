@@ -1,4 +1,4 @@
-"""The search as the command runs it."""
+"""The search of the command."""
 
 import argparse
 

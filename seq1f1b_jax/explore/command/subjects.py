@@ -1,4 +1,4 @@
-"""What the command talks about: plans, made or read, with what their actions cost."""
+"""The plans that the command reports on, generated or read, with the costs of their actions."""
 
 import argparse
 import os
@@ -35,7 +35,7 @@ class Subject:
     Attributes:
       plan: a valid plan.
       costs: times of its actions, by stage.
-      form: what the formulas say of it; None for a plan of a file, and where there are none.
+      form: its formulas; None for a plan of a file, and where there are none.
       notes: lines about how it was read.
     """
 
@@ -96,7 +96,7 @@ def costs_of(
       options: of the command.
       stages_per_rank: stages V, each of which takes a V-th.
       split: whether the plan holds an `I` and a `W`.
-      length: of the plan's units, in units that the options speak of.
+      length: of the plan's units, in the units of the options.
 
     Raises:
       ValueError: `W` takes all of the backward.
@@ -153,9 +153,7 @@ def _other(name: str, options: argparse.Namespace, first: Plan) -> Subject:
 def _named(
     name: str, options: argparse.Namespace, sizes: dict[str, int], first: Plan | None = None
 ) -> Subject:
-    """Options of the whole command go to the plans that take them; where none does, the first
-    one's generator says so.
-    """
+    """Each plan gets the options that it takes; what none takes, the first generator refuses."""
     schedule = find_schedule(name)
     stages_per_rank = (options.stages_per_rank or 2) if schedule.takes("stages_per_rank") else 1
     check_size(**sizes, stages_per_rank=stages_per_rank)

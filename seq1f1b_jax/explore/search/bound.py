@@ -4,7 +4,7 @@ Every bound is that of the asynchronous machine, which waits for true dependenci
 can but be slower. Of one rank, with N its units and K how many it may hold at once:
 
     work      its first forward waits for the way down, after its last gradient comes the way up,
-              and in between lies all its work
+              and all its work is in between
     fill      before its first gradient arrives it has run forwards of at most K units; all other
               work comes after that
     drain     when its last forward ends, at most K units still wait for the end of their backward;
@@ -12,7 +12,7 @@ can but be slower. Of one rank, with N its units and K how many it may hold at o
     turnover  a unit is held from its forward to its backward, at least as long as the way down and
               back takes, and at most K are held at once: N such times over K
 
-The ways are those of one microbatch through an empty pipeline.
+The way down and the way up are those of one microbatch through an empty pipeline.
 """
 
 from collections.abc import Iterator

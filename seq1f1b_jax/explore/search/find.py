@@ -1,6 +1,6 @@
-"""The search from question to answer, stage by stage.
+"""The search, stage by stage.
 
-What each stage does:
+Each stage adds to the orders found so far:
 
     bound     a time that no order within the cap can beat
     seeds     the named schedules, and one-forward-one-backward with other warm-ups; if one meets
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seq1f1b_jax.explore.search.batch import Batch
 from seq1f1b_jax.explore.search.bound import lower_bound
 from seq1f1b_jax.explore.search.events import Events
 from seq1f1b_jax.explore.search.layers import TOLERANCE, Exploration, explore
+from seq1f1b_jax.explore.search.order_timer import OrderTimer
 from seq1f1b_jax.explore.search.polish import polish
 from seq1f1b_jax.explore.search.problem import Problem
 from seq1f1b_jax.explore.search.seeds import SEARCH, exchanges, seeds
@@ -106,7 +106,7 @@ def find_plan(
 
     Args:
       num_ranks: ranks of the pipeline P, at least 1.
-      num_microbatches: sequence batches per step M, at least 1.
+      num_microbatches: sequence timers per step M, at least 1.
       num_chunks: slices of each sequence C, at least 1.
       costs: times of the actions.
       max_units: units that any rank may hold at once, as `peak_units` counts them; None: what
@@ -173,7 +173,7 @@ class _Search:
     def __init__(self, problem: Problem, *, effort: int, seed: int) -> None:
         self._problem, self._seed = problem, seed
         kinds = tuple(Exchange) if problem.stages_per_rank == 1 else exchanges(problem)
-        self._batches = {exchange: Batch(problem, exchange) for exchange in kinds}
+        self._timers = {exchange: OrderTimer(problem, exchange) for exchange in kinds}
         self._bound = lower_bound(problem)
         self._num_actions = problem.num_ranks * problem.units_per_rank * len(problem.ops)
         share = min(1.0, _USUAL / self._num_actions)
@@ -216,11 +216,11 @@ class _Search:
     def _seeds(self, _: list[_Found]) -> Iterable[_Found]:
         known = seeds(self._problem)
         makespans = {}
-        for exchange, batch in self._batches.items():  # all of one exchange at once
+        for exchange, timer in self._timers.items():  # all of one exchange at once
             plans = [seed.plan for seed in known if seed.plan.exchange is exchange]
             if plans:
-                rows = np.stack([batch.rows(plan) for plan in plans])
-                makespans[exchange] = iter(batch.makespans(rows))
+                rows = np.stack([timer.rows(plan) for plan in plans])
+                makespans[exchange] = iter(timer.makespans(rows))
         self._num_explored += len(known)
         return [
             _Found(float(next(makespans[seed.plan.exchange])), seed.plan, seed.origin)
@@ -264,25 +264,25 @@ class _Search:
         self._num_explored += explored.num_states
         if explored.rows is not None:
             sizes = self._problem.sizes.values()
-            virtual = self._problem.stages_per_rank
-            plan = Plan(SEARCH, *sizes, explored.rows, stages_per_rank=virtual, exchange=exchange)
-            batch = self._batches[exchange]
-            yield _Found(float(batch.makespans(batch.rows(plan)[None])[0]), plan, SEARCH)
+            V = self._problem.stages_per_rank
+            plan = Plan(SEARCH, *sizes, explored.rows, stages_per_rank=V, exchange=exchange)
+            timer = self._timers[exchange]
+            yield _Found(float(timer.makespans(timer.rows(plan)[None])[0]), plan, SEARCH)
 
     def _polish(self, found: list[_Found]) -> Iterable[_Found]:
         """Small changes of the best orders, no two of the same time."""
         starts = {start.makespan: start for start in reversed(found)}
         for makespan in sorted(starts)[:_STARTS]:
-            batch = self._batches[starts[makespan].plan.exchange]
+            timer = self._timers[starts[makespan].plan.exchange]
             polished = polish(
-                batch,
-                batch.rows(starts[makespan].plan),
+                timer,
+                timer.rows(starts[makespan].plan),
                 goal=float(self._bound * self._problem.scale),
                 num_rounds=self._rounds,
                 seed=self._seed,
             )
             self._num_explored += polished.num_orders
-            yield _Found(polished.makespan, batch.plan(polished.rows), SEARCH)
+            yield _Found(polished.makespan, timer.plan(polished.rows), SEARCH)
 
 
 def _fastest(found: Iterable[_Found]) -> _Found:

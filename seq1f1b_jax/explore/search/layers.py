@@ -20,11 +20,11 @@ from seq1f1b_jax.explore.search.streams import Streams
 from seq1f1b_jax.schedule.actions import Action
 
 NONE = -1
-"""Stands for no stream among the choices."""
+"""No stream, among the choices."""
 TOLERANCE = 1e-9
 _SPREAD = 4  # a layer may be wider by this before it is cut
 _ALIKE = 2  # states of a cut layer that may have run the same actions
-_RIVALS = 16  # states that are asked whether they dominate one
+_RIVALS = 16  # states that each one is compared with
 
 State = TypeVar("State", bound="Layer")
 
@@ -95,7 +95,7 @@ class Limit:
     Args:
       machine: of the search.
       width: states at the end of a layer.
-      whole: whether the search is worth nothing when it is cut; then layers are left alone.
+      whole: whether the search must stay complete; then layers are not thinned.
       haste: share of the work left that is added to the lower bound, see `explore`.
     """
 

@@ -1,4 +1,4 @@
-"""What the search is asked: sizes, costs, a cap on memory and a machine."""
+"""The problem that a search solves: sizes, costs, a cap on memory and a machine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from seq1f1b_jax.schedule.simulation.simulate import MACHINES
 
 @dataclass(frozen=True)
 class Problem:
-    """A question to the search.
+    """Sizes, costs, cap and machine.
 
     Attributes:
       num_ranks: ranks of the pipeline P.
@@ -44,7 +44,7 @@ class Problem:
     machine: str = "executor"
 
     def __post_init__(self) -> None:
-        """Refuse what no order can answer."""
+        """Refuse what no order can satisfy."""
         for size in ("num_ranks", "num_microbatches", "num_chunks", "stages_per_rank"):
             if getattr(self, size) < 1:
                 raise ValueError(f"{size}={getattr(self, size)} must be at least 1")

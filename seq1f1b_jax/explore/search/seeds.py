@@ -16,7 +16,7 @@ from seq1f1b_jax.schedule.plan import Plan, peak_units
 from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan
 
 SEARCH = "search"
-"""Name of a plan that is nobody's."""
+"""Name of a plan that is no named schedule."""
 
 
 class Seed(NamedTuple):
@@ -69,7 +69,7 @@ def is_split(plan: Plan) -> bool:
 
 
 def split_backwards(plan: Plan) -> tuple[tuple[Action, ...], ...]:
-    """Rows in which an `I` and a `W` stand for each `B`."""
+    """Rows with an `I` and a `W` for each `B`."""
     return tuple(
         tuple(
             part
@@ -85,7 +85,7 @@ def split_backwards(plan: Plan) -> tuple[tuple[Action, ...], ...]:
 
 
 def _variants(problem: Problem) -> Iterator[Plan]:
-    """Plans of nobody's: one microbatch after another, and warm-ups of other lengths."""
+    """Plans without a name: one microbatch after another, and warm-ups of other lengths."""
     yield _plan(problem, tuple(_one_by_one(problem, rank) for rank in range(problem.num_ranks)))
     if problem.stages_per_rank > 1:
         options = {"stages_per_rank": problem.stages_per_rank, "short_warmup": True}

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seq1f1b_jax.explore.search.batch import meet, meetings
 from seq1f1b_jax.explore.search.layers import NONE, Limit, take
+from seq1f1b_jax.explore.search.order_timer import meet, meetings
 from seq1f1b_jax.explore.search.streams import Streams
 from seq1f1b_jax.schedule.actions import Op
 from seq1f1b_jax.schedule.exchange import PERIOD, Exchange

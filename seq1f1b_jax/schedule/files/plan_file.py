@@ -32,7 +32,7 @@ from typing import Literal, NamedTuple
 
 from seq1f1b_jax.paths import one_line, resolve
 from seq1f1b_jax.schedule.actions import Action
-from seq1f1b_jax.schedule.files.plan_rows import Header, Row, fail, is_table, place_of, read_rows
+from seq1f1b_jax.schedule.files.plan_rows import Header, Row, fail, is_table, position_of, read_rows
 from seq1f1b_jax.schedule.files.torch_cells import is_torch_cell, parse_torch_cell, torch_table
 from seq1f1b_jax.schedule.grid import plan_of_actions
 from seq1f1b_jax.schedule.plan import Plan, PlanError, plan_under
@@ -96,12 +96,12 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
     """
     header, rows = read_rows(path)
     chunks = (num_chunks or 1) if _has_torch_cells(path, header, rows) else None
-    placed = [list(_actions(path, rank, row, chunks)) for rank, row in enumerate(rows)]
-    plan = _assemble(path, header, tuple(tuple(p.action for p in row) for row in placed))
+    numbered = [list(_actions(path, rank, row, chunks)) for rank, row in enumerate(rows)]
+    plan = _assemble(path, header, tuple(tuple(p.action for p in row) for row in numbered))
     num_actions = sum(map(len, plan.ranks))
     if plan.num_stages > num_actions:  # before anything walks over all stages
         raise ValueError(
-            f"plan file {one_line(path)} speaks of {plan.num_stages} stages and holds"
+            f"plan file {one_line(path)} names {plan.num_stages} stages and holds"
             f" {num_actions} actions; every stage runs every unit, so correct the number of the"
             " stage in a cell, or the sizes"
         )
@@ -110,11 +110,13 @@ def load_plan(path: str | PathLike[str], *, num_chunks: int | None = None) -> Ch
     try:
         validate(plan)
     except PlanError as error:
-        words = [p.word for p in placed[error.rank]]
-        place = place_of(path, rows[error.rank], [*words, len(rows[error.rank].words)][error.index])
+        words = [p.word for p in numbered[error.rank]]
+        position = position_of(
+            path, rows[error.rank], [*words, len(rows[error.rank].words)][error.index]
+        )
         chunks_matter = chunks and chunks > 1 and _runs_whole(path)
         hint = f" ({_READ_WITH_CHUNKS.format(chunks)})" if chunks_matter else ""
-        raise PlanError(f"{place}{hint}: {error}", error.rank, error.index) from None
+        raise PlanError(f"{position}{hint}: {error}", error.rank, error.index) from None
     if header is None or " exchange=" not in header.text:
         return with_faster_exchange(plan)
     try:
@@ -195,13 +197,13 @@ def _has_torch_cells(path: str | PathLike[str], header: Header | None, rows: Seq
         return False
     if header is not None:
         fail(
-            path, header.line, "a line of sizes stands above cells of torch's, which show them all;"
+            path, header.line, "a line of sizes comes before cells of torch's, which show them all;"
             " leave it out, or write cells like F2.1",
         )  # fmt: skip
     return True
 
 
-class _Placed(NamedTuple):
+class _Numbered(NamedTuple):
     """An action and the index of its word in the row: a cell of torch's may hold two, or none."""
 
     action: Action
@@ -210,10 +212,10 @@ class _Placed(NamedTuple):
 
 def _actions(
     path: str | PathLike[str], rank: int, row: Row, chunks: int | None
-) -> Iterator[_Placed]:
+) -> Iterator[_Numbered]:
     """The actions of a row; `chunks` of torch's cells, None for our own."""
     if row.label is not None and int(row.label) != rank:
-        fail(path, row.line, f"rank {row.label} stands where rank {rank} belongs; sort them")
+        fail(path, row.line, f"rank {row.label} is where rank {rank} belongs; sort them")
     for index, word in enumerate(row.words):
         try:
             if chunks is None:
@@ -222,12 +224,12 @@ def _actions(
                 found = parse_torch_cell(word.text, num_chunks=chunks)
             else:
                 raise ValueError(
-                    f"{word.text!r} stands in a file of torch's cells, which read like 0F1;"
+                    f"{word.text!r} is in a file of torch's cells, which read like 0F1;"
                     " write all cells in one form"
                 )
         except ValueError as error:
-            raise ValueError(f"{place_of(path, row, index)}: {error}") from None
-        yield from (_Placed(action, index) for action in found)
+            raise ValueError(f"{position_of(path, row, index)}: {error}") from None
+        yield from (_Numbered(action, index) for action in found)
 
 
 def _assemble(
@@ -244,7 +246,7 @@ def _assemble(
 
 
 def _with_chunks(path: str | PathLike[str], plan: Plan, chunks: int) -> Plan:
-    """The plan with the chunks that its reader asked for, whether or not the letters show them."""
+    """The plan with the requested number of chunks, whether or not the letters show them all."""
     units = 1 + max(a.microbatch * chunks + a.chunk for row in plan.ranks for a in row)
     if units % chunks:
         raise ValueError(

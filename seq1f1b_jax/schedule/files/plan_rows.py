@@ -1,4 +1,4 @@
-"""From the bytes of a plan file to rows of words, each with its place, whatever they mean."""
+"""From the bytes of a plan file to rows of words, each with its position, whatever they mean."""
 
 import csv
 import os
@@ -18,7 +18,7 @@ _GROUP = re.compile(r"\([^()]*\)")
 
 
 class Word(NamedTuple):
-    """An action as it stands in the file: its letters, and its column, which counts from 1."""
+    """An action as written in the file: its letters, and its column, which counts from 1."""
 
     text: str
     column: int
@@ -70,8 +70,8 @@ def is_table(path: str | PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(".csv")
 
 
-def place_of(path: str | PathLike[str], row: Row, index: int) -> str:
-    """Write the place of a word of a row; behind the last one, the end of the line."""
+def position_of(path: str | PathLike[str], row: Row, index: int) -> str:
+    """Write the position of a word of a row; after the last one, the end of the line."""
     if index < len(row.words):
         return f"{one_line(path)}, line {row.line}, column {row.words[index].column}"
     return f"{one_line(path)}, end of line {row.line}"
@@ -146,7 +146,7 @@ def _split(
         content = " ".join(cell.text for cell in cells)
         if "ranks=" in content or "stages=" in content:
             if header is not None or rows:
-                fail(path, line, f"{content!r} stands behind other rows; put the sizes first")
+                fail(path, line, f"{content!r} comes after other rows; put the sizes first")
             header = Header(line, content.lstrip("# "))
         elif not content.startswith("#"):
             rows.append(_row(line, cells))

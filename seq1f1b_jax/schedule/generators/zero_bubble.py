@@ -5,13 +5,13 @@ Two ranks, three microbatches, one chunk, F, I and W of equal cost:
     rank 0  F0.0 F1.0 .... I0.0 W0.0 F2.0 I1.0 W1.0 I2.0 W2.0
     rank 1  .... F0.0 I0.0 F1.0 W0.0 I1.0 F2.0 I2.0 W1.0 W2.0
 
-`I` gives the gradient that the rank before waits for; nobody waits for a `W`. So every rank runs
+`I` gives the gradient that the previous rank waits for; nothing waits for a `W`. So every rank runs
 1F1B with `I` for `B` and delays its `W`s until its memory is full: a unit's memory is free after
 its `W`, and the rank with the fewest forwards ahead has the most room for `W`s behind. All ranks
 then hold `P-1+C` units, what the first rank of Seq1F1B holds, and the bubble shrinks from
 `(P-1)(F+B)` to `(P-1)(F+B-2W)`.
 
-Where a `W` stands within the steady phase is free in theory and not in the executor, where
+The position of a `W` within the steady phase is free in theory, but not in the executor, where
 neighbours wait for each other in every tick. The published picture, a `W` after each `I`, takes
 another `P-1` times W there. Running it when a forward has filled the memory (on rank 0, where the
 `I` comes later, when the `I` is done), so between `F` and `I`, takes nothing: then the executor has

@@ -1,21 +1,21 @@
-"""Where values live that overlap in time: fixed offsets, decided before the program is traced."""
+"""Fixed offsets for values whose lifetimes overlap, assigned before the program is traced."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-# Rounds of moving to the front what came to lie too high; more than a few gain nothing.
+# Rounds of moving to the front what was put too high; more than a few gain nothing.
 _PROMOTIONS = 8
 
 
 class Interval(NamedTuple):
-    """The life of a value.
+    """The lifetime of a value.
 
     Attributes:
       start: tick that writes it.
-      end: tick that reads it last; the place is free from the tick after.
-      size: places it takes.
+      end: tick that reads it last; its room is free from the tick after.
+      size: of the value, in any unit.
     """
 
     start: int
@@ -26,17 +26,17 @@ class Interval(NamedTuple):
 def allocate(intervals: Sequence[Interval]) -> tuple[tuple[int, ...], int]:
     """Give every interval an offset so that no two alive in the same tick overlap.
 
-    First fit, which packs well or badly depending on who comes first. Tried in turn: places of one
-    size for all, which is optimal for equal sizes and the most that is ever needed; longest lives
-    first; then a few times with those that came to lie too high moved to the front. For unequal
-    sizes the optimum is NP-hard and some places are lost between neighbours (about a tenth, for the
-    lengths that balance attention).
+    First fit, which packs well or badly depending on who comes first. Tried in turn: the
+    largest size for all, which is optimal for equal sizes and the most that is ever needed; longest
+    lifetimes first; then a few times with those that were put too high moved to the front. For
+    unequal sizes the optimum is NP-hard and gaps remain (about a tenth, for the lengths that
+    balance attention).
 
     Args:
-      intervals: lives in ticks, sizes in places, in any order.
+      intervals: lifetimes in ticks, in any order.
 
     Returns:
-      The offset of each interval, and the places needed in all.
+      The offset of each interval, and the room needed in all.
 
     Example:
       >>> from seq1f1b_jax.schedule.lowering.arena import Interval, allocate
@@ -71,7 +71,7 @@ def _top(offset: int, interval: Interval) -> int:
 
 def peak_load(intervals: Sequence[Interval]) -> int:
     """Sum the sizes alive at the fullest tick: no allocation can take less."""
-    # An end counts after every start of its tick, since the place is busy until the tick is over.
+    # An end counts after every start of its tick, since its room is taken until the tick is over.
     events = sorted(
         [(i.start, 0, i.size) for i in intervals] + [(i.end, 1, -i.size) for i in intervals]
     )

@@ -1,4 +1,4 @@
-"""From a plan to a tick table: when each action runs, and where its values live."""
+"""From a plan to a tick table: when each action runs, and where its values are stored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

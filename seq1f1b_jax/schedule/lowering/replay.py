@@ -6,12 +6,12 @@ Each rank has what the executor gives it:
     residuals          tokens, from a unit's F to its B, or to its W
     loss gradients     tokens, from F of the last stage to its B or I
     deferred           tokens, from I to W
-    cache              slots of keys and values, a place for each chunk
+    cache              slots of keys and values, each with room for every chunk
     prefix gradients   slots of the gradients of those, likewise
 
-and counts of whose weight gradients it has added up. A symbol is the name of the action that wrote
-it, so reading what another unit has overwritten, what was never written, or a message that is not
-there is seen at once. A tick is: the action, the exchange by the table's pairs, the `W`.
+and counts whose weight gradients it has added up. A symbol is the name of the action that wrote it,
+so a read of what another unit has overwritten, of what was never written, or of a message that has
+not come is found at once. A tick is: the action, the exchange by the table's pairs, the `W`.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ Symbol = str
 """The action that wrote the value, always with its stage: `F2.1@3`."""
 
 GARBAGE = "garbage"
-"""What arrives from a rank that sent nothing, and what stands where nothing was written."""
+"""What arrives from a rank that sent nothing, and what is stored where nothing was written."""
 
 
 class ReplayError(ValueError):
@@ -51,7 +51,7 @@ class _Rank:
       residuals: by token, the forward that wrote them.
       loss: by token, the forward that wrote the loss gradient.
       deferred: by token, the `I` that wrote them.
-      cache: by (slot, chunk), the forward whose keys and values stand there.
+      cache: by (slot, chunk), the forward that wrote the keys and values there.
       prefix: by (slot, chunk), the backwards that added to the gradients of its keys and values.
       forwards: (stage, microbatch, chunk) of every forward, in order.
       inputs: of every `B` and `I`.
@@ -78,7 +78,8 @@ def replay(table: TickTable) -> None:
 
     Raises:
       ReplayError: an action reads a message, residuals, keys and values or gradients of another
-        unit or of none; a place lies outside its buffer; or a unit is left out or run twice.
+        unit or of none; a slot or an offset is outside its buffer; or a unit is left out or run
+        twice.
     """
     ranks = [_empty(table, rank) for rank in range(table.num_ranks)]
     for tick in range(table.num_ticks):
@@ -92,7 +93,7 @@ def replay(table: TickTable) -> None:
 
 
 class _Entry(NamedTuple):
-    """An action and where it stands in the table."""
+    """An action and its cell in the table."""
 
     table: TickTable
     tick: int

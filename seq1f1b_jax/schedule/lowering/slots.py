@@ -1,4 +1,4 @@
-"""Where the values of a rank live: a slot or an offset for each, fixed before anything is traced.
+"""Where the values of a rank are stored: a slot or an offset for each, fixed before tracing.
 
 residuals                 from F to B, or to W where the backward is split    tokens
 loss gradients            from F of the last stage to its B or I              tokens
@@ -19,7 +19,7 @@ from seq1f1b_jax.schedule.plan import Plan
 
 
 class Slots:
-    """Slots and offsets of one rank, each kind by its own key, and how much room each kind takes.
+    """Slots and offsets of one rank, each kind by its own key, and the room each kind takes.
 
     Args:
       plan: a valid plan.
@@ -91,7 +91,7 @@ class Slots:
         return (a for a in self.plan.ranks[self.rank] if a.op is Op.F and a.chunk == 0)
 
     def _messages(self) -> Iterator[tuple[Action | int, Interval]]:
-        """By reader, or by tick where nobody reads: every tick writes what arrives somewhere."""
+        """By reader, or by tick where nothing reads: every tick writes what arrives somewhere."""
         read: dict[int, Action] = {}  # tick of arrival -> reader
         for action in self.plan.ranks[self.rank]:
             source = self._source(action)
@@ -124,7 +124,7 @@ def sequence(action: Action) -> tuple[int, int]:
 
 
 def _allocate(lives: Iterator[tuple[object, Interval]]) -> tuple[dict, int]:
-    """Offsets by key, and the places needed in all."""
+    """Offsets by key, and the room needed in all."""
     keyed = dict(lives)
     offsets, total = allocate(tuple(keyed.values()))
     return dict(zip(keyed, offsets, strict=True)), total

@@ -172,7 +172,7 @@ class TickTable:
 
 
 def draw_table(table: TickTable) -> str:
-    """Draw a tick table with one column per tick; a `W` stands behind the action of its tick.
+    """Draw a tick table with one column per tick; a `W` follows the action of its tick.
 
     Example:
       >>> from seq1f1b_jax.schedule import draw_table, lower, make_plan

@@ -2,7 +2,7 @@
 
 The order of a rank stays as it is. An action that receives or sends a message runs in the first
 tick that is free, that comes after its message was sent and that the exchange allows to it. A `W`
-shares the tick of the action before it: it runs after that tick's exchange, so nobody's message
+shares the tick of the action before it: it runs after that tick's exchange, so no message
 waits for it.
 """
 

@@ -1,4 +1,4 @@
-"""How long actions take: what a simulation needs to know of machine and model."""
+"""How long actions take: all that a simulation knows of machine and model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

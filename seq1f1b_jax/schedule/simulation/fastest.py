@@ -1,4 +1,4 @@
-"""Which exchange suits an order of work: the one whose step is shorter in the executor."""
+"""Which exchange suits an order: the one whose step is shorter in the executor."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from seq1f1b_jax.schedule.simulation.durations import Costs
 from seq1f1b_jax.schedule.simulation.simulate import simulate
 
 COSTS = Costs(forward=1, backward=2)
-"""Times that the choice rests on: a backward twice as long as a forward, its halves alike."""
+"""Times that the choice is based on: a backward twice as long as a forward, its halves alike."""
 
 
 class Choice(NamedTuple):
@@ -17,7 +17,7 @@ class Choice(NamedTuple):
 
     Attributes:
       plan: with the exchange.
-      reason: in one line, for who did not say which.
+      reason: in one line.
     """
 
     plan: Plan

@@ -1,6 +1,6 @@
 """What a chunk of a sequence costs to compute, in floating-point operations.
 
-A token costs the same wherever it stands, except in attention: the query at position i meets i+1
+A token costs the same at every position, except in attention: the query at position i meets i+1
 keys, fewer where a window or the borders of documents hide some. So later chunks cost more, and
 chunks of equal cost get shorter along the sequence.
 
@@ -43,7 +43,7 @@ class StageCost:
       num_sequences: sequences in a microbatch; all costs are proportional to it.
       recompute: `none` or `selective`, which recompute no matmul, or `full`, which runs the
         forward of the layers again in the backward.
-      window: keys a query looks back at, itself included; `None`: all.
+      window: sliding-window size; `None`: all earlier keys.
       visible_keys: `[seq_len]`, keys that the query at each position sees, on average; `None`: what
         causality and the window leave. For packed documents.
 

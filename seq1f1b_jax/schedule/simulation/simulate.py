@@ -136,14 +136,14 @@ class _Log:
         self.causes: dict[Action, Action | None] = {}
 
     def run(self, action: Action, clock: "_Clock") -> "_Clock":
-        """Run an action on a rank whose clock stands at its start."""
+        """Run an action on a rank whose clock is at its start."""
         self.starts[action], self.causes[action] = clock.time, clock.cause
         self.ends[action] = clock.time + self.cost(action)
         return _Clock(self.ends[action], action)
 
 
 class _Clock(NamedTuple):
-    """How far a rank is, and whose end brought it there."""
+    """A rank's time, and the action whose end set it."""
 
     time: Any
     cause: Action | None
@@ -194,7 +194,7 @@ def _exchange(
     everybody = list(range(plan.num_ranks))
     after = []
     for others in meets.values():
-        # a rank's own clock stands first, so it wins where times are equal
+        # a rank's own clock comes first, so it wins where times are equal
         met = [clocks[other] for other in (others[:1] + everybody if barrier else others)]
         latest = max(met, key=lambda clock: clock.time)
         after.append(_Clock(latest.time + (transfer if len(others) > 1 else 0), latest.cause))

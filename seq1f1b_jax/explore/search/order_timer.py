@@ -27,7 +27,7 @@ class _Tables(NamedTuple):
     needs: NDArray[np.int64]  # pairs (action, what comes before it on its rank)
 
 
-class Batch:
+class OrderTimer:
     """A timer for orders of one problem.
 
     Args:
@@ -158,7 +158,7 @@ class Batch:
         return np.where(rows.finished(), makespans, np.inf)
 
     def _events(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Each rank runs its next action once the message is there, waiting for nobody else."""
+        """Each rank runs its next action as soon as its message is there."""
         rows = _Rows(numbers)
         cost, _, source, *_ = self._tables
         ends = np.full((rows.num_orders, len(cost)), np.inf)
@@ -178,7 +178,7 @@ class Batch:
 
 
 class _Rows:
-    """Where each rank of each order stands in its row."""
+    """How far each rank of each order is in its row."""
 
     def __init__(self, numbers: NDArray[np.int64]) -> None:
         num_ranks, self.num_orders, self._length = numbers.shape
@@ -206,7 +206,7 @@ class Meetings(NamedTuple):
 
 
 def meetings(problem: Problem, exchange: Exchange, tick: int) -> Meetings:
-    """Tell whom each rank meets in a tick; on the lock-step machine everybody."""
+    """List the ranks that each one meets in a tick; on the lock-step machine all of them."""
     num_ranks = problem.num_ranks
     met: list[set[int]] = [{rank} for rank in range(num_ranks)]
     pairs = exchange.pairs(tick, num_ranks=num_ranks, ring=problem.stages_per_rank > 1)
