@@ -120,13 +120,13 @@ const m = require(process.argv[1]);
 require("readline").createInterface({input: process.stdin}).on("line", (line) => {
   const [expression, given] = JSON.parse(line);
   const names = Object.keys(given), values = Object.values(given);
-  let told;
+  let result;
   try {
-    told = {value: new Function("m", ...names, `return (${expression});`)(m, ...values)};
+    result = {value: new Function("m", ...names, `return (${expression});`)(m, ...values)};
   } catch (error) {
-    told = {error: String(error)};
+    result = {error: String(error)};
   }
-  console.log(JSON.stringify(told));
+  console.log(JSON.stringify(result));
 });
 """
 
@@ -145,9 +145,9 @@ def compute():
     def ask(expression, **values):
         process.stdin.write(json.dumps([expression, values]) + "\n")
         process.stdin.flush()
-        told = json.loads(process.stdout.readline())
-        assert "error" not in told, told
-        return told.get("value")
+        result = json.loads(process.stdout.readline())
+        assert "error" not in result, result
+        return result.get("value")
 
     yield ask
     process.communicate(timeout=60)

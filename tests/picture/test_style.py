@@ -82,7 +82,7 @@ def test_later_chunks_are_darker_and_of_the_same_hue(op):
 
 @pytest.mark.parametrize("eye", EYES)
 @pytest.mark.parametrize("op", [Op.F, Op.B, Op.I])
-def test_neighbouring_microbatches_are_told_apart(op, eye):
+def test_neighbouring_microbatches_are_distinguishable(op, eye):
     smallest = min(
         distance(fill(op, first, chunk, 2), fill(op, first + 1, chunk, 2), eye)
         for first in range(len(HUES))

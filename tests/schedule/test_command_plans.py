@@ -49,12 +49,12 @@ def test_sizes_that_contradict_a_plan_file_are_refused(capsys, tmp_path, words, 
     assert reported in capsys.readouterr().err
 
 
-def test_a_file_that_names_no_exchange_is_told_which_it_gets(capsys, tmp_path):
+def test_a_file_that_names_no_exchange_reports_which_it_gets(capsys, tmp_path):
     plan = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
     (tmp_path / "a.txt").write_text(plan.text().replace(" exchange=lockstep", ""))
-    title, told, *_ = run(capsys, str(tmp_path / "a.txt")).splitlines()
+    title, reported, *_ = run(capsys, str(tmp_path / "a.txt")).splitlines()
     assert title.startswith("1f1b-lockstep: ranks=4 microbatches=8 chunks=1 exchange=lockstep")
-    assert told == (
+    assert reported == (
         "exchange=lockstep, faster for this order: a step of 33, with parity 39 (F=1 B=2)"
     )
 

@@ -117,7 +117,7 @@ def test_groups_are_whole_sequences_of_at_least_as_many_units_as_ranks(sizes, gr
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1), (4, 4, 4), (6, 6, 2), (8, 16, 4)])
 @pytest.mark.parametrize("backward", [1, 2, 5])
-def test_the_short_warmup_takes_the_same_time_where_nobody_waits_for_others(sizes, backward):
+def test_the_short_warmup_takes_the_same_time_on_the_asynchronous_machine(sizes, backward):
     costs = Costs(forward=1, backward=backward)
     short, long = _plan(*sizes, short_warmup=True), _plan(*sizes)
     assert simulate(short, costs).makespan == simulate(long, costs).makespan

@@ -156,7 +156,7 @@ def test_evaluation_keeps_nothing_for_a_backward():
     assert table.num_ticks == 18  # the last unit, 7, runs on rank 2 in tick 16
 
 
-def test_sizes_of_a_table_with_split_backwards_and_virtual_stages():
+def test_sizes_of_a_table_with_split_backwards_and_several_stages_per_rank():
     sizes = {"num_ranks": 3, "num_microbatches": 6, "num_chunks": 1}
     split = lower(make_plan("zb-h1", **sizes), [8])
     assert split.ops == (Op.F, Op.I, Op.W)

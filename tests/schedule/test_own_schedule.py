@@ -68,10 +68,10 @@ def test_it_is_simulated_lowered_and_replayed(name):
 
 
 def test_it_runs_exactly(x64, name):
-    plan, told = choose_plan(
+    plan, notes = choose_plan(
         ScheduleConfig(name=name, num_microbatches=3, num_chunks=2), num_ranks=2
     )
-    assert (plan.name, told) == (name, ())
+    assert (plan.name, notes) == (name, ())
     stage = OwnStage()
     step = build_step(stage, plan, make_mesh(2), chunk_lengths=(3, 4), compute_dtype="float64")
     params = cases.parameters(stage, "float64")
@@ -104,9 +104,7 @@ def _two_ranks_always(*, num_ranks, num_microbatches, num_chunks):
 
 
 def _out_of_order(*, num_ranks, num_microbatches, num_chunks):
-    plan = in_groups(
-        num_ranks=num_ranks, num_microbatches=num_microbatches, num_chunks=num_chunks
-    )
+    plan = in_groups(num_ranks=num_ranks, num_microbatches=num_microbatches, num_chunks=num_chunks)
     return plan.parse(plan.text().replace("F0.0 F0.1", "F0.1 F0.0"))
 
 

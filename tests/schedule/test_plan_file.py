@@ -115,7 +115,7 @@ def test_a_plan_without_sizes_is_named_after_its_file(tmp_path):
     assert read(tmp_path, TABLE, "my best plan.csv").name == "my-best-plan"
 
 
-def test_stages_beyond_the_ranks_are_virtual_and_exchange_in_lockstep(tmp_path):
+def test_stages_beyond_the_ranks_make_a_ring_and_exchange_in_lockstep(tmp_path):
     plan = plan_of("1f1b-i", (2, 2, 1))
     assert replace(read(tmp_path, draw_plan(plan), "grid"), name="1f1b-i") == plan
 

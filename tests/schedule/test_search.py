@@ -81,7 +81,8 @@ def test_bound_proves_named_schedules_optimal(
     result = find_plan(**sizes(num_ranks, num_microbatches, num_chunks), costs=costs, split=split)
     assert result.makespan == simulate(plan, costs, machine="executor").makespan
     assert result.lower_bound == result.makespan
-    assert (result.proof, result.exact, result.gap) == ("bound", True, 0)
+    assert (result.proof, result.exact) == ("bound", True)
+    assert result.makespan == result.lower_bound
     assert result.max_units == max(peak_units(plan))
     check_result(result, costs)
 
@@ -171,13 +172,12 @@ def test_same_question_same_plan():
     question = {**sizes(3, 4, 2), "costs": rising(2), "max_units": 5}
     first, again = find_plan(**question), find_plan(**question)
     assert first == again
-    assert find_plan(**question, effort=2).makespan <= first.makespan
 
 
 def test_search_that_gives_up_claims_nothing():
     result = find_plan(**sizes(2, 4, 4), costs=rising(4), split=True)
     assert (result.proof, result.exact) == ("", False)
-    assert 0 < result.gap < 0.2
+    assert 0.8 * result.makespan < result.lower_bound < result.makespan
     check_result(result, rising(4))
 
 
@@ -214,7 +214,6 @@ def test_comparison_holds_every_schedule_of_these_sizes():
         ({"max_units": 2}, "max_units=2 is too few.*allow at least 3"),
         ({"max_units": 5, "stages_per_rank": 2}, "max_units=5 is too few.* 2 stages.*at least 6"),
         ({"machine": "quantum"}, "machine='quantum' is unknown; use one of asynchronous"),
-        ({"effort": 0}, "effort=0 must be at least 1"),
         ({"num_ranks": 0}, "num_ranks=0 must be at least 1"),
         ({"stages_per_rank": 0}, "stages_per_rank=0 must be at least 1"),
         ({"costs": Costs(forward=[1, 2], backward=2)}, r"shape \(2,\) does not fit"),

@@ -113,7 +113,7 @@ def test_a_slow_stage_sets_the_pace():
     assert {action.stage for action in simulation.critical_path[2:-2]} == {1}
 
 
-def test_costs_of_virtual_stages_are_told_apart():
+def test_costs_of_several_stages_per_rank_are_kept_apart():
     plan = _plan("1f1b-i", 2, 2, 1)
     costs = Costs(forward=[[1], [10], [100], [1000]], backward=0, weights=0)
     assert simulate(plan, costs).busy == (2 * 101, 2 * 1010)

@@ -75,7 +75,7 @@ def test_cells_say_what_a_file_is_not_its_ending(tmp_path, name):
 
 
 @pytest.mark.parametrize("file", ["ZBVZeroBubble_P2_M4_V2.csv", "DualPipeV_P2_M6_V2.compute.csv"])
-def test_another_placement_is_told_the_rule(file):
+def test_another_placement_reports_the_rule(file):
     rule = "stage 3 of 4 in a V, as zb-v and dualpipev; stage s is on rank s mod P, so rank 0"
     for num_chunks in (1, 2):
         with pytest.raises(PlanError, match=rule) as caught:
@@ -83,7 +83,7 @@ def test_another_placement_is_told_the_rule(file):
         assert "torch's microbatch" not in str(caught.value)  # chunks are not what is wrong
 
 
-def test_stages_in_blocks_are_told_the_rule_and_their_own_number(tmp_path):
+def test_stages_in_blocks_report_the_rule_and_their_own_number(tmp_path):
     rows = "F0.0,F0.0@1,F0.0@2,B0.0@2,B0.0@1,B0.0\nF0.0@3,F0.0@4,B0.0@4,B0.0@3\n"
     with pytest.raises(PlanError, match=r"stage 1 of 5 in blocks; .* rank 0 of 2 runs 0, 2 and 4"):
         read(tmp_path, rows)
@@ -174,7 +174,7 @@ def test_an_evaluation_plan_is_not_written_for_torch(tmp_path):
 # The exchange that a file does not name.
 
 
-def test_the_faster_exchange_is_taken_and_told(tmp_path):
+def test_the_faster_exchange_is_taken_and_reported(tmp_path):
     longer = make_plan("1f1b-lockstep", num_ranks=4, num_microbatches=8, num_chunks=1)
     for plan, expected in (
         (longer, "exchange=lockstep, faster for this order: a step of 33, with parity 39"),
@@ -190,7 +190,7 @@ def test_the_faster_exchange_is_taken_and_told(tmp_path):
         assert load_plan(tmp_path / "a.txt") == (plan, "")
 
 
-def test_sizes_with_virtual_stages_and_no_exchange_mean_what_the_rows_alone_mean(tmp_path):
+def test_sizes_with_several_stages_per_rank_and_no_exchange_mean_what_the_rows_alone_mean(tmp_path):
     plan = make_plan("1f1b-i", num_ranks=4, num_microbatches=4, num_chunks=1)
     (tmp_path / "a").write_text(plan.text().replace(" exchange=lockstep", ""))
     (tmp_path / "b").write_text(plan.text().split("\n", 1)[1])
@@ -224,7 +224,7 @@ def test_every_order_of_torch_runs(torch, tmp_path, order):
 
 
 @pytest.mark.parametrize("order", V_SHAPED, ids=lambda order: order.text)
-def test_every_v_of_torch_is_told_the_rule(torch, tmp_path, order):
+def test_every_v_of_torch_reports_the_rule(torch, tmp_path, order):
     with pytest.raises(PlanError, match="in a V, as zb-v .* s is on rank s mod P"):
         read_plan(write_order(order, tmp_path))
 

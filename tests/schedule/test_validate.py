@@ -99,8 +99,8 @@ def test_every_misplaced_action_is_found(name):
             for stage in (action.stage ^ 1, action.stage + 8):
                 wrong = replace(action, stage=stage)
                 rule = f"stage s is on rank s mod P, so rank {rank} of 2 runs"
-                told = f"action {index}: .* of stage {stage} of .*; {rule}"
-                with pytest.raises(PlanError, match=told):
+                reported = f"action {index}: .* of stage {stage} of .*; {rule}"
+                with pytest.raises(PlanError, match=reported):
                     validate(_with_row(plan, rank, (*row[:index], wrong, *row[index + 1 :])))
 
 
@@ -174,7 +174,7 @@ def test_dependencies_are_those_of_the_method():
     assert dependencies(Action(Op.W, 1, 0, 1), plan) == (Action(Op.B, 1, 0, 1),)
 
 
-def test_virtual_stages_depend_on_each_other_across_the_wrap():
+def test_several_stages_per_rank_depend_on_each_other_across_the_wrap():
     plan = _small("seq1f1b-i")
     assert Action(Op.F, 1, 0, 0) in dependencies(Action(Op.F, 2, 0, 0), plan)
     assert Action(Op.B, 2, 0, 1) in dependencies(Action(Op.B, 1, 0, 1), plan)

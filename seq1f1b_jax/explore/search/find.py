@@ -1,6 +1,6 @@
 """The search, stage by stage.
 
-Each stage adds to the orders found so far:
+Each adds to the orders found so far:
 
     bound     a time that no order within the cap can beat
     seeds     the named schedules, and one-forward-one-backward with other warm-ups; if one meets
@@ -59,7 +59,6 @@ class SearchResult:
       machine: that was minimised.
       max_units: units that any rank may hold at once.
       split: whether backwards are split into I and W.
-      num_explored: orders and states looked at.
     """
 
     plan: Plan
@@ -70,17 +69,11 @@ class SearchResult:
     machine: str
     max_units: int
     split: bool
-    num_explored: int
 
     @property
     def exact(self) -> bool:
         """Whether it is proven that nothing is faster."""
         return bool(self.proof)
-
-    @property
-    def gap(self) -> float:
-        """Share of the makespan by which a plan could be faster at most, as the bound knows it."""
-        return float((self.makespan - self.lower_bound) / self.makespan) if self.makespan else 0.0
 
 
 def find_plan(
@@ -93,7 +86,6 @@ def find_plan(
     stages_per_rank: int = 1,
     split: bool = False,
     machine: str = "executor",
-    effort: int = 1,
     seed: int = 0,
 ) -> SearchResult:
     """Find an order of work that takes little time within a cap on memory.
@@ -114,14 +106,14 @@ def find_plan(
       stages_per_rank: stages per rank V, at least 1.
       split: whether backwards are split into I and W.
       machine: one of `MACHINES`: whose time is minimised.
-      effort: 2 looks at about twice as much as 1, which takes seconds (P=4, M=8, C=4: below 10).
-      seed: of the random changes; the same one finds the same plan.
+      seed: of the random changes; the same one finds the same plan. A search takes
+        seconds (P=4, M=8, C=4: below 10).
 
     Returns:
       The best plan found; never slower than any named schedule within the cap.
 
     Raises:
-      ValueError: a size or the effort is below 1, the cap is below `V*C`, the machine is unknown,
+      ValueError: a size is below 1, the cap is below `V*C`, the machine is unknown,
         or the costs do not fit the sizes.
 
     Example:
@@ -133,8 +125,6 @@ def find_plan(
       >>> found.makespan, found.proof  # seq1f1b takes 27
       (24, 'exhaustive')
     """
-    if effort < 1:
-        raise ValueError(f"effort={effort} must be at least 1")
     sizes = {
         "num_ranks": num_ranks,
         "num_microbatches": num_microbatches,
@@ -150,7 +140,7 @@ def find_plan(
         split=split,
         machine=machine,
     )
-    return _Search(problem, effort=effort, seed=seed).result()
+    return _Search(problem, seed=seed).result()
 
 
 def _usual_units(sizes: dict[str, int], stages_per_rank: int) -> int:
@@ -170,18 +160,16 @@ class _Found(NamedTuple):
 class _Search:
     """The stages of a search; each adds to what was found."""
 
-    def __init__(self, problem: Problem, *, effort: int, seed: int) -> None:
+    def __init__(self, problem: Problem, *, seed: int) -> None:
         self._problem, self._seed = problem, seed
         kinds = tuple(Exchange) if problem.stages_per_rank == 1 else exchanges(problem)
         self._timers = {exchange: OrderTimer(problem, exchange) for exchange in kinds}
         self._bound = lower_bound(problem)
         self._num_actions = problem.num_ranks * problem.units_per_rank * len(problem.ops)
         share = min(1.0, _USUAL / self._num_actions)
-        self._width = effort * max(16, int(_WIDTH * share))
-        self._rounds = effort * max(20, int(_ROUNDS * share**0.5))
-        self._max_states = effort * _WHOLE if self._num_actions <= _TINY else 0
-        self._whole_width = effort * _WHOLE_WIDTH
-        self._num_explored, self._complete = 0, False
+        self._width = max(16, int(_WIDTH * share))
+        self._rounds = max(20, int(_ROUNDS * share**0.5))
+        self._complete = False
 
     def result(self) -> SearchResult:
         """Run the stages until one gives a proof."""
@@ -199,7 +187,6 @@ class _Search:
             machine=problem.machine,
             max_units=problem.max_units,
             split=problem.split,
-            num_explored=self._num_explored,
         )
 
     def _best(self) -> tuple[_Found, str]:
@@ -221,7 +208,6 @@ class _Search:
             if plans:
                 rows = np.stack([timer.rows(plan) for plan in plans])
                 makespans[exchange] = iter(timer.makespans(rows))
-        self._num_explored += len(known)
         return [
             _Found(float(next(makespans[seed.plan.exchange])), seed.plan, seed.origin)
             for seed in known
@@ -244,7 +230,7 @@ class _Search:
 
     def _whole(self, found: list[_Found]) -> Iterable[_Found]:
         """All orders of the space, where they are few."""
-        if not self._max_states:
+        if self._num_actions > _TINY:
             return
         streams = Streams(self._problem, by_chunk=True)
         best, complete = _fastest(found).makespan, True
@@ -253,15 +239,14 @@ class _Search:
             explored = explore(
                 Events(streams) if asynchronous else Ticks(streams, exchange),
                 incumbent=best,
-                width=self._whole_width,
-                max_states=self._max_states,
+                width=_WHOLE_WIDTH,
+                max_states=_WHOLE,
             )
             best, complete = explored.makespan, complete and explored.complete
             yield from self._taken(explored, exchange)
         self._complete = complete
 
     def _taken(self, explored: Exploration, exchange: Exchange) -> Iterable[_Found]:
-        self._num_explored += explored.num_states
         if explored.rows is not None:
             sizes = self._problem.sizes.values()
             V = self._problem.stages_per_rank
@@ -281,7 +266,6 @@ class _Search:
                 num_rounds=self._rounds,
                 seed=self._seed,
             )
-            self._num_explored += polished.num_orders
             yield _Found(polished.makespan, timer.plan(polished.rows), SEARCH)
 
 

@@ -75,13 +75,11 @@ class Exploration(NamedTuple):
       rows: the fastest order, actions by rank; None where none is below the incumbent.
       makespan: of it, or the incumbent's.
       complete: whether nothing was dropped that could have been faster.
-      num_states: states looked at.
     """
 
     rows: tuple[tuple[Action, ...], ...] | None
     makespan: float
     complete: bool
-    num_states: int
 
 
 def take(state: Any, rows: NDArray) -> Any:
@@ -169,7 +167,7 @@ def explore(
             break
     complete = not limit.exceeded and not len(state.counts)
     rows = None if winner is None else _rows(machine.streams, _trace(log, *winner))
-    return Exploration(rows, float(best), complete, num_states)
+    return Exploration(rows, float(best), complete)
 
 
 def _undominated(

@@ -20,11 +20,10 @@ _LENGTHS = (1, 1, 2, 4, 8, 10**6)
 
 
 class Polished(NamedTuple):
-    """An order, its makespan in the scaled time of the problem, and the orders tried for it."""
+    """An order, and its makespan in the scaled time of the problem."""
 
     rows: NDArray[np.int64]
     makespan: float
-    num_orders: int
 
 
 def polish(
@@ -42,18 +41,16 @@ def polish(
     random = np.random.default_rng(seed)
     makespan = timer.makespans(rows[None])[0]
     num_changes = int(np.clip(_ROOM // rows.size, 16, _CHANGES))
-    num_orders = 0
     for _ in range(num_rounds):
         if makespan <= goal * (1 + TOLERANCE):
             break
         changed = _changes(timer, rows, num_changes, random)
-        num_orders += num_changes
         makespans = timer.makespans(changed)
         # Equally good ones are taken too, at random: most changes change nothing by themselves.
         best = np.lexsort((random.random(num_changes), makespans))[0]
         if makespans[best] <= makespan:
             rows, makespan = changed[best], makespans[best]
-    return Polished(rows, float(makespan), num_orders)
+    return Polished(rows, float(makespan))
 
 
 def _changes(

@@ -1,6 +1,7 @@
 """Where the search starts: the named schedules, and one-forward-one-backward under any cap."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ def named_plans(problem: Problem) -> Iterator[Plan]:
             problem.num_chunks == 1 or schedule.chunked_name is None
         ):
             options = {"stages_per_rank": problem.stages_per_rank} if interleaves else {}
-            yield make_plan(name, **problem.sizes, **options)
+            with suppress(ValueError):  # a user's generator need not take all sizes
+                yield make_plan(name, **problem.sizes, **options)
 
 
 def exchanges(problem: Problem) -> tuple[Exchange, ...]:
