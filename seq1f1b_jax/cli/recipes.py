@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seq1f1b_jax.cli.keys import (
-    describe,
-    flatten,
-    is_setting,
-    nearest,
-    sections,
-    setting_types,
-)
+from seq1f1b_jax.cli.keys import describe, flatten, is_setting, nearest, sections, setting_types
 from seq1f1b_jax.cli.renamed import RENAMED, SAME
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
 MAX_VALUES = 10_000
 """In a recipe, as written out: an alias of an alias of ... multiplies them."""
+
+
+def packaged_recipes() -> Path:
+    """The folder of the recipes that come with the package.
+
+    Raises:
+      UserError: it is missing.
+    """
+    spec = find_spec("seq1f1b_jax.mesh_configs")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the package 'seq1f1b_jax.mesh_configs' is missing; reinstall seq1f1b-jax")
+    return Path(spec.submodule_search_locations[0])
 
 
 def find_recipe(name: str, recipes: Path) -> Path:

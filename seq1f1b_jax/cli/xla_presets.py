@@ -41,47 +41,48 @@ xla_client.CompileOptions()
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a preset comes to on this machine.
+class Environment:
+    """What JAX is to find when it is imported.
 
     Attributes:
-      environment: variables to set before JAX is imported.
-      told: what is set, what is not and why, in lines for the user.
+      variables: to set before that.
+      messages: which flags are set, which are not and why, in lines for the user.
     """
 
-    environment: Mapping[str, str]
-    told: tuple[str, ...]
+    variables: Mapping[str, str]
+    messages: tuple[str, ...]
 
 
-def xla_settings(
+def xla_environment(
     preset: str,
     platform: str,
     *,
     environment: Mapping[str, str],
     refused: Callable[[Flags], Flags] | None = None,
-) -> Settings:
+) -> Environment:
     """The flags of a preset that can be set, added to those in `XLA_FLAGS`, which win.
 
     Args:
       preset: a key of `PRESETS`.
       platform: from `choose_platform`; the flags are for `gpu`.
       environment: present variables.
-      refused: tells flags that jaxlib does not take, and why; default: ask the installed one.
+      refused: the flags that jaxlib does not take, and why; default: ask the installed one.
 
     Raises:
       UserError: no such preset, or `XLA_FLAGS` names a file.
 
     Example:
-      >>> xla_settings("deterministic", "gpu", environment={}).environment
+      >>> xla_environment("deterministic", "gpu", environment={}).variables
       {'XLA_FLAGS': '--xla_gpu_deterministic_ops=true'}
     """
     if preset not in PRESETS:
         raise UserError(f"xla.preset={preset!r} is unknown; use one of {', '.join(PRESETS)}")
     wanted = PRESETS[preset]
     if not wanted:
-        return Settings({}, ())
+        return Environment({}, ())
     if platform != "gpu":
-        return Settings({}, (f"xla.preset={preset}: its flags are for GPUs, none set: {platform}",))
+        message = f"xla.preset={preset}: its flags are for GPUs, none set: {platform}"
+        return Environment({}, (message,))
     own = environment.get("XLA_FLAGS", "")
     if own.strip() and not own.lstrip().startswith("-"):
         raise UserError(
@@ -93,10 +94,11 @@ def xla_settings(
     ask = refused or partial(refused_flags, environment=environment)
     unknown = ask(asked)
     new = {name: value for name, value in asked.items() if name not in unknown}
-    told = [f"xla.preset={preset}: {flags_text(new) or 'no flag set'}"]
-    told += [f"  --{name} left out: {reason}" for name, reason in unknown.items()]
-    told += [f"  --{name} is in XLA_FLAGS already, which wins" for name in kept]
-    return Settings({"XLA_FLAGS": f"{own} {flags_text(new)}".strip()} if new else {}, tuple(told))
+    messages = [f"xla.preset={preset}: {flags_text(new) or 'no flag set'}"]
+    messages += [f"  --{name} left out: {reason}" for name, reason in unknown.items()]
+    messages += [f"  --{name} is in XLA_FLAGS already, which wins" for name in kept]
+    variables = {"XLA_FLAGS": f"{own} {flags_text(new)}".strip()} if new else {}
+    return Environment(variables, tuple(messages))
 
 
 def flag_names(flags: str) -> set[str]:

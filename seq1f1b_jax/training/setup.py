@@ -202,3 +202,9 @@ def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     heads = 2 * (stage.num_heads + stage.num_kv_heads) * stage.head_dim
     mlp = matrices / stage.num_layers / stage.model_dim - heads
     return max(1, round(mlp / 2)), False
+
+
+def count_params(stage: Stage, *, only_layers: bool = False) -> int:
+    """Parameters of the whole model, or of its layers without tables and last norm."""
+    params = jax.eval_shape(stage.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))

@@ -34,7 +34,7 @@ def load_stage(name: str, settings: Mapping[str, Any]) -> Stage:
       ValueError: the stage breaks a rule.
 
     Example:
-      >>> from seq1f1b_jax.training.own_stage import load_stage
+      >>> from seq1f1b_jax.training.custom_stage import load_stage
       >>> load_stage("models:build_stage", {"family": "llama", "preset": "tiny"}).num_layers
       2
     """
@@ -58,7 +58,7 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
-      >>> from seq1f1b_jax.training.own_stage import model_of
+      >>> from seq1f1b_jax.training.custom_stage import model_of
       >>> model = model_of(build_stage("llama", preset="tiny"))
       >>> model.stage, model.num_layers, model.settings["model_dim"]
       ('seq1f1b_jax.models.llama:Llama', 2, 32)
