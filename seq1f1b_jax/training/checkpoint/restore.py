@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from seq1f1b_jax.cli.renamed import model_name
 from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
@@ -137,6 +138,8 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
         {name: value for name, value in (asdict(ModelConfig()) | model).items() if name not in free}
         for model in (meta["config"]["model"], asdict(setup.config)["model"])
     )
+    for model in (saved, current):
+        model["stage"] = model_name(model["stage"])
     changed = differences(saved, current)
     if changed:
         folder = setup.config.train.output_dir
