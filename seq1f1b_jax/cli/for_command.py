@@ -1,4 +1,4 @@
-"""What of a run's configuration its other commands take: never the order of the training's work."""
+"""What other commands than `train` take of a run's configuration: not the order of work."""
 
 from dataclasses import replace
 

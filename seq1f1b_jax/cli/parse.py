@@ -28,7 +28,7 @@ from seq1f1b_jax.paths import as_typed, resolve
 
 DEFAULT_RECIPE = "default"
 OWN_MODEL = ("--model.preset", "--model.source", "--model.stage")
-"""A command line that names its model does not take that of the run's folder."""
+"""A command line that names its model does not use the one in the run's folder."""
 BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
 SHORTHANDS = {"--trace": "--train.trace=true"}
 """Flags that stand for a setting and its value."""
@@ -58,7 +58,7 @@ class Invocation:
 
 
 def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
-    """Read a command line; settings on it win over recipes, wherever they stand.
+    """Read a command line; settings on it win over recipes, in any order.
 
     Args:
       arguments: the command line without the program's name.
@@ -217,7 +217,7 @@ def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
 
 
 def _check_model(settings: Sequence[str]) -> None:
-    """Refuse sizes beside a model of one's own; those of a recipe below it give way."""
+    """Refuse sizes beside a custom model; those of a recipe are dropped (`_only_model`)."""
     names = [token.partition("=")[0] for token in settings if token.startswith("--model.")]
     others = [name for name in names if name.split(".")[1] not in ("stage", "settings")]
     if "--model.stage" in names and others:

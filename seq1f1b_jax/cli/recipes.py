@@ -128,7 +128,7 @@ def suggestion(key: str, known: Mapping[str, Any], *, dashes: str = "") -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice, where PyYAML lets the last one win."""
+    """YAML without duplicate keys, of which PyYAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

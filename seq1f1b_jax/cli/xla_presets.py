@@ -133,31 +133,31 @@ def refused_flags(
     """
     refused: dict[str, str] = {}
     while left := {name: flags[name] for name in flags if name not in refused}:
-        status, said = _try(left, environment, python)
+        status, output = _try(left, environment, python)
         if status == 0:
             break
-        blamed = blamed_flags(said, left)
-        refused |= blamed or dict.fromkeys(left, f"jaxlib could not be asked: {_last_line(said)}")
+        blamed = blamed_flags(output, left)
+        refused |= blamed or dict.fromkeys(left, f"jaxlib could not be asked: {_last_line(output)}")
     return refused
 
 
-def blamed_flags(said: str, flags: Flags) -> dict[str, str]:
-    """What XLA said about which flag before it ended the process.
+def blamed_flags(output: str, flags: Flags) -> dict[str, str]:
+    """The flags that XLA complained about before it ended the process, each with the complaint.
 
     Example:
       >>> blamed_flags("Unknown flag in XLA_FLAGS: --xla_old=true", {"xla_old": "true"})
       {'xla_old': 'jaxlib does not know it'}
     """
-    unknown = "".join(re.findall(r"Unknown flags? in XLA_FLAGS:(.*)", said))
+    unknown = "".join(re.findall(r"Unknown flags? in XLA_FLAGS:(.*)", output))
     found = {name: "jaxlib does not know it" for name in flags if name in flag_names(unknown)}
-    for name in re.findall(r"(?:interpret value .* for flag |Illegal value for --)(\w+)", said):
+    for name in re.findall(r"(?:interpret value .* for flag |Illegal value for --)(\w+)", output):
         if name in flags:
             found[name] = f"jaxlib does not take the value {flags[name]}"
     return found
 
 
 def _try(flags: Flags, environment: Mapping[str, str], python: str) -> tuple[int, str]:
-    """Exit status and last words of a process that does nothing but read the flags."""
+    """Exit status and stderr of a process that does nothing but read the flags."""
     environment = {**environment, "XLA_FLAGS": flags_text(flags), "TF_CPP_MIN_LOG_LEVEL": "0"}
     try:
         done = subprocess.run(
@@ -170,4 +170,4 @@ def _try(flags: Flags, environment: Mapping[str, str], python: str) -> tuple[int
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]

@@ -50,7 +50,7 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
 def generate(
     job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
 ) -> int:
-    """Text sampled from the newest checkpoint, written as it comes."""
+    """Text sampled from the newest checkpoint, written as it is sampled."""
     setup = make_setup(job.config, job.stage)
     model, params = use_model(
         job, setup, lambda model: (model, jax.tree.map(np.asarray, model.params))
@@ -106,7 +106,7 @@ def write_export(job: Job, model: Model, to: str, *, dtype: str) -> None:
 
 
 def count_bytes(data: SequenceData, batches: tuple[Batch, ...]) -> int:
-    """Bytes of text that the targets stand for; 0 where nobody knows."""
+    """Bytes of text that the targets stand for; 0 where that is unknown."""
     tokenizer = data.corpus.load_tokenizer()
     if tokenizer is None:
         return 0

@@ -31,7 +31,7 @@ DENSE_PAIRS = 1 << 22
 
 
 class HeldOut(NamedTuple):
-    """Losses of held-out targets by how many tokens of its document a target's query has before it.
+    """Losses of held-out targets by position: how many tokens of the document precede the query.
 
     Attributes:
       losses: sum of the losses at each position, nats.
@@ -106,7 +106,7 @@ def make_evaluation(setup: Setup, *, waiting: Waiting = waiting) -> Evaluate:
 
 
 def whole(array: jax.Array) -> np.ndarray:
-    """An array on the host, also where its parts lie in several processes."""
+    """An array on the host, also where several processes hold parts of it."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)

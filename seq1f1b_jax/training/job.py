@@ -35,7 +35,7 @@ from seq1f1b_jax.training.setup import Setup, make_setup
 T = TypeVar("T")
 
 SOURCE = "source"
-"""In a run's folder: what the checkpoint that it began from has beside its weights."""
+"""In a run's folder: the files beside the weights of the checkpoint that it began from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Model(NamedTuple):
 
 
 def keep_source(job: Job) -> None:
-    """Keep in a new run's folder what its source has beside the weights, and of no earlier one.
+    """Keep in a new run's folder what its source has beside the weights; nothing of an earlier run.
 
     Raises:
       UserError: it cannot be read or written.
@@ -181,7 +181,7 @@ def check_tokenizer(corpus: Corpus, job: Job) -> None:
 
 
 def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
-    """The newest good checkpoint of the run, or where there is none the one it would start from."""
+    """The newest good checkpoint of the run, or else the one that it would start from."""
     if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
         params = load_rows(job.source, setup.stage)
         return Model(job.config.model.source, params, source_tokenizer(job.source))
@@ -191,20 +191,20 @@ def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
 
 
 def use_model(job: Job, setup: Setup, use: Callable[[Model], T]) -> T:
-    """What `use` makes of the model, whose weights it reads.
+    """The result of `use(model)`, which reads the model's weights.
 
-    Where a run that goes on deletes the checkpoint meanwhile, a process that is alone takes the
-    newest again.
+    If a run in progress deletes the checkpoint meanwhile, a single process tries again with the
+    newest.
     """
     times = LOOKS if job.group.count == 1 else 1
     return read_again(lambda: use(load_model(job, setup, job.say)), times=times)
 
 
 def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the text that a run was trained on, by what its checkpoint records.
+    """The tokenizer of the text that a run was trained on, according to its checkpoint.
 
     Raises:
-      UserError: its file is gone from the run's folder.
+      UserError: its file is missing from the run's folder.
     """
     older = None if meta["data"]["kind"] == "tokens" else BYTES
     kind = meta.get("tokenizer", older)

@@ -28,12 +28,12 @@ from seq1f1b_jax.training.checkpoint.record import (
     Checkpoint,
     read_checkpoint,
 )
-from seq1f1b_jax.training.optimizer import told_change
+from seq1f1b_jax.training.optimizer import describe_change
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
 OPTIMIZER = tuple(f.name for f in fields(OptimizerConfig) if f.name != "decay_steps")
-"""Settings whose change is told; `told_change` tells that of the other, by what it does."""
+"""Settings whose change is told; `describe_change` tells that of the other, by what it does."""
 NEEDED_SIZES = (
     ("schedule", "num_microbatches"), ("data", "microbatch_size"), ("train", "num_steps"),
 )
@@ -82,7 +82,7 @@ def tell_changes(
     ))
     for line in differences(defaults | before, now):
         report(f"note: {line}")
-    if told := told_change(meta["config"], setup.config, step):
+    if told := describe_change(meta["config"], setup.config, step):
         report(told)
 
 

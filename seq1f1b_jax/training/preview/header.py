@@ -1,4 +1,4 @@
-"""What will run, told before it runs: mesh, layers, chunks, predictions, schedule in letters."""
+"""A run described before it starts: mesh, layers, chunks, predictions, schedule in letters."""
 
 from collections.abc import Iterator, Mapping
 
@@ -26,7 +26,7 @@ def predict_time(setup: Setup) -> Simulation:
 def describe(
     setup: Setup, data: SequenceData, num_params: int, *, source: Source | None = None
 ) -> str:
-    """The lines that stand above a run.
+    """The lines above a run.
 
     Args:
       setup: of the run.
@@ -77,7 +77,7 @@ def describe(
 
 
 def source_notes(config: Config, source: Source | None) -> Iterator[str]:
-    """What a user should hear about the checkpoint that the run starts from."""
+    """Advice on the checkpoint that the run starts from."""
     if source is None or source.context_length is None:
         return
     if config.data.seq_len > source.context_length and config.model.rope.type == "none":
@@ -143,7 +143,7 @@ def describe_needs(needs: Needs) -> str:
 
 
 def _picture(setup: Setup) -> str:
-    """The course of time that will run, with units of equal cost, F and B in letters."""
+    """The timeline of the executor for units of equal cost, F and B in letters."""
     backward = SPLIT if Op.W in setup.pipeline.table.ops else WHOLE
     return f"{LEGEND.format(backward=backward)}\n{draw_course(setup.pipeline.plan)}"
 

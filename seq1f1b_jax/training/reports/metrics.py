@@ -23,7 +23,7 @@ from seq1f1b_jax.host.files import LineFile, cannot_write, first_free, is_own, r
 
 METRICS = "metrics.jsonl"
 BAD = ".bad"
-"""Behind the name of the file: where lines are kept that are none of a run's."""
+"""Behind the name of the file: where lines are kept that no run wrote."""
 INSTALL = "in a clone: pip install '.[logging]'"
 
 
@@ -43,7 +43,7 @@ class MetricsWriter:
     """Appends to `metrics.jsonl`, one line at a time. See `LineFile` for kills and full disks.
 
     Opening drops the lines of `start_step` and later, which a run that is resumed will write
-    again, and half a line that a killed run left. What is none of a run's lines goes to
+    again, and half a line that a killed run left. Lines that no run wrote go to
     `metrics.jsonl.bad`. The file is replaced atomically.
 
     Args:
@@ -177,7 +177,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line tells of a step; None where it is none of a run's."""
+    """The values in a line; None if no run wrote it."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
