@@ -130,7 +130,7 @@ def devices_of_process(mesh: MeshConfig, num_processes: int) -> int:
 
 
 def count_ranks(mesh: MeshConfig, present: int, *, platform: str) -> int:
-    """Pipeline stages: as the settings say, or as many as there are devices for.
+    """Pipeline ranks: as the settings say, or as many as there are devices for.
 
     Args:
       mesh: the settings.
@@ -141,17 +141,17 @@ def count_ranks(mesh: MeshConfig, present: int, *, platform: str) -> int:
       UserError: there are too few devices.
     """
     others = mesh.data * mesh.tensor
-    stages = mesh.pipe or max(1, present // others)
-    asked = others * stages
+    ranks = mesh.pipe or max(1, present // others)
+    asked = others * ranks
     if asked <= present:
-        return stages
+        return ranks
     more = f"--mesh.virtual_devices {asked}" if platform == "cpu" else "more GPUs"
     single = " ".join(f"--mesh.{n} 1" for n in ("data", "tensor") if getattr(mesh, n) > 1)
     fewer = f"--mesh.pipe {present // others}" if present >= others else single
     pipelines = f"mesh.data={mesh.data} pipelines of " * (mesh.data > 1)
     shared = f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
     raise UserError(
-        f"{pipelines}mesh.pipe={stages} stages{shared} need as many devices, {present} are "
+        f"{pipelines}mesh.pipe={ranks} stages{shared} need as many devices, {present} are "
         f"present; use {fewer} or {more}"
     )
 

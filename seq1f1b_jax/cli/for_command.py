@@ -1,8 +1,11 @@
-"""What of a run's configuration its other commands take: never the order of the training's work."""
+"""What other commands than `train` take of a run's configuration: not the order of work."""
 
 from dataclasses import replace
 
-from seq1f1b_jax.config import Config, ScheduleConfig
+from seq1f1b_jax.config import Config, ScheduleConfig, UserError
+
+ALONE = ("generate", "export")
+"""Commands that one device of one process does."""
 
 
 def for_command(command: str, config: Config) -> Config:
@@ -10,18 +13,42 @@ def for_command(command: str, config: Config) -> Config:
 
     `generate` and `export` are the work of one device, on whatever mesh the run trained.
 
+    Raises:
+      UserError: a custom model is to be exported.
+
     Example:
       >>> from seq1f1b_jax.cli.for_command import for_command
       >>> from seq1f1b_jax.config import Config, MeshConfig
       >>> for_command("generate", Config(mesh=MeshConfig(pipe=8))).mesh.pipe
       1
     """
-    if command in ("generate", "export"):
+    if command == "export" and config.model.stage is not None:
+        raise UserError(
+            f"export writes models of the families that transformers knows, and model.stage="
+            f"{config.model.stage} is a class of your own; its parameters are Trainer.params() "
+            "(docs/own_model.md)"
+        )
+    if command in ALONE:
         alone = replace(config.mesh, pipe=1, data=1, tensor=1, sequence_parallel=False)
         return _in_any_order(replace(config, mesh=alone))
     if command == "evaluate" and config.schedule.plan:
         return _in_any_order(config)
     return config
+
+
+def check_count(command: str, count: int, found: str) -> None:
+    """Refuse several processes for a command that is the work of one.
+
+    Args:
+      command: the command.
+      count: processes that were started.
+      found: how they were found.
+    """
+    if count > 1 and command in ALONE:
+        raise UserError(
+            f"{command} is the work of one process, and {count} were started (by {found}); start "
+            "one, without the launcher and --distributed.*, or set distributed.detect=never"
+        )
 
 
 def _in_any_order(config: Config) -> Config:

@@ -120,7 +120,7 @@ def resolve_paths(config: Config) -> tuple[Config, dict[str, str]]:
         section, name = key.split(".")
         settings = getattr(config, section)
         text = getattr(settings, name)
-        if text is None or text in words or not text.strip():  # the checks tell of an empty one
+        if text is None or text in words or not text.strip():  # the checks refuse an empty one
             continue
         path = str(resolve(text))
         typed[path] = text

@@ -12,13 +12,7 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from seq1f1b_jax.cli.keys import (
-    describe,
-    is_setting,
-    resolve_paths,
-    sections,
-    setting_types,
-)
+from seq1f1b_jax.cli.keys import describe, is_setting, resolve_paths, sections, setting_types
 from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
 from seq1f1b_jax.cli.recipes import (
     check_recipe,
@@ -29,12 +23,12 @@ from seq1f1b_jax.cli.recipes import (
     suggestion,
 )
 from seq1f1b_jax.cli.refusals import refusals
-from seq1f1b_jax.config import Config, UserError
-from seq1f1b_jax.paths import resolve
+from seq1f1b_jax.config import Config, ModelConfig, UserError
+from seq1f1b_jax.paths import as_typed, resolve
 
 DEFAULT_RECIPE = "default"
 OWN_MODEL = ("--model.preset", "--model.source", "--model.stage")
-"""A command line that names its model does not take that of the run's folder."""
+"""A command line that names its model does not use the one in the run's folder."""
 BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
 SHORTHANDS = {"--trace": "--train.trace=true"}
 """Flags that stand for a setting and its value."""
@@ -58,9 +52,13 @@ class Invocation:
     print_config: bool
     typed: Mapping[str, str] = field(default_factory=dict)
 
+    def say(self, text: str) -> None:
+        """Print a line in which paths appear as they were typed."""
+        print(as_typed(text, self.typed), flush=True)
+
 
 def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
-    """Read a command line; settings on it win over recipes, wherever they stand.
+    """Read a command line; settings on it win over recipes, in any order.
 
     Args:
       arguments: the command line without the program's name.
@@ -104,7 +102,8 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     options = COMMANDS[command](**{key: values[key] for key in get_type_hints(COMMANDS[command])})
     if problem := option_problem(options):
         raise UserError(problem)
-    config, typed = resolve_paths(Config(**{name: values[name] for name in sections()}))
+    config = _only_model(Config(**{name: values[name] for name in sections()}))
+    config, typed = resolve_paths(config)
     if isinstance(options, ExportOptions) and options.to is not None:
         to = str(resolve(options.to))
         typed, options = {**typed, to: options.to}, replace(options, to=to)
@@ -218,7 +217,7 @@ def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
 
 
 def _check_model(settings: Sequence[str]) -> None:
-    """Refuse sizes beside a model of one's own; those of a recipe below it give way."""
+    """Refuse sizes beside a custom model; those of a recipe are dropped (`_only_model`)."""
     names = [token.partition("=")[0] for token in settings if token.startswith("--model.")]
     others = [name for name in names if name.split(".")[1] not in ("stage", "settings")]
     if "--model.stage" in names and others:
@@ -226,6 +225,15 @@ def _check_model(settings: Sequence[str]) -> None:
             f"{others[0]} is of our own families, and --model.stage names another model; give that "
             "--model.settings.NAME VALUE"
         )
+
+
+def _only_model(config: Config) -> Config:
+    """Without the sizes of our families that a recipe names below a custom model."""
+    model = config.model
+    if model.stage is None:
+        return config
+    kept = {name: getattr(model, name) for name in ("stage", "settings", "source")}
+    return replace(config, model=ModelConfig(**kept))
 
 
 def _one_line(error: ArgumentError, types: Mapping[str, Any]) -> str:

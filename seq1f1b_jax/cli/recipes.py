@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seq1f1b_jax.cli.keys import (
-    describe,
-    flatten,
-    is_setting,
-    nearest,
-    sections,
-    setting_types,
-)
-from seq1f1b_jax.cli.renamed import RENAMED, SAME
+from seq1f1b_jax.cli.keys import describe, flatten, is_setting, nearest, sections, setting_types
+from seq1f1b_jax.cli.renamed import RENAMED, SAME, model_name
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
 MAX_VALUES = 10_000
 """In a recipe, as written out: an alias of an alias of ... multiplies them."""
+
+
+def packaged_recipes() -> Path:
+    """The folder of the recipes that come with the package.
+
+    Raises:
+      UserError: it is missing.
+    """
+    spec = find_spec("seq1f1b_jax.mesh_configs")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the package 'seq1f1b_jax.mesh_configs' is missing; reinstall seq1f1b-jax")
+    return Path(spec.submodule_search_locations[0])
 
 
 def find_recipe(name: str, recipes: Path) -> Path:
@@ -73,6 +79,8 @@ def kept_settings(path: Path) -> str:
     for old, value in _load(path):
         key = SAME.get(old, old)
         *groups, name = key.split(".")
+        if key == "model.stage":
+            value = model_name(value)
         if key not in RENAMED:
             reduce(lambda node, group: node.setdefault(group, {}), groups, tree)[name] = value
     return yaml.safe_dump(tree)
@@ -120,7 +128,7 @@ def suggestion(key: str, known: Mapping[str, Any], *, dashes: str = "") -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice, where PyYAML lets the last one win."""
+    """YAML without duplicate keys, of which PyYAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

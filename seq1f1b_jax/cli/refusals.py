@@ -17,7 +17,7 @@ NOTHING_TYPED: Mapping[str, str] = MappingProxyType({})
 
 @contextmanager
 def refusals(typed: Mapping[str, str] = NOTHING_TYPED) -> Iterator[None]:
-    """Raise what a user can mend as a `UserError` of one line; let defects pass as they are.
+    """Raise what a user can fix as a `UserError` of one line; let defects pass as they are.
 
     For the user are a ValueError that our own code raised, the system's refusal of a file at or
     below a path that was typed, and memory that does not suffice.
@@ -59,7 +59,7 @@ def refusals(typed: Mapping[str, str] = NOTHING_TYPED) -> Iterator[None]:
 
 
 def _too_large(error: Exception) -> UserError:
-    reason = (str(error).splitlines() or ["no more is told"])[0]
+    reason = (str(error).splitlines() or ["no reason given"])[0]
     return UserError(
         f"the memory does not suffice ({reason}); lower data.seq_len, data.microbatch_size or the "
         "sizes in model.*, raise schedule.num_chunks, or use more devices"

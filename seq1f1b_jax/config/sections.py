@@ -14,20 +14,19 @@ from seq1f1b_jax.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The devices and how layers lie on them.
+    """The devices, and how layers are spread over them.
 
     Attributes:
       data: pipelines that share the sequences of every microbatch, and the optimizer's state.
-      pipe: stages of a pipeline; None: as many as the devices give.
+      pipe: ranks of a pipeline; None: as many as the devices allow.
       tensor: devices that share every stage, its heads, its MLPs and the vocabulary; they exchange
-        activations in every layer, so they belong into one host.
+        activations in every layer, so they belong in one host.
       sequence_parallel: whether these devices share the tokens too between the parts of a layer
         that they share: less memory, shorter messages between stages, as much exchanged.
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
       virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe *
         tensor, four stages where pipe is None.
-      layers_per_stage: layers of each stage, first to last; None: as even
-        as they go.
+      layers_per_stage: layers of each stage, first to last; None: as even as possible.
     """
 
     data: int = 1
@@ -50,7 +49,7 @@ class DistributedConfig:
       detect: without these three, `auto` asks the variables of SLURM, MPI or Kubeflow; `never`.
       initialization_timeout: seconds to wait for the others at the start.
       heartbeat_timeout: seconds of silence after which a process counts as dead, and all end.
-      stopped_status: how a run ends that SIGTERM or Ctrl-C has stopped, once it has saved; 77 tells
+      stopped_status: exit status of a run that SIGTERM or Ctrl-C stopped, once saved; 77 tells
         a scheduler that it is not complete.
     """
 
@@ -70,7 +69,7 @@ class ScheduleConfig:
     Attributes:
       name: registry key of the schedule, such as `seq1f1b`, `seq1f1b-i` or `seq-zb-h1`;
         `python -m seq1f1b_jax.explore` lists them.
-      plan: file of a plan of one's own, a grid as CSV or text; overrides name. Sizes must be those
+      plan: file of a custom plan, a grid as CSV or text; overrides name. Sizes must be those
         of the run; stages are the plan's.
       num_microbatches: sequence batches per step; their gradients are accumulated.
       num_chunks: slices of each sequence.
@@ -222,11 +221,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class WatchdogConfig:
-    """When a run that does not get on is ended, with a diagnosis and a status that says why.
+    """When a run without progress is ended, with a diagnosis and a status that says why.
 
     Attributes:
       enabled: whether steps are watched; the processes of a run watch each other in any case.
-      factor: a step that takes so many times the running median counts as stalled.
+      factor: a step that takes this many times the running median counts as stalled.
       min_seconds: but never before this many seconds.
       first_seconds: limit of the first step, in which devices meet.
       ticks: follow every action, so that a diagnosis names the cell of the plan; costs two host

@@ -1,7 +1,7 @@
 """Training around the pipeline: data, optimizer, step, checkpoints, metrics, the run itself.
 
-For a loop of one's own: `init_state` and `make_train_step`. They are imported when they are asked
-for, since parts of this package are used where JAX is not.
+For a custom loop: `init_state` and `make_train_step`. They are imported on first use, since parts
+of this package are used where JAX is not.
 """
 
 from importlib import import_module

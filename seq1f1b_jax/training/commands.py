@@ -1,20 +1,26 @@
-"""What one does with a model that is there: evaluate it, sample from it, hand it on."""
+"""What a trained model is for: evaluate it, sample from it, export it."""
 
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
 
 from seq1f1b_jax.data import Batch, SequenceData
-from seq1f1b_jax.data.tokenizer import TOKENIZER
+from seq1f1b_jax.data.tokenizer import TOKENIZER, save_as_json
 from seq1f1b_jax.inference.sampling import sample_text
-from seq1f1b_jax.training.bigram import bigram_loss
-from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
-from seq1f1b_jax.training.job import Job, Model, check_alike, make_parts, use_model
-from seq1f1b_jax.training.reports.header import source_notes
+from seq1f1b_jax.models.hf import export as write_checkpoint
+from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.training.evaluation import HeldOut, bigram_loss, held_out_batches, make_evaluation
+from seq1f1b_jax.training.job import Job, Model, check_alike, make_parts, origin_of_run, use_model
+from seq1f1b_jax.training.preview.header import source_notes
 from seq1f1b_jax.training.setup import make_setup
 
 BAR_WIDTH = 40
+PROMPT_TOKENS = 16
+SAMPLE_PROMPT = {"stdlib": "def "}
+SAMPLE_TEMPERATURE, SAMPLE_TOP_P = 0.8, 0.95
 
 
 def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
@@ -29,12 +35,12 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     )
     held_out = make_evaluation(setup)(params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
-    told = f"{model.told}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
-    job.say(f"{told} of {count_sequences(batches):,} sequences")
-    told = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
+    text = f"{model.name}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
+    job.say(f"{text} of {count_sequences(batches):,} sequences")
+    text = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
     if num_bytes := count_bytes(data, batches):
-        told += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
-    print(told)
+        text += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
+    print(text)
     print(f"bigram model on the same text: {bigram_loss(data, batches):.4f} nats per token")
     print("\nloss by the tokens that came before, nats per token")
     print("\n".join(position_rows(held_out)))
@@ -44,16 +50,32 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
 def generate(
     job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
 ) -> int:
-    """Text sampled from the newest checkpoint, written as it comes."""
+    """Text sampled from the newest checkpoint, written as it is sampled."""
     setup = make_setup(job.config, job.stage)
     model, params = use_model(
         job, setup, lambda model: (model, jax.tree.map(np.asarray, model.params))
     )
     sample_text(
-        job.stage, params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
-        temperature=temperature, top_p=top_p, tokenizer=model.tokenizer, output=job.output,
+        job.stage, params, prompt, num_tokens=num_tokens, seed=seed, temperature=temperature,
+        top_p=top_p, tokenizer=model.tokenizer, output=job.output,
     )
     return 0
+
+
+def sample_at_end(job: Job, params: Params, data: SequenceData, held_out: Batch) -> None:
+    """Print a few lines from the trained model, which continue its text or a word of Python."""
+    train, tokenizer = job.config.train, data.corpus.load_tokenizer()
+    ids = held_out.tokens[0, 0, :PROMPT_TOKENS].tolist()
+    words = " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
+    try:
+        print("\nsampled from the trained model:")
+        sample_text(
+            job.stage, params, SAMPLE_PROMPT.get(data.corpus.kind, words),
+            num_tokens=train.sample_tokens, seed=train.seed, temperature=SAMPLE_TEMPERATURE,
+            top_p=SAMPLE_TOP_P, tokenizer=tokenizer, output=job.output,
+        )
+    except ValueError as error:  # more tokens than learned positions: the run itself is complete
+        print(f"none: {error}; set a smaller --train.sample_tokens")
 
 
 def export(job: Job, *, to: str, dtype: str) -> int:
@@ -61,18 +83,30 @@ def export(job: Job, *, to: str, dtype: str) -> int:
     setup = make_setup(job.config, job.stage)
 
     def write(model: Model) -> Model:
-        job.export(model.params, to, dtype=dtype, tokenizer=model.tokenizer)
+        write_export(job, model, to, dtype=dtype)
         return model
 
     model = use_model(job, setup, write)
-    job.say(f"{model.told} is in {to}: config.json and safetensors of {dtype}")
+    job.say(f"{model.name} is in {to}: config.json and safetensors of {dtype}")
     if model.tokenizer is None:
         print(f"without {TOKENIZER}: the model was trained on token ids")
     return 0
 
 
+def write_export(job: Job, model: Model, to: str, *, dtype: str) -> None:
+    """Write a model, with the files beside the weights that the run began with."""
+    origin, tokenizer = origin_of_run(job), model.tokenizer
+    seen = max(job.config.data.seq_len, (origin and origin.context_length) or 0)
+    with TemporaryDirectory() as temporary:
+        file = None if tokenizer is None else save_as_json(tokenizer, Path(temporary))
+        write_checkpoint(
+            model.params, job.stage, to, dtype=dtype, tokenizer_file=file, origin=origin,
+            context_length=seen, eos=tokenizer and tokenizer.eos, say=print,
+        )
+
+
 def count_bytes(data: SequenceData, batches: tuple[Batch, ...]) -> int:
-    """Bytes of text that the targets stand for; 0 where nobody knows."""
+    """Bytes of text that the targets stand for; 0 where that is unknown."""
     tokenizer = data.corpus.load_tokenizer()
     if tokenizer is None:
         return 0

@@ -1,15 +1,16 @@
-"""What a command works on, and where its data, its model and its tokenizer come from."""
+"""What a command works on, and where its data, its weights and its tokenizer come from."""
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jaxlib
 
-from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.cli import to_yaml
+from seq1f1b_jax.config import Config, DistributedConfig, UserError
 from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
@@ -21,7 +22,7 @@ from seq1f1b_jax.distributed.fingerprint import (
     settings_of,
 )
 from seq1f1b_jax.host.stdout import Output
-from seq1f1b_jax.inference.sampling import Stream
+from seq1f1b_jax.models.hf import Origin, Source, keep_origin, kept_origin, load_rows, origin_of
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint.folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint.read import LOOKS, read_again
@@ -34,26 +35,7 @@ from seq1f1b_jax.training.setup import Setup, make_setup
 T = TypeVar("T")
 
 SOURCE = "source"
-"""In a run's folder: what the checkpoint that it began from has beside its weights."""
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """The checkpoint that `model.source` names, opened by whoever knows models.
-
-    Attributes:
-      told: what it is, in one line.
-      load: its weights in the layout that is free of topology, read when they are asked for.
-      tokenizer: what `load_tokenizer` makes its tokenizer from; `None` where it has none.
-      context_length: tokens of the longest sequence that it was trained on, where it says so.
-      keep: copies what it has beside its weights into a new folder, for an export later on.
-    """
-
-    told: str
-    load: Callable[[Stage], Params]
-    tokenizer: Path | None
-    context_length: int | None
-    keep: Callable[[Path], None]
+"""In a run's folder: the files beside the weights of the checkpoint that it began from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,27 +43,20 @@ class Job:
     """What a command works on.
 
     Attributes:
-      config: of the run.
-      recipe: the same as YAML.
+      config: of the run, resolved.
       stage: the model.
-      stream: its sampler.
-      source: the checkpoint that the run starts from, where it does.
-      export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters, arrays or
-        `Rows`, as a checkpoint for others.
-      watchdog: ends this process when it, or another one, does not get on.
+      source: the checkpoint that the run starts from, if any.
+      watchdog: ends this process when it, or another one, makes no progress.
+      output: where printed text goes.
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
-      output: where what is printed goes.
       environment: variables of this process.
-      began: when the work was asked for, seconds since 1970: with the process, unless said.
+      began: when the work was asked for, seconds since 1970; by default with the process.
     """
 
     config: Config
-    recipe: str
     stage: Stage
-    stream: Stream
     source: Source | None
-    export: Callable[..., None]
     watchdog: Watchdog
     output: Output
     group: Group = ALONE
@@ -91,26 +66,31 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the run lies, absolute."""
+        """Where the run is stored, absolute."""
         return Path(self.config.train.output_dir).absolute()
+
+    @property
+    def recipe(self) -> str:
+        """The configuration as YAML, without who takes part."""
+        return to_yaml(replace(self.config, distributed=DistributedConfig()))
 
 
 class Model(NamedTuple):
     """Weights to look at.
 
     Attributes:
-      told: where they come from.
+      name: where they come from.
       params: in the layout that is free of topology, read when they are asked for (`Rows`).
       tokenizer: of the text they were trained on; `None` where that was token ids.
     """
 
-    told: str
+    name: str
     params: Params
     tokenizer: Tokenizer | None
 
 
 def keep_source(job: Job) -> None:
-    """Keep in a new run's folder what its source has beside the weights, and of no earlier one.
+    """Keep in a new run's folder what its source has beside the weights; nothing of an earlier run.
 
     Raises:
       UserError: it cannot be read or written.
@@ -119,12 +99,19 @@ def keep_source(job: Job) -> None:
     try:
         clear(folder)
         if job.source is not None:
-            job.source.keep(folder)
+            keep_origin(origin_of(job.source), folder)
     except OSError as error:
         raise UserError(
             f"cannot keep what lies beside the weights of {job.config.model.source} in {folder} "
             f"({error.strerror}); set train.output_dir to a folder that this user may write"
         ) from error
+
+
+def origin_of_run(job: Job) -> Origin | None:
+    """What is beside the weights that the run began with: its own copy once it has begun."""
+    if committed_steps(job.folder / CHECKPOINTS):
+        return kept_origin(job.folder / SOURCE)
+    return job.source and origin_of(job.source)
 
 
 def load_data(job: Job) -> SequenceData:
@@ -172,15 +159,15 @@ def check_alike(job: Job, data: SequenceData) -> None:
 
 
 def check_tokenizer(corpus: Corpus, job: Job) -> None:
-    """Refuse data of another tokenizer than that of the checkpoint; a `.bin` does not tell.
+    """Refuse data of another tokenizer than that of the checkpoint; a `.bin` names none.
 
     Raises:
       UserError: their tokens are not the same.
     """
     ours = corpus.load_tokenizer()
-    if ours is None or job.source.tokenizer is None:
+    theirs = source_tokenizer(job.source)
+    if ours is None or theirs is None:
         return
-    theirs = load_tokenizer(job.source.tokenizer)
     probe = "def f(x):\n    return 12345 * x  # naïve, 東京, 🙂 and so on\n"
     if ours.encode(probe, specials=False) == theirs.encode(probe, specials=False):
         return
@@ -194,9 +181,9 @@ def check_tokenizer(corpus: Corpus, job: Job) -> None:
 
 
 def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
-    """The newest good checkpoint of the run, or where there is none the one it would start from."""
+    """The newest good checkpoint of the run, or else the one that it would start from."""
     if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
-        params = job.source.load(setup.stage)
+        params = load_rows(job.source, setup.stage)
         return Model(job.config.model.source, params, source_tokenizer(job.source))
     step, meta, params = load_newest(setup, report, group=job.group)
     params = finite_rows(params, f"the checkpoint of step {step} in {job.folder}")
@@ -204,25 +191,25 @@ def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
 
 
 def use_model(job: Job, setup: Setup, use: Callable[[Model], T]) -> T:
-    """What `use` makes of the model, whose weights it reads.
+    """The result of `use(model)`, which reads the model's weights.
 
-    Where a run that goes on deletes the checkpoint meanwhile, a process that is alone takes the
-    newest again.
+    If a run in progress deletes the checkpoint meanwhile, a single process tries again with the
+    newest.
     """
     times = LOOKS if job.group.count == 1 else 1
     return read_again(lambda: use(load_model(job, setup, job.say)), times=times)
 
 
 def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of the text that a run was trained on, by what its checkpoint records.
+    """The tokenizer of the text that a run was trained on, according to its checkpoint.
 
     Raises:
-      UserError: its file is gone from the run's folder.
+      UserError: its file is missing from the run's folder.
     """
     older = None if meta["data"]["kind"] == "tokens" else BYTES
     kind = meta.get("tokenizer", older)
     if kind is None:
-        return None if job.source is None else source_tokenizer(job.source)
+        return source_tokenizer(job.source)
     if kind != BYTES and not (job.folder / TOKENIZER).is_file():
         raise UserError(
             f"{job.folder} has no {TOKENIZER}, and the run was trained on its tokens; put the one "
@@ -231,6 +218,7 @@ def run_tokenizer(job: Job, meta: Mapping[str, Any]) -> Tokenizer | None:
     return load_tokenizer(BYTES if kind == BYTES else job.folder)
 
 
-def source_tokenizer(source: Source) -> Tokenizer | None:
-    """The tokenizer of a checkpoint."""
-    return None if source.tokenizer is None else load_tokenizer(source.tokenizer)
+def source_tokenizer(source: Source | None) -> Tokenizer | None:
+    """The tokenizer of a checkpoint, if it has one."""
+    file = source and source.tokenizer_file
+    return file and load_tokenizer(file)

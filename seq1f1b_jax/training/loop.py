@@ -29,14 +29,14 @@ class Loop:
       batch_of: the batch of a step, on the devices.
       step: the compiled `(state, *batch) -> (state, metrics)`.
       evaluate: `(params, batches) -> HeldOut`.
-      held_out: the batches it is given; `bigram` is the bigram model's loss on the same.
+      held_out: the batches that it evaluates; `bigram` is the bigram model's loss on them.
       num_layer_params: parameters of all layers, for the FLOP count.
       meta: what every checkpoint records.
       shapes: of the state free of topology.
       group: the processes of the run.
-      watchdog: ends a step that does not get on.
-      progress: shows how far it is.
-      events: what time goes to.
+      watchdog: ends a step that makes no progress.
+      progress: shows how far the run is.
+      events: records the phases.
     """
 
     setup: Setup
@@ -59,12 +59,12 @@ class Loop:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
 
         Ctrl-C, SIGTERM and SIGHUP finish the step, save and return without a further evaluation.
-        What `metrics.jsonl` tells of a step is written before the step is saved, so that no line is
-        missing where a killed run continues.
+        The lines of a step in `metrics.jsonl` are written before the step is saved, so that none is
+        missing when a killed run continues.
 
         Raises:
-          UserError: a loss or gradient that is not finite, of whose step nothing is saved; data
-            that cannot be read any more.
+          UserError: a loss or gradient that is not finite, whose step is not saved; data
+            that can no longer be read.
         """
         config = self.setup.config
         num_steps, save_every = config.train.num_steps, config.checkpoint.every
@@ -130,10 +130,10 @@ class Loop:
         }
 
     def _next(self, batches: Prefetcher[Batch], state: TrainState, index: int) -> Batch:
-        """The next batch; where the data is gone, finished steps are saved first.
+        """The next batch; if the data is gone, finished steps are saved first.
 
         Raises:
-          UserError: the data cannot be read any more.
+          UserError: the data can no longer be read.
         """
         try:
             return next(batches)
@@ -147,12 +147,12 @@ class Loop:
     def _check_finite(self, index: int, **values: float) -> None:
         if all(map(math.isfinite, values.values())):
             return
-        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
         self.checkpointer.wait()
         steps = self.checkpointer.steps()
         kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "nothing was saved yet"
         raise UserError(
-            f"step {index + 1}: {told}; a number that is not finite stops the run, and {kept}; "
+            f"step {index + 1}: {numbers}; a number that is not finite stops the run, and {kept}; "
             "lower --optimizer.learning_rate or look at the data"
         )
 

@@ -21,7 +21,7 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
 
     Of `n` steps, which count from 0, step `k < warmup_steps` has `(k + 1) / (warmup_steps + 1)` of
     the peak, step `warmup_steps` the peak, and steps `n - 1` and later the floor. The rise takes at
-    most half of the `n - 1` ways from one step to the next, so that there is a decay; a single step
+    most half of the `n - 1` intervals between steps, so that there is a decay; a single step
     has the peak.
 
     Args:
@@ -45,8 +45,8 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
     )
 
 
-def told_change(before: Mapping[str, Any], config: Config, step: int) -> str | None:
-    """How the learning rate of a run that continues leaves its course, and how it would not.
+def describe_change(before: Mapping[str, Any], config: Config, step: int) -> str | None:
+    """How the learning rate of a continued run deviates from its course, and what keeps it there.
 
     Args:
       before: the run's configuration up to here, as a tree.
@@ -61,9 +61,9 @@ def told_change(before: Mapping[str, Any], config: Config, step: int) -> str | N
       >>> from seq1f1b_jax.config import Config, OptimizerConfig, TrainConfig
       >>> optimizer = OptimizerConfig(learning_rate=1.0, warmup_steps=0)
       >>> first, longer = (Config(optimizer=optimizer, train=TrainConfig(n)) for n in (400, 600))
-      >>> told_change(asdict(first), longer, 400)[:63]
+      >>> describe_change(asdict(first), longer, 400)[:63]
       'note: from step 401 on the learning rate is 0.3236 and not 0.1,'
-      >>> told_change(asdict(first), first, 100)
+      >>> describe_change(asdict(first), first, 100)
     """
     if step >= config.train.num_steps:
         return None
@@ -76,10 +76,10 @@ def told_change(before: Mapping[str, Any], config: Config, step: int) -> str | N
     now, was = (float(rate(step)) for rate in rates)
     if abs(was - now) <= 1e-6 * max(was, now):
         return None
-    told = f"note: from step {step + 1} on the learning rate is {now:.4g} and not {was:.4g}, "
+    text = f"note: from step {step + 1} on the learning rate is {now:.4g} and not {was:.4g}, "
     if replace(new, decay_steps=None) != replace(old, decay_steps=None):
-        return told + "since settings of the optimizer are others than before"
-    return told + (
+        return text + "since settings of the optimizer are others than before"
+    return text + (
         f"since it falls over {length} steps now and not over {earlier}; "
         f"--optimizer.decay_steps {earlier} keeps the earlier course"
     )

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and what lies in it beside checkpoints and lines."""
+"""A run's folder: whose it is, and the files in it beside checkpoints and metrics."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def set_aside(folder: Path) -> Path | None:
             f"--train.output_dir {folder} is the folder you are in, or above it, and cannot be "
             "moved aside; set another"
         )
-    real = folder.resolve()  # where the folder is a link, what it points to makes room
+    real = folder.resolve()  # of a link, the folder that it points to is moved
     moved = first_free(real)
     try:
         real.rename(moved)
@@ -80,6 +80,6 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         with TemporaryDirectory(dir=folder) as made:
             tokenizer.save(Path(made))
             for file in Path(made).iterdir():
-                os.replace(file, folder / file.name)  # where that is a link, it makes room
+                os.replace(file, folder / file.name)  # a link is replaced, not followed
     except OSError as error:
         raise cannot_write(folder / TOKENIZER, error) from error

@@ -33,8 +33,8 @@ class Setup:
     """The parts that a configuration and a model decide.
 
     Attributes:
-      cost: computation of a chunk by stage; `balanced` and the predicted bubble rest on it.
-      notes: decisions a user should hear about (a device without bfloat16).
+      cost: computation of a chunk by stage; `balanced` and the predicted bubble follow from it.
+      notes: decisions for the user to know (a device without bfloat16).
     """
 
     config: Config
@@ -68,7 +68,7 @@ def make_setup(
     sizes = config.mesh
     mesh = make_mesh(sizes.pipe, num_data=sizes.data, num_tensor=sizes.tensor)
     num_ranks = mesh.shape[AXIS]
-    plan, told = choose_plan(config.schedule, num_ranks=num_ranks)
+    plan, messages = choose_plan(config.schedule, num_ranks=num_ranks)
     layout = make_layout(
         stage.num_layers, num_ranks, vocab_size=stage.vocab_size, tied=stage.tied,
         stages_per_rank=plan.stages_per_rank, layers_per_stage=config.mesh.layers_per_stage,
@@ -86,7 +86,7 @@ def make_setup(
         sequence_parallel=config.mesh.sequence_parallel,
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *told))
+    return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *messages))
 
 
 def choose_plan(schedule: ScheduleConfig, *, num_ranks: int) -> tuple[Plan, tuple[str, ...]]:
@@ -95,7 +95,7 @@ def choose_plan(schedule: ScheduleConfig, *, num_ranks: int) -> tuple[Plan, tupl
     A file of torch's cells is read with the run's chunks, since torch has none.
 
     Returns:
-      The plan, and what a user should hear about it: the exchange, where the file names none.
+      The plan, and messages about it: the exchange, where the file names none.
 
     Raises:
       ValueError: an unknown name, options that it does not take, a file that holds no valid plan,
@@ -104,8 +104,8 @@ def choose_plan(schedule: ScheduleConfig, *, num_ranks: int) -> tuple[Plan, tupl
     Example:
       >>> from seq1f1b_jax.config import ScheduleConfig
       >>> from seq1f1b_jax.training.setup import choose_plan
-      >>> plan, told = choose_plan(ScheduleConfig(name="Seq1F1B"), num_ranks=2)
-      >>> plan.name, plan.num_units, told
+      >>> plan, messages = choose_plan(ScheduleConfig(name="Seq1F1B"), num_ranks=2)
+      >>> plan.name, plan.num_units, messages
       ('seq1f1b', 32, ())
     """
     sizes = {
@@ -143,7 +143,7 @@ def choose_plan(schedule: ScheduleConfig, *, num_ranks: int) -> tuple[Plan, tupl
 
 
 def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[str, ...]]:
-    """The dtype of activations on this device, and what to tell the user about it.
+    """The dtype of activations on this device, and messages about it.
 
     `auto` is bfloat16 on GPUs that have it (compute capability 8.0 and up) and float32 elsewhere: a
     CPU emulates bfloat16 slowly. A GPU without bfloat16 computes in float32 and says so, unless it
@@ -185,8 +185,8 @@ def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) 
 def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     """Hidden width of the MLP, and whether it has a gate.
 
-    Of a stage that tells no `mlp_dim` and `gated` the parameters are counted: all matrices of a
-    layer but those of a usual attention are taken for an MLP of two.
+    For a stage without `mlp_dim` and `gated`, its parameters are counted: all matrices of a layer
+    but those of standard attention are taken for an MLP of two.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
@@ -202,3 +202,9 @@ def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     heads = 2 * (stage.num_heads + stage.num_kv_heads) * stage.head_dim
     mlp = matrices / stage.num_layers / stage.model_dim - heads
     return max(1, round(mlp / 2)), False
+
+
+def count_params(stage: Stage, *, only_layers: bool = False) -> int:
+    """Parameters of the whole model, or of its layers without tables and last norm."""
+    params = jax.eval_shape(stage.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))

@@ -56,7 +56,7 @@ def init_state(
 
 
 def state_shardings(state: TrainState, pipeline: PipelineStep) -> TrainState:
-    """Where every leaf lies: parameters whole on each pipeline, the optimizer's state cut."""
+    """Sharding of every leaf: parameters replicated over `data`, the optimizer's state sharded."""
     of = partial(shardings, mesh=pipeline.mesh, layout=pipeline.layout)
     return TrainState(of(state.params), of(state.optimizer, over_data=True), of(state.step))
 
@@ -70,8 +70,8 @@ def make_train_step(
     """The jitted step `(state, tokens, targets, starts) -> (state, metrics)`; donates the state.
 
     tokens, targets, starts: int32 `[num_microbatches, sequences, seq_len]`; starts may be `None`,
-    see `PipelineStep.loss_and_grads`. `learning_rate` is that of the optimizer, which keeps it to
-    itself: it is for the metrics only.
+    see `PipelineStep.loss_and_grads`. `learning_rate` is the optimizer's, which does
+    not expose it; only the metrics use it.
 
     Example:
       >>> import jax

@@ -1,4 +1,4 @@
-"""Chunks that are balanced for the documents of each step."""
+"""The compiled training step: one program, or one per cut where chunks follow the documents."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,26 +6,59 @@ from itertools import accumulate
 
 from seq1f1b_jax.data import Batch, mean_visible_keys
 from seq1f1b_jax.training.faults.watchdog import Watchdog
+from seq1f1b_jax.training.optimizer import learning_rate_schedule
+from seq1f1b_jax.training.preview.header import size_text
+from seq1f1b_jax.training.reports.progress import Waiting
 from seq1f1b_jax.training.setup import Setup, chunk_lengths
-from seq1f1b_jax.training.step import TrainState
-
-Compile = Callable[..., Callable]
+from seq1f1b_jax.training.step import TrainState, make_train_step
 
 
-class StepByCut:
-    """A step `(state, tokens, targets, starts)` that cuts its sequences as their documents lie.
+def make_step(
+    setup: Setup, state: TrainState, batch: Batch, *, watchdog: Watchdog, waiting: Waiting
+) -> Callable:
+    """The compiled step; cut anew for every batch where the partition follows the batch."""
+    config = setup.config
+    if config.watchdog.ticks:
+        setup = replace(setup, pipeline=setup.pipeline.traced(watchdog.actions))
+    by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
+    if by_batch and config.schedule.partition == "balanced":
+        return StepPerCut(setup, watchdog=watchdog, waiting=waiting)
+    return compile_step(setup, state, batch, waiting=waiting)
 
-    Chunks of equal cost lie elsewhere in every batch. Each cut is a program of its own, compiled
-    when it first comes up and kept. Parameters lie on the mesh in the same way under every cut.
+
+def compile_step(
+    setup: Setup, state: TrainState, batch: Batch, *, waiting: Waiting,
+    what: str = "the training step",
+) -> Callable:
+    """Compile the train step ahead; reports how long that took and what the step allocates."""
+    config = setup.config
+    schedule = learning_rate_schedule(config.optimizer, config.train.num_steps)
+    step = make_train_step(setup.pipeline, setup.optimizer, learning_rate=schedule)
+    with waiting(f"compiling {what}") as details:
+        step = step.lower(state, *batch).compile()
+        if (memory := step.memory_analysis()) is not None:
+            temporary = size_text(memory.temp_size_in_bytes)
+            kept = size_text(memory.argument_size_in_bytes)
+            details.append(
+                f"per device {temporary} of temporaries, {kept} of parameters and optimizer"
+            )
+    return step
+
+
+class StepPerCut:
+    """A step `(state, tokens, targets, starts)` that cuts sequences by where their documents end.
+
+    Chunks of equal cost end elsewhere in every batch. Each cut is a program, compiled when it first
+    comes up and kept. Parameters are sharded in the same way under every cut.
 
     Args:
       setup: of the run; its own chunk lengths are not used.
-      compile_step: `(setup, state, batch, *, what) -> step`, which tells what it compiles.
       watchdog: does not count compilations as part of a step.
+      waiting: shows that a step compiles.
     """
 
-    def __init__(self, setup: Setup, compile_step: Compile, watchdog: Watchdog):
-        self._setup, self._compile, self._watchdog = setup, compile_step, watchdog
+    def __init__(self, setup: Setup, *, watchdog: Watchdog, waiting: Waiting):
+        self._setup, self._watchdog, self._waiting = setup, watchdog, waiting
         self._steps: dict[tuple[int, ...], Callable] = {}
 
     def __call__(self, state: TrainState, *batch):
@@ -36,8 +69,9 @@ class StepByCut:
             ends = list(accumulate(lengths))
             what = f"the training step, cut {len(self._steps) + 1} with chunks that end at {ends}"
             with self._watchdog.paused():
-                step = self._compile(setup, state, Batch(*batch), what=what)
-            self._steps[lengths] = step
+                self._steps[lengths] = compile_step(
+                    setup, state, Batch(*batch), waiting=self._waiting, what=what
+                )
         return self._steps[lengths](state, *batch)
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from seq1f1b_jax.training import commands
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.job import Job, use_model
 from seq1f1b_jax.training.main import train
-from seq1f1b_jax.training.make_job import make_job
-from seq1f1b_jax.training.own_stage import model_of
 from seq1f1b_jax.training.reports.metrics import METRICS, read_metrics
+from seq1f1b_jax.training.resolve import resolve
 from seq1f1b_jax.training.setup import make_setup
 
 
@@ -108,12 +107,10 @@ class Trainer:
                 "in each with model.stage"
             )
         check_stage(self.stage)
-        config, _ = resolve_paths(replace(self.config, model=model_of(self.stage)))
+        config, _ = resolve_paths(self.config)
         silence = config.distributed.heartbeat_timeout
         folder = Path(config.train.output_dir)
         with Watchdog(config.watchdog, ALONE, folder, silence=silence) as watchdog:
-            job = make_job(
-                config, self.stage, watchdog=watchdog, group=ALONE, say=self.say,
-                output=Output(sys.stdout),
-            )
-            yield replace(job, began=began)
+            config, stage, source = resolve(config, stage=self.stage, say=self.say)
+            output = Output(sys.stdout)
+            yield Job(config, stage, source, watchdog, output, say=self.say, began=began)

@@ -100,6 +100,8 @@ def test_printed_configuration_reads_back_equal(recipe, tmp_path):
         (["--zzz", "1"], "'--zzz'", "--help"),
         (["--train.eval_batches", "4"], "--train.eval_batches", "it is now --train.eval_sequences"),
         (["evaluate", "--num_batches=4"], "--num_batches", "it is now --num_sequences, which"),
+        (["--executor.residuals=full"], "--executor.residuals", "is now --executor.recompute"),
+        (["--schedule.num_virtual", "2"], "num_virtual", "is now --schedule.stages_per_rank"),
         (["--prompt", "x"], "--prompt", "generate --prompt"),
         (["trian"], "'trian'", "train, evaluate, generate"),
         (["--model.num_layers", "abc"], "model.num_layers='abc'", "whole number"),
@@ -193,8 +195,11 @@ def test_paths_are_absolute_and_can_be_turned_back(monkeypatch, tmp_path):
 @pytest.fixture
 def kept(tmp_path):
     """The folder of a run with a configuration of its own."""
-    text = "model: {num_layers: 9, rope: {factor: 2}}\ntrain: {output_dir: gone, eval_batches: 4}\n"
-    (tmp_path / "config.yaml").write_text(text)  # of a time when eval_sequences had that name
+    text = (  # of a time when settings had other names
+        "model: {num_layers: 9, rope: {factor: 2}}\ntrain: {output_dir: gone, eval_batches: 4}\n"
+        "executor: {residuals: full}\nschedule: {name: seq1f1b-i, num_virtual: 4}\n"
+    )
+    (tmp_path / "config.yaml").write_text(text)
     return str(tmp_path)
 
 
@@ -205,6 +210,9 @@ def test_commands_on_a_run_take_the_configuration_of_its_folder(kept, command):
     assert (config.model.num_layers, config.train.output_dir) == (9, kept)
     assert config.model.rope.factor == 2
     assert config.model.preset is None  # which the default recipe has
+    assert config.executor.recompute == "full"
+    if command == "evaluate":  # the others keep no order of work
+        assert config.schedule.stages_per_rank == 4
     ours = read(command, "--train.output_dir", kept, "--model.num_layers", "3", *to).config
     assert ours.model.num_layers == 3
 
@@ -212,8 +220,8 @@ def test_commands_on_a_run_take_the_configuration_of_its_folder(kept, command):
 def test_the_configuration_that_a_run_keeps_means_that_run(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     recipe = f"{tmp_path.name}/config.yaml"
-    with pytest.raises(UserError, match="eval_batches"):  # a recipe like any other
-        read("--config", recipe)
+    with pytest.raises(UserError, match="eval_batches'; it is now train.eval_sequences"):
+        read("--config", recipe)  # a recipe like any other
     (tmp_path / "checkpoints").mkdir()
     given = read("--config", recipe)
     assert given.config.train.output_dir == kept

@@ -5,7 +5,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from seq1f1b_jax.cli.xla_presets import PRESETS, blamed_flags, refused_flags, xla_settings
+from seq1f1b_jax.cli.xla_presets import PRESETS, blamed_flags, refused_flags, xla_environment
 from seq1f1b_jax.config import UserError, XlaConfig
 
 FLAG = "xla_gpu_deterministic_ops"
@@ -14,7 +14,7 @@ ALL = {name: value for flags in PRESETS.values() for name, value in flags.items(
 
 def settings(preset="deterministic", platform="gpu", *, flags="", unknown=()):
     refused = lambda asked: {name: "unknown here" for name in asked if name in unknown}  # noqa: E731
-    return xla_settings(preset, platform, environment={"XLA_FLAGS": flags}, refused=refused)
+    return xla_environment(preset, platform, environment={"XLA_FLAGS": flags}, refused=refused)
 
 
 def test_the_setting_names_every_preset():
@@ -23,32 +23,32 @@ def test_the_setting_names_every_preset():
 
 def test_a_preset_adds_to_the_flags_that_are_there():
     found = settings(flags="--xla_dump_to=dumps")
-    assert found.environment == {"XLA_FLAGS": f"--xla_dump_to=dumps --{FLAG}=true"}
-    assert found.told == (f"xla.preset=deterministic: --{FLAG}=true",)
+    assert found.variables == {"XLA_FLAGS": f"--xla_dump_to=dumps --{FLAG}=true"}
+    assert found.messages == (f"xla.preset=deterministic: --{FLAG}=true",)
 
 
 def test_flags_of_the_user_win_and_that_is_told():
     found = settings(flags=f"--{FLAG}=false")
-    assert found.environment == {}
-    assert any(f"--{FLAG}" in line and "which wins" in line for line in found.told)
+    assert found.variables == {}
+    assert any(f"--{FLAG}" in line and "which wins" in line for line in found.messages)
 
 
 def test_a_flag_that_jaxlib_does_not_know_is_left_out_and_told():
     found = settings(unknown=[FLAG])
-    assert found.environment == {}
-    assert found.told[0].endswith("no flag set")
-    assert f"--{FLAG} left out: unknown here" in found.told[1]
+    assert found.variables == {}
+    assert found.messages[0].endswith("no flag set")
+    assert f"--{FLAG} left out: unknown here" in found.messages[1]
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_flags_for_gpus_are_not_set_elsewhere(platform):
     found = settings(platform=platform)
-    assert found.environment == {} and platform in found.told[0]
+    assert found.variables == {} and platform in found.messages[0]
 
 
 def test_default_sets_and_tells_nothing():
     assert settings("default", flags="--a=1") == settings("default", platform="cpu")
-    assert settings("default").told == () and settings("default").environment == {}
+    assert settings("default").messages == () and settings("default").variables == {}
 
 
 def test_unknown_preset_names_those_there_are():

@@ -13,7 +13,8 @@ from seq1f1b_jax.config import Config, TrainConfig, UserError
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.models.hf import export, keep_origin, kept_origin, origin_of, read_source
 from seq1f1b_jax.models.hf.qwen2_tokenizer import END_OF_TEXT, PATTERN, is_rebuilt_alike
-from seq1f1b_jax.training.resolve import export_params
+from seq1f1b_jax.training.commands import write_export
+from seq1f1b_jax.training.job import Job, Model
 from tests.models.hf_cases import STAGES, parameters
 
 STAGE = STAGES["llama"]
@@ -156,8 +157,8 @@ def test_ids_that_are_none_are_refused(theirs):
 
 def exported(run, tokenizer, source, folder):
     config = Config(train=TrainConfig(output_dir=str(run)))
-    export_params(STAGE, config, source, parameters(STAGE), str(folder), dtype="float32",
-                  tokenizer=tokenizer)
+    job = Job(config, STAGE, source, watchdog=None, output=None)
+    write_export(job, Model("", parameters(STAGE), tokenizer), str(folder), dtype="float32")
     return folder
 
 
@@ -168,8 +169,7 @@ def test_the_command_takes_the_runs_copy_once_it_has_begun(theirs, tmp_path, mon
     fresh = exported(run, tokenizer, source, tmp_path / "fresh")
     assert names(fresh) == {*GOES, "tokenizer.json", "config.json", "model.safetensors"}
     keep_origin(origin_of(source), run / "source")
-    steps = "seq1f1b_jax.training.checkpoint.folder.committed_steps"
-    monkeypatch.setattr(steps, lambda folder: [3])
+    monkeypatch.setattr("seq1f1b_jax.training.job.committed_steps", lambda folder: [3])
     (theirs / "chat_template.jinja").write_text("another one")
     for given in (source, None):
         ours = exported(run, tokenizer, given, tmp_path / f"ours {given is None}")

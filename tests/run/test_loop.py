@@ -107,6 +107,6 @@ def test_ctrl_c_outside_the_steps_is_one_line_and_the_usual_status(monkeypatch, 
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_run", interrupted)
+    monkeypatch.setattr(train, "run", interrupted)
     assert train.main([]) == 130
     assert capsys.readouterr().err.strip() == "interrupted; what was saved before is kept"

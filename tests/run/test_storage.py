@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.training.main import count_params
 from seq1f1b_jax.training.run_folder import set_aside
+from seq1f1b_jax.training.setup import count_params
 from tests.run.tiny import command_line, run
 
 

@@ -14,7 +14,7 @@ from seq1f1b_jax.schedule import (
     simulate,
 )
 from seq1f1b_jax.schedule.files.plan_file import write_plan
-from seq1f1b_jax.training.reports.header import GRID_WIDTH, draw_course
+from seq1f1b_jax.training.preview.header import GRID_WIDTH, draw_course
 from seq1f1b_jax.training.setup import choose_plan
 
 TORCH = Path(__file__).parents[1] / "schedule" / "torch_plans"

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.training import compile_cache
-from seq1f1b_jax.training.compile_cache import check_private, use_compile_cache
+from seq1f1b_jax.host import compile_cache
+from seq1f1b_jax.host.compile_cache import check_private, use_compile_cache
 
 
 @pytest.fixture

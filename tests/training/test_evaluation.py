@@ -11,9 +11,13 @@ from seq1f1b_jax.config import Config, DataConfig, MeshConfig, ScheduleConfig
 from seq1f1b_jax.data import Batch, Corpus, make_data
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import make_mesh, reference_loss
-from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.commands import position_rows
-from seq1f1b_jax.training.evaluation import HeldOut, held_out_batches, make_evaluation
+from seq1f1b_jax.training.evaluation import (
+    HeldOut,
+    bigram_loss,
+    held_out_batches,
+    make_evaluation,
+)
 from seq1f1b_jax.training.setup import make_setup
 
 

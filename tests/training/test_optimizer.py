@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.config import Config, OptimizerConfig, TrainConfig
-from seq1f1b_jax.training.optimizer import learning_rate_schedule, told_change
+from seq1f1b_jax.training.optimizer import describe_change, learning_rate_schedule
 
 
 def rates(num_steps, **settings):
@@ -50,7 +50,7 @@ def config(num_steps, **settings):
 
 def test_a_run_made_longer_is_told_from_what_to_what_and_how_to_hold_it():
     first = asdict(config(400))
-    told = told_change(first, config(600), 400)
+    told = describe_change(first, config(600), 400)
     schedule = learning_rate_schedule(config(600).optimizer, 600)
     assert float(schedule(400)) > 9e-4
     assert told == (
@@ -59,24 +59,25 @@ def test_a_run_made_longer_is_told_from_what_to_what_and_how_to_hold_it():
         "the earlier course"
     )
     held = config(600, decay_steps=400)
-    assert told_change(first, held, 400) is None
-    assert told_change(asdict(held), config(800, decay_steps=400), 600) is None  # once more
-    assert "over 600 steps now and not over 400; " in told_change(asdict(held), config(600), 500)
+    assert describe_change(first, held, 400) is None
+    assert describe_change(asdict(held), config(800, decay_steps=400), 600) is None  # once more
+    change = describe_change(asdict(held), config(600), 500)
+    assert "over 600 steps now and not over 400; " in change
 
 
 def test_a_run_that_goes_on_as_it_began_is_told_nothing():
     first = asdict(config(400))
     for step in (0, 20, 200, 399):
-        assert told_change(first, config(400), step) is None
-    assert told_change(first, config(400), 400) is None  # complete: no step runs
+        assert describe_change(first, config(400), step) is None
+    assert describe_change(first, config(400), 400) is None  # complete: no step runs
     del first["optimizer"]["decay_steps"]  # written before there was such a setting
-    assert told_change(first, config(400), 200) is None
+    assert describe_change(first, config(400), 200) is None
 
 
 def test_another_rate_by_other_settings_is_told_without_a_cure_that_is_none():
     after = config(400)
     after = replace(after, optimizer=replace(after.optimizer, learning_rate=1e-3))
-    told = told_change(asdict(config(400)), after, 399)
+    told = describe_change(asdict(config(400)), after, 399)
     assert told == (
         "note: from step 400 on the learning rate is 0.0001 and not 0.0003, since settings of the "
         "optimizer are others than before"

@@ -1,12 +1,15 @@
 """What may change where a run is continued, and whose files it never touches."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 
-from seq1f1b_jax.config import Config, DataConfig
+from seq1f1b_jax.config import Config, DataConfig, ModelConfig
 from seq1f1b_jax.data.tokenizer import BYTES
+from seq1f1b_jax.pipeline.params.layout import Layout
+from seq1f1b_jax.training.checkpoint.record import layout_from
 from seq1f1b_jax.training.checkpoint.restore import check_same_run, make_meta
 from seq1f1b_jax.training.run_folder import check_folder
 
@@ -36,6 +39,22 @@ def test_a_run_does_not_continue_as_another(change, message):
     check_same_run(meta, setup, data)
     with pytest.raises(ValueError, match=message):
         check_same_run(meta, *run(replace(DOCUMENTS, **change)))
+
+
+def test_a_model_that_had_another_name_continues():
+    name = "models.llama:Llama"
+    setup, data = run(DOCUMENTS)
+    meta = make_meta(replace(setup.config, model=ModelConfig(stage=name)), data)
+    setup.config = replace(setup.config, model=ModelConfig(stage=f"seq1f1b_jax.{name}"))
+    check_same_run(meta, setup, data)
+
+
+def test_a_layout_of_an_earlier_version_is_read():
+    layout = Layout((1, 1, 1, 1), vocab_size=256, tied=False, stages_per_rank=2)
+    record = json.loads(json.dumps(asdict(layout)))
+    assert layout_from(record) == layout
+    record["num_virtual"] = record.pop("stages_per_rank")
+    assert layout_from(record) == layout
 
 
 def test_windows_have_no_positions_to_restart():

@@ -94,13 +94,17 @@ def refuse_vanished(folder: Path, error: Exception | None = None) -> None:
         ) from error
 
 
+OLD_FIELDS = {"num_virtual": "stages_per_rank"}
+"""Of a layout, in records of earlier versions -> their names now."""
+
+
 def layout_from(fields: Mapping[str, Any]) -> Layout:
     """A layout from JSON, where tuples are lists."""
 
     def tuples(value):
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return Layout(**{name: tuples(value) for name, value in fields.items()})
+    return Layout(**{OLD_FIELDS.get(name, name): tuples(value) for name, value in fields.items()})
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from seq1f1b_jax.cli.renamed import model_name
 from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
@@ -27,12 +28,12 @@ from seq1f1b_jax.training.checkpoint.record import (
     Checkpoint,
     read_checkpoint,
 )
-from seq1f1b_jax.training.optimizer import told_change
+from seq1f1b_jax.training.optimizer import describe_change
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
 OPTIMIZER = tuple(f.name for f in fields(OptimizerConfig) if f.name != "decay_steps")
-"""Settings whose change is told; `told_change` tells that of the other, by what it does."""
+"""Settings whose change is told; `describe_change` tells that of the other, by what it does."""
 NEEDED_SIZES = (
     ("schedule", "num_microbatches"), ("data", "microbatch_size"), ("train", "num_steps"),
 )
@@ -81,7 +82,7 @@ def tell_changes(
     ))
     for line in differences(defaults | before, now):
         report(f"note: {line}")
-    if told := told_change(meta["config"], setup.config, step):
+    if told := describe_change(meta["config"], setup.config, step):
         report(told)
 
 
@@ -137,6 +138,8 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
         {name: value for name, value in (asdict(ModelConfig()) | model).items() if name not in free}
         for model in (meta["config"]["model"], asdict(setup.config)["model"])
     )
+    for model in (saved, current):
+        model["stage"] = model_name(model["stage"])
     changed = differences(saved, current)
     if changed:
         folder = setup.config.train.output_dir

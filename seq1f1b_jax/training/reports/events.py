@@ -1,4 +1,4 @@
-"""What a run spends its time on, written down as it happens, so that a kill takes nothing along."""
+"""What a run spends its time on, written as it happens, so that a kill loses nothing."""
 
 import json
 import os
@@ -74,9 +74,9 @@ class Events:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Say that the attempt ended as it was meant to; one that failed was cut short.
+        """Record that the attempt ended as intended; one that failed was cut short.
 
-        Ctrl-C before the first step ends it as it was meant to, too.
+        Ctrl-C before the first step counts as intended.
         """
         if kind is None or issubclass(kind, KeyboardInterrupt):
             self.begin(END)

@@ -49,11 +49,11 @@ MEANINGS = {
 }
 
 
-class Span(NamedTuple):
-    """A phase as it was; seconds since 1970, `attempt` counted from 0."""
+class Phase(NamedTuple):
+    """A phase as it took place; seconds since 1970, `attempt` counted from 0."""
 
     attempt: int
-    phase: str
+    name: str
     begin: float
     end: float
     step: int | None
@@ -111,7 +111,7 @@ class Goodput:
         return f"{part:<13}{seconds:>9.1f} s{share:>9}  {MEANINGS[part]}"
 
 
-def read_spans(lines: Iterable[str]) -> list[Span]:
+def read_phases(lines: Iterable[str]) -> list[Phase]:
     """The phases of a run from the lines of its `events.jsonl`, in their order.
 
     The last phase of a process that was killed has no end that anyone knows: its time counts as
@@ -119,14 +119,14 @@ def read_spans(lines: Iterable[str]) -> list[Span]:
     """
     events = [event for line in lines if (event := _event(line))]
     names = list(dict.fromkeys(event["attempt"] for event in events))
-    spans = []
+    phases = []
     for event, following in zip(events, events[1:], strict=False):
         phase, attempt = event["phase"], names.index(event["attempt"])
         if following["attempt"] != event["attempt"]:
             phase = IDLE if phase == END else DOWN
         step = event.get("step") if phase == STEP else None
-        spans.append(Span(attempt, phase, event["time"], following["time"], step))
-    return spans
+        phases.append(Phase(attempt, phase, event["time"], following["time"], step))
+    return phases
 
 
 def measure(lines: Iterable[str]) -> Goodput:
@@ -149,16 +149,16 @@ def measure(lines: Iterable[str]) -> Goodput:
             f"no event in {EVENTS}: the run has not come to its first phase, or the file is none "
             "of a run; give the folder of a run that has begun"
         )
-    spans = read_spans(lines)
-    lost = _lost(spans)
+    phases = read_phases(lines)
+    lost = _lost(phases)
     seconds = dict.fromkeys(PARTS, 0.0)
     steps: Counter[str] = Counter()
-    for span in spans:
-        part = span.phase
+    for phase in phases:
+        part = phase.name
         if part == STEP:
-            part = LOST if (span.attempt, span.step) in lost else USEFUL
+            part = LOST if (phase.attempt, phase.step) in lost else USEFUL
             steps[part] += 1
-        seconds[part] = seconds.get(part, 0.0) + span.end - span.begin
+        seconds[part] = seconds.get(part, 0.0) + phase.end - phase.begin
     attempts = {event["attempt"] for event in events}
     ended = {event["attempt"] for event in events if event["phase"] == END}
     return Goodput(
@@ -168,11 +168,11 @@ def measure(lines: Iterable[str]) -> Goodput:
     )
 
 
-def _lost(spans: Sequence[Span]) -> set[tuple[int, int]]:
+def _lost(phases: Sequence[Phase]) -> set[tuple[int, int]]:
     """(attempt, step) of the steps that a later attempt did again, or began before."""
     lost, first = set(), None  # the earliest step that later attempts begin with
-    for attempt in sorted({span.attempt for span in spans}, reverse=True):
-        steps = [span.step for span in spans if span.attempt == attempt and span.step is not None]
+    for attempt in sorted({phase.attempt for phase in phases}, reverse=True):
+        steps = [p.step for p in phases if p.attempt == attempt and p.step is not None]
         if first is not None:
             lost |= {(attempt, step) for step in steps if step >= first}
         if steps:

@@ -14,21 +14,16 @@ the former. A number that is not finite is written as null, which JSON has and N
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from seq1f1b_jax.config import UserError
-from seq1f1b_jax.host.files import (
-    LineFile,
-    cannot_write,
-    first_free,
-    is_own,
-    replace_file,
-)
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.host.files import LineFile, cannot_write, first_free, is_own, replace_file
 
 METRICS = "metrics.jsonl"
 BAD = ".bad"
-"""Behind the name of the file: where lines are kept that are none of a run's."""
+"""Behind the name of the file: where lines are kept that no run wrote."""
 INSTALL = "in a clone: pip install '.[logging]'"
 
 
@@ -48,7 +43,7 @@ class MetricsWriter:
     """Appends to `metrics.jsonl`, one line at a time. See `LineFile` for kills and full disks.
 
     Opening drops the lines of `start_step` and later, which a run that is resumed will write
-    again, and half a line that a killed run left. What is none of a run's lines goes to
+    again, and half a line that a killed run left. Lines that no run wrote go to
     `metrics.jsonl.bad`. The file is replaced atomically.
 
     Args:
@@ -182,7 +177,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line tells of a step; None where it is none of a run's."""
+    """The values in a line; None if no run wrote it."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -243,6 +238,17 @@ def wandb_sink(folder: str | Path, *, project: str, config: Mapping[str, Any]) -
     except ModuleNotFoundError as error:
         raise _not_installed("logging.wandb", "wandb") from error
     return _WandB(wandb.init(project=project, dir=str(folder), config=dict(config)))
+
+
+def open_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
+    """TensorBoard and W&B, where they are asked for."""
+    sinks: list[Sink] = []
+    if config.logging.tensorboard:
+        sinks.append(tensorboard_sink(folder / "tensorboard", start_step=start))
+    if config.logging.wandb:
+        project = config.logging.wandb_project
+        sinks.append(wandb_sink(folder, project=project, config=asdict(config)))
+    return tuple(sinks)
 
 
 def _not_installed(setting: str, package: str) -> UserError:

@@ -17,7 +17,7 @@ from rich.text import Text
 RECENT_STEPS = 20
 
 Waiting = Callable[[str], AbstractContextManager[list[str]]]
-"""Shows what is waited for; what is put into the list is told at the end."""
+"""Shows what is waited for; what is appended to the list is printed at the end."""
 
 
 class ProgressReport:
@@ -28,7 +28,7 @@ class ProgressReport:
       start_step: steps that were finished before, by an earlier run.
       bar: a live bar; None: where the console is a terminal.
       alone: whether no library writes lines of its own while something is waited for, as Gloo does
-        between processes; else a wait is told in whole lines.
+        between processes; else a wait is shown in whole lines.
       line_seconds: without a bar, at least this long between two lines; first and last are shown.
       console: where to write; None: standard output.
       clock: seconds, for the spacing of lines.
@@ -94,16 +94,17 @@ class ProgressReport:
         """Show what is waited for, and for how long: `waiting` of this module, or in the bar."""
         if self._bar is None or not self._bar.live.is_started:
             in_place = self._in_place and self._alone
-            with waiting(what, console=self._console, in_place=in_place, clock=self._clock) as told:
-                yield told
+            shown = waiting(what, console=self._console, in_place=in_place, clock=self._clock)
+            with shown as details:
+                yield details
             return
-        told, before, began = [], self._line.show, self._clock()
+        details, before, began = [], self._line.show, self._clock()
         self._line.show = lambda: f"{what} ... {self._clock() - began:.0f} s"
         try:
-            yield told
+            yield details
         finally:
             self._line.show = before
-        self._print(_took(what, self._clock() - began, told))
+        self._print(_took(what, self._clock() - began, details))
 
     def _print(self, text: str) -> None:
         _print(self._console, text)
@@ -133,16 +134,16 @@ def waiting(
       clock: seconds.
 
     Yields:
-      A list; what is put into it is told behind the seconds that it took.
+      A list; what is appended to it is printed after the seconds.
 
     Example:
-      >>> with waiting("compiling the step", clock=iter([0.0, 2.5]).__next__) as told:
-      ...     told.append("1.2 MB of temporaries")
+      >>> with waiting("compiling the step", clock=iter([0.0, 2.5]).__next__) as details:
+      ...     details.append("1.2 MB of temporaries")
       compiling the step ...
       compiling the step took 2.5 s; 1.2 MB of temporaries
     """
     console = console or Console(highlight=False)
-    told, began = [], clock()
+    details, began = [], clock()
     shown: AbstractContextManager[object] = nullcontext()
     if console.is_terminal if in_place is None else in_place:
         shown = Live(
@@ -152,12 +153,12 @@ def waiting(
     else:
         _print(console, f"{what} ...")
     with shown:
-        yield told
-    _print(console, _took(what, clock() - began, told))
+        yield details
+    _print(console, _took(what, clock() - began, details))
 
 
-def _took(what: str, seconds: float, told: list[str]) -> str:
-    return "; ".join([f"{what} took {seconds:.1f} s", *told])
+def _took(what: str, seconds: float, details: list[str]) -> str:
+    return "; ".join([f"{what} took {seconds:.1f} s", *details])
 
 
 def _print(console: Console, text: str) -> None:
@@ -166,7 +167,7 @@ def _print(console: Console, text: str) -> None:
 
 
 class _Line(ProgressColumn):
-    """What stands beside the bar, asked for whenever it is drawn."""
+    """The text beside the bar, computed whenever it is drawn."""
 
     def __init__(self) -> None:
         super().__init__()

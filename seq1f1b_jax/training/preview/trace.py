@@ -48,7 +48,7 @@ def trace_step(
       state: parameters to run with; they are not updated.
       batch: tokens and targets of one step.
       folder: gets `trace.svg`, `trace.html` and `trace.json` (for Perfetto).
-      say: tells the user a line.
+      say: prints a line.
       waiting: shows that it compiles.
     """
     recorder = Recorder()
@@ -81,11 +81,11 @@ def num_cores() -> int:
 
 
 def sharing(mesh: Mesh, cores: int) -> str | None:
-    """Where virtual devices have no core each, so that they wait for each other's: how many have.
+    """How many virtual devices share how many cores; None where each has its own.
 
     Args:
       mesh: of the run.
-      cores: that there are for them.
+      cores: that they may use.
 
     Example:
       >>> from types import SimpleNamespace
@@ -107,7 +107,7 @@ def compare(
     Args:
       setup: of the run.
       records: of the step's actions.
-      notes: what the drawing should say of the measurement.
+      notes: about the measurement, for the drawing.
     """
     plan = setup.pipeline.plan
     zero = min(record.start_seconds for record in records)

@@ -1,4 +1,4 @@
-"""What will run, told before it runs: mesh, layers, chunks, predictions, schedule in letters."""
+"""A run described before it starts: mesh, layers, chunks, predictions, schedule in letters."""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
 from seq1f1b_jax.training.faults.needs import CURE, Needs, needs_of
-from seq1f1b_jax.training.job import Source
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
@@ -26,7 +26,7 @@ def predict_time(setup: Setup) -> Simulation:
 def describe(
     setup: Setup, data: SequenceData, num_params: int, *, source: Source | None = None
 ) -> str:
-    """The lines that stand above a run.
+    """The lines above a run.
 
     Args:
       setup: of the run.
@@ -48,7 +48,7 @@ def describe(
     rows = {
         "model": f"{config.model.stage or config.model.family}, {num_params:,} parameters, "
         f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
-        **({"source": source.told} if source else {}),
+        **({"source": source.describe()} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
         + f", {per_rank} stages on a device" * (per_rank > 1),
@@ -77,7 +77,7 @@ def describe(
 
 
 def source_notes(config: Config, source: Source | None) -> Iterator[str]:
-    """What a user should hear about the checkpoint that the run starts from."""
+    """Advice on the checkpoint that the run starts from."""
     if source is None or source.context_length is None:
         return
     if config.data.seq_len > source.context_length and config.model.rope.type == "none":
@@ -107,7 +107,7 @@ def size_text(num_bytes: float) -> str:
     """Bytes as kB, MB or GB, decimal.
 
     Example:
-      >>> from seq1f1b_jax.training.reports.header import size_text
+      >>> from seq1f1b_jax.training.preview.header import size_text
       >>> size_text(1_500_000)
       '1.5 MB'
     """
@@ -128,7 +128,7 @@ def describe_needs(needs: Needs) -> str:
 
     Example:
       >>> from seq1f1b_jax.training.faults.needs import Needs
-      >>> from seq1f1b_jax.training.reports.header import describe_needs
+      >>> from seq1f1b_jax.training.preview.header import describe_needs
       >>> describe_needs(Needs(step=2_000_000, state=500_000, present=8_000_000_000, sharing=4))
       '2.5 MB on each device, 0.5 MB of it parameters and optimizer; 4 of them share 8.00 GB'
       >>> describe_needs(Needs(step=40 * 10**9, state=10**9, present=85 * 10**9, sharing=1))
@@ -143,7 +143,7 @@ def describe_needs(needs: Needs) -> str:
 
 
 def _picture(setup: Setup) -> str:
-    """The course of time that will run, with units of equal cost, F and B in letters."""
+    """The timeline of the executor for units of equal cost, F and B in letters."""
     backward = SPLIT if Op.W in setup.pipeline.table.ops else WHOLE
     return f"{LEGEND.format(backward=backward)}\n{draw_course(setup.pipeline.plan)}"
 
@@ -153,7 +153,7 @@ def draw_course(plan: Plan) -> str:
 
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
-      >>> from seq1f1b_jax.training.reports.header import draw_course
+      >>> from seq1f1b_jax.training.preview.header import draw_course
       >>> print(draw_course(make_plan("1f1b", num_ranks=2, num_microbatches=1, num_chunks=1)))
       rank 0  F0.0 .... .... .... B0.0-----
       rank 1  .... F0.0 B0.0----- .... ....

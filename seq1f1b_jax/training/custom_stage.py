@@ -1,4 +1,4 @@
-"""A model of one's own by its name: made from the configuration, and written into one."""
+"""A custom model by its name: made from the configuration, and described by one."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -15,20 +15,20 @@ SIZES = (
 
 
 def load_stage(name: str, settings: Mapping[str, Any]) -> Stage:
-    """The stage that a class makes from its settings; it keeps the rules of the protocol.
+    """The stage that a class makes from its settings, checked against the protocol.
 
-    The class is looked for where Python looks, and in the working directory.
+    The class is searched on Python's path and in the working directory.
 
     Args:
       name: `package.module:Class`, or of any function that returns a stage.
-      settings: arguments by name; lists are handed over as tuples, so that the stage can be hashed.
+      settings: arguments by name; lists become tuples, so that the stage can be hashed.
 
     Raises:
       UserError: no such module or class, or settings that it does not take.
-      ValueError: the stage breaks a rule.
+      ValueError: the stage breaks a rule of the protocol.
 
     Example:
-      >>> from seq1f1b_jax.training.own_stage import load_stage
+      >>> from seq1f1b_jax.training.custom_stage import load_stage
       >>> load_stage("models:build_stage", {"family": "llama", "preset": "tiny"}).num_layers
       2
     """
@@ -53,14 +53,14 @@ def load_stage(name: str, settings: Mapping[str, Any]) -> Stage:
 
 
 def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] | None = None):
-    """The section `model` of a run of `stage`: its name, its settings, and the sizes it tells.
+    """The section `model` of a run of `stage`: name, settings and sizes.
 
-    Without a name they are those of its class and of its dataclass fields; what JSON cannot hold
-    stands there as Python shows it.
+    The default name and settings are those of its class and of its dataclass fields; values that
+    JSON cannot hold become their `repr`.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
-      >>> from seq1f1b_jax.training.own_stage import model_of
+      >>> from seq1f1b_jax.training.custom_stage import model_of
       >>> model = model_of(build_stage("llama", preset="tiny"))
       >>> model.stage, model.num_layers, model.settings["model_dim"]
       ('seq1f1b_jax.models.llama:Llama', 2, 32)
@@ -75,7 +75,7 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
 
 
 def _fields(stage: Stage) -> dict[str, Any]:
-    """Fields that are not as by default."""
+    """Fields whose values are not their defaults."""
     if not is_dataclass(stage):
         return {}
     given = {field.name: getattr(stage, field.name) for field in fields(stage) if field.init}

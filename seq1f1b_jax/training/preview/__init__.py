@@ -1,0 +1,1 @@
+"""A run before its first step: its header with predictions, and one step measured against them."""
