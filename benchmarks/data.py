@@ -14,13 +14,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from seq1f1b_jax.data import Prefetcher, SequenceData, load_corpus, make_data
 from seq1f1b_jax.data.packing import pack
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from seq1f1b_jax.data.text import stdlib_files
 from seq1f1b_jax.data.tokenizer.train import train_on_texts
 
@@ -42,12 +43,12 @@ def write_text(path: Path, num_bytes: int) -> Sequence[str]:
     return texts
 
 
-def time_prepare(job: Job, rounds: int) -> list[float]:
+def time_prepare(job: PrepareJob, rounds: int) -> list[float]:
     """Tokens/s of making the same folder several times."""
     rates = []
     for index in range(rounds):
         began = time.perf_counter()
-        meta = prepare(Job(**{**vars(job), "to": job.to.with_name(f"{job.to.name}-{index}")}))
+        meta = prepare(replace(job, to=job.to.with_name(f"{job.to.name}-{index}")))
         rates.append(meta.num_tokens / (time.perf_counter() - began))
     return rates
 
@@ -99,7 +100,8 @@ def measure_prepare(folder: Path, num_bytes: int, rounds: int) -> dict[str, floa
     for name, tokenizer in {"bytes": "bytes", "bpe": str(folder / "bpe")}.items():
         for processes in (1, 2):
             to = folder / f"{name}-{processes}"
-            job = Job([str(folder / "text.jsonl")], to, tokenizer=tokenizer, processes=processes)
+            source = [str(folder / "text.jsonl")]
+            job = PrepareJob(source, to, tokenizer=tokenizer, processes=processes)
             rate, spread = median_and_spread(time_prepare(job, rounds))
             rows.append(
                 {"tokenizer": name, "processes": processes, "tokens/s": round(rate),

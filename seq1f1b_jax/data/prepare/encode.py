@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -17,10 +18,10 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.documents import read_documents
+from seq1f1b_jax.data.prepare.job import KEEP
+from seq1f1b_jax.data.prepare.pieces import encode_text
 from seq1f1b_jax.data.prepare.portions import Portion
-from seq1f1b_jax.data.prepare.readers.documents import read_documents
-from seq1f1b_jax.data.prepare.readers.pieces import encode_text
-from seq1f1b_jax.data.prepare.specials import KEEP, count_spellings, spelling_pattern
 from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
 
 AHEAD = 2  # portions per process that are asked for before they are needed
@@ -89,7 +90,7 @@ def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> 
         pieces = list(encode_text(tokenizer, text, dtype, keep_specials=keep))
         if pieces:
             num_bytes += len(text.encode())
-            num_special += count_spellings(spellings, text)
+            num_special += sum(1 for _ in spellings.finditer(text)) if spellings else 0
             pieces = [begin, *pieces, end]
             lengths.append(sum(piece.size for piece in pieces))
             kept += pieces
@@ -100,6 +101,18 @@ def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> 
         tokens, np.array(lengths, np.int64), num_bytes, num_empty, len(faults),
         faults[0] if faults else "", num_special,
     )
+
+
+def spelling_pattern(names: Sequence[str]) -> re.Pattern[str] | None:
+    """Matches special tokens spelled in a text, longest first; None if there are no such tokens.
+
+    Example:
+      >>> from seq1f1b_jax.data.prepare.encode import spelling_pattern
+      >>> len(spelling_pattern(["<s>", "</s>"]).findall("<s> not <<s>, </s>"))
+      3
+    """
+    longest_first = sorted(filter(None, names), key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 def encode_all(

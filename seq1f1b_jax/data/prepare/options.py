@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.job import Job
-from seq1f1b_jax.data.prepare.specials import KEEP, TEXT
+from seq1f1b_jax.data.prepare.job import AS_TEXT, KEEP, PrepareJob
 from seq1f1b_jax.data.tokenizer import BYTES
 from seq1f1b_jax.formats.installed import INSTALLED
 
@@ -52,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def job(options: argparse.Namespace) -> Job:
+def job(options: argparse.Namespace) -> PrepareJob:
     """The job that options ask for.
 
     Raises:
@@ -64,7 +63,7 @@ def job(options: argparse.Namespace) -> Job:
                 raise UserError(f"--train-bpe makes its own tokenizer; leave --{name} out")
     if options.separator is not None and (not options.separator or "\n" in options.separator):
         raise UserError("--split-documents-on is one line, with a character in it")
-    return Job(
+    return PrepareJob(
         sources=[_named(source, (STDLIB,)) for source in options.sources],
         to=user_path(options.to), tokenizer=_named(options.tokenizer, (BYTES, *INSTALLED)),
         train_bpe=options.train_bpe, eos=options.eos, key=options.key,
@@ -96,7 +95,7 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--eos", metavar="TOKEN", help="ends a document (the tokenizer's own)")
     command.add_argument(
-        "--special-tokens", dest="specials", choices=(TEXT, KEEP), default=TEXT,
+        "--special-tokens", dest="specials", choices=(AS_TEXT, KEEP), default=AS_TEXT,
         help="what special tokens are that a document spells: ordinary text, or themselves (text)",
     )
     command.add_argument("--key", help="field or column of the text (text)")

@@ -124,7 +124,7 @@ def _fingerprint(folder: Path) -> str | None:
         return None
 
 
-class Writer:
+class TokenWriter:
     """Appends portions to a partial folder, from where an earlier run stopped.
 
     Args:
@@ -149,7 +149,7 @@ class Writer:
             self._journal.truncate(0)
         self._hash_kept()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "TokenWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

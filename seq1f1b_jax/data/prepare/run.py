@@ -10,24 +10,28 @@ from pathlib import Path
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import META, UNFINISHED, VERSION, Meta, read_meta
-from seq1f1b_jax.data.prepare.checks import check_kinds, check_sources, told_left_out
 from seq1f1b_jax.data.prepare.encode import Reading, encode_all
-from seq1f1b_jax.data.prepare.job import DEFAULT_KEY, Job
-from seq1f1b_jax.data.prepare.partial import Totals, Writer, open_partial
+from seq1f1b_jax.data.prepare.job import (
+    AS_TEXT,
+    DEFAULT_KEY,
+    PrepareJob,
+    check_extensions,
+    check_kinds,
+)
+from seq1f1b_jax.data.prepare.partial import TokenWriter, Totals, open_partial
+from seq1f1b_jax.data.prepare.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.portions import PORTION_BYTES, Portion, cut_files
-from seq1f1b_jax.data.prepare.readers.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.readers.sources import TEXT, InputFile, find_files
 from seq1f1b_jax.data.prepare.readers.streams import open_stream
-from seq1f1b_jax.data.prepare.specials import TEXT as AS_TEXT
-from seq1f1b_jax.data.prepare.trained import train_on_sources
+from seq1f1b_jax.data.prepare.tokenizer import named_tokenizer, train_on_sources
 from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks, real_path
-from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer, load_tokenizer
+from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer
 
 LARGEST_UINT16_VOCAB = 1 << 16
 
 
 def prepare(
-    job: Job,
+    job: PrepareJob,
     *,
     say: Callable[[str], None] = lambda text: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -45,10 +49,10 @@ def prepare(
     Example:
       >>> import tempfile
       >>> from pathlib import Path
-      >>> from seq1f1b_jax.data.prepare.run import Job, prepare
+      >>> from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     _ = Path(folder, "a.json").write_text('[{"text": "one"}, {"text": "two"}]')
-      ...     meta = prepare(Job([folder + "/a.json"], Path(folder, "tokens")))
+      ...     meta = prepare(PrepareJob([folder + "/a.json"], Path(folder, "tokens")))
       >>> meta.num_documents, meta.num_tokens
       (2, 8)
     """
@@ -57,14 +61,15 @@ def prepare(
     if job.to.is_symlink():  # what it leads to gets the tokens, the link stays
         job = replace(job, to=real_path(job.to))
     partial = job.to.with_name(job.to.name + UNFINISHED)
-    tokenizer = _given_tokenizer(job)
-    check_sources(job.sources, extensions=job.extensions)
+    tokenizer = named_tokenizer(job)
+    check_extensions(job)
     files, left_out = find_files(
         job.sources, extensions=job.extensions, leave_out=(job.to, partial)
     )
-    if told := told_left_out(left_out):
-        say(told)
-    check_kinds(files, key=job.key, separator=job.separator)
+    reasons = [f"{count:,} x {reason}" for reason, count in left_out.items() if count]
+    if reasons:
+        say(f"not taken from folders: {', '.join(reasons)}")
+    check_kinds(job, files)
     fingerprint = _fingerprint(job, files, tokenizer)
     if (meta := _prepared(job.to, fingerprint)) is not None:
         say(f"{job.to} is prepared already, from the same inputs with the same settings")
@@ -76,8 +81,8 @@ def prepare(
 
 
 def _fill(
-    job: Job, files: Sequence[InputFile], tokenizer: Tokenizer, partial: Path, fingerprint: str,
-    say: Callable[[str], None], advance: Callable[[int, int], None],
+    job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer, partial: Path,
+    fingerprint: str, say: Callable[[str], None], advance: Callable[[int, int], None],
 ) -> Meta:
     """Write all tokens that are missing in a partial folder, and give it its name."""
     files, bad = _readable(job, files, can_cut_text=tokenizer.can_cut_text)
@@ -90,7 +95,7 @@ def _fill(
     portions = cut_files(
         files, key=reading.key, separator=job.separator, can_cut_text=tokenizer.can_cut_text
     )
-    with Writer(partial, reading.token_dtype) as writer:
+    with TokenWriter(partial, reading.token_dtype) as writer:
         if writer.totals.num_portions:
             say(f"{writer.totals.num_portions} portions were finished before")
         total = sum(file.num_bytes for file in files)
@@ -103,23 +108,7 @@ def _fill(
         return writer.commit(job.to, meta)
 
 
-def _given_tokenizer(job: Job) -> Tokenizer | None:
-    """The one that is named; None: it will be trained."""
-    if job.train_bpe is None:
-        tokenizer = load_tokenizer(job.tokenizer, eos=job.eos)
-        if job.specials != AS_TEXT and not tokenizer.special_names:
-            raise UserError(
-                f"--special-tokens {job.specials}: {job.tokenizer} has no special tokens; leave it "
-                "out"
-            )
-        return tokenizer
-    from seq1f1b_jax.data.tokenizer.train import check_vocab_size
-
-    check_vocab_size(job.train_bpe)
-    return None
-
-
-def _fingerprint(job: Job, files: Sequence[InputFile], tokenizer: Tokenizer | None) -> str:
+def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer | None) -> str:
     """Hash of all that the tokens depend on; not of the number of processes."""
     made = f"train {job.train_bpe}" if tokenizer is None else [tokenizer.sha256, tokenizer.eos]
     inputs = [
@@ -149,7 +138,7 @@ def _prepared(to: Path, fingerprint: str) -> Meta | None:
 
 
 def _readable(
-    job: Job, files: Sequence[InputFile], *, can_cut_text: bool
+    job: PrepareJob, files: Sequence[InputFile], *, can_cut_text: bool
 ) -> tuple[list[InputFile], list[str]]:
     """Files to read, and what is wrong with text files that were left out whole.
 
@@ -179,7 +168,7 @@ def _fault(file: InputFile) -> str | None:
     return None
 
 
-def _reading(job: Job, tokenizer: Tokenizer, partial: Path) -> Reading:
+def _reading(job: PrepareJob, tokenizer: Tokenizer, partial: Path) -> Reading:
     return Reading(
         tokenizer=BYTES if tokenizer.sha256 == BYTES else str(partial),
         token_dtype="uint16" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "uint32",
@@ -189,7 +178,7 @@ def _reading(job: Job, tokenizer: Tokenizer, partial: Path) -> Reading:
 
 
 def _write(
-    writer: Writer, portions: Iterator[Portion], tokenizer: Tokenizer, reading: Reading,
+    writer: TokenWriter, portions: Iterator[Portion], tokenizer: Tokenizer, reading: Reading,
     processes: int, total: int, advance: Callable[[int, int], None],
 ) -> None:
     """Encode what is left, and append it."""

@@ -18,7 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer.from_json import SPACE, JsonTokenizer
-from seq1f1b_jax.data.tokenizer.refusals import UNUSABLE, Refusals
+from seq1f1b_jax.data.tokenizer.library_errors import UNUSABLE, LibraryErrors
 from seq1f1b_jax.formats.gguf import open_gguf
 
 CONTROL, USER_DEFINED = 3, 4
@@ -129,7 +129,7 @@ def _byte_level(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
     broken = [merge for merge in merges if len(merge) != 2]
     if broken:
         raise UserError(f"{path}: tokenizer.ggml.merges has {' '.join(broken[0])!r}; a pair is two")
-    with Refusals(f"{path} {UNUSABLE}"):
+    with LibraryErrors(f"{path} {UNUSABLE}"):
         model = models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in WHOLE_WORDS)
     inner = tokenizers.Tokenizer(model)
     if pre in COMPOSED:
@@ -155,7 +155,7 @@ def _sentencepiece(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
     scores = metadata.array("scores", float, len(names))
     unknown = metadata.token("unknown_token_id")
     vocab = {name: token for token, name in enumerate(names)}
-    with Refusals(f"{path} {UNUSABLE}"):
+    with LibraryErrors(f"{path} {UNUSABLE}"):
         model = models.BPE(
             vocab=vocab, merges=_merges(names, scores), fuse_unk=True, byte_fallback=True,
             unk_token=names[0 if unknown is None else unknown],

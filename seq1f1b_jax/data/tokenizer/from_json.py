@@ -30,7 +30,7 @@ from seq1f1b_jax.data.tokenizer.beside import (
     end_of_text,
     named,
 )
-from seq1f1b_jax.data.tokenizer.refusals import UNUSABLE, Refusals
+from seq1f1b_jax.data.tokenizer.library_errors import UNUSABLE, LibraryErrors
 
 WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
 FORMS = normalizers.NFC | normalizers.NFD | normalizers.NFKC | normalizers.NFKD
@@ -55,7 +55,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (offset {error.start})") from error
-    with Refusals(f"{file} {UNUSABLE}", quiet=True):
+    with LibraryErrors(f"{file} {UNUSABLE}", quiet=True):
         inner = tokenizers.Tokenizer.from_str(text)
         add_tokens_beside(inner, file.parent)
         check_prefix_space(inner, file.parent)
@@ -113,7 +113,7 @@ class JsonTokenizer(Tokenizer):
 
     def _ids(self, text: str, *, specials: bool) -> list[int]:
         self._inner.encode_special_tokens = not specials
-        with Refusals("the tokenizer cannot encode the text"):
+        with LibraryErrors("the tokenizer cannot encode the text"):
             return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def words(self, text: str) -> list[str]:

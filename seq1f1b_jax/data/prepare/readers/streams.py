@@ -21,7 +21,7 @@ PACKINGS: Mapping[str, str] = {".gz": GZ, ".bz2": BZ2, ".xz": XZ, ".zst": ZST}  
 LARGEST_WINDOW_LOG = 31  # of zst: what --long=31, the most there is, writes
 
 
-class Stream(NamedTuple):
+class OpenFile(NamedTuple):
     """An open file.
 
     Attributes:
@@ -34,7 +34,7 @@ class Stream(NamedTuple):
 
 
 @contextmanager
-def open_stream(path: Path, packing: str = "") -> Iterator[Stream]:
+def open_stream(path: Path, packing: str = "") -> Iterator[OpenFile]:
     """Open a file to read it once from its beginning.
 
     Args:
@@ -59,7 +59,7 @@ def open_stream(path: Path, packing: str = "") -> Iterator[Stream]:
     damaged += (zstd_module(path).ZstdError,) if packing == ZST else ()
     try:
         with path.open("rb") as file, _unpacked(path, file, packing) as content:
-            yield Stream(content, file)
+            yield OpenFile(content, file)
     except damaged as error:
         raise _broken(path, packing, error) from error
     except OSError as error:

@@ -7,7 +7,7 @@ from seq1f1b_jax.config import UserError
 UNUSABLE = "holds no tokenizer that can be used"
 
 
-class Refusals:
+class LibraryErrors:
     """Turn what the library raises about bad input into a `UserError`.
 
     That is a bare `Exception`; or a `PanicException` where its own code trips over the input, which

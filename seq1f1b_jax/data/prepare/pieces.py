@@ -39,7 +39,7 @@ def encode_text(
     Example:
       >>> import numpy as np
       >>> from seq1f1b_jax.data import load_tokenizer
-      >>> from seq1f1b_jax.data.prepare.readers.pieces import encode_text
+      >>> from seq1f1b_jax.data.prepare.pieces import encode_text
       >>> [ids.tolist() for ids in encode_text(load_tokenizer("bytes"), "hi", np.dtype("u2"))]
       [[104, 105]]
     """
