@@ -5,7 +5,7 @@
 
 Text is the source code of Python's standard library, in a file of JSON lines. The waiting time is
 that of a loop whose steps sleep, with batches made ahead in a thread as in training. The processes
-of `prepare` import this file, so it imports `benchmarks.report`, and with it JAX, only to report.
+of `prepare` import this file, so `report`, which loads JAX, is imported only to report.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def measure_prepare(folder: Path, num_bytes: int, rounds: int) -> dict[str, floa
     texts = write_text(folder / "text.jsonl", num_bytes)
     (folder / "bpe").mkdir()
     train_on_texts(texts, VOCAB_SIZE).save(folder / "bpe")
-    from benchmarks.report import median_and_spread, show
+    from benchmarks.common.report import median_and_spread, show
 
     rows, values = [], {}
     for name, tokenizer in {"bytes": "bytes", "bpe": str(folder / "bpe")}.items():
@@ -117,7 +117,7 @@ def measure_prepare(folder: Path, num_bytes: int, rounds: int) -> dict[str, floa
 
 def measure_loader(folder: Path, rounds: int) -> dict[str, float]:
     """Windows and packed documents of the same tokens."""
-    from benchmarks.report import median_and_spread, show
+    from benchmarks.common.report import median_and_spread, show
 
     corpus, rows, values = load_corpus(str(folder)), [], {"loader_wait_fraction": 0.0}
     for packing in ("windows", "documents"):
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of every figure (3)")
     parser.add_argument("--json", metavar="FILE", help="also write the last line here")
     options = parser.parse_args(arguments)
-    from benchmarks.report import finish, show
+    from benchmarks.common.report import finish, show
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
