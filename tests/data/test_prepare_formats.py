@@ -79,11 +79,11 @@ NOT_RECORDS = {
     "latin": (b"\xff{}", r"begins with '\\\\xff'"),
     "scalars": ("[1, 2]", "a.json: element 1: a JSON int, not an object with the field 'text'"),
     "no-field": ('[{"a": 1}]', "a.json: element 1: no field 'text', but 'a'"),
-    "no-comma": ('[{"text": "a"} {"text": "b"}]', "behind element 1: '{' stands where ']' should"),
-    "open": ('[{"text": "a"}, {"te', "behind element 1: the file ends inside the array"),
-    "unclosed": ('[{"text": "a"}', "behind element 1: nothing stands where ']' should"),
-    "trailing-comma": ('[{"text": "a"},]', "behind element 1: '.' stands where an object should"),
-    "behind": ('[{"text": "a"}] []', "behind element 1: '.' follows the array"),
+    "no-comma": ('[{"text": "a"} {"text": "b"}]', "after element 1: '{' where ']' should be"),
+    "open": ('[{"text": "a"}, {"te', "after element 1: the file ends inside the array"),
+    "unclosed": ('[{"text": "a"}', "after element 1: nothing where ']' should be"),
+    "trailing-comma": ('[{"text": "a"},]', "after element 1: '.' where an object should be"),
+    "behind": ('[{"text": "a"}] []', "after element 1: '.' follows the array"),
     "whole-record": ('{"data": []}', "a.json:1: no field 'text', but 'data'"),
 }
 
@@ -127,7 +127,7 @@ BAD_TABLES = {
     "short": ("id,text\n1,a\n\n2\n", "a.csv:4: 1 fields, and the first row has 2"),
     "open-quote": ('id,text\n1,"a\n2,b\n', "a.csv:2: not CSV: unexpected end of data"),
     "text-behind-quote": ('id,text\n1,"a"b\n', "a.csv:2: not CSV: ',' expected after"),
-    "latin": (b"id,text\n1,caf\xe9\n", "a.csv:2: not UTF-8: byte 0xe9 behind character 3 of the t"),
+    "latin": (b"id,text\n1,caf\xe9\n", "a.csv:2: not UTF-8: byte 0xe9 after character 3 of the"),
     "zero": (b"id,text\n1,a\0\n", "a.csv:2: character 1 of the text is a zero character"),
 }
 

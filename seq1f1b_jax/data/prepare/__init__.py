@@ -4,7 +4,7 @@ In the order in which they work:
 
     options     the command line
     job         what to prepare, and how
-    readers     input files: found, opened, unpacked, split into records
+    readers     input files: found, opened, uncompressed, split into records
     portions    files cut into parts that one process can hold
     documents   the documents of a portion, or what is wrong with them
     tokenizer   the tokenizer that the job names, or one trained on the sources

@@ -36,15 +36,15 @@ def prepare(
     say: Callable[[str], None] = lambda text: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Meta:
-    """Make a token folder, or continue to; nothing is done where it is there already.
+    """Make a token folder, or continue an earlier run; does nothing if the folder is complete.
 
     Args:
       job: what to prepare.
-      say: told what a user should know, a line at a time.
-      advance: told bytes of input that are finished, and all of them.
+      say: called with each line that the user should see.
+      advance: called with the input bytes finished so far, and in all.
 
     Raises:
-      UserError: bad input, or a folder with something else in it.
+      UserError: bad input, or the folder holds something else.
 
     Example:
       >>> import tempfile
@@ -58,7 +58,7 @@ def prepare(
     """
     if job.to.name in ("", ".."):
         raise UserError(f"--to {job.to} names no new folder; give one, such as --to tokens")
-    if job.to.is_symlink():  # what it leads to gets the tokens, the link stays
+    if job.to.is_symlink():  # the target gets the tokens, the link stays
         job = replace(job, to=real_path(job.to))
     partial = job.to.with_name(job.to.name + UNFINISHED)
     tokenizer = named_tokenizer(job)
@@ -84,13 +84,13 @@ def _fill(
     job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer, partial: Path,
     fingerprint: str, say: Callable[[str], None], advance: Callable[[int, int], None],
 ) -> Meta:
-    """Write all tokens that are missing in a partial folder, and give it its name."""
+    """Write the tokens that a partial folder still lacks, and rename it."""
     files, bad = _readable(job, files, can_cut_text=tokenizer.can_cut_text)
     reading = _reading(job, tokenizer, partial)
     if not tokenizer.can_cut_text and any(f.num_bytes > PIECE_CHARACTERS for f in files):
         say(
-            "where this tokenizer's words end is not certain, so that every document is encoded "
-            "whole: one takes over a hundred times its bytes of memory"
+            "this tokenizer may merge across words, so every document is encoded whole: one takes "
+            "over a hundred times its bytes of memory"
         )
     portions = cut_files(
         files, key=reading.key, separator=job.separator, can_cut_text=tokenizer.can_cut_text
@@ -109,10 +109,10 @@ def _fill(
 
 
 def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer | None) -> str:
-    """Hash of all that the tokens depend on; not of the number of processes."""
+    """Hash of everything that the tokens depend on, so not of the number of processes."""
     made = f"train {job.train_bpe}" if tokenizer is None else [tokenizer.sha256, tokenizer.eos]
     inputs = [
-        [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *[f.packing] * bool(f.packing)]
+        [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *filter(None, [f.compression])]
         for f in files
     ]
     settings = [
@@ -123,10 +123,10 @@ def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokeniz
 
 
 def _prepared(to: Path, fingerprint: str) -> Meta | None:
-    """What is there already, if it is the same; None: nothing.
+    """The meta.json of a folder made from the same inputs; None: there is no folder.
 
     Raises:
-      UserError: something else is.
+      UserError: the folder holds something else.
     """
     if not to.exists() or to.is_dir() and not any(to.iterdir()):
         return None
@@ -140,16 +140,16 @@ def _prepared(to: Path, fingerprint: str) -> Meta | None:
 def _readable(
     job: PrepareJob, files: Sequence[InputFile], *, can_cut_text: bool
 ) -> tuple[list[InputFile], list[str]]:
-    """Files to read, and what is wrong with text files that were left out whole.
+    """Files to read, and what is wrong with text files that are left out as a whole.
 
-    A document of several portions is skipped by looking at all of it before its first one is
-    written; every other fault is found where the document is read.
+    A document that spans portions is checked as a whole before its first portion is written; every
+    other fault is found when the document is read.
     """
     if not job.skip_bad or job.separator is not None or not can_cut_text:
         return list(files), []
     good, faults = [], []
     for file in files:
-        long = file.num_bytes > PORTION_BYTES or file.packing
+        long = file.num_bytes > PORTION_BYTES or file.compression
         fault = _fault(file) if file.kind == TEXT and long else None
         if fault is None:
             good.append(file)
@@ -160,7 +160,7 @@ def _readable(
 
 def _fault(file: InputFile) -> str | None:
     try:
-        with open_stream(file.path, file.packing) as stream:
+        with open_stream(file.path, file.compression) as stream:
             blocks = iter(lambda: stream.content.read(BLOCK_BYTES), b"")
             check_blocks(file.path, blocks)
     except UserError as error:
@@ -181,7 +181,7 @@ def _write(
     writer: TokenWriter, portions: Iterator[Portion], tokenizer: Tokenizer, reading: Reading,
     processes: int, total: int, advance: Callable[[int, int], None],
 ) -> None:
-    """Encode what is left, and append it."""
+    """Encode and append the remaining portions."""
     finished = islice(portions, writer.totals.num_portions)
     done = sum(portion.num_bytes for portion in finished)
     advance(done, total)

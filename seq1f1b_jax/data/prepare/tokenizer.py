@@ -17,7 +17,7 @@ from seq1f1b_jax.data.tokenizer.train import MIN_VOCAB_SIZE, check_vocab_size, t
 
 TRAIN_BYTES = 100_000_000
 """Bytes of text to train a tokenizer on, sampled evenly from all sources."""
-COMPRESSION = 4
+TEXT_PER_BYTE = 4
 """Assumed bytes of text per byte of a compressed file."""
 
 
@@ -55,7 +55,7 @@ def train_on_sources(
     """
     if (partial / JOURNAL).exists():  # written only after the tokenizer was saved
         return load_tokenizer(partial)
-    total = sum(file.num_bytes * (COMPRESSION if file.packing else 1) for file in files)
+    total = sum(file.num_bytes * (TEXT_PER_BYTE if file.compression else 1) for file in files)
     every = -(-total // TRAIN_BYTES) or 1
     part = "all" if every == 1 else f"one in {every} parts"
     say(
