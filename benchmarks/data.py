@@ -5,7 +5,7 @@
 
 Text is the source code of Python's standard library, in a file of JSON lines. The waiting time is
 that of a loop whose steps sleep, with batches made ahead in a thread as in training. The processes
-of `prepare` import this file, so it imports `benchmarks.report`, and with it JAX, only to report.
+of `prepare` import this file, so `report`, which loads JAX, is imported only to report.
 """
 
 import argparse
@@ -14,13 +14,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from seq1f1b_jax.data import Prefetcher, SequenceData, load_corpus, make_data
 from seq1f1b_jax.data.packing import pack
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from seq1f1b_jax.data.text import stdlib_files
 from seq1f1b_jax.data.tokenizer.train import train_on_texts
 
@@ -42,12 +43,12 @@ def write_text(path: Path, num_bytes: int) -> Sequence[str]:
     return texts
 
 
-def time_prepare(job: Job, rounds: int) -> list[float]:
+def time_prepare(job: PrepareJob, rounds: int) -> list[float]:
     """Tokens/s of making the same folder several times."""
     rates = []
     for index in range(rounds):
         began = time.perf_counter()
-        meta = prepare(Job(**{**vars(job), "to": job.to.with_name(f"{job.to.name}-{index}")}))
+        meta = prepare(replace(job, to=job.to.with_name(f"{job.to.name}-{index}")))
         rates.append(meta.num_tokens / (time.perf_counter() - began))
     return rates
 
@@ -93,13 +94,14 @@ def measure_prepare(folder: Path, num_bytes: int, rounds: int) -> dict[str, floa
     texts = write_text(folder / "text.jsonl", num_bytes)
     (folder / "bpe").mkdir()
     train_on_texts(texts, VOCAB_SIZE).save(folder / "bpe")
-    from benchmarks.report import median_and_spread, show
+    from benchmarks.common.report import median_and_spread, show
 
     rows, values = [], {}
     for name, tokenizer in {"bytes": "bytes", "bpe": str(folder / "bpe")}.items():
         for processes in (1, 2):
             to = folder / f"{name}-{processes}"
-            job = Job([str(folder / "text.jsonl")], to, tokenizer=tokenizer, processes=processes)
+            source = [str(folder / "text.jsonl")]
+            job = PrepareJob(source, to, tokenizer=tokenizer, processes=processes)
             rate, spread = median_and_spread(time_prepare(job, rounds))
             rows.append(
                 {"tokenizer": name, "processes": processes, "tokens/s": round(rate),
@@ -115,7 +117,7 @@ def measure_prepare(folder: Path, num_bytes: int, rounds: int) -> dict[str, floa
 
 def measure_loader(folder: Path, rounds: int) -> dict[str, float]:
     """Windows and packed documents of the same tokens."""
-    from benchmarks.report import median_and_spread, show
+    from benchmarks.common.report import median_and_spread, show
 
     corpus, rows, values = load_corpus(str(folder)), [], {"loader_wait_fraction": 0.0}
     for packing in ("windows", "documents"):
@@ -140,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of every figure (3)")
     parser.add_argument("--json", metavar="FILE", help="also write the last line here")
     options = parser.parse_args(arguments)
-    from benchmarks.report import finish, show
+    from benchmarks.common.report import finish, show
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import report
-from benchmarks.step import make_stage, use_cpu_devices
+from benchmarks.common import report
+from benchmarks.common.cases import use_cpu_devices
+from benchmarks.step import make_stage
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.pipeline import build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan

@@ -50,7 +50,7 @@ def main() -> None:
             status = end(launcher)
         found = measure((folder / EVENTS).read_text(encoding="utf-8").splitlines())
     print(found)
-    from benchmarks.report import finish  # imports JAX, of which two others were running
+    from benchmarks.common.report import finish  # imports JAX, of which two others were running
 
     finish(summary(found, kills=kills, status=status), path=options.out)
 

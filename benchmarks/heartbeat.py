@@ -16,9 +16,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import report
-from benchmarks.cases import Size, pipelined, random_batch
-from benchmarks.step import use_cpu_devices
+from benchmarks.common import report
+from benchmarks.common.cases import Size, pipelined, random_batch, use_cpu_devices
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.executor.trace import LastActions
 
@@ -28,7 +27,7 @@ MICROBATCHES, CHUNKS = 8, 4
 def main(arguments=None) -> int:
     """Run, print the table and the line of JSON; the exit status is 0."""
     options = _parser().parse_args(arguments)
-    use_cpu_devices(options.stages)
+    use_cpu_devices(options.ranks)
     rows = measure(options)
     report.show("steps with and without callbacks", rows)
     report.finish(summary(rows), path=options.out)
@@ -38,10 +37,10 @@ def main(arguments=None) -> int:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each of the two programs, run in turn."""
     stage = build_stage(
-        "llama", num_layers=2 * options.stages, model_dim=options.width, num_heads=4,
+        "llama", num_layers=2 * options.ranks, model_dim=options.width, num_heads=4,
         mlp_dim=4 * options.width, vocab_size=256,
     )
-    step = pipelined(stage, Size(options.stages, MICROBATCHES, CHUNKS, options.length))
+    step = pipelined(stage, Size(options.ranks, MICROBATCHES, CHUNKS, options.length))
     params = step.init(jax.random.key(0))
     batch = random_batch(stage, MICROBATCHES, options.length)
     last = LastActions()
@@ -56,7 +55,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             jax.block_until_ready(run(params, *batch))
             if number:  # the first one compiles
                 seconds[name].append(time.perf_counter() - began)
-    assert sorted(last.last) == list(range(options.stages)), "an action was not followed"
+    assert sorted(last.last) == list(range(options.ranks)), "an action was not followed"
     rows = []
     for name, taken in seconds.items():
         median, spread = report.median_and_spread(taken)

@@ -27,8 +27,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import report
-from benchmarks.processes import run_processes
+from benchmarks.common import report
+from benchmarks.common.processes import run_processes
 from seq1f1b_jax.config import Config, DataConfig, MeshConfig
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.models import build_stage

@@ -15,14 +15,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from benchmarks import cases, report
 from benchmarks.aot import h100_mesh, has_aot
-from benchmarks.cases import Size
-from benchmarks.step import use_cpu_devices
+from benchmarks.common import cases, report
+from benchmarks.common.cases import Size, use_cpu_devices
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.memory import predict_memory
 
-STAGES, MICROBATCHES, LENGTH, WIDTH, LAYERS = 4, 8, 4096, 256, 8
+RANKS, MICROBATCHES, LENGTH, WIDTH, LAYERS = 4, 8, 4096, 256, 8
 CHUNKS = (1, 2, 4, 8)
 EXTRA = (
     ("gpt", "selective", 1), ("gpt", "selective", 4), ("gpt", "full", 1), ("gpt", "full", 4),
@@ -38,7 +37,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a sequence")
     parser.add_argument("--width", type=int, default=WIDTH, help="model_dim, a multiple of 32")
     options = parser.parse_args(arguments)
-    use_cpu_devices(STAGES)
+    use_cpu_devices(RANKS)
     shape = {"length": options.length, "width": options.width}
     values = measure(**shape, extra=() if options.no_extra else EXTRA)
     if has_aot() and not options.no_extra:
@@ -49,22 +48,22 @@ def main(arguments=None) -> int:
 
 def measure(*, length: int, width: int, extra) -> dict[str, Any]:
     """The CPU program over C, over M, and for the other models and policies."""
-    sizes = [Size(STAGES, MICROBATCHES, c, length) for c in CHUNKS]
+    sizes = [Size(RANKS, MICROBATCHES, c, length) for c in CHUNKS]
     over_c = [_row("gpt", size, width) for size in sizes]
     report.show("over C (MB per device)", over_c)
     ring = check_ring([ring_bytes("gpt", size, width) for size in sizes])
     report.show("ring bytes over those of C=1; (P+C-1)/(PC) exactly", ring)
 
-    over_m = [_row("gpt", Size(STAGES, m, 4, length), width) for m in (4, 16)]
+    over_m = [_row("gpt", Size(RANKS, m, 4, length), width) for m in (4, 16)]
     report.show("over M (MB per device)", over_m)
     others = [
-        _row(family, Size(STAGES, MICROBATCHES, c, length, recompute=policy), width)
+        _row(family, Size(RANKS, MICROBATCHES, c, length, recompute=policy), width)
         for family, policy, c in extra
     ]
     if others:
         report.show("other models and policies (MB per device)", others)
         others += [
-            _row(family, Size(STAGES, MICROBATCHES, 4, length, schedule=schedule), width)
+            _row(family, Size(RANKS, MICROBATCHES, 4, length, schedule=schedule), width)
             for schedule in SCHEDULES
             for family in ("gpt", "llama")
         ]
@@ -85,8 +84,8 @@ def measure_h100(*, length: int, width: int) -> dict[str, Any]:
     """The same for the H100 program: bfloat16, compiled without a GPU and without autotuning."""
     rows = [
         _row(
-            family, Size(STAGES, MICROBATCHES, c, length, compute_dtype=jnp.bfloat16), width,
-            mesh=h100_mesh((STAGES,), ("pipe",)),
+            family, Size(RANKS, MICROBATCHES, c, length, compute_dtype=jnp.bfloat16), width,
+            mesh=h100_mesh((RANKS,), ("pipe",)),
         )
         for family, c in (("gpt", 1), ("gpt", 4), ("llama", 4))
     ]
@@ -112,7 +111,7 @@ def check_ring(ring: list[int]) -> list[dict[str, Any]]:
     """
     rows = []
     for num_chunks, bytes_now in zip(CHUNKS, ring, strict=True):
-        wanted = Fraction(STAGES + num_chunks - 1, STAGES * num_chunks)
+        wanted = Fraction(RANKS + num_chunks - 1, RANKS * num_chunks)
         found = Fraction(bytes_now, ring[0])
         if found != wanted:
             raise SystemExit(f"ring at C={num_chunks} is {found} of C=1's, not {wanted}")

@@ -38,9 +38,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from benchmarks import cases, report
-from benchmarks.cases import Size
-from benchmarks.step import use_cpu_devices
+from benchmarks.common import cases, report
+from benchmarks.common.cases import Size, use_cpu_devices
 from seq1f1b_jax.config import OptimizerConfig
 from seq1f1b_jax.inference.forward import logits
 from seq1f1b_jax.models import build_stage
@@ -50,7 +49,7 @@ from seq1f1b_jax.schedule import even_lengths
 from seq1f1b_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from seq1f1b_jax.training.step import init_state, make_train_step
 
-STAGES, STEPS = 2, 400
+RANKS, STEPS = 2, 400
 TRAINING, FRESH = 0, 1
 """Streams of random sequences: those to train on, and those whose answers are counted."""
 NUM_FRESH = 512
@@ -129,7 +128,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--out", help="file for the line of JSON")
     parser.add_argument("--float64", action="store_true", help="train in it: rounding is no cause")
     options = parser.parse_args(arguments)
-    use_cpu_devices(STAGES)
+    use_cpu_devices(RANKS)
     jax.config.update("jax_enable_x64", options.float64)
     sizes = Training(compute_dtype=jnp.float64 if options.float64 else jnp.float32)
     values = measure(Task(), sizes, steps=options.steps, seed=options.seed)
@@ -161,13 +160,13 @@ def measure(task: Task, sizes: Training, *, steps: int, seed: int) -> dict[str, 
 def pipelines(task: Task, sizes: Training) -> dict[str, PipelineStep]:
     """The three programs by name; only the control has another gradient."""
     stage = build_stage(
-        "llama", num_layers=STAGES, model_dim=sizes.model_dim, num_heads=sizes.num_heads,
+        "llama", num_layers=RANKS, model_dim=sizes.model_dim, num_heads=sizes.num_heads,
         vocab_size=task.vocab_size,
     )
 
     def build(schedule, lengths):
         size = Size(
-            STAGES, sizes.num_microbatches, len(lengths), task.seq_len,
+            RANKS, sizes.num_microbatches, len(lengths), task.seq_len,
             compute_dtype=sizes.compute_dtype, schedule=schedule,
         )
         return cases.pipelined(stage, size, lengths=lengths)

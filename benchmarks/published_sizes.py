@@ -33,7 +33,7 @@ class Shape:
 
     Attributes:
       seq_len: tokens of a sequence.
-      pipe: stages.
+      pipe: ranks.
       tensor: ranks that share a layer, with sequence-parallel norms.
       num_chunks: 1 is 1F1B.
     """
@@ -87,7 +87,7 @@ def main(arguments=None) -> int:
     for name, shape in _chosen(options).items():
         measured[name] = measure(shape, cpu=options.cpu)
         _show({name: measured[name]})
-    from benchmarks.report import finish
+    from benchmarks.common.report import finish
 
     _show(measured)
     values = {f"{name}_gb": row["held"] for name, row in measured.items()}
@@ -125,7 +125,7 @@ def _chosen(options) -> dict[str, Shape]:
 
 def measure(shape: Shape, *, cpu: bool = False) -> dict[str, Any]:
     """One row: bytes per device, their parts, the prediction, and the collectives."""
-    from benchmarks.placement import count_collectives, rows
+    from benchmarks.common.placement import count_collectives, rows
 
     step = build(shape)
     state = abstract_state(step)
@@ -163,7 +163,7 @@ def build(shape: Shape, *, mesh=None):
     """The pipelined step of a shape, on H100s that are not there unless a mesh is given."""
     import jax.numpy as jnp
 
-    from benchmarks.cases import Size, pipelined
+    from benchmarks.common.cases import Size, pipelined
     from seq1f1b_jax.models import build_stage
     from seq1f1b_jax.schedule import StageCost, balanced_lengths
 
@@ -272,7 +272,7 @@ def _known(path: str | None) -> dict[str, Any]:
 
 
 def _show(measured: dict[str, dict[str, Any]]) -> None:
-    from benchmarks.report import show
+    from benchmarks.common.report import show
 
     bytes_of = [
         {"name": name, **{k: v for k, v in row.items() if k != "collectives"}}

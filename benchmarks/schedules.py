@@ -21,40 +21,40 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from benchmarks import report
+from benchmarks.common import report
 from seq1f1b_jax.schedule import SCHEDULES, Costs, Plan, make_plan, peak_units, simulate
 from seq1f1b_jax.schedule.formulas import closed_form
 
-STAGES, CHUNKS, RATIOS = (4, 8, 16, 64), (1, 4, 8), ("2", "2.5")
-MICROBATCHES_PER_STAGE = 2
+RANKS, CHUNKS, RATIOS = (4, 8, 16, 64), (1, 4, 8), ("2", "2.5")
+MICROBATCHES_PER_RANK = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print the table and the line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedules", description=__doc__)
-    parser.add_argument("--ranks", type=int, nargs="+", default=STAGES, help="P")
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS, help="P")
     parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS, help="C")
     parser.add_argument("--ratios", type=Fraction, nargs="+", default=RATIOS, help="B over F")
     parser.add_argument("--out", help="file for the line of JSON")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     ratios = [Fraction(ratio) for ratio in options.ratios]
-    rows = list(measure(options.stages, options.chunks, ratios))
-    report.show(f"schedules, M={MICROBATCHES_PER_STAGE}P", rows)
+    rows = list(measure(options.ranks, options.chunks, ratios))
+    report.show(f"schedules, M={MICROBATCHES_PER_RANK}P", rows)
     values = {**summary(rows), "seconds": round(time.perf_counter() - start, 1)}
     report.finish(values, path=options.out)
     return 0
 
 
 def measure(
-    stages: Sequence[int], chunks: Sequence[int], ratios: Sequence[Fraction]
+    ranks: Sequence[int], chunks: Sequence[int], ratios: Sequence[Fraction]
 ) -> Iterator[dict[str, Any]]:
     """One row per size, schedule and ratio of costs."""
-    for num_ranks in stages:
+    for num_ranks in ranks:
         for num_chunks in chunks:
             sizes = {
                 "num_ranks": num_ranks,
-                "num_microbatches": MICROBATCHES_PER_STAGE * num_ranks,
+                "num_microbatches": MICROBATCHES_PER_RANK * num_ranks,
                 "num_chunks": num_chunks,
             }
             for name in schedules(num_chunks):

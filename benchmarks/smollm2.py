@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import report
-from benchmarks.step import use_cpu_devices
+from benchmarks.common import report
+from benchmarks.common.cases import use_cpu_devices
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.inference.forward import logits
 from seq1f1b_jax.inference.generate import stream
@@ -31,7 +31,7 @@ from seq1f1b_jax.pipeline import PipelineStep, build_step, make_mesh
 from seq1f1b_jax.schedule import even_lengths, make_plan
 from seq1f1b_jax.training.step import init_state, make_train_step
 
-PIPELINES = [(stages, chunks) for stages in (2, 3, 5) for chunks in (1, 4)]
+PIPELINES = [(ranks, chunks) for ranks in (2, 3, 5) for chunks in (1, 4)]
 TUNED = (2, 4)
 MICROBATCHES = 2
 PROMPT = (
@@ -48,7 +48,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--tuned-length", type=int, default=128, help="tokens of its sequences")
     parser.add_argument("--no-tuning", action="store_true", help="perplexity and generation only")
     options = parser.parse_args(arguments)
-    use_cpu_devices(max(stages for stages, _ in PIPELINES))
+    use_cpu_devices(max(ranks for ranks, _ in PIPELINES))
     source = read_source(options.source)
     print(source.describe())
     tokens = np.asarray(load_tokenizer(source.tokenizer_file).encode(text(), specials=False))
@@ -72,8 +72,8 @@ def perplexities(source, tokens: np.ndarray) -> dict[str, Any]:
     stage = build_stage(**source.fields)
     losses = {"torch": torch_loss(source, tokens)}
     losses["unpipelined"] = unpipelined(source, stage, tokens)
-    for stages, chunks in PIPELINES:
-        losses[f"P={stages} C={chunks}"] = pipelined(source, stage, tokens, stages, chunks)
+    for ranks, chunks in PIPELINES:
+        losses[f"P={ranks} C={chunks}"] = pipelined(source, stage, tokens, ranks, chunks)
     told = {name: math.exp(loss) for name, loss in losses.items() if loss is not None}
     reference = told.get("torch", told["unpipelined"])
     rows = [

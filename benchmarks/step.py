@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import cases, report
-from benchmarks.cases import Size
+from benchmarks.common import cases, report
+from benchmarks.common.cases import Size, use_cpu_devices
 from seq1f1b_jax.models import build_stage
 
-STAGES, MICROBATCHES, LENGTH, LAYERS, WIDTH = 4, 4, 1024, 8, 256
+RANKS, MICROBATCHES, LENGTH, LAYERS, WIDTH = 4, 4, 1024, 8, 256
 BACKENDS = {"xla_dense": "", "xla_blockwise": "_blockwise"}
 """Attention backend -> suffix of its JSON keys.
 
@@ -38,7 +38,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a sequence")
     parser.add_argument("--width", type=int, default=WIDTH, help="model_dim, a multiple of 32")
     options = parser.parse_args(arguments)
-    use_cpu_devices(STAGES)
+    use_cpu_devices(RANKS)
     backends = list(BACKENDS)[: 1 if options.quick else None]
     values = measure_steps(
         backends, repeats=options.repeats, length=options.length, width=options.width
@@ -47,12 +47,6 @@ def main(arguments=None) -> int:
         values |= measure_compilation(length=options.length, width=options.width)
     report.finish(values)
     return 0
-
-
-def use_cpu_devices(count: int) -> None:
-    """Virtual CPU devices for this process; before JAX starts its backend."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", count)
 
 
 def make_stage(*, length: int, width: int, num_layers: int = LAYERS):
@@ -74,7 +68,7 @@ def measure_steps(
     for name in backends:
         programs[f"plain {name}"] = _plain(stage, params, batch, cases.differentiable(name))
         for num_chunks in (1, 4):
-            size = Size(STAGES, MICROBATCHES, num_chunks, length, attention=name)
+            size = Size(RANKS, MICROBATCHES, num_chunks, length, attention=name)
             programs[f"pipelined {name} C={num_chunks}"] = _pipelined(stage, params, batch, size)
     seconds = _rounds(programs, repeats=repeats)
     medians = {name: report.median_and_spread(times)[0] for name, times in seconds.items()}
@@ -146,11 +140,11 @@ def measure_compilation(*, length: int, width: int) -> dict[str, Any]:
         **{f"compile_seconds_c{c}": (c, LAYERS, MICROBATCHES) for c in (1, 2, 4, 8)},
         "layers 32": (4, 32, MICROBATCHES), "M 64": (4, LAYERS, 64),
     }
-    compile_seconds(cases.pipelined(make_stage(length=64, width=32), Size(STAGES, 1, 1, 64)))
+    compile_seconds(cases.pipelined(make_stage(length=64, width=32), Size(RANKS, 1, 1, 64)))
     rows = {}
     for name, (num_chunks, num_layers, num_microbatches) in sizes.items():
         stage = make_stage(length=length, width=width, num_layers=num_layers)
-        size = Size(STAGES, num_microbatches, num_chunks, length)
+        size = Size(RANKS, num_microbatches, num_chunks, length)
         rows[name] = {
             "C": num_chunks, "layers": num_layers, "M": num_microbatches,
             **compile_seconds(cases.pipelined(stage, size)),

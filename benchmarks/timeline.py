@@ -25,9 +25,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from benchmarks import report
-from benchmarks.processes import run_processes
+from benchmarks.common import report
+from benchmarks.common.processes import run_processes
 from seq1f1b_jax.pipeline import make_mesh
+from seq1f1b_jax.pipeline.executor import scan
 from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.schedule import (
     SCHEDULES,
@@ -42,7 +43,7 @@ from seq1f1b_jax.schedule import (
     simulate,
 )
 
-STAGES, MICROBATCHES, CHUNKS = 4, 8, 2
+RANKS, MICROBATCHES, CHUNKS = 4, 8, 2
 COSTS = Costs(forward=0.04, backward=0.08)
 """Seconds of one action, of whatever part of the work it is; `I` and `W` take 0.04 each."""
 
@@ -71,13 +72,13 @@ def main(arguments=None) -> int:
 def measure(names: list[str], *, rounds: int) -> dict[str, Any]:
     """Run the schedules in four processes; returns the figures of the last line."""
     arguments = {"names": names, "rounds": rounds}
-    ranks = run_processes("benchmarks.timeline:worker", arguments, num_processes=STAGES)
+    ranks = run_processes("benchmarks.timeline:worker", arguments, num_processes=RANKS)
     rows = [
         row(name, exchange, step_seconds([rank["spans"][name][exchange] for rank in ranks]))
         for name in names
         for exchange in exchanges(sleeping_plan(name))
     ]
-    report.show(f"P={STAGES}, M={MICROBATCHES}: step with slept actions (seconds)", rows)
+    report.show(f"P={RANKS}, M={MICROBATCHES}: step with slept actions (seconds)", rows)
     own = [r for r in rows if r["exchange"] == "schedule's own"]
     others = [r for r in rows if r not in own]
     by_name = {r["schedule"]: r["measured"] for r in own}
@@ -102,7 +103,7 @@ def measure(names: list[str], *, rounds: int) -> dict[str, Any]:
 def sleeping_plan(name: str) -> Plan:
     """A named schedule at the sizes of this benchmark."""
     chunks = 1 if SCHEDULES[name].chunked_name else CHUNKS
-    return make_plan(name, num_ranks=STAGES, num_microbatches=MICROBATCHES, num_chunks=chunks)
+    return make_plan(name, num_ranks=RANKS, num_microbatches=MICROBATCHES, num_chunks=chunks)
 
 
 def exchanges(plan: Plan) -> list[str]:
@@ -207,11 +208,11 @@ def sleeping_step(
         op: [sleeping_action(op, chunk, plan, costs) for chunk in range(plan.num_chunks)]
         for op in table.ops
     }
-    exchange = executor.exchange if exchange == "schedule's own" else all_neighbours
+    exchange = scan.exchange if exchange == "schedule's own" else all_neighbours
 
     def body():
         state, idle = jnp.zeros(1), jnp.zeros((1, 1, 1))
-        return executor.run_ticks(table, actions, state, idle, exchange=exchange)
+        return scan.run_ticks(table, actions, state, idle, exchange=exchange)
 
     return jax.jit(
         jax.shard_map(body, mesh=mesh, in_specs=(), out_specs=Spec(AXIS), check_vma=False)
@@ -240,8 +241,8 @@ def _sleep(seconds, *values) -> np.ndarray:
 
 def all_neighbours(message: jax.Array, table: TickTable, tick: int) -> jax.Array:
     """The tick's own exchange, and one that brings nothing between the neighbours left out."""
-    message = executor.exchange(message, table, tick)
-    return message + 0 * executor.exchange(message, table, tick + 1)
+    message = scan.exchange(message, table, tick)
+    return message + 0 * scan.exchange(message, table, tick + 1)
 
 
 if __name__ == "__main__":

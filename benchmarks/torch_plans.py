@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.torch_orders import V_SHAPED, Order, all_orders, write_order
+from benchmarks.common.torch_orders import V_SHAPED, Order, all_orders, write_order
 from seq1f1b_jax.schedule import Plan, PlanError, lower, make_plan, replay, simulate
 from seq1f1b_jax.schedule.files.plan_file import read_plan
 from seq1f1b_jax.schedule.simulation.fastest import COSTS
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     import jax
 
-    from benchmarks import report
+    from benchmarks.common import report
 
     chosen = {"some": EXECUTED, "all": tuple(all_orders()), "none": ()}[options.execute]
     if chosen:

@@ -26,16 +26,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import cases, report
-from benchmarks.alone import time_actions, time_attention
-from benchmarks.processes import run_processes
+from benchmarks.common import cases, report
+from benchmarks.common.alone import time_actions, time_attention
+from benchmarks.common.processes import run_processes
 from benchmarks.timeline import begin_together, step_seconds, timed
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.pipeline import Stage, build_step, make_mesh
 from seq1f1b_jax.schedule import Costs, Plan, make_plan, simulate
 
-STAGES, MICROBATCHES = 2, 2
+RANKS, MICROBATCHES = 2, 2
 BACKEND = "xla_blockwise"
 
 
@@ -63,7 +63,7 @@ class Sizes:
         """A llama with one layer per stage."""
         return build_stage(
             "llama",
-            num_layers=STAGES,
+            num_layers=RANKS,
             model_dim=self.model_dim,
             num_heads=self.model_dim // 64,
             vocab_size=self.vocab_size,
@@ -85,7 +85,7 @@ def measure(sizes: Sizes, *, rounds: int) -> dict[str, Any]:
     ranks = run_processes(
         "benchmarks.two_processes:worker",
         {"sizes": asdict(sizes), "rounds": rounds},
-        num_processes=STAGES,
+        num_processes=RANKS,
         timeout_seconds=3600,
     )
     actions = {
@@ -93,7 +93,7 @@ def measure(sizes: Sizes, *, rounds: int) -> dict[str, Any]:
     }
     report.show("action alone (CPU seconds)", list(action_rows(actions)))
     rows = [row(name, sizes, ranks, predicted=predict(name, actions[name])) for name in sizes.cuts]
-    report.show(f"P={STAGES}, M={MICROBATCHES}, T={sum(sizes.lengths)}: step (wall seconds)", rows)
+    report.show(f"P={RANKS}, M={MICROBATCHES}, T={sum(sizes.lengths)}: step (wall seconds)", rows)
     whole, chunked = rows
     return {
         "seq1f1b_over_1f1b_measured": chunked["measured"] / whole["measured"],
@@ -147,7 +147,7 @@ def calmer_half(cpu_seconds: Sequence[float]) -> list[int]:
 
 def plan_of(name: str, num_chunks: int) -> Plan:
     """A schedule at the sizes of this benchmark."""
-    return make_plan(name, num_ranks=STAGES, num_microbatches=MICROBATCHES, num_chunks=num_chunks)
+    return make_plan(name, num_ranks=RANKS, num_microbatches=MICROBATCHES, num_chunks=num_chunks)
 
 
 def predict(name: str, actions: Sequence[Mapping[str, Sequence[float]]]) -> float:

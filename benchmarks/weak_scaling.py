@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks import report
-from benchmarks.step import use_cpu_devices
+from benchmarks.common import report
+from benchmarks.common.cases import use_cpu_devices
 from seq1f1b_jax.config import OptimizerConfig
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, make_mesh

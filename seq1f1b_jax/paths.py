@@ -1,4 +1,4 @@
-"""Paths that a user types: resolved once, where they are read, and shown as they were typed."""
+"""Paths that a user types: resolved once, when they are read, and shown as typed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path, PurePath
 from seq1f1b_jax.config import UserError
 
 RUN_CONFIG = "config.yaml"
-"""In the folder of a run: its configuration, which `--config` reads."""
+"""Configuration in the folder of a run, which `--config` reads."""
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """The absolute path that `path` means in the working directory of now.
+    """The absolute path of `path` in the current working directory.
 
-    `~` and `~user` are home folders. Links are not followed and `..` is kept, so that both mean
-    what they mean to the system whenever the path is used.
+    `~` and `~user` are expanded. Links are not followed and `..` is kept, so that the system
+    resolves both whenever the path is used.
 
     Raises:
-      UserError: no file can have that name, or the working directory is gone.
+      UserError: no file can have that name, or the working directory was deleted.
 
     Example:
       >>> from seq1f1b_jax.paths import resolve
@@ -47,7 +47,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 
 
 def shown(text: str) -> str:
-    """What a message shows of a path that was typed: one line, no slash at its end.
+    """A typed path for use in a message: one line, no trailing slash.
 
     Example:
       >>> from seq1f1b_jax.paths import shown
@@ -58,11 +58,11 @@ def shown(text: str) -> str:
 
 
 def as_typed(message: str, typed: Mapping[str, str]) -> str:
-    """A message in which paths stand as the user typed them, on one line.
+    """A message on one line, with absolute paths replaced by what the user typed.
 
     Args:
       message: may name the absolute paths, or files below them.
-      typed: what was typed for each absolute path.
+      typed: what was typed, by absolute path.
 
     Example:
       >>> from seq1f1b_jax.paths import as_typed
@@ -71,7 +71,7 @@ def as_typed(message: str, typed: Mapping[str, str]) -> str:
     """
     for path in sorted(typed, key=len, reverse=True):
         text = shown(typed[path])
-        # `runs/x` stands for the beginning of `runs/x.1` too, `.` for a whole folder only
+        # `runs/x` may also replace the beginning of `runs/x.1`; `.` replaces whole folders only
         end = "" if PurePath(text).name == PurePath(path).name else r"(?![\w.-])"
         whole = rf"(?<![\w./-]){re.escape(path)}{end}"
         message = re.sub(whole, text.replace("\\", r"\\"), message)
@@ -79,7 +79,7 @@ def as_typed(message: str, typed: Mapping[str, str]) -> str:
 
 
 def one_line(text: object) -> str:
-    r"""The text with what is no printable character written as an escape.
+    r"""The text with unprintable characters escaped.
 
     Example:
       >>> from seq1f1b_jax.paths import one_line

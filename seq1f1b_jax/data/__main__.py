@@ -1,10 +1,10 @@
-"""Turn text into token folders, and look at them.
+"""Turn text into token folders, and inspect them.
 
     python -m seq1f1b_jax.data prepare books/ --to tokens --train-bpe 8192
     python -m seq1f1b_jax.data prepare web.jsonl --key text --to tokens --tokenizer tokenizer.json
     python -m seq1f1b_jax.data show tokens --seq-len 4096
 
-A killed `prepare` continues when the same command is given again.
+A killed `prepare` resumes when the same command is run again.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import TokenFolder, open_folder
 from seq1f1b_jax.data.prepare.bar import BytesBar
-from seq1f1b_jax.data.prepare.options import job, parser, user_path
+from seq1f1b_jax.data.prepare.options import make_job, parser, user_path
 from seq1f1b_jax.data.prepare.run import prepare
 from seq1f1b_jax.data.summary import summary
 from seq1f1b_jax.data.tokenizer import BYTES, load_tokenizer
@@ -30,30 +30,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-      arguments: of the command line; those of the process unless given.
+      arguments: command line; default: that of the process.
 
     Returns:
-      The exit status: 0, 2 after one line about bad input on standard error, 130 after Ctrl-C.
+      The exit status: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C.
     """
     try:
         options = parser().parse_args(arguments)
         text = _prepare(options) if options.command == "prepare" else _show(options)
     except UserError as error:
         return _refused(str(error))
-    except OSError as error:  # of a name that no file can have, or of a disk that fails
+    except OSError as error:  # an impossible file name, or a failing disk
         return _refused(f"cannot use {error.filename or 'a file'} ({error.strerror})")
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return INTERRUPTED
     try:
-        print(text.encode(errors="backslashreplace").decode(), flush=True)  # of names not in UTF-8
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        print(text.encode(errors="backslashreplace").decode(), flush=True)  # names not in UTF-8
+    except BrokenPipeError:  # the reader, `head` say, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _refused(reason: str) -> int:
-    """Print an error, whatever it quotes, on one line."""
+    """Print an error on one line, whatever it quotes."""
     print(f"error: {one_line(reason)}", file=sys.stderr)
     return 2
 
@@ -61,11 +61,11 @@ def _refused(reason: str) -> int:
 def _prepare(options: argparse.Namespace) -> str:
     began = time.perf_counter()
     with BytesBar() as bar:
-        asked = job(options)
-        meta = prepare(asked, say=bar.message, advance=bar.advance)
+        job = make_job(options)
+        meta = prepare(job, say=bar.message, advance=bar.advance)
     rate = meta.num_tokens * bar.share / (time.perf_counter() - began)
-    told = f"{options.to}: {rate:,.0f} tokens/s" if bar.share else f"{options.to}:"
-    return f"{told}\n{summary(open_folder(asked.to))}"
+    head = f"{options.to}: {rate:,.0f} tokens/s" if bar.share else f"{options.to}:"
+    return f"{head}\n{summary(open_folder(job.to))}"
 
 
 def _show(options: argparse.Namespace) -> str:
@@ -81,7 +81,7 @@ def _show(options: argparse.Namespace) -> str:
 
 
 def _text(path: Path, folder: TokenFolder, document: int) -> str:
-    """One document, decoded; what a terminal would obey becomes U+FFFD."""
+    """One document, decoded; control characters become U+FFFD."""
     if not 0 <= document < folder.meta.num_documents:
         raise UserError(
             f"--document {document}: {path} has {folder.meta.num_documents}, numbered from 0"

@@ -1,9 +1,9 @@
-"""Where the tokens come from: text, Python's own source, a `.bin` of token ids, a token folder.
+"""Sources of tokens: text, Python's own source code, a `.bin` of token ids, a token folder.
 
-Text that is read here is byte-level: one token is one byte of UTF-8, so the vocabulary has 256 ids
-and there is nothing to download. Every file is a document. Those of a folder are joined in the
-order of their relative paths, with one zero byte after each; zero bytes inside a text are refused,
-so the mark is unambiguous. Other tokenizers: `python -m seq1f1b_jax.data prepare`.
+Text is read byte by byte: a token is one byte of UTF-8, so the vocabulary has 256 ids and nothing
+needs downloading. Every file is a document. The files of a folder are concatenated in the order of
+their relative paths, each followed by a zero byte; zero bytes inside a text are refused, so this
+separator is unambiguous. For other tokenizers: `python -m seq1f1b_jax.data prepare`.
 """
 
 import hashlib
@@ -35,17 +35,17 @@ MAX_VOCAB_SIZE = 2**31  # batches are int32
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Tokens of a whole corpus and what identifies them.
+    """The tokens of a corpus and what identifies them.
 
     Attributes:
       tokens: token ids in corpus order, `[num_tokens]`; in memory for text, else memory-mapped.
-      vocab_size: ids lie in `[0, vocab_size)`.
+      vocab_size: ids are in `[0, vocab_size)`.
       kind: `stdlib`, `text`, `tokens` (a `.bin`) or `prepared` (a token folder).
-      sha256: hash of all bytes of `tokens` in their order, in hexadecimal.
+      sha256: hash of the bytes of `tokens`, in hexadecimal.
       num_files: files that hold the tokens.
-      documents: where each document begins, with the end; None where nobody knows.
-      tokenizer: what `load_tokenizer` makes its tokenizer from; None where nobody knows.
-      tokenizer_size: tokens that it has; the model's vocabulary may be larger.
+      documents: offset of each document, followed by the end; None if unknown.
+      tokenizer: argument of `load_tokenizer` for its tokenizer; None if unknown.
+      tokenizer_size: tokens in its vocabulary; the model's may be larger.
     """
 
     tokens: UInt[np.ndarray, " num_tokens"]
@@ -63,28 +63,28 @@ class Corpus:
         return self.tokens.nbytes
 
     def check_whole(self) -> None:
-        """See that mapped files have not been cut since: to read what is gone kills the process.
+        """Check that no mapped file was truncated: reading past the end would kill the process.
 
         Raises:
-          UserError: one has been.
+          UserError: one was.
         """
         mapped = [array for array in (self.tokens, self.documents) if isinstance(array, np.memmap)]
         for array in mapped:
             try:
                 size = os.stat(array.filename).st_size
-            except OSError:  # a file that was deleted stays as it was for those who map it
+            except OSError:  # a deleted file stays intact while it is mapped
                 continue
             if size < array.offset + array.nbytes:
                 raise UserError(
                     f"{array.filename} was cut to {size} bytes while it was read, and had "
-                    f"{array.offset + array.nbytes}; put the file back, and give the command again"
+                    f"{array.offset + array.nbytes}; restore the file and run the command again"
                 )
 
     def load_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that the tokens were made with; None for a `.bin`, which does not tell.
+        """The tokenizer that produced the tokens; None for a `.bin`, which does not record it.
 
         Raises:
-          UserError: the file is missing or malformed, or is another tokenizer's.
+          UserError: the file is missing or malformed, or holds another tokenizer.
         """
         if self.tokenizer is None:
             return None
@@ -101,21 +101,21 @@ class Corpus:
 def load_corpus(
     source: str, *, token_dtype: str = "uint16", vocab_size: int | None = None
 ) -> Corpus:
-    """Read the corpus that `source` names; every byte is read and hashed once.
+    """Read the corpus that `source` names, reading and hashing every byte once.
 
     Args:
       source: `stdlib` for the `.py` files of the running interpreter's standard library (without
         its tests), or the path of a text file, of a folder of text files (searched recursively,
         hidden names left out), of a folder made by `prepare`, or of a `.bin` file: little-endian
         token ids without a header.
-      token_dtype: type of the ids in a `.bin`: `uint16` or `uint32`.
+      token_dtype: dtype of the ids in a `.bin`: `uint16` or `uint32`.
       vocab_size: rows of the model's vocabulary; None: 256 for text, largest id + 1 for a `.bin`,
-        those of its tokenizer for a token folder.
+        that of the tokenizer for a token folder.
 
     Raises:
-      UserError: a missing, unreadable, empty or binary file, one of records (JSON, CSV, parquet)
-        or packed, which `prepare` reads, a `.bin` of a broken size, an id outside the vocabulary,
-        a token folder that is not what its meta.json says.
+      UserError: a file that is missing, unreadable, empty or binary; a file of records (JSON, CSV,
+        parquet) or a compressed one, which `prepare` reads; a `.bin` of odd size; an id outside
+        the vocabulary; a token folder that contradicts its meta.json.
 
     Example:
       >>> from seq1f1b_jax.data import load_corpus
@@ -136,40 +136,40 @@ def load_corpus(
 
 
 def _plain(source: str) -> Path:
-    """Refuse a file that holds records, or is packed: its bytes are not its text."""
-    if _is_plain(Path(source)) or not Path(source).is_file():  # read, that is told
+    """Refuse a file of records or a compressed one: its bytes are not its text."""
+    if _is_plain(Path(source)) or not Path(source).is_file():  # if missing, reading it says so
         return Path(source)
     kind = " in ".join(filter(None, kind_of(Path(source))))
     raise _records(source, f"is {kind} by its name")
 
 
 def _plain_files(source: str) -> list[Path]:
-    """The files of a folder, which holds something else than records."""
+    """The files of a folder, unless all of them are records or compressed."""
     if source.endswith(UNFINISHED):
         raise UserError(
-            f"data.source={source} is what a prepare that was stopped has done so far; give the "
+            f"data.source={source} is the unfinished result of a prepare that was stopped; run the "
             f"same command again and set data.source={source.removesuffix(UNFINISHED)}"
         )
     files = folder_files(Path(source))
     if not any(map(_is_plain, files)):
-        raise _records(source, "holds records or packed files only, by their names")
+        raise _records(source, "holds only records or compressed files, by their names")
     return files
 
 
 def _is_plain(path: Path) -> bool:
-    kind, packing = kind_of(path)
-    return kind == TEXT and not packing
+    kind, compression = kind_of(path)
+    return kind == TEXT and not compression
 
 
 def _records(source: str, what: str) -> UserError:
     return UserError(
-        f"data.source={source} {what}, and text is read here; make tokens of it: python -m "
+        f"data.source={source} {what}, and only text is read here; tokenize it with python -m "
         f"seq1f1b_jax.data prepare {source} --to FOLDER, and set data.source to that folder"
     )
 
 
 def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corpus:
-    """All files as bytes; a single one is left as it is, of a folder each gets its mark."""
+    """All files as bytes; those of a folder each get their separator, a single one none."""
     single = source != "stdlib" and not Path(source).is_dir()
     texts = [text for text in map(read_text, files) if text]
     if not texts:
@@ -193,7 +193,7 @@ def _bin_corpus(source: str, token_dtype: str, vocab_size: int | None) -> Corpus
 
 
 def _check_beside(path: Path, token_dtype: str) -> None:
-    """Refuse to read the tokens.bin of a token folder as what it is not; its meta.json knows."""
+    """Refuse a dtype that contradicts the meta.json beside the tokens.bin of a token folder."""
     beside = path.with_name(META)
     if path.name == TOKENS and beside.is_file():
         written = read_meta(beside).token_dtype
@@ -231,7 +231,7 @@ def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
 def _examined(
     tokens: np.ndarray, vocab_size: int | None, source: str, *, kind: str
 ) -> tuple[int, str, str]:
-    """Rows of the vocabulary, kind and hash, from one pass over all tokens."""
+    """Rows of the vocabulary, kind and hash, in one pass over the tokens."""
     sha256, largest = _hash_and_largest(tokens)
     rows = vocab_size or min(largest + 1, MAX_VOCAB_SIZE)
     if largest >= rows:
@@ -267,7 +267,7 @@ def _blocks(tokens: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _hash_and_largest(tokens: np.ndarray) -> tuple[str, int]:
-    """Full sha256 (no sampling: a changed byte anywhere is another corpus) and the largest id."""
+    """Full sha256 (no sampling: a changed byte makes another corpus) and the largest id."""
     digest, largest = hashlib.sha256(), 0
     for _, block in _blocks(tokens):
         digest.update(block.data)
@@ -276,7 +276,7 @@ def _hash_and_largest(tokens: np.ndarray) -> tuple[str, int]:
 
 
 def _refuse_id(tokens: np.ndarray, vocab_size: int, source: str) -> None:
-    """Raise for the first id outside the vocabulary; there is one."""
+    """Raise for the first id outside the vocabulary; the caller knows that there is one."""
     for start, block in _blocks(tokens):
         bad = np.flatnonzero(block >= vocab_size)
         if bad.size:

@@ -1,11 +1,11 @@
-"""A token folder: what `prepare` writes, and what may be believed of one that is read.
+"""A token folder: what `prepare` writes, and how it is checked when it is read.
 
     tokens.bin        token ids one after the other, little-endian uint16 or uint32, no header
-    documents.npy     int64 [num_documents + 1]: where each document begins, with the end
+    documents.npy     int64 [num_documents + 1]: offset of each document, then the end
     meta.json         `Meta`
     tokenizer.json    the tokenizer, with tokenizer_config.json beside it; absent for bytes
 
-Files may be truncated, or of another folder: every length is checked before it is used.
+Files may be truncated or mixed up: every length is checked before it is used.
 """
 
 import json
@@ -23,29 +23,30 @@ from seq1f1b_jax.data.text import refuse_special
 VERSION = 1
 META, TOKENS, DOCUMENTS = "meta.json", "tokens.bin", "documents.npy"
 UNFINISHED = ".partial"
-"""Behind the name of a token folder: where `prepare` works until it is done."""
-CHECKED_DOCUMENTS = 1 << 20  # at a time
+"""Suffix of the folder that `prepare` works in until it is done."""
+CHECKED_DOCUMENTS = 1 << 20
+"""Documents that are checked at a time."""
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What a token folder says about itself.
+    """The contents of meta.json.
 
     Attributes:
-      version: of this format.
+      version: version of the format.
       token_dtype: `uint16` or `uint32`.
       vocab_size: tokens of the tokenizer.
       num_tokens: ids in tokens.bin.
-      num_documents: documents.
-      num_bytes: bytes of UTF-8 of all documents.
+      num_documents: documents in tokens.bin.
+      num_bytes: UTF-8 bytes of all documents.
       sha256: hash of tokens.bin, in hexadecimal.
       tokenizer: `bytes`, or `tokenizer.json`.
-      eos: id of the token behind each document; None: there is none.
-      num_empty: empty documents, which were left out.
-      num_skipped: documents that could not be read and were left out.
-      fingerprint: hash of the inputs and settings that it was made from.
-      special_tokens: spelled in the documents, they are `text` in tokens.bin, or `keep` their ids.
-      num_special: how many are spelled there; None: not counted.
+      eos: id of the token that ends each document; None: there is none.
+      num_empty: empty documents, left out.
+      num_skipped: unreadable documents, left out.
+      fingerprint: hash of the inputs and settings.
+      special_tokens: whether special tokens spelled in documents are `text`, or `keep` their ids.
+      num_special: how many are spelled in the documents; None: not counted.
     """
 
     version: int
@@ -73,10 +74,10 @@ class TokenFolder(NamedTuple):
 
 
 def open_folder(path: Path) -> TokenFolder:
-    """Open a token folder and check it, but for the hash of its tokens.
+    """Open a token folder and check everything but the hash of its tokens.
 
     Raises:
-      UserError: a file is missing, or is not what meta.json says.
+      UserError: a file is missing or contradicts meta.json.
     """
     meta = read_meta(path / META)
     for name in (TOKENS, DOCUMENTS):
@@ -99,10 +100,10 @@ def write_meta(path: Path, meta: Meta) -> None:
 
 
 def read_meta(path: Path) -> Meta:
-    """Read meta.json, every field of the type it must have.
+    """Read meta.json and check the type and range of every field.
 
     Raises:
-      UserError: it is missing, malformed, of another version, or says what cannot be.
+      UserError: it is missing, malformed, of another version, or holds an impossible value.
     """
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
@@ -144,9 +145,9 @@ def _check_meta(path: Path, meta: Meta) -> None:
         rules["eos"] = meta.eos is None or meta.eos < meta.vocab_size
     broken = [name for name, holds in rules.items() if not holds]
     if broken:
-        told = json.dumps(getattr(meta, broken[0]))[:60]
+        value = json.dumps(getattr(meta, broken[0]))[:60]
         raise UserError(
-            f"{path} says {told} for {broken[0]}, which cannot be; prepare the folder again"
+            f"{path} says {value} for {broken[0]}, which cannot be; prepare the folder again"
         )
 
 
@@ -166,14 +167,14 @@ def _map_tokens(path: Path, meta: Meta) -> np.ndarray:
 
 
 def _map_documents(path: Path, meta: Meta) -> np.ndarray:
-    """The offsets, after their header and the size of the file have agreed with `meta`."""
+    """The offsets, if their header and the size of the file agree with `meta`."""
     expected = (meta.num_documents + 1,)
     with path.open("rb") as file:
         try:
             if np.lib.format.read_magic(file) != (1, 0):
                 raise ValueError("not version 1.0 of the format")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        # a header that is no literal is taken to pieces once more, which has errors of its own
+        # NumPy re-tokenizes a header that is not a literal, which raises errors of its own
         except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise UserError(f"{path} is not an array file ({_one_line(error)})") from error
         begin = file.tell()
@@ -192,7 +193,7 @@ def _map_documents(path: Path, meta: Meta) -> np.ndarray:
 
 
 def _check_offsets(path: Path, documents: np.ndarray, num_tokens: int) -> None:
-    """Offsets rise from 0 to the number of tokens; no document is empty."""
+    """Offsets must rise from 0 to the number of tokens, so that no document is empty."""
     for start in range(0, documents.size - 1, CHECKED_DOCUMENTS):
         lengths = np.diff(documents[start : start + CHECKED_DOCUMENTS + 1])
         if (lengths < 1).any():

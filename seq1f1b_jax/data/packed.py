@@ -1,8 +1,8 @@
-"""Packed documents: sequences filled with whole documents that do not see each other.
+"""Packed documents: sequences filled with whole documents that do not attend to each other.
 
-A document longer than a sequence is cut into pieces of `seq_len` tokens and a rest, or dropped.
-Pieces are packed once (`packing`); what a seed shuffles are the finished sequences. What remains of
-a sequence is padding: token 0, a document of its own, without targets.
+A document longer than a sequence is split into pieces of `seq_len` tokens and a remainder, or
+dropped. Pieces are packed once (`packing`); a seed shuffles the finished sequences. The rest of a
+sequence is padding: token 0, a separate document, no targets.
 
     tokens   a a a b b | 0      starts   0 0 0 3 3 5      targets  a a - b - -
 """
@@ -25,14 +25,14 @@ LONG_DOCUMENTS = ("split", "drop")
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """Documents, or parts of long ones, in the order in which they are packed.
+    """Documents, or parts of long ones, in packed order.
 
     Attributes:
-      begins: first token of each piece in the corpus.
+      begins: offset of each piece in the corpus.
       lengths: tokens of each piece.
-      ends: whether its last token is the last of its document.
-      bounds: first piece of each sequence, with the end.
-      num_split: documents that were cut.
+      ends: whether a piece ends its document.
+      bounds: first piece of each sequence, followed by the end.
+      num_split: documents that were split.
       num_dropped: documents that were left out.
     """
 
@@ -45,7 +45,7 @@ class Pieces:
 
     @property
     def num_sequences(self) -> int:
-        """Sequences that they fill."""
+        """Sequences that the pieces fill."""
         return self.bounds.size - 1
 
     @property
@@ -59,8 +59,8 @@ class PackedData(SequenceData):
     """Sequences of packed documents.
 
     Attributes:
-      pieces: what lies in which sequence.
-      long_documents: `split` or `drop`, what was done with documents longer than a sequence.
+      pieces: the contents of each sequence.
+      long_documents: `split` or `drop`: what was done with documents longer than a sequence.
     """
 
     pieces: Pieces
@@ -68,14 +68,14 @@ class PackedData(SequenceData):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of windows, and where documents lie, which decides how they are packed."""
+        """That of windows, plus the document offsets, which determine the packing."""
         digest = hashlib.sha256(np.ascontiguousarray(self.corpus.documents)).hexdigest()
         packing = {"packing": "documents", "long_documents": self.long_documents}
         return {**super().identity, **packing, "documents_sha256": digest}
 
     @property
     def fill_rate(self) -> float:
-        """Part of the positions that hold a token of the corpus, not padding."""
+        """Fraction of positions that hold a token of the corpus, not padding."""
         return self.pieces.num_tokens / (self.pieces.num_sequences * self.seq_len)
 
     def sequences(self, indices: Int64[np.ndarray, " n"]) -> Batch:
@@ -84,27 +84,27 @@ class PackedData(SequenceData):
         counts = bounds[indices + 1] - bounds[indices]
         picked = np.repeat(bounds[indices] - _sums_before(counts), counts) + np.arange(counts.sum())
         lengths = self.pieces.lengths[picked].astype(np.int64)
-        # where each piece begins, in its own sequence and in the whole batch laid end to end
+        # offset of each piece in its sequence, and in the flattened batch
         before, row = _sums_before(lengths), np.repeat(np.arange(indices.size), counts)
         offsets = before - before[_sums_before(counts)][row]
         flat = row * self.seq_len + offsets
         inside = np.arange(lengths.sum()) - np.repeat(before, lengths)
-        places = np.repeat(flat, lengths) + inside
+        positions = np.repeat(flat, lengths) + inside
         taken = np.repeat(self.pieces.begins[picked], lengths) + inside
         batch = _padding(offsets, lengths, row, size)
-        batch.tokens.reshape(-1)[places] = self.corpus.tokens[taken]
-        # the corpus' last token has none after it; it ends a document, so -1 overwrites this
+        batch.tokens.reshape(-1)[positions] = self.corpus.tokens[taken]
+        # the last token of the corpus has no successor; it ends a document, so -1 overwrites this
         following = np.minimum(taken + 1, self.corpus.tokens.size - 1)
-        batch.targets.reshape(-1)[places] = self.corpus.tokens[following]
+        batch.targets.reshape(-1)[positions] = self.corpus.tokens[following]
         batch.targets.reshape(-1)[(flat + lengths - 1)[self.pieces.ends[picked]]] = -1
-        batch.starts.reshape(-1)[places] = np.repeat(offsets, lengths)
+        batch.starts.reshape(-1)[positions] = np.repeat(offsets, lengths)
         return batch
 
     def mean_visible_keys(self, *, window: int | None = None) -> Float64[np.ndarray, " seq_len"]:
-        """Keys that a query sees at each position, the mean over all sequences of the corpus."""
+        """Mean number of keys visible at each position, over all sequences of the corpus."""
         bounds, lengths = self.pieces.bounds, self.pieces.lengths.astype(np.int64)
         before = np.append(_sums_before(lengths), lengths.sum())
-        used = np.diff(before[bounds])  # tokens of each sequence; the rest of it is padding
+        used = np.diff(before[bounds])  # tokens of each sequence; the rest is padding
         offsets = before[:-1] - np.repeat(before[bounds[:-1]], np.diff(bounds))
         return mean_visible_of_pieces(
             np.concatenate([offsets, used[used < self.seq_len]]),
@@ -120,20 +120,22 @@ def make_packed(
 
     Args:
       corpus: tokens with a document index.
-      seq_len: tokens of one sequence.
-      eval_fraction: part of the sequences to hold out, in (0, 0.5].
+      seq_len: tokens per sequence.
+      eval_fraction: fraction of the sequences to hold out, in (0, 0.5].
       seed: seed of the order, in [0, 2**32).
-      long_documents: `split` or `drop`, what to do with documents longer than `seq_len`.
+      long_documents: `split` or `drop` documents longer than `seq_len`.
 
     Raises:
-      UserError: the corpus has no documents, all are too long, or nothing would be held out.
+      UserError: the corpus has no document index, all documents are too long, or nothing would be
+        held out.
     """
     if long_documents not in LONG_DOCUMENTS:
         raise UserError(f"data.long_documents={long_documents}; it must be split or drop")
     if corpus.documents is None:
         raise UserError(
-            "data.packing=documents needs to know where documents begin, and a .bin does not tell; "
-            "give a folder made by python -m seq1f1b_jax.data prepare, or set data.packing=windows"
+            "data.packing=documents needs to know where documents begin, which a .bin does not "
+            "record; give a folder made by python -m seq1f1b_jax.data prepare, or set "
+            "data.packing=windows"
         )
     pieces = cut_and_pack(corpus.documents, seq_len, long_documents)
     if not pieces.num_sequences:
@@ -150,7 +152,7 @@ def make_packed(
 def cut_and_pack(
     documents: Int64[np.ndarray, " num_documents_and_1"], seq_len: int, long_documents: str
 ) -> Pieces:
-    """Cut documents that are too long, or drop them, and pack the rest."""
+    """Split or drop documents that are too long, and pack the result."""
     starts, lengths = documents[:-1], np.diff(documents)
     long = lengths > seq_len
     num_long = int(long.sum())
@@ -170,7 +172,7 @@ def cut_and_pack(
 
 
 def _padding(offsets, lengths, row, size: tuple[int, int]) -> Batch:
-    """Sequences of nothing but padding, which begins where their pieces will end."""
+    """Sequences of padding only; its `starts` are where their pieces will end."""
     used = np.zeros(size[0], np.int32)
     np.maximum.at(used, row, (offsets + lengths).astype(np.int32))
     starts = np.repeat(used[:, None], size[1], axis=1)
@@ -178,5 +180,5 @@ def _padding(offsets, lengths, row, size: tuple[int, int]) -> Batch:
 
 
 def _sums_before(sizes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """What comes before each, `[0, s0, s0 + s1, ...]`."""
+    """Exclusive prefix sums, `[0, s0, s0 + s1, ...]`."""
     return np.cumsum(sizes) - sizes

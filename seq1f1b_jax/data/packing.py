@@ -1,13 +1,13 @@
 """Which pieces of documents share a sequence: best fit, the longest first.
 
-Pieces are taken by falling length, and each goes into the fullest sequence that still has room for
-it, else into a new one. Nothing of the result depends on a seed.
+Pieces are taken by decreasing length; each goes into the fullest sequence that still has room for
+it, or else into a new one. The result does not depend on a seed.
 
-Sequences with equally much room are alike, and pieces of equal length too, so both are handled as
-groups. With n pieces of length l to place, and sequences of room r >= l the tightest group there
-is, one of these sequences takes floor(r / l) pieces in a row, because after each it is the tightest
-of all; so ceil(n / floor(r / l)) of them fill up, or all there are. The work is one step per pair
-(length, room) that meets, not one per piece.
+Sequences with the same room left are interchangeable, and so are pieces of the same length, so both
+are handled as groups. Given n pieces of length l, and room r >= l in the tightest group that fits,
+one of its sequences takes floor(r / l) pieces in a row, because after each it is the tightest of
+all; so ceil(n / floor(r / l)) of them fill up, or the whole group. The work is one step per pair
+(length, room) that occurs, not one per piece.
 """
 
 from bisect import bisect_left, insort
@@ -25,14 +25,13 @@ def pack(
 
     Args:
       lengths: tokens of each piece, in `[1, seq_len]`.
-      seq_len: tokens of a sequence.
-      group_pieces: so many neighbours in the corpus are packed together; bounds memory, and keeps
-        a sequence's pieces near each other on the disk.
+      seq_len: tokens per sequence.
+      group_pieces: consecutive pieces that are packed together; bounds memory, and keeps the pieces
+        of a sequence close together on disk.
 
     Returns:
-      The pieces in the order in which they lie in the sequences, and where in this order each
-      sequence begins, with the end. Within a sequence pieces ascend, and sequences are in the order
-      of their first pieces.
+      The pieces in packed order, and the offset of each sequence in this order, followed by the
+      end. Within a sequence pieces ascend; sequences are ordered by their first piece.
 
     Example:
       >>> import numpy as np
@@ -52,7 +51,7 @@ def pack(
 def _in_order(
     sequence_of: Int64[np.ndarray, " pieces"],
 ) -> tuple[Int64[np.ndarray, " pieces"], Int64[np.ndarray, " num_sequences"]]:
-    """Pieces sorted by sequence, sequences by their first pieces; with pieces per sequence."""
+    """Pieces sorted by sequence, sequences by first piece; and the pieces per sequence."""
     _, first_piece, inverse = np.unique(sequence_of, return_index=True, return_inverse=True)
     rank = np.empty_like(first_piece)
     rank[np.argsort(first_piece)] = np.arange(first_piece.size)
@@ -61,31 +60,31 @@ def _in_order(
 
 
 def _assign(lengths: Int64[np.ndarray, " pieces"], seq_len: int) -> Int64[np.ndarray, " pieces"]:
-    """The sequence of each piece, numbered as they were opened."""
+    """The sequence of each piece, numbered in the order of opening."""
     by_length = np.argsort(-lengths, kind="stable")
     values, counts = np.unique(lengths, return_counts=True)
-    placed = np.empty(lengths.size, np.int64)  # sequence of each piece, by falling length
+    placed = np.empty(lengths.size, np.int64)  # sequence of each piece, by decreasing length
     rooms, done = _Rooms(seq_len), 0
     for length, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
         end = done + count
         while done < end:
-            done += rooms.place(length, placed[done:end])
+            done += rooms.fill(length, placed[done:end])
     result = np.empty_like(placed)
     result[by_length] = placed
     return result
 
 
 class _Rooms:
-    """The open sequences, grouped by the room they have left."""
+    """Open sequences, grouped by the room they have left."""
 
     def __init__(self, seq_len: int):
         self._seq_len = seq_len
         self._opened = 0
-        self._sizes: list[int] = []  # rooms that occur, ascending
-        self._groups: dict[int, list[np.ndarray]] = {}  # the sequences of each, in parts
+        self._sizes: list[int] = []  # distinct rooms, ascending
+        self._groups: dict[int, list[np.ndarray]] = {}  # sequences of each, in parts
 
-    def place(self, length: int, out: Int64[np.ndarray, " pieces"]) -> int:
-        """Write the sequences of the first pieces of equal length into `out`; how many."""
+    def fill(self, length: int, out: Int64[np.ndarray, " pieces"]) -> int:
+        """Write the sequences of the first pieces of this length into `out`; return how many."""
         at = bisect_left(self._sizes, length)
         if at == len(self._sizes):
             room, sequences = self._seq_len, self._open(-(-out.size // (self._seq_len // length)))
@@ -106,7 +105,7 @@ class _Rooms:
         return np.arange(self._opened - count, self._opened)
 
     def _take(self, at: int) -> Int64[np.ndarray, " n"]:
-        """Remove a part of a group: any sequence of it is as good as another."""
+        """Remove part of a group: its sequences are interchangeable."""
         parts = self._groups[self._sizes[at]]
         taken = parts.pop()
         if not parts:
@@ -114,7 +113,7 @@ class _Rooms:
         return taken
 
     def _put(self, room: int, sequences: Int64[np.ndarray, " n"]) -> None:
-        if not sequences.size or not room:  # full ones are never asked for again
+        if not sequences.size or not room:  # full ones are never needed again
             return
         if room not in self._groups:
             self._groups[room] = []

@@ -1,4 +1,4 @@
-"""The batches of the coming steps, made while the device computes."""
+"""Batches of the next steps, made while the device computes."""
 
 import time
 from collections import deque
@@ -11,18 +11,18 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """Iterates over `make(index)` for every index, in order, some of them made ahead in a thread.
+    """Iterates over `make(index)` for every index, in order, working ahead in a thread.
 
-    What `make` raises is raised where its item would have come. Leaving the `with` block waits for
-    the item that is being made, and drops what was made and not asked for.
+    An exception from `make` is raised in place of its item. Leaving the `with` block waits for the
+    item in progress and drops those that were not consumed.
 
     Args:
       make: makes one item; called in one thread, in the order of the indices.
-      indices: what to make.
-      depth: items made ahead, at most.
+      indices: arguments of `make`.
+      depth: maximum number of items made ahead.
 
     Attributes:
-      waited_seconds: how long the loop has stood still for items that were not ready, in all.
+      waited_seconds: total time that the consumer has waited for items.
 
     Example:
       >>> from seq1f1b_jax.data import Prefetcher
@@ -38,7 +38,7 @@ class Prefetcher(Generic[Item]):
         self._coming: deque[Future[Item]] = deque()
 
     def __enter__(self) -> "Prefetcher[Item]":
-        self._order(self._depth)
+        self._submit(self._depth)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,10 +53,10 @@ class Prefetcher(Generic[Item]):
         began = time.perf_counter()
         item = self._coming.popleft().result()
         self.waited_seconds += time.perf_counter() - began
-        self._order(1)
+        self._submit(1)
         return item
 
-    def _order(self, count: int) -> None:
-        """Put the next `count` items to work; one that is taken makes room for one."""
+    def _submit(self, count: int) -> None:
+        """Submit the next `count` items."""
         for index in islice(self._indices, count):
             self._coming.append(self._pool.submit(self._make, index))

@@ -1,14 +1,14 @@
-"""From tokens to batches: what every cut of a corpus shares, and the batch of a step by its index.
+"""From tokens to batches: what all ways to cut a corpus share, and the batch of a step by index.
 
-A cut says what sequence `i` of the corpus is (`windows`, `packed`). Here is decided which of them
-are held out, and in which order the others come.
+`windows` and `packed` define what sequence `i` of the corpus is; here it is decided which sequences
+are held out, and in what order the others are trained on.
 
-Held out: sequences are grouped into up to 64 blocks of neighbours, and the last of every block,
-`eval_fraction` in all, are never trained on. Their order goes round the blocks, so the first few of
-them already come from all over the corpus.
+Held out: sequences are grouped into up to 64 contiguous blocks, and the last ones of every block,
+`eval_fraction` in all, are never trained on. Evaluation goes round the blocks, so the first few
+held-out sequences already come from all over the corpus.
 
-Training order: epoch after epoch, each shuffled by (seed, epoch). Sequence `i` of this endless
-order depends on nothing else; step `k` of `n` sequences takes `k*n ... k*n + n-1`.
+Training order: epoch after epoch, each shuffled by (seed, epoch). Item `i` of this endless order
+depends on nothing else; step `k` of `n` sequences takes items `k*n ... k*n + n-1`.
 """
 
 from abc import ABC, abstractmethod
@@ -27,11 +27,11 @@ BLOCK_TOKENS = 1 << 22
 
 
 class Batch(NamedTuple):
-    """One step's sequences.
+    """The sequences of one step.
 
-    Query `i` of a sequence sees the keys `starts[i] ... i`. Targets are the tokens that follow
-    within a document; -1 where there is none: at a document's last token, and in the padding, which
-    is a document of its own at the end of a sequence.
+    Query `i` of a sequence sees keys `starts[i] ... i`. The target of a token is its successor in
+    the document; -1 where there is none: at the end of a document, and in the padding, which is a
+    separate document at the end of a sequence.
     """
 
     tokens: Int32[np.ndarray, "num_microbatches microbatch_size seq_len"]
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Which sequences of a corpus are for what.
+    """Sequences for training and for evaluation.
 
     Attributes:
       train: sequence indices for training, ascending.
@@ -60,10 +60,10 @@ class SequenceData(ABC):
 
     Attributes:
       corpus: the tokens.
-      seq_len: tokens of one sequence.
-      eval_fraction: part of the sequences that is held out.
+      seq_len: tokens per sequence.
+      eval_fraction: fraction of the sequences that is held out.
       seed: seed of the training order.
-      split: which sequences are trained on, in which order, and which are held out.
+      split: sequences for training, in their order, and held-out sequences.
     """
 
     corpus: Corpus
@@ -78,20 +78,20 @@ class SequenceData(ABC):
 
     @abstractmethod
     def mean_visible_keys(self, *, window: int | None = None) -> Float64[np.ndarray, " seq_len"]:
-        """Keys that a query sees at each position, the mean over all sequences of the corpus.
+        """Mean number of keys visible at each position, over all sequences of the corpus.
 
         Args:
-          window: keys a query looks back at, itself included; None: all of its document.
+          window: sliding-window size; None: no window.
         """
 
     @property
     @abstractmethod
     def fill_rate(self) -> float:
-        """Part of the positions that hold a token of the corpus, not padding."""
+        """Fraction of positions that hold a token of the corpus, not padding."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a resumed run to see the same batches; the path is not in it."""
+        """What must match for a resumed run to see the same batches; the path need not."""
         return {
             "kind": self.corpus.kind,
             "sha256": self.corpus.sha256,
@@ -105,10 +105,10 @@ class SequenceData(ABC):
     def batch(
         self, step: int, *, num_microbatches: int, microbatch_size: int, rows: slice = slice(None)
     ) -> Batch:
-        """The batch of step `step`, a function of (corpus, seed, step) and of nothing before it.
+        """The batch of step `step`: a function of (corpus, seed, step), not of earlier steps.
 
-        Two runs whose `num_microbatches * microbatch_size` agree see the same sequences in the same
-        order, however they are factored. Of every microbatch only `rows` are made.
+        Two runs with equal `num_microbatches * microbatch_size` see the same sequences in the same
+        order, however they factor it. Only `rows` of every microbatch are made.
 
         Example:
           >>> from seq1f1b_jax.data import load_corpus, make_data
@@ -118,8 +118,8 @@ class SequenceData(ABC):
         """
         self.corpus.check_whole()
         size = num_microbatches * microbatch_size
-        places = np.arange(step * size, (step + 1) * size).reshape(num_microbatches, -1)[:, rows]
-        picks = [self.split.order[i] for i in places.ravel().tolist()]
+        items = np.arange(step * size, (step + 1) * size).reshape(num_microbatches, -1)[:, rows]
+        picks = [self.split.order[i] for i in items.ravel().tolist()]
         return _grouped(self.sequences(self.split.train[picks]), num_microbatches)
 
     def held_out(
@@ -127,13 +127,13 @@ class SequenceData(ABC):
     ) -> tuple[Batch, ...]:
         """The first held-out sequences in their fixed order, as batches of a step's shape.
 
-        Which sequences they are does not depend on that shape: what is missing from the last batch
-        is filled with sequences that have no targets.
+        The choice of sequences does not depend on that shape: the last batch is filled up with
+        sequences without targets.
 
         Args:
-          num_sequences: how many, or as many as are held out; None: all of these.
-          num_microbatches: of a batch.
-          microbatch_size: sequences of a microbatch.
+          num_sequences: at most this many; None: all that are held out.
+          num_microbatches: microbatches per batch.
+          microbatch_size: sequences per microbatch.
         """
         self.corpus.check_whole()
         size = num_microbatches * microbatch_size
@@ -145,7 +145,7 @@ class SequenceData(ABC):
         """The first training sequences in corpus order, in blocks of shape `[n, seq_len]`.
 
         Args:
-          max_tokens: no more positions than these, but one sequence at least.
+          max_tokens: maximum number of positions, but at least one sequence.
         """
         indices = self.split.train[: max(1, max_tokens // self.seq_len)]
         step = max(1, BLOCK_TOKENS // self.seq_len)
@@ -157,15 +157,15 @@ def make_split(num_sequences: int, *, eval_fraction: float, seed: int, seq_len: 
     """Hold sequences out and fix the order of the others.
 
     Args:
-      num_sequences: sequences of the corpus, one at least.
-      eval_fraction: part to hold out, in (0, 0.5].
+      num_sequences: sequences of the corpus, at least one.
+      eval_fraction: fraction to hold out, in (0, 0.5].
       seed: seed of the order, in [0, 2**32).
-      seq_len: tokens of one sequence, for the message.
+      seq_len: tokens per sequence, for the error message.
 
     Raises:
       UserError: nothing would be held out.
     """
-    import grain  # here: it loads JAX, and preparing tokens does without
+    import grain  # here, because it loads JAX, which `prepare` does not need
 
     num_held_out = int(num_sequences * eval_fraction)
     if num_held_out < 1:
@@ -192,17 +192,17 @@ def split_sequences(
     edges = np.arange(num_blocks + 1)
     block_ends = edges[1:] * num_sequences // num_blocks
     sizes = np.diff(edges * num_held_out // num_blocks)
-    # turn t takes sequence t of the held-out tail of every block that has so many
-    turns = np.arange(int(sizes.max()))[:, None]
-    tails = block_ends - sizes + turns
-    held_out = tails[turns < sizes]
+    # round t takes sequence t of the held-out tail of every block that long
+    rounds = np.arange(int(sizes.max()))[:, None]
+    tails = block_ends - sizes + rounds
+    held_out = tails[rounds < sizes]
     trained = np.ones(num_sequences, bool)
     trained[held_out] = False
     return np.flatnonzero(trained), held_out
 
 
 def _filled(batch: Batch, size: int) -> Batch:
-    """`[n, seq_len]` to `[size, seq_len]`, with sequences that hold no document and no target."""
+    """Pad `[n, seq_len]` to `[size, seq_len]` with sequences without documents and targets."""
 
     def fill(part: Int32[np.ndarray, "n seq_len"] | None, value: int):
         missing = ((0, size - len(batch.tokens)), (0, 0))

@@ -1,4 +1,4 @@
-"""What a token folder holds, in words."""
+"""A summary of a token folder."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,11 +14,11 @@ _READ_AS = {"text": "read as ordinary text", "keep": "kept as special tokens"}
 
 
 def summary(folder: TokenFolder, *, seq_len: int | None = None) -> str:
-    """Figures of a token folder and the lengths of its documents.
+    """Figures of a token folder and a histogram of its document lengths.
 
     Args:
-      folder: what `open_folder` gave.
-      seq_len: also tell how documents pack into sequences of so many tokens.
+      folder: what `open_folder` returned.
+      seq_len: also report how documents pack into sequences of this many tokens.
     """
     rows = _rows(folder.meta)
     if seq_len is not None:
@@ -35,7 +35,7 @@ def lengths_of(folder: TokenFolder) -> Iterable[Int64[np.ndarray, " documents"]]
 
 
 def histogram(blocks: Iterable[Int64[np.ndarray, " documents"]]) -> Sequence[str]:
-    """Bars: how many documents are how long, by powers of two.
+    """Bars of the number of documents by length, in powers of two.
 
     Example:
       >>> import numpy as np

@@ -1,7 +1,7 @@
-"""How many keys a query sees: what attention costs where documents do not see each other.
+"""How many keys a query sees: the cost of attention within documents and sliding windows.
 
-With documents of a sequence beginning at `starts`, query i sees `i - starts[i] + 1` keys, and of a
-sliding window w at most w of them.
+With `starts[i]` the first position of its document, query i sees `i - starts[i] + 1` keys, and at
+most w of them with a sliding window of w.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from jaxtyping import Float64, Int32, Int64, Num
 def visible_in_window(
     visible: Num[np.ndarray, "*shape"], window: int | None
 ) -> Num[np.ndarray, "*shape"]:
-    """Bound numbers of keys by a sliding window, where there is one."""
+    """Limit numbers of keys to a sliding window, if there is one."""
     return visible if window is None else np.minimum(visible, window)
 
 
 def mean_visible_keys(
     starts: Int32[np.ndarray, "*batch seq_len"], *, window: int | None = None
 ) -> Float64[np.ndarray, " seq_len"]:
-    """Keys that a query of one batch sees at each position, the mean over its sequences.
+    """Mean number of keys visible at each position of a batch.
 
     Args:
-      starts: position of the first token of every token's document.
-      window: keys a query looks back at, itself included; None: all of its document.
+      starts: first position of each token's document.
+      window: sliding-window size; None: no window.
 
     Example:
       >>> import numpy as np
@@ -43,21 +43,20 @@ def mean_visible_of_pieces(
     seq_len: int,
     window: int | None = None,
 ) -> Float64[np.ndarray, " seq_len"]:
-    """The same from where pieces lie in their sequences, without a look at the sequences.
+    """The same from the offsets of pieces in their sequences, without building the sequences.
 
     A piece of length n at offset o adds a ramp 1, 2, ... at o, o + 1, ... which stops rising after
-    w = min(n, window) steps and falls by w behind its last position. Ramps are summed by what they
-    change from one position to the next, which needs only where they begin and end:
+    w = min(n, window) steps and drops to 0 after its last position. Ramps are summed through their
+    differences between positions, which are nonzero only where ramps begin and end:
 
         sum[i] - sum[i - 1] = pieces that rise at i  -  sum of w over pieces that end at i - 1
 
     Args:
       offsets: first position of each piece in its sequence.
-      lengths: tokens of each piece; what no piece covers, at the end of a sequence, must be given
-        as a piece too.
-      num_sequences: sequences that the pieces lie in.
-      seq_len: tokens of one sequence.
-      window: keys a query looks back at, itself included; None: all of its piece.
+      lengths: tokens of each piece; padding at the end of a sequence must be given as a piece.
+      num_sequences: sequences that the pieces fill.
+      seq_len: tokens per sequence.
+      window: sliding-window size; None: no window.
 
     Example:
       >>> import numpy as np

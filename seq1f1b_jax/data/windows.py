@@ -1,7 +1,7 @@
-"""Windows: the corpus cut every `seq_len + 1` tokens, wherever documents begin and end.
+"""Windows: the corpus cut every `seq_len + 1` tokens, regardless of document boundaries.
 
-Windows do not overlap, and a rest shorter than a window is left out. A window's first `seq_len`
-tokens are the inputs, its last `seq_len` the targets.
+Windows do not overlap, and an incomplete last window is dropped. The first `seq_len` tokens of a
+window are the inputs, the last `seq_len` the targets.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from seq1f1b_jax.data.visible import visible_in_window
 
 @dataclass(frozen=True, eq=False)
 class WindowData(SequenceData):
-    """Sequences that are windows; a query sees all keys before it."""
+    """Sequences that are windows; a query sees every key up to its own position."""
 
     def sequences(self, indices: Int64[np.ndarray, " n"]) -> Batch:
         """Windows by index, as inputs and targets of shape `[n, seq_len]`."""
@@ -32,7 +32,7 @@ class WindowData(SequenceData):
 
     @property
     def fill_rate(self) -> float:
-        """All positions hold tokens."""
+        """Every position holds a token."""
         return 1.0
 
 

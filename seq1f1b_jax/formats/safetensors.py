@@ -1,8 +1,8 @@
-"""Checkpoints as safetensors: one file or several with an index, mapped into memory.
+"""Checkpoints as safetensors: one file, or several with an index, mapped into memory.
 
 A file is an 8-byte little-endian length, that many bytes of JSON (name -> dtype, shape, offsets),
-then the tensors. Read here and not by the library of that name because its NumPy side reads whole
-tensors where a slice is wanted; the tests hold each against the other.
+then the tensors. Read here instead of by the library of that name because its NumPy interface reads
+whole tensors where a slice is wanted; the tests compare the two.
 
 Source: https://github.com/huggingface/safetensors, section "Format".
 """
@@ -31,14 +31,14 @@ DTYPES: Mapping[str, np.dtype] = MappingProxyType({
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
-"""The library refuses longer headers too: parsing one would take the memory of a model."""
+"""The library's limit too: parsing a longer header would take as much memory as a model."""
 
 MAX_DIMS = 32
 
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """The tensors of a checkpoint; none is read yet.
+    """The tensors of a checkpoint, not yet read.
 
     Attributes:
       tensors: description of each by name.
@@ -47,7 +47,7 @@ class TensorFiles:
     tensors: Mapping[str, TensorInfo]
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor as a read-only view of the mapped file: bytes are fetched where it is sliced."""
+        """A tensor as a read-only view of the mapped file: only bytes that are used are read."""
         info = self.tensors[name]
         return tensor_bytes(info).view(DTYPES[info.dtype]).reshape(info.shape)
 
@@ -59,8 +59,8 @@ def open_checkpoint(folder: Path | str) -> TensorFiles:
       folder: the checkpoint.
 
     Raises:
-      UserError: no such file, one whose header does not describe it, or both a single file and an
-        index of others.
+      UserError: no such file, one that contradicts its header, or both a single file and an index
+        of others.
     """
     folder = Path(folder)
     if (folder / INDEX).is_file():
@@ -75,10 +75,10 @@ def open_checkpoint(folder: Path | str) -> TensorFiles:
 
 
 def read_header(path: Path | str) -> dict[str, TensorInfo]:
-    """Names, shapes, types and places of the tensors of one file, all of them checked.
+    """Names, shapes, types and offsets of the tensors of one file, all checked.
 
     Raises:
-      UserError: the file is cut short, or its header does not fit the file.
+      UserError: the file is cut short or contradicts its header.
     """
     path = Path(path)
     size = file_size(path)
@@ -106,7 +106,7 @@ def read_header(path: Path | str) -> dict[str, TensorInfo]:
 
 
 def parse_json(text: bytes, *, what: str) -> dict[str, Any]:
-    """A JSON object without repeated names.
+    """A JSON object without duplicate names.
 
     Raises:
       UserError: it is not one.
@@ -125,7 +125,7 @@ def _unique(pairs):
     members = {}
     for name, value in pairs:
         if name in members:
-            raise ValueError(f"name {name!r} stands twice")
+            raise ValueError(f"name {name!r} appears twice")
         members[name] = value
     return members
 
@@ -143,7 +143,7 @@ def _describe(name, entry, base, path) -> TensorInfo:
             f"{path}: tensor {name!r} has the unknown dtype {_short(dtype)}; known are "
             f"{', '.join(DTYPES)}: convert the checkpoint to one of them"
         )
-    # An empty tensor takes no bytes whatever its other dims are, and NumPy has limits of its own.
+    # An empty tensor takes no bytes, whatever its other dims; NumPy has limits even then.
     if len(shape) > MAX_DIMS or math.prod(max(n, 1) for n in shape) >= 2**60:
         raise UserError(
             f"{path}: tensor {name!r} has shape {_short(shape)}, more than {MAX_DIMS} dims or "
@@ -168,10 +168,10 @@ def _short(value) -> str:
 
 
 def _read_sharded(folder: Path) -> dict[str, TensorInfo]:
-    places = parse_json((folder / INDEX).read_bytes(), what=str(folder / INDEX)).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+    file_of = parse_json((folder / INDEX).read_bytes(), what=str(folder / INDEX)).get("weight_map")
+    if not isinstance(file_of, dict) or not all(isinstance(f, str) for f in file_of.values()):
         raise UserError(f"{folder / INDEX} has no weight_map from names to files; {DAMAGED}")
-    files = sorted(set(places.values()))
+    files = sorted(set(file_of.values()))
     if (folder / SINGLE).is_file() and SINGLE not in files:
         some = ", ".join(files[:2]) + " ..." * (len(files) > 2)
         raise UserError(
@@ -190,13 +190,13 @@ def _read_sharded(folder: Path) -> dict[str, TensorInfo]:
     tensors = {}
     for name in files:
         for key, info in read_header(folder / name).items():
-            if (placed := places.get(key, name)) != name:
+            if (indexed := file_of.get(key, name)) != name:
                 raise UserError(
-                    f"{folder / INDEX} places {key!r} in {placed}, and {name} holds one too; "
+                    f"{folder / INDEX} places {key!r} in {indexed}, and {name} holds one too; "
                     "get the files again"
                 )
             tensors[key] = info
-    missing = sorted(places.keys() - tensors.keys())
+    missing = sorted(file_of.keys() - tensors.keys())
     if missing:
         raise UserError(
             f"{folder / INDEX} places {len(missing)} tensors in files that do not hold them: "

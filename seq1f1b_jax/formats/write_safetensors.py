@@ -1,4 +1,4 @@
-"""Writing safetensors, one tensor in memory at a time: a single file, or shards and their index."""
+"""Writing safetensors, one tensor in memory at a time: a single file, or shards and an index."""
 
 import json
 import math
@@ -20,17 +20,17 @@ def write_checkpoint(
     dtype: str,
     max_shard_bytes: int = 5 * 10**9,
 ) -> list[Path]:
-    """Write tensors of one dtype into a folder that exists, in the order of `shapes`.
+    """Write tensors of one dtype into an existing folder, in the order of `shapes`.
 
     Args:
-      folder: where `model.safetensors` or the shards and `model.safetensors.index.json` go.
+      folder: where to write `model.safetensors`, or shards and `model.safetensors.index.json`.
       shapes: shape of every tensor by name.
-      get: gives the tensor of a name, converted to `dtype` here; called once for each.
+      get: returns the tensor of a name, to be converted to `dtype`; called once for each.
       dtype: a key of `DTYPES`, such as `BF16`.
-      max_shard_bytes: tensors of one file; a larger tensor gets a file of its own.
+      max_shard_bytes: limit for the tensors of one file; a larger tensor gets its own file.
 
     Returns:
-      The files of tensors.
+      The files that hold the tensors.
     """
     shards = _shards(shapes, dtype=dtype, max_bytes=max_shard_bytes)
     if len(shards) == 1:
@@ -40,15 +40,15 @@ def write_checkpoint(
     for name, shard in zip(names, shards, strict=True):
         write_file(Path(folder) / name, shard, get, dtype=dtype)
     if len(shards) > 1:
-        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        file_of = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         total = sum(_num_bytes(shape, dtype) for shape in shapes.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_of.items()))}
         (Path(folder) / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [Path(folder) / name for name in names]
 
 
 def write_file(path: Path, shapes: Shapes, get: Callable[[str], np.ndarray], *, dtype: str) -> None:
-    """Write one file; the header is padded so that the tensors begin at a multiple of 8 bytes."""
+    """Write one file, with the header padded so that the tensors begin at a multiple of 8 bytes."""
     header, stop = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
         start, stop = stop, stop + _num_bytes(shape, dtype)

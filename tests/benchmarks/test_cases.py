@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cases, memory, step
-from benchmarks.cases import Size
+from benchmarks import memory, step
+from benchmarks.common import cases
+from benchmarks.common.cases import Size
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.memory import predict_memory
 

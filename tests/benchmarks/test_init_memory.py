@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from benchmarks import init_memory
+from benchmarks.common.processes import run_processes
 from benchmarks.init_memory import CASES, MESHES, Sizes
-from benchmarks.processes import run_processes
 from seq1f1b_jax.pipeline.params.fresh import PIECE_BYTES
 from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
 from seq1f1b_jax.training.checkpoint.restore import abstract_state, place_state

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.placement import Place, axes_of, count_collectives, rows
+from benchmarks.common.placement import Place, axes_of, count_collectives, rows
 
 AXES = {"data": 2, "pipe": 2, "tensor": 2}
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks.processes import ProcessError, one_core_each, run_processes
+from benchmarks.common.processes import ProcessError, one_core_each, run_processes
 
 HERE = "tests.benchmarks.test_processes"
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from benchmarks import published_sizes
-from benchmarks.placement import Place, count_collectives
+from benchmarks.common.placement import Place, count_collectives
 from benchmarks.published_sizes import SHAPES, Shape
 from seq1f1b_jax.pipeline import make_mesh
 

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import report
+from benchmarks.common import report
 
 
 def test_table_aligns_columns_and_leaves_missing_fields_blank():

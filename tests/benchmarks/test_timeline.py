@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from benchmarks import timeline
 from seq1f1b_jax.pipeline import make_mesh
+from seq1f1b_jax.pipeline.executor import scan
 from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.schedule import SCHEDULES, Costs, Exchange, lower
 
@@ -43,7 +44,7 @@ def test_all_neighbours_deliver_what_the_tick_delivers(tick):
         return jax.jit(body)
 
     message = jnp.arange(1.0, 1 + plan.num_ranks)
-    own, both = swap(executor.exchange), swap(timeline.all_neighbours)
+    own, both = swap(scan.exchange), swap(timeline.all_neighbours)
     np.testing.assert_array_equal(own(message), both(message))
     permutes = [
         swapped.lower(message).as_text().count("collective_permute") for swapped in (own, both)

@@ -138,7 +138,7 @@ def test_a_bin_knows_neither_documents_nor_tokenizer(tmp_path):
 def test_a_folder_of_records_only_is_not_trained_on_as_bytes(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}')
     (tmp_path / "b.csv.gz").write_bytes(b"")
-    with pytest.raises(UserError, match="records or packed files only.*data prepare"):
+    with pytest.raises(UserError, match="only records or compressed files.*data prepare"):
         load_corpus(str(tmp_path))
     (tmp_path / "c.md").write_text("text")
     assert load_corpus(str(tmp_path)).kind == "text"

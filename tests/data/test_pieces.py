@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.data import load_corpus, load_tokenizer
-from seq1f1b_jax.data.prepare.readers import pieces
-from seq1f1b_jax.data.prepare.readers.pieces import cut_text, encode_text
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare import pieces
+from seq1f1b_jax.data.prepare.pieces import cut_text, encode_text
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from seq1f1b_jax.data.tokenizer.from_gguf import LLAMA3, QWEN2
 from seq1f1b_jax.data.tokenizer.train import train_on_texts
 from tests.data.test_tokenizer import TEXT
@@ -141,7 +141,8 @@ def test_text_files_have_the_tokens_of_the_whole(tmp_path, small_portions, monke
     tokenizer = made(tmp_path, *CUT[name])
     text = " be it ".join(WORDS * 2) + TEXT
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
-    job = Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path), specials="keep")
+    source, tokenizer_at = [str(tmp_path / "a.txt")], str(tmp_path)
+    job = PrepareJob(source, tmp_path / "out", tokenizer=tokenizer_at, specials="keep")
     meta = prepare(job)
     assert load_corpus(str(tmp_path / "out")).tokens.tolist() == tokenizer.encode(text)
     assert meta.num_special == 4
@@ -159,7 +160,7 @@ def test_a_tokenizer_that_cannot_cut_is_told(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("to be or not to be")
     for name, parts in {"cut": CUT["gpt2"], "whole": WHOLE["sentencepiece"]}.items():
         made(tmp_path, *parts)
-        job = Job([str(tmp_path / "a.txt")], tmp_path / name, tokenizer=str(tmp_path))
+        job = PrepareJob([str(tmp_path / "a.txt")], tmp_path / name, tokenizer=str(tmp_path))
         prepare(job, say=said.append)
     assert len(said) == 1 and "every document is encoded whole" in said[0]
 
@@ -167,9 +168,9 @@ def test_a_tokenizer_that_cannot_cut_is_told(tmp_path, monkeypatch):
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-prepare(Job([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3]))
+prepare(PrepareJob([sys.argv[1]], Path(sys.argv[2]), tokenizer=sys.argv[3]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

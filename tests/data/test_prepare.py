@@ -7,7 +7,7 @@ import pytest
 
 from seq1f1b_jax.data import load_corpus, load_tokenizer
 from seq1f1b_jax.data.folder import read_meta
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from seq1f1b_jax.data.tokenizer.train import train_on_texts
 from tests.data.prepared import documents, json_lines
 from tests.data.test_tokenizer import BPE
@@ -29,7 +29,7 @@ TEXTS = [f"Document {n}:\nnaïve {'to be or not ' * (n % 7)}\n東京 {n}\n" for 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
 def test_jsonl(tmp_path, bpe, small_portions, tokenizer):
     (tmp_path / "a.jsonl").write_text(json_lines([*TEXTS[:20], "", *TEXTS[20:]], "body"))
-    given = Job(
+    given = PrepareJob(
         [str(tmp_path / "a.jsonl")], tmp_path / "out", key="body",
         tokenizer=bpe if tokenizer == "bpe" else "bytes",
     )
@@ -48,7 +48,7 @@ def test_a_long_text_is_one_document_however_it_was_cut(tmp_path, bpe, small_por
     text = "".join(TEXTS)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     kind = bpe if tokenizer == "bpe" else "bytes"
-    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=kind))
+    prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=kind))
     assert documents(tmp_path / "out") == [text]
     expected = load_tokenizer(kind).encode(text, specials=False)
     assert load_corpus(str(tmp_path / "out")).tokens[:-1].tolist() == expected
@@ -59,14 +59,14 @@ def test_blank_lines_are_the_same_tokens_where_a_text_is_cut(tmp_path, small_por
     tokenizer = train_on_texts(["\n\n\nx" * 99], 258)  # its one merge is two newlines
     tokenizer.save(tmp_path)
     (tmp_path / "a.txt").write_text(text)
-    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path)))
+    prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path)))
     tokens = load_corpus(str(tmp_path / "out")).tokens[:-1].tolist()
     assert tokens == tokenizer.encode(text)
 
 
 def test_lines_that_separate_documents(tmp_path, small_portions):
     (tmp_path / "a.txt").write_text("==\n" + "==\n".join(TEXTS) + "==\n", encoding="utf-8")
-    meta = prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", separator="=="))
+    meta = prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "out", separator="=="))
     assert documents(tmp_path / "out") == TEXTS and meta.num_empty == 1
 
 
@@ -76,7 +76,7 @@ def test_folders_take_files_by_extension(tmp_path):
     for name, content in files.items():
         (tmp_path / "in" / name).write_text(content)
     meta = prepare(
-        Job([str(tmp_path / "in")], tmp_path / "out", extensions=(".md", ".jsonl", ".txt"))
+        PrepareJob([str(tmp_path / "in")], tmp_path / "out", extensions=(".md", ".jsonl", ".txt"))
     )
     assert documents(tmp_path / "out") == ["one", "two", "three"] and meta.num_empty == 1
 
@@ -87,26 +87,26 @@ def test_parquet(tmp_path):
 
     table = arrow.table({"body": [*TEXTS, None], "n": list(range(41))})
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
-    meta = prepare(Job([str(tmp_path / "a.parquet")], tmp_path / "out", key="body"))
+    meta = prepare(PrepareJob([str(tmp_path / "a.parquet")], tmp_path / "out", key="body"))
     assert documents(tmp_path / "out") == TEXTS and meta.num_empty == 1
     for key, message in {"text": "no column 'text', but body, n", "n": "'n' is int64, not"}.items():
         with pytest.raises(ValueError, match=message):
-            prepare(Job([str(tmp_path / "a.parquet")], tmp_path / "other", key=key))
+            prepare(PrepareJob([str(tmp_path / "a.parquet")], tmp_path / "other", key=key))
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-40])
     with pytest.raises(ValueError, match="b.parquet cannot be read as parquet"):
-        prepare(Job([str(tmp_path / "b.parquet")], tmp_path / "other"))
+        prepare(PrepareJob([str(tmp_path / "b.parquet")], tmp_path / "other"))
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"pip install 'seq1f1b-jax\[parquet\]'"):
-        prepare(Job([str(tmp_path / "a.parquet")], tmp_path / "out"))
+        prepare(PrepareJob([str(tmp_path / "a.parquet")], tmp_path / "out"))
 
 
 def test_a_trained_tokenizer_comes_with_the_tokens(tmp_path):
     (tmp_path / "a.jsonl").write_text(json_lines(["to be or not to be <|endoftext|>"] * 9))
-    meta = prepare(Job([str(tmp_path / "a.jsonl")], tmp_path / "out", train_bpe=270))
+    meta = prepare(PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "out", train_bpe=270))
     assert meta.vocab_size == 270 and meta.token_dtype == "uint16"
     assert documents(tmp_path / "out") == ["to be or not to be <|endoftext|>"] * 9
 
@@ -117,7 +117,7 @@ def test_large_vocabularies_are_four_bytes(tmp_path):
     settings["model"]["vocab"]["zzzz"] = 70_000
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     (tmp_path / "a.txt").write_text("to be")
-    meta = prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path)))
+    meta = prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path)))
     assert (meta.token_dtype, meta.vocab_size, meta.eos) == ("uint32", 70_001, None)
     assert documents(tmp_path / "out") == ["to be"]
 
@@ -127,7 +127,7 @@ def test_two_processes_write_the_same(tmp_path, bpe):
     for n, text in enumerate(TEXTS):
         (tmp_path / "in" / f"{n:02}.txt").write_text(text, encoding="utf-8")
     metas = [
-        prepare(Job([str(tmp_path / "in")], tmp_path / f"out{n}", tokenizer=bpe, processes=n))
+        prepare(PrepareJob([f"{tmp_path}/in"], tmp_path / f"out{n}", tokenizer=bpe, processes=n))
         for n in (1, 2)
     ]
     assert metas[0] == metas[1] and documents(tmp_path / "out2") == TEXTS
@@ -152,8 +152,8 @@ def test_a_killed_run_continues_and_ends_the_same(tmp_path, small_portions, bpe,
     content = json_lines(TEXTS) if kind == "jsonl" else "".join(TEXTS)
     (tmp_path / f"a.{kind}").write_text(content, encoding="utf-8")
     source, said = [str(tmp_path / f"a.{kind}")], []
-    whole = prepare(Job(source, tmp_path / "whole", tokenizer=bpe))
-    job = Job(source, tmp_path / "out", tokenizer=bpe)
+    whole = prepare(PrepareJob(source, tmp_path / "whole", tokenizer=bpe))
+    job = PrepareJob(source, tmp_path / "out", tokenizer=bpe)
     for count in (5, 3):
         with pytest.raises(KeyboardInterrupt):
             prepare(job, advance=killed_after(count))
@@ -174,16 +174,16 @@ def test_a_run_killed_on_other_input_starts_over_and_says_so(tmp_path, small_por
     path, said = tmp_path / "a.jsonl", []
     path.write_text(json_lines(TEXTS))
     with pytest.raises(KeyboardInterrupt):
-        prepare(Job([str(path)], tmp_path / "out"), advance=killed_after(3))
+        prepare(PrepareJob([str(path)], tmp_path / "out"), advance=killed_after(3))
     path.write_text(json_lines(TEXTS[1:]))
-    prepare(Job([str(path)], tmp_path / "out"), say=said.append)
+    prepare(PrepareJob([str(path)], tmp_path / "out"), say=said.append)
     assert "inputs or settings changed: starting over" in said[0]
     assert documents(tmp_path / "out") == TEXTS[1:]
 
 
 def test_two_runs_never_write_to_one_folder(tmp_path, small_portions):
     (tmp_path / "a.jsonl").write_text(json_lines(TEXTS))
-    job = Job([str(tmp_path / "a.jsonl")], tmp_path / "out")
+    job = PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "out")
 
     def second(done, total):
         with pytest.raises(ValueError, match="out.partial is being written by another process"):
@@ -195,7 +195,7 @@ def test_two_runs_never_write_to_one_folder(tmp_path, small_portions):
 
 def test_a_journal_that_tells_of_more_than_there_is_is_not_believed(tmp_path, small_portions):
     (tmp_path / "a.jsonl").write_text(json_lines(TEXTS))
-    job = Job([str(tmp_path / "a.jsonl")], tmp_path / "out")
+    job = PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         prepare(job, advance=killed_after(9))
     tokens = tmp_path / "out.partial" / "tokens.bin"
@@ -206,7 +206,7 @@ def test_a_journal_that_tells_of_more_than_there_is_is_not_believed(tmp_path, sm
 
 def test_what_is_made_of_a_folder_may_lie_in_it(tmp_path, small_portions):
     (tmp_path / "a.txt").write_text("text")
-    job = Job([str(tmp_path)], tmp_path / "out")
+    job = PrepareJob([str(tmp_path)], tmp_path / "out")
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "plan.json").write_text("{}")
     meta = prepare(job)
@@ -215,7 +215,7 @@ def test_what_is_made_of_a_folder_may_lie_in_it(tmp_path, small_portions):
 
 def test_what_is_there_is_not_written_again_nor_over(tmp_path):
     (tmp_path / "a.txt").write_text("one")
-    said, job = [], Job([str(tmp_path / "a.txt")], tmp_path / "out")
+    said, job = [], PrepareJob([str(tmp_path / "a.txt")], tmp_path / "out")
     meta = prepare(job)
     assert prepare(job, say=said.append) == meta == read_meta(tmp_path / "out" / "meta.json")
     assert "is prepared already" in said[0]
@@ -226,5 +226,5 @@ def test_what_is_there_is_not_written_again_nor_over(tmp_path):
     (tmp_path / "mine.partial" / "thesis.tex").write_text("")
     for to, message in {"mine": "did not write; move it away", ".": "did not write; noth"}.items():
         with pytest.raises(ValueError, match=message):
-            prepare(Job([str(tmp_path / "a.txt")], tmp_path / to))
+            prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / to))
     assert (tmp_path / "mine.partial" / "thesis.tex").exists()

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from seq1f1b_jax.data.__main__ import main
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from tests.data.prepared import documents, json_lines
 
 # ---- bad documents
@@ -33,9 +33,9 @@ def test_bad_lines_are_named_or_counted(tmp_path, line, message, small_portions)
     (tmp_path / "a.jsonl").write_bytes(content)
     source = [str(tmp_path / "a.jsonl")]
     with pytest.raises(ValueError, match=message):
-        prepare(Job(source, tmp_path / "out"))
+        prepare(PrepareJob(source, tmp_path / "out"))
     said = []
-    meta = prepare(Job(source, tmp_path / "out", skip_bad=True), say=said.append)
+    meta = prepare(PrepareJob(source, tmp_path / "out", skip_bad=True), say=said.append)
     assert (meta.num_skipped, meta.num_documents) == (2, 10)
     assert message[:11] in said[-1] and said[-1].startswith("left out 2, the first: ")
 
@@ -43,7 +43,7 @@ def test_bad_lines_are_named_or_counted(tmp_path, line, message, small_portions)
 def test_the_line_number_counts_earlier_portions(tmp_path, small_portions):
     (tmp_path / "a.jsonl").write_text(GOOD * 50 + "{\n" + GOOD * 50)
     with pytest.raises(ValueError, match=r"a\.jsonl:51: not JSON"):
-        prepare(Job([str(tmp_path / "a.jsonl")], tmp_path / "out"))
+        prepare(PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "out"))
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\0"], ids=["not-utf8", "zero"])
@@ -53,15 +53,15 @@ def test_bad_text_is_named_by_offset_and_left_out_whole(tmp_path, small_portions
     (tmp_path / "bad.txt").write_bytes(text + b"and" + bad + text)
     sources = [str(tmp_path / "bad.txt"), str(tmp_path / "good.txt")]
     with pytest.raises(ValueError, match=r"bad\.txt .*offset 303"):
-        prepare(Job(sources, tmp_path / "out"))
-    meta = prepare(Job(sources, tmp_path / "out", skip_bad=True))
+        prepare(PrepareJob(sources, tmp_path / "out"))
+    meta = prepare(PrepareJob(sources, tmp_path / "out", skip_bad=True))
     assert documents(tmp_path / "out") == [good] and meta.num_skipped == 1
 
 
 def test_nothing_left(tmp_path):
     (tmp_path / "a.jsonl").write_text(json_lines(["", ""]) + "{\n")
     with pytest.raises(ValueError, match="0 tokens: 2 documents are empty and 1 cannot be read"):
-        prepare(Job([str(tmp_path / "a.jsonl")], tmp_path / "out", skip_bad=True))
+        prepare(PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "out", skip_bad=True))
 
 
 # ---- the command

@@ -13,7 +13,7 @@ import pytest
 from seq1f1b_jax.data.prepare.portions import cut_files
 from seq1f1b_jax.data.prepare.readers import arrays
 from seq1f1b_jax.data.prepare.readers.sources import InputFile
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from tests.data.prepared import documents, json_lines
 from tests.data.test_prepare import TEXTS, bpe, killed_after
 
@@ -53,7 +53,7 @@ CONTENT = {
 def prepared(tmp_path, name, content, **settings):
     content = content.encode() if isinstance(content, str) else content
     (tmp_path / name).write_bytes(content)
-    return prepare(Job([str(tmp_path / name)], tmp_path / "out", **settings))
+    return prepare(PrepareJob([str(tmp_path / name)], tmp_path / "out", **settings))
 
 
 # ---- what a file is
@@ -79,11 +79,11 @@ NOT_RECORDS = {
     "latin": (b"\xff{}", r"begins with '\\\\xff'"),
     "scalars": ("[1, 2]", "a.json: element 1: a JSON int, not an object with the field 'text'"),
     "no-field": ('[{"a": 1}]', "a.json: element 1: no field 'text', but 'a'"),
-    "no-comma": ('[{"text": "a"} {"text": "b"}]', "behind element 1: '{' stands where ']' should"),
-    "open": ('[{"text": "a"}, {"te', "behind element 1: the file ends inside the array"),
-    "unclosed": ('[{"text": "a"}', "behind element 1: nothing stands where ']' should"),
-    "trailing-comma": ('[{"text": "a"},]', "behind element 1: '.' stands where an object should"),
-    "behind": ('[{"text": "a"}] []', "behind element 1: '.' follows the array"),
+    "no-comma": ('[{"text": "a"} {"text": "b"}]', "after element 1: '{' where ']' should be"),
+    "open": ('[{"text": "a"}, {"te', "after element 1: the file ends inside the array"),
+    "unclosed": ('[{"text": "a"}', "after element 1: nothing where ']' should be"),
+    "trailing-comma": ('[{"text": "a"},]', "after element 1: '.' where an object should be"),
+    "behind": ('[{"text": "a"}] []', "after element 1: '.' follows the array"),
     "whole-record": ('{"data": []}', "a.json:1: no field 'text', but 'data'"),
 }
 
@@ -105,7 +105,7 @@ def test_bad_files_and_elements_are_left_out_and_counted(tmp_path):
         (tmp_path / "in" / name).write_text(content)
     (tmp_path / "in" / "d.csv").write_bytes(b"text\nfive\nna\xefve\nsi\xc3\xa9x\n")
     said = []
-    job = Job([str(tmp_path / "in")], tmp_path / "out", skip_bad=True)
+    job = PrepareJob([str(tmp_path / "in")], tmp_path / "out", skip_bad=True)
     meta = prepare(job, say=said.append)
     assert documents(tmp_path / "out") == ["one", "two", 'th"r,\n\nee', "four", "five", "siéx"]
     assert meta.num_skipped == 7
@@ -127,7 +127,7 @@ BAD_TABLES = {
     "short": ("id,text\n1,a\n\n2\n", "a.csv:4: 1 fields, and the first row has 2"),
     "open-quote": ('id,text\n1,"a\n2,b\n', "a.csv:2: not CSV: unexpected end of data"),
     "text-behind-quote": ('id,text\n1,"a"b\n', "a.csv:2: not CSV: ',' expected after"),
-    "latin": (b"id,text\n1,caf\xe9\n", "a.csv:2: not UTF-8: byte 0xe9 behind character 3 of the t"),
+    "latin": (b"id,text\n1,caf\xe9\n", "a.csv:2: not UTF-8: byte 0xe9 after character 3 of the"),
     "zero": (b"id,text\n1,a\0\n", "a.csv:2: character 1 of the text is a zero character"),
 }
 
@@ -166,7 +166,7 @@ def test_packed_files_give_the_bytes_of_unpacked_ones(
     packed.write_bytes(PACK[packing](content.encode()))
     separator = "==" if name == "split.txt" else None
     metas = [
-        prepare(Job([str(path)], tmp_path / to, tokenizer=bpe, separator=separator))
+        prepare(PrepareJob([str(path)], tmp_path / to, tokenizer=bpe, separator=separator))
         for path, to in ((tmp_path / name, "plain"), (packed, "packed"))
     ]
     assert metas[0].sha256 == metas[1].sha256
@@ -182,8 +182,8 @@ def test_a_killed_run_on_a_stream_continues(tmp_path, small_portions, bpe, name)
     (tmp_path / name).write_bytes(pack(content))
     source, said = [str(tmp_path / name)], []
     processes = 2 if name.endswith(".gz") else 1
-    whole = prepare(Job(source, tmp_path / "whole", tokenizer=bpe, processes=processes))
-    job = Job(source, tmp_path / "out", tokenizer=bpe)
+    whole = prepare(PrepareJob(source, tmp_path / "whole", tokenizer=bpe, processes=processes))
+    job = PrepareJob(source, tmp_path / "out", tokenizer=bpe)
     for count in (5, 3):
         with pytest.raises(KeyboardInterrupt):
             prepare(job, advance=killed_after(count))
@@ -216,8 +216,8 @@ def test_a_bad_packed_text_is_left_out_whole(tmp_path, small_portions, bad):
     (tmp_path / "b.gz").write_bytes(gzip.compress(b"Good"))
     sources = [str(tmp_path / "a.gz"), str(tmp_path / "b.gz")]
     with pytest.raises(ValueError, match=r"a\.gz .*offset 303"):
-        prepare(Job(sources, tmp_path / "out"))
-    meta = prepare(Job(sources, tmp_path / "out", skip_bad=True))
+        prepare(PrepareJob(sources, tmp_path / "out"))
+    meta = prepare(PrepareJob(sources, tmp_path / "out", skip_bad=True))
     assert documents(tmp_path / "out") == ["Good"] and meta.num_skipped == 1
 
 
@@ -247,7 +247,7 @@ def test_a_tokenizer_is_trained_on_what_is_packed(tmp_path):
     metas = []
     for name, pack in {"a.jsonl": bytes, "b.jsonl.gz": gzip.compress}.items():
         (tmp_path / name).write_bytes(pack(json_lines(TEXTS).encode()))
-        metas.append(prepare(Job([str(tmp_path / name)], tmp_path / name[0], train_bpe=280)))
+        metas.append(prepare(PrepareJob([str(tmp_path / name)], tmp_path / name[0], train_bpe=280)))
     assert metas[0].sha256 == metas[1].sha256
 
 

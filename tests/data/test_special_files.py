@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.data import load_corpus, load_tokenizer, make_data
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 
 
 def make_pipe(path):
@@ -47,7 +47,7 @@ def test_in_a_folder_they_are_left_out(make, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.npy"])
 def test_in_a_token_folder_they_are_refused(name, tmp_path):
     (tmp_path / "a.txt").write_text("some text")
-    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "tokens"))
+    prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "tokens"))
     (tmp_path / "tokens" / name).unlink()
     make_pipe(tmp_path / "tokens" / name)
     with pytest.raises(ValueError, match=f"{name} is a pipe, socket or device"):
@@ -63,7 +63,7 @@ def test_as_a_tokenizer_they_are_refused(tmp_path):
 @pytest.mark.parametrize("packing", ["windows", "documents"])
 def test_a_file_that_is_cut_is_noticed_before_it_is_read(packing, tmp_path):
     (tmp_path / "a.txt").write_text("some text, not much of it. " * 400)
-    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "tokens"))
+    prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "tokens"))
     data = make_data(
         load_corpus(str(tmp_path / "tokens")), seq_len=64, eval_fraction=0.1, seed=0,
         packing=packing,

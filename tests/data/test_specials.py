@@ -7,9 +7,9 @@ import pytest
 from seq1f1b_jax.data import load_corpus
 from seq1f1b_jax.data.__main__ import main
 from seq1f1b_jax.data.folder import read_meta
-from seq1f1b_jax.data.prepare.readers import pieces
-from seq1f1b_jax.data.prepare.run import Job, prepare
-from seq1f1b_jax.data.prepare.specials import count_spellings, spelling_pattern
+from seq1f1b_jax.data.prepare import pieces
+from seq1f1b_jax.data.prepare.encode import spelling_pattern
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from tests.data.prepared import documents, json_lines
 from tests.data.test_prepare import bpe
 from tests.data.test_tokenizer import BPE
@@ -23,7 +23,7 @@ TEXTS = ["to be<|endoftext|> or<|endoftext|><|endoftext|> not", "<|endof text|>"
 def test_spellings_are_counted_and_read_as_asked(tmp_path, bpe, small_portions, specials, name):
     text = " and more of it. ".join(TEXTS * 9)
     (tmp_path / name).write_text(json_lines(TEXTS * 9) if name == "a.jsonl" else text)
-    job = Job([str(tmp_path / name)], tmp_path / "out", tokenizer=bpe, specials=specials)
+    job = PrepareJob([str(tmp_path / name)], tmp_path / "out", tokenizer=bpe, specials=specials)
     meta = prepare(job)
     assert (meta.special_tokens, meta.num_special) == (specials, 36)
     assert read_meta(tmp_path / "out" / "meta.json") == meta
@@ -47,9 +47,8 @@ def test_kept_tokens_are_those_of_a_prompt_without_its_beginning(tmp_path, monke
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
     (tmp_path / "a.txt").write_text(TEXTS[0] * 20)
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 16)
-    prepare(
-        Job([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path), specials="keep")
-    )
+    source = [str(tmp_path / "a.txt")]
+    prepare(PrepareJob(source, tmp_path / "out", tokenizer=str(tmp_path), specials="keep"))
     assert load_corpus(str(tmp_path / "out")).tokens.tolist() == BPE.encode("<|endoftext|>") + (
         BPE.encode(TEXTS[0] * 20)
     )
@@ -57,7 +56,7 @@ def test_kept_tokens_are_those_of_a_prompt_without_its_beginning(tmp_path, monke
 
 def test_the_longest_spelling_counts():
     pattern = spelling_pattern(["<s>", "<s>x", "", "[a]"])
-    assert count_spellings(pattern, "<s>x <s> [a] <s <s>y") == 4
+    assert len(pattern.findall("<s>x <s> [a] <s <s>y")) == 4
     assert pattern.findall("<s>x") == ["<s>x"] and spelling_pattern(()) is None
 
 
@@ -75,7 +74,7 @@ def test_the_command_says_how_many(tmp_path, bpe, capsys):
 
 def test_a_folder_of_before_says_nothing(tmp_path, bpe, capsys):
     (tmp_path / "a.jsonl").write_text(json_lines(TEXTS))
-    prepare(Job([str(tmp_path / "a.jsonl")], tmp_path / "out", tokenizer=bpe))
+    prepare(PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "out", tokenizer=bpe))
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     del meta["special_tokens"], meta["num_special"]
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))

@@ -8,7 +8,7 @@ import pytest
 
 from seq1f1b_jax.cli import parse
 from seq1f1b_jax.data import load_corpus, make_data
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from seq1f1b_jax.models import preset_fields
 from tests.data.test_tokenizer import BPE
 
@@ -20,7 +20,7 @@ def folder(tmp_path):
     """Three documents of bytes: `one`, `zwei`, `trois`, each with its zero byte."""
     lines = [json.dumps({"text": text}) for text in ("one", "zwei", "trois")]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    prepare(Job([str(tmp_path / "a.jsonl")], tmp_path / "tokens"))
+    prepare(PrepareJob([str(tmp_path / "a.jsonl")], tmp_path / "tokens"))
     return tmp_path / "tokens"
 
 
@@ -139,7 +139,7 @@ def test_lies_are_found(folder, lie, message):
 @pytest.mark.parametrize("recipe", ["gpu8_2.7b_32k", "gpu64_30b_64k"])
 def test_the_gpu_recipes_read_what_prepare_writes(tmp_path, recipe):
     (tmp_path / "a.txt").write_text("to be or not to be " * 99)
-    prepare(Job([str(tmp_path / "a.txt")], tmp_path / "out", train_bpe=300))
+    prepare(PrepareJob([str(tmp_path / "a.txt")], tmp_path / "out", train_bpe=300))
     for source in (tmp_path / "out", tmp_path / "out" / "tokens.bin"):
         words = ["--config", recipe, "--data.source", str(source)]
         config = parse(words, recipes=ROOT / "mesh_configs").config

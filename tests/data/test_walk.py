@@ -5,7 +5,7 @@ import os
 import pytest
 
 from seq1f1b_jax.data import load_corpus
-from seq1f1b_jax.data.prepare.run import Job, prepare
+from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from seq1f1b_jax.data.text import (
     AROUND,
     HIDDEN_FILE,
@@ -35,7 +35,7 @@ def test_a_linked_folder_is_read_under_its_own_name(tmp_path):
     (tmp_path / "in" / "more").symlink_to("../elsewhere")
     assert found(tmp_path / "in") == (["a.txt", "more/x.txt", "more/y/b.txt", "z.txt"], {})
     assert load_corpus(str(tmp_path / "in")).num_files == 4
-    prepare(Job([str(tmp_path / "in")], tmp_path / "out"))
+    prepare(PrepareJob([str(tmp_path / "in")], tmp_path / "out"))
     expected = ["in/a.txt", "elsewhere/x.txt", "elsewhere/y/b.txt", "in/z.txt"]
     assert documents(tmp_path / "out") == expected
 
@@ -77,7 +77,7 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
     os.mkfifo(tmp_path / "in" / "pipe")
     assert found(tmp_path / "in")[1] == {HIDDEN_FOLDER: 1, HIDDEN_FILE: 2, NO_FILE: 1}
     said = []
-    job = Job([str(tmp_path / "in")], tmp_path / "out", extensions=(".txt",))
+    job = PrepareJob([str(tmp_path / "in")], tmp_path / "out", extensions=(".txt",))
     prepare(job, say=said.append)
     assert said[0] == (
         "not taken from folders: 1 x hidden folder, 2 x hidden file, 1 x pipe, socket or device, "
@@ -85,15 +85,15 @@ def test_what_is_left_out_is_counted_and_said(tmp_path):
     )
     assert documents(tmp_path / "out") == ["in/a.TXT"]
     with pytest.raises(ValueError, match="pipe is no regular file"):
-        prepare(Job([str(tmp_path / "in" / "pipe")], tmp_path / "other"))
+        prepare(PrepareJob([str(tmp_path / "in" / "pipe")], tmp_path / "other"))
 
 
 def test_a_link_to_nothing_is_named(tmp_path):
     make(tmp_path, "in/a.txt")
     (tmp_path / "in" / "gone").symlink_to("nowhere")
     with pytest.raises(ValueError, match="cannot read .*in/gone .No such file"):
-        prepare(Job([str(tmp_path / "in")], tmp_path / "out"))
+        prepare(PrepareJob([str(tmp_path / "in")], tmp_path / "out"))
     (tmp_path / "in" / "gone").unlink()
     (tmp_path / "in" / "loop").symlink_to("loop")
     with pytest.raises(ValueError, match="cannot read .*in/loop .Too many levels"):
-        prepare(Job([str(tmp_path / "in")], tmp_path / "out"))
+        prepare(PrepareJob([str(tmp_path / "in")], tmp_path / "out"))

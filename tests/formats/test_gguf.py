@@ -110,7 +110,7 @@ LIES = {
         built([value("l", 9, struct.pack("<IQ", 9, 1) * 12)], body=bytes(512)), "in 8 lists"),
     "not UTF-8": (built([value("t", 8, text(b"\xff\xfe"))]), "'t' is not UTF-8"),
     "a value twice": (
-        built([value("v", 7, b"\x01"), value("v", 7, b"\x00")]), "'v' stands twice"),
+        built([value("v", 7, b"\x01"), value("v", 7, b"\x00")]), "'v' appears twice"),
     "alignment 0": (
         built([value("general.alignment", 4, struct.pack("<I", 0))]), "alignment=0 is not"),
     "no dims": (built((), [tensor(dims=())]), "'w' has 0 dims"),
@@ -121,7 +121,7 @@ LIES = {
     "beyond the end": (built((), [tensor(offset=1 << 40)]), "'w' ends at byte 1099511"),
     "huge": (built((), [tensor(dims=(1 << 60, 1 << 60))]), "'w' ends at byte"),
     "misaligned": (built((), [tensor(offset=4)]), "offset 4, not a multiple of 32"),
-    "a tensor twice": (built((), [tensor(), tensor()]), "'w' stands twice"),
+    "a tensor twice": (built((), [tensor(), tensor()]), "'w' appears twice"),
     "overlap": (built((), [tensor("w", (12,)), tensor("x", (2,), offset=32)]), "'w' and 'x'"),
 }
 

@@ -91,7 +91,7 @@ LIES = {
     "not UTF-8": ((b'{"\xff": 1}',), "is not JSON"),
     "nested too deep": ((b"[" * 100_000,), "is not JSON"),
     "a list": ((b"[1]",), "is a JSON list, not an object"),
-    "a name twice": ((b'{"w": 1, "w": 2}',), "'w' stands twice"),
+    "a name twice": ((b'{"w": 1, "w": 2}',), "'w' appears twice"),
     "tensor beyond the end": (({"w": ENTRY}, bytes(4)), "'w' ends at byte .* of a file of"),
     "offsets too short": (
         ({"w": {**ENTRY, "data_offsets": [0, 4]}}, bytes(8)), "takes 8 bytes, .* hold 4"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from benchmarks.placement import axes_of
+from benchmarks.common.placement import axes_of
 from seq1f1b_jax.pipeline import make_mesh
 from seq1f1b_jax.pipeline.params.sharding import cut_dim
 from seq1f1b_jax.training.step import init_state, make_train_step

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.torch_orders import V_SHAPED, Order, all_orders, check_with_torch, write_order
+from benchmarks.common.torch_orders import (
+    V_SHAPED,
+    Order,
+    all_orders,
+    check_with_torch,
+    write_order,
+)
 from seq1f1b_jax.schedule import (
     SCHEDULES,
     Exchange,

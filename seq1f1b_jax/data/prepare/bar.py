@@ -1,4 +1,4 @@
-"""How far `prepare` is: a bar in a terminal, nothing in a log but what it is told to say."""
+"""The progress of `prepare`: a bar in a terminal, only messages in a log."""
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
@@ -6,13 +6,13 @@ from rich.progress import TransferSpeedColumn as SpeedColumn
 
 
 class BytesBar:
-    """Bytes that are finished, of all; with speed and time left.
+    """Bytes finished out of all, with speed and time left.
 
     Args:
-      console: where to draw; None: standard error, so that standard output is the summary.
+      console: where to draw; None: standard error, as standard output is for the summary.
 
     Attributes:
-      share: part of all bytes that was done while this bar was there; an earlier run's is not in.
+      share: fraction of all bytes finished since the bar started, excluding an earlier run.
 
     Example:
       >>> from seq1f1b_jax.data.prepare.bar import BytesBar
@@ -42,7 +42,7 @@ class BytesBar:
         self.share = (done - self._first) / total if total else 0.0
 
     def message(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a line above the bar."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def __enter__(self) -> "BytesBar":

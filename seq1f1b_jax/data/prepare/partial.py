@@ -1,14 +1,14 @@
-"""What is finished so far, so that a killed run continues: the folder `<to>.partial`.
+"""Progress on disk, so that a killed run continues: the folder `<to>.partial`.
 
-    plan.json        hash of the inputs and settings that the rest belongs to
+    plan.json        hash of the inputs and settings that the rest was made from
     tokenizer.json   as in a token folder
-    tokens.bin       tokens of the finished portions, in their order
+    tokens.bin       tokens of the finished portions, in order
     lengths.bin      int64: tokens of each finished document
     lock             held while a process writes
-    journal.jsonl    a line every second or so, behind a portion: totals so far (`Totals`)
+    journal.jsonl    about once a second, after a portion: totals so far (`Totals`)
 
-Tokens and lengths reach the disk before the line that tells of them, so the last whole line is
-true, and what lies behind it in the other files is cut off when a run continues.
+Tokens and lengths are synced to disk before the journal line that counts them. So the last complete
+line is valid, and a run that continues truncates the other files to it.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ from seq1f1b_jax.data.prepare.portions import Portion
 
 PLAN, JOURNAL, LENGTHS, LOCK = "plan.json", "journal.jsonl", "lengths.bin", "lock"
 BLOCK_BYTES = 1 << 24
-SAVED_SECONDS = 1.0  # at least, between two lines of the journal
+SAVED_SECONDS = 1.0  # minimum between two lines of the journal
 BLOCK_DOCUMENTS = 1 << 20
 
 
@@ -40,15 +40,15 @@ class Totals:
     """Sums over the finished portions.
 
     Attributes:
-      num_portions: how many are finished.
-      num_tokens: in tokens.bin.
-      num_documents: in lengths.bin.
-      open_length: tokens of a document that goes on in the next portion; not in lengths.bin yet.
+      num_portions: finished portions.
+      num_tokens: tokens in tokens.bin.
+      num_documents: documents in lengths.bin.
+      open_length: tokens of a document that continues in the next portion; not yet in lengths.bin.
       num_bytes: UTF-8 bytes of the documents.
       num_empty: documents without text, left out.
-      num_skipped: documents that could not be read, left out.
+      num_skipped: unreadable documents, left out.
       first_skipped: what was wrong with the first of them.
-      num_special: special tokens that are spelled in the documents.
+      num_special: special tokens spelled in the documents.
     """
 
     num_portions: int = 0
@@ -64,15 +64,15 @@ class Totals:
 
 @contextmanager
 def open_partial(folder: Path, fingerprint: str, *, say: Callable[[str], None]) -> Iterator[None]:
-    """Make the folder, or find what an earlier run left in it; inside, nobody else may write to it.
+    """Create the folder or continue an earlier run's, locked against other processes.
 
     Args:
       folder: `<to>.partial`.
-      fingerprint: hash of inputs and settings; with another one there, all is removed.
-      say: told what was found.
+      fingerprint: hash of inputs and settings; a folder with another one is emptied.
+      say: called with a line about what was found.
 
     Raises:
-      UserError: the folder cannot be made, holds files that are not ours, or is being written.
+      UserError: the folder cannot be created, holds other files, or is locked.
     """
     try:
         _refuse_foreign(folder)
@@ -95,7 +95,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _lock(held: IO[str], folder: Path) -> None:
-    """Lock a file as long as this process lives, however it ends."""
+    """Lock a file until this process ends, for whatever reason."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -105,14 +105,14 @@ def _lock(held: IO[str], folder: Path) -> None:
 
 
 def _begin(folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
-    """Keep what belongs to the same inputs and settings, remove all else."""
+    """Keep files made from the same inputs and settings, remove all others."""
     if _fingerprint(folder) == fingerprint:
         say(f"continuing {folder}")
         return
     if (folder / PLAN).exists():
         say(f"inputs or settings changed: starting over, what was in {folder} is removed")
     for path in folder.iterdir():
-        if path.name not in (LOCK, PLAN):  # the plan goes last: it says that the folder is ours
+        if path.name not in (LOCK, PLAN):  # the plan is replaced last: it marks the folder as ours
             path.unlink()
     (folder / PLAN).write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
 
@@ -120,11 +120,11 @@ def _begin(folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
 def _fingerprint(folder: Path) -> str | None:
     try:
         return json.loads((folder / PLAN).read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):  # killed while it was written
+    except (OSError, ValueError, KeyError, TypeError):  # the run was killed while writing it
         return None
 
 
-class Writer:
+class TokenWriter:
     """Appends portions to a partial folder, from where an earlier run stopped.
 
     Args:
@@ -137,7 +137,7 @@ class Writer:
 
     def __init__(self, folder: Path, token_dtype: str):
         self._folder, self._itemsize = folder, np.dtype(token_dtype).itemsize
-        self.totals = self._last_true_line()
+        self.totals = self._last_valid_line()
         self._digest, self._next_save = hashlib.sha256(), 0.0
         sizes = {
             TOKENS: self.totals.num_tokens * self._itemsize,
@@ -149,7 +149,7 @@ class Writer:
             self._journal.truncate(0)
         self._hash_kept()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "TokenWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,7 +159,7 @@ class Writer:
     def add(self, portion: Portion, encoded: Encoded) -> None:
         """Append the next portion."""
         lengths = encoded.lengths.copy()
-        if not portion.opens:  # what there is belongs to the document that is open
+        if not portion.opens:  # it continues the open document
             lengths = np.array([self.totals.open_length + lengths.sum()])
         open_length = 0 if portion.closes else int(lengths.sum())
         lengths = lengths if portion.closes else lengths[:0]
@@ -171,7 +171,7 @@ class Writer:
             self._save()
 
     def commit(self, to: Path, meta: Meta) -> Meta:
-        """Write the document index and meta.json, and give the folder its name.
+        """Write the document index and meta.json, and rename the folder.
 
         Raises:
           UserError: the name was taken meanwhile.
@@ -185,7 +185,7 @@ class Writer:
         except OSError as error:
             raise UserError(
                 f"cannot rename {self._folder} to {to} ({error.strerror}); move what is there away "
-                "and give the same command"
+                "and run the same command"
             ) from error
         for name in (PLAN, JOURNAL, LENGTHS, LOCK):
             (to / name).unlink()
@@ -199,8 +199,8 @@ class Writer:
         self._journal.flush()
         self._next_save = time.monotonic() + SAVED_SECONDS
 
-    def _last_true_line(self) -> Totals:
-        """Totals of the last line whose tokens and lengths are all there."""
+    def _last_valid_line(self) -> Totals:
+        """Totals of the last journal line whose tokens and lengths are all on disk."""
         try:
             lines = (self._folder / JOURNAL).read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -209,10 +209,10 @@ class Writer:
         for line in reversed(lines):
             try:
                 totals = Totals(**json.loads(line))
-            except (ValueError, TypeError):  # cut off in the middle
+            except (ValueError, TypeError):  # incomplete
                 continue
-            enough = totals.num_tokens * self._itemsize <= sizes[TOKENS]
-            if enough and totals.num_documents * 8 <= sizes[LENGTHS]:
+            on_disk = totals.num_tokens * self._itemsize <= sizes[TOKENS]
+            if on_disk and totals.num_documents * 8 <= sizes[LENGTHS]:
                 return totals
         return Totals()
 
@@ -237,7 +237,7 @@ def _added(totals: Totals, encoded: Encoded, num_documents: int, open_length: in
 
 
 def _open_at(path: Path, size: int) -> BinaryIO:
-    """Open for appending behind the first `size` bytes; the rest is cut off."""
+    """Open for appending after the first `size` bytes; the rest is truncated."""
     file = path.open("ab")
     file.truncate(size)
     return file
@@ -248,7 +248,7 @@ def _size(path: Path) -> int:
 
 
 def _write_offsets(folder: Path, num_documents: int) -> None:
-    """lengths.bin as documents.npy, a block at a time."""
+    """Convert lengths.bin to documents.npy, a block at a time."""
     lengths = np.memmap(folder / LENGTHS, "<i8", mode="r", shape=(num_documents,))
     offsets = np.lib.format.open_memmap(
         folder / DOCUMENTS, mode="w+", dtype="<i8", shape=(num_documents + 1,)

@@ -1,12 +1,12 @@
-"""Files cut into parts that one process can hold, at places where tokens do not notice.
+"""Files cut into parts that one process can hold, without changing any token.
 
-JSON lines are cut behind a line, parquet between row groups. A text file is one document: it is
-cut between two words, before the space, if the tokenizer allows it, and the document goes on in
-the next portion; with a line that separates documents it is cut behind such a line. The process
-that encodes reads these parts.
+JSON lines are cut after a line, parquet between row groups. A text file is one document: it is cut
+between two words, before the space, if the tokenizer allows it, and the document continues in the
+next portion; if a separator line is given, it is cut after such a line. The encoding process reads
+these parts.
 
-What can only be read from its beginning (packed files, JSON arrays, CSV) is read once, by one
-process, which hands the others what it read; packed files are cut at the places of unpacked ones.
+What can only be read from the beginning (compressed files, JSON arrays, CSV) is read once, by one
+process, which passes the content on; compressed files are cut where uncompressed ones would be.
 """
 
 import re
@@ -23,7 +23,7 @@ from seq1f1b_jax.data.text import unreadable
 
 PORTION_BYTES = 1 << 20
 READ_BYTES = 1 << 16
-RECORD_BYTES = 64  # that a record counts beside its text
+RECORD_BYTES = 64  # overhead counted per record
 
 
 class Portion(NamedTuple):
@@ -31,14 +31,14 @@ class Portion(NamedTuple):
 
     Attributes:
       path: the file.
-      kind: what it holds.
-      start: first byte, of the unpacked file; of parquet, the row group; of records, the first one.
-      stop: end of its bytes; of parquet, the row group behind; of records, the one behind.
+      kind: kind of the file.
+      start: first byte of the uncompressed file; for parquet, row group; for records, record.
+      stop: end of the same, exclusive.
       opens: whether its first document begins in it.
       closes: whether its last document ends in it.
-      num_bytes: of the file, for progress.
-      held: its bytes or its documents, where they are read already.
-      line: of the file, where it begins, counted from 0; None: nobody counted.
+      num_bytes: bytes of the file, for progress.
+      held: its bytes or documents, if already read.
+      line: line of the file where it begins, counted from 0; None: not counted.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Portion(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Where to cut: behind a match of `pattern`, which looks at `num_bytes` at most."""
+    """Where to cut: after a match of `pattern`, which spans at most `num_bytes`."""
 
     pattern: re.Pattern[bytes]
     num_bytes: int
@@ -62,26 +62,26 @@ class Cut(NamedTuple):
 def cut_files(
     files: Sequence[InputFile], *, key: str, separator: str | None, can_cut_text: bool
 ) -> Iterator[Portion]:
-    """Cut all files into portions, one after the other.
+    """Cut files into portions, one after the other.
 
-    The cuts depend on nothing but the files and these settings. Little more than the portion that
-    is asked for is in memory.
+    The cuts depend only on the files and these settings. Little more than the current portion is
+    in memory.
 
     Args:
       files: what to cut.
       key: field or column that holds the text.
-      separator: line between the documents of a text file; None: a file is a document.
+      separator: line between the documents of a text file; None: a file is one document.
       can_cut_text: whether a document may be cut between two words.
 
     Raises:
-      UserError: a file that cannot be read, or is not what its name says.
+      UserError: a file that cannot be read, or contradicts its name.
     """
     for file in files:
         yield from _cut_file(file, key, separator, can_cut_text)
 
 
 def separator_pattern(separator: str) -> re.Pattern[bytes]:
-    """A line of its own, with the newline behind it."""
+    """Matches a whole line and its newline."""
     return re.compile(rb"^" + re.escape(separator.encode()) + rb"\r?(?:\n|\Z)", re.MULTILINE)
 
 
@@ -98,25 +98,25 @@ def _cut_file(
     file = file._replace(kind=kind)
     whole = kind == JSONL or separator is not None
     cut = _where(kind, separator, can_cut_text)
-    return (_cut_stream if file.packing else _cut_bytes)(file, cut, whole=whole)
+    return (_cut_stream if file.compression else _cut_bytes)(file, cut, whole=whole)
 
 
 def _where(kind: str, separator: str | None, can_cut_text: bool) -> Cut | None:
-    """Where bytes may be cut; None: nowhere."""
+    """Where content may be cut; None: nowhere."""
     if kind == JSONL:
         return Cut(re.compile(rb"\n"), 1)
     if separator is not None:
-        # the newline before it belongs to the pattern: what is searched may begin inside a line
+        # with the newline before it, since a search may begin inside a line
         line = re.compile(rb"\n" + re.escape(separator.encode()) + rb"\r?\n")
         return Cut(line, len(separator.encode()) + 3)
     if can_cut_text:
-        # not at newlines: a run of them that ends a text can be another token than within it
+        # not at newlines: a run of them may be tokenized differently at the end of a text
         return Cut(re.compile(rb"[A-Za-z](?= [A-Za-z])"), 3)
     return None
 
 
 def _cut_bytes(file: InputFile, cut: Cut | None, *, whole: bool) -> Iterator[Portion]:
-    """Portions between cuts; documents are `whole` in each, or the file is one."""
+    """Portions between cuts; each holds `whole` documents, or the file is one document."""
     start = 0
     for stop in () if cut is None else _cuts(file, cut):
         opens = whole or not start
@@ -129,7 +129,7 @@ def _cut_bytes(file: InputFile, cut: Cut | None, *, whole: bool) -> Iterator[Por
 
 
 def _cuts(file: InputFile, cut: Cut) -> Iterator[int]:
-    """The first place to cut behind every `PORTION_BYTES`; reads little but around these."""
+    """The first cut after every `PORTION_BYTES`; reads only the bytes around it."""
     try:
         with file.path.open("rb") as opened:
             at = PORTION_BYTES
@@ -151,27 +151,27 @@ def _search(opened: BinaryIO, cut: Cut) -> int | None:
         seen += block
         if match := cut.pattern.search(seen):
             return dropped + match.end()
-        kept = seen[-cut.num_bytes :]  # a match may have begun here
+        kept = seen[-cut.num_bytes :]  # a match may begin here
         dropped, seen = dropped + len(seen) - len(kept), kept
     return None
 
 
 def _cut_stream(file: InputFile, cut: Cut | None, *, whole: bool) -> Iterator[Portion]:
-    """The same portions of a packed file, with their bytes."""
-    start = line = told = 0
-    with open_stream(file.path, file.packing) as stream:
+    """The same portions for a compressed file, with their bytes."""
+    start = line = counted = 0
+    with open_stream(file.path, file.compression) as stream:
         for content, last in _read_to_cuts(stream.content, cut):
             position = file.num_bytes if last else stream.file.tell()
             yield Portion(
                 file.path, file.kind, start, start + len(content), whole or not start,
-                whole or last, position - told, held=content, line=line,
+                whole or last, position - counted, held=content, line=line,
             )
-            start, told = start + len(content), position
+            start, counted = start + len(content), position
             line += content.count(b"\n")
 
 
 def _read_to_cuts(content: BinaryIO, cut: Cut | None) -> Iterator[tuple[bytes, bool]]:
-    """What lies between cuts, and whether it is the last."""
+    """The content between cuts, and whether it is the last."""
     data = bytearray()
     while True:
         stop = _read_to_cut(content, data, cut)
@@ -183,13 +183,13 @@ def _read_to_cuts(content: BinaryIO, cut: Cut | None) -> Iterator[tuple[bytes, b
 
 
 def _read_to_cut(content: BinaryIO, data: bytearray, cut: Cut | None) -> int | None:
-    """Read to the first place to cut behind `PORTION_BYTES`; None: to the end, there is none."""
+    """Read to the first cut after `PORTION_BYTES`; None: there is none, all is read."""
     searched = PORTION_BYTES
     while True:
         if cut is not None and len(data) > searched:
             if match := cut.pattern.search(data, searched):
                 return match.end()
-            searched = max(searched, len(data) - cut.num_bytes)  # a match may have begun there
+            searched = max(searched, len(data) - cut.num_bytes)  # a match may begin there
         if not _read_more(content, data):
             return None
 
@@ -201,22 +201,22 @@ def _read_more(content: BinaryIO, data: bytearray) -> bool:
 
 
 def _cut_records(file: InputFile, kind: str, key: str) -> Iterator[Portion]:
-    """Portions of records that are told apart already, with their texts."""
+    """Portions of records that one process has to read, with their texts."""
     read = array_texts if kind == JSON else table_texts
-    held, size, start, told = [], 0, 0, 0
-    with open_stream(file.path, file.packing) as stream:
+    held, size, start, counted = [], 0, 0, 0
+    with open_stream(file.path, file.compression) as stream:
         for text in read(file.path, stream.content, key):
             held.append(text)
             size += RECORD_BYTES + (len(text) if isinstance(text, str) else 0)
             if size >= PORTION_BYTES:
                 stop, position = start + len(held), stream.file.tell()
                 yield Portion(
-                    file.path, kind, start, stop, True, True, position - told, held=tuple(held)
+                    file.path, kind, start, stop, True, True, position - counted, held=tuple(held)
                 )
-                held, size, start, told = [], 0, stop, position
+                held, size, start, counted = [], 0, stop, position
     stop = start + len(held)
     yield Portion(
-        file.path, kind, start, stop, True, True, file.num_bytes - told, held=tuple(held)
+        file.path, kind, start, stop, True, True, file.num_bytes - counted, held=tuple(held)
     )
 
 

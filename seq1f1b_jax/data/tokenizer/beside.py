@@ -1,11 +1,11 @@
-"""What the files beside a tokenizer.json say: tokens that do not stand in it, the end of a text.
+"""The files beside a tokenizer.json: tokens that it lacks, and the end of a text.
 
-As transformers 4 and 5 read them:
+Read as by transformers 4 and 5:
 
     tokenizer_config.json      added_tokens_decoder: id -> token; bos_token, eos_token, ...;
-                               additional_special_tokens, or extra_special_tokens as 5 has it
-    special_tokens_map.json    the same names, read where there is no added_tokens_decoder
-    added_tokens.json          token -> id, read where there is no added_tokens_decoder
+                               additional_special_tokens (extra_special_tokens in 5)
+    special_tokens_map.json    the same names, read if there is no added_tokens_decoder
+    added_tokens.json          token -> id, read if there is no added_tokens_decoder
 """
 
 import json
@@ -23,18 +23,18 @@ EOS_FILES = ("generation_config.json", "config.json")
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTS = ("extra_special_tokens", "additional_special_tokens")
 BY_ID = "added_tokens_decoder"
-MAX_TOKENS = 1 << 24  # room is made for every id up to the largest
+MAX_TOKENS = 1 << 24  # arrays are as long as the largest id
 
 
 def add_tokens_beside(inner: tokenizers.Tokenizer, folder: Path) -> None:
-    """Give a tokenizer the tokens that only the files beside its tokenizer.json name.
+    """Add the tokens that are named only in the files beside tokenizer.json.
 
     Args:
-      inner: what stands in tokenizer.json; it is changed.
-      folder: where tokenizer.json lies.
+      inner: loaded from tokenizer.json; it is modified.
+      folder: of tokenizer.json.
 
     Raises:
-      UserError: a file that is not what it should be, or a token to which two files give two ids.
+      UserError: a malformed file, or a token with different ids in two files.
     """
     config, where = read_object(folder / TOKENIZER_CONFIG), folder / TOKENIZER_CONFIG
     there = inner.get_added_tokens_decoder()
@@ -46,7 +46,7 @@ def add_tokens_beside(inner: tokenizers.Tokenizer, folder: Path) -> None:
         specials = list(_specials(config, where))
         where = folder / ADDED
         declared = _from_added(read_object(where), {token.content for token in specials}, where)
-        by_id = declared | there  # what tokenizer.json says of a token is more
+        by_id = declared | there  # the entries of tokenizer.json have more fields
     named_ones = {token.content for token in specials}
     known = {repr(token) for token in there.values()}
     tokens = [token for _, token in sorted(by_id.items()) if repr(token) not in known]
@@ -63,12 +63,12 @@ def add_tokens_beside(inner: tokenizers.Tokenizer, folder: Path) -> None:
 
 
 def check_prefix_space(inner: tokenizers.Tokenizer, folder: Path) -> None:
-    """Refuse a space before texts in one file and none in the other.
+    """Check that both files agree whether a text gets a leading space.
 
-    transformers 4 follows tokenizer_config.json there, and 5 one of them, by class.
+    transformers 4 follows tokenizer_config.json; 5 follows one or the other, by class.
 
     Raises:
-      UserError: they contradict each other.
+      UserError: they disagree.
     """
     wanted = read_object(folder / TOKENIZER_CONFIG).get("add_prefix_space")
     found = adds_prefix_space(inner)
@@ -80,17 +80,17 @@ def check_prefix_space(inner: tokenizers.Tokenizer, folder: Path) -> None:
 
 
 def adds_prefix_space(inner: tokenizers.Tokenizer) -> bool | None:
-    """Whether a text gets a space before it, where that is a setting."""
+    """Whether a text gets a leading space; None: there is no such setting."""
     if inner.pre_tokenizer is None:
         return None
     return json.loads(inner.pre_tokenizer.__getstate__()).get("add_prefix_space")
 
 
 def end_of_text(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
-    """The end of a document as the files beside a tokenizer tell it; the first that does.
+    """The token that ends a document, from the first file beside the tokenizer that names one.
 
     Raises:
-      UserError: a file that is not JSON, or a name that is no token.
+      UserError: a file that is not JSON, or a name that is not a token.
     """
     config = read_object(folder / TOKENIZER_CONFIG)
     if BY_ID not in config:
@@ -101,7 +101,7 @@ def end_of_text(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
     for file in EOS_FILES:
         found = read_object(folder / file).get("eos_token_id")
         token = found[0] if isinstance(found, list) and found else found
-        # an id that is not below 2**32 cannot be asked for
+        # the library takes only ids below 2**32
         if type(token) is int and 0 <= token < MAX_TOKENS and inner.id_to_token(token) is not None:
             return token
     return None
@@ -111,7 +111,7 @@ def named(inner: tokenizers.Tokenizer, name: str, file: Path) -> int:
     """The id of a token.
 
     Raises:
-      UserError: there is none of this name.
+      UserError: there is no such token.
     """
     token = inner.token_to_id(name)
     if token is None:
@@ -120,7 +120,7 @@ def named(inner: tokenizers.Tokenizer, name: str, file: Path) -> int:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is missing.
+    """A JSON object; empty if the file is missing.
 
     Raises:
       UserError: the file holds something else.
@@ -138,7 +138,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _with_map(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, Any]:
-    """The special tokens of the map before those of the configuration; lists are joined."""
+    """The configuration with the entries of the map, which win; lists are joined."""
     merged = {**config, **special_map}
     for name in LISTS:
         one, other = config.get(name), special_map.get(name)
@@ -171,9 +171,9 @@ def _from_added(
 
 
 def _specials(config: Mapping[str, Any], where: Path) -> Iterator[tokenizers.AddedToken]:
-    """Tokens that have a name, then the further ones, in transformers' order."""
+    """Named tokens, then the additional ones, in transformers' order."""
     values = [config.get(name) for name in NAMES]
-    # a name of the model's own, such as image_token; others of this ending are flags
+    # model-specific names, such as image_token; other names with this suffix are flags
     values += [
         value for name, value in config.items()
         if name.endswith("_token") and name not in NAMES and isinstance(value, str)
@@ -189,7 +189,7 @@ def _specials(config: Mapping[str, Any], where: Path) -> Iterator[tokenizers.Add
 
 
 def _token(value: Any, where: Path, *, special: bool = False) -> tokenizers.AddedToken:
-    """A token as it stands in a file: its text, or an object with that and what it may swallow."""
+    """A token as given in a file: its text, or an object with the text and flags."""
     entry = {"content": value} if isinstance(value, str) else value
     content = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(content, str):

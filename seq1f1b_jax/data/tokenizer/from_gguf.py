@@ -1,12 +1,12 @@
-"""The tokenizer inside a GGUF, from its metadata `tokenizer.ggml.*`.
+"""The tokenizer of a GGUF, from its metadata `tokenizer.ggml.*`.
 
     model        gpt2: byte-level BPE;  llama: SentencePiece with scores
-    tokens       names of all tokens; token_type: 3 control, 4 defined by the user, 6 byte
+    tokens       names of all tokens; token_type: 3 control, 4 user-defined, 6 byte
     merges       pairs "a b" of a BPE, best first; scores: of SentencePiece tokens
-    pre          by name, how text is cut into words before merging (`PATTERNS`)
+    pre          name of the pattern that splits text into words before merging (`PATTERNS`)
 
-A GGUF names the pattern and does not hold it, so an unknown name is refused: another pattern would
-give other tokens without any error.
+A GGUF names the pattern but does not contain it, so an unknown name is refused: another pattern
+would silently give other tokens.
 """
 
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer.from_json import SPACE, JsonTokenizer
-from seq1f1b_jax.data.tokenizer.refusals import UNUSABLE, Refusals
+from seq1f1b_jax.data.tokenizer.library_errors import UNUSABLE, LibraryErrors
 from seq1f1b_jax.formats.gguf import open_gguf
 
 CONTROL, USER_DEFINED = 3, 4
 
-# How words are cut, as published with the models. `{digits}` is the part that differs.
+# Word patterns, as published with the models; they differ in `{digits}`.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
     r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3 = _WORDS.format(digits=r"\p{N}{1,3}")
 QWEN2 = _WORDS.format(digits=r"\p{N}")
-# name: pattern; None: the one of GPT-2, which the library knows
+# name: pattern; None: that of GPT-2, which is built into the library
 PATTERNS: Mapping[str, str | None] = {
     "gpt-2": None,
     "smollm": None,
@@ -40,8 +40,8 @@ PATTERNS: Mapping[str, str | None] = {
     "qwen2": QWEN2,
 }
 SINGLE_DIGITS = ("smollm",)
-WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token is not merged from parts
-COMPOSED = ("qwen2",)  # text is brought to Unicode's form NFC
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token is not merged
+COMPOSED = ("qwen2",)  # text is normalised to NFC
 
 
 def load_gguf(path: Path, *, eos: str | None = None) -> JsonTokenizer:
@@ -49,10 +49,10 @@ def load_gguf(path: Path, *, eos: str | None = None) -> JsonTokenizer:
 
     Args:
       path: the file.
-      eos: the token behind a document; None: what the metadata say.
+      eos: the token that ends a document; None: that of the metadata.
 
     Raises:
-      UserError: an unreadable file, or a tokenizer that is not supported or not whole.
+      UserError: an unreadable file, or an unsupported or incomplete tokenizer.
     """
     metadata = _Metadata(path, open_gguf(path).metadata)
     kind = metadata.get("model")
@@ -74,7 +74,7 @@ def load_gguf(path: Path, *, eos: str | None = None) -> JsonTokenizer:
 
 
 class _Metadata:
-    """The entries `tokenizer.ggml.*`, each checked when it is asked for."""
+    """The entries `tokenizer.ggml.*`, each checked when it is read."""
 
     def __init__(self, path: Path, entries: Mapping[str, Any]):
         self._path, self._entries = path, entries
@@ -83,7 +83,7 @@ class _Metadata:
         return self._entries.get(f"tokenizer.ggml.{name}")
 
     def array(self, name: str, kind: type, size: int | None = None) -> list:
-        """An array of one type, and of one length where that is known."""
+        """An array of one type, and of the given length."""
         values = self.get(name)
         values = values.tolist() if hasattr(values, "tolist") else values
         whole = isinstance(values, list | tuple) and all(isinstance(v, kind) for v in values)
@@ -97,7 +97,7 @@ class _Metadata:
         return list(values)
 
     def tokens(self) -> list[str]:
-        """Names of all tokens, each once."""
+        """Names of all tokens, all distinct."""
         names = self.array("tokens", str)
         if not names or len(set(names)) < len(names):
             raise UserError(
@@ -117,7 +117,7 @@ class _Metadata:
 
 
 def _byte_level(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
-    """A BPE over bytes, as GPT-2's."""
+    """A BPE over bytes, as in GPT-2."""
     pre = metadata.get("pre")
     if not isinstance(pre, str) or pre not in PATTERNS:
         raise UserError(
@@ -129,7 +129,7 @@ def _byte_level(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
     broken = [merge for merge in merges if len(merge) != 2]
     if broken:
         raise UserError(f"{path}: tokenizer.ggml.merges has {' '.join(broken[0])!r}; a pair is two")
-    with Refusals(f"{path} {UNUSABLE}"):
+    with LibraryErrors(f"{path} {UNUSABLE}"):
         model = models.BPE(vocab=vocab, merges=merges, ignore_merges=pre in WHOLE_WORDS)
     inner = tokenizers.Tokenizer(model)
     if pre in COMPOSED:
@@ -150,12 +150,12 @@ def _cutters(pre: str) -> list[pre_tokenizers.PreTokenizer]:
 
 
 def _sentencepiece(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
-    """A BPE over characters, bytes where there is no character: SentencePiece as Llama 2's."""
+    """A BPE over characters with byte fallback: SentencePiece as in Llama 2."""
     names = metadata.tokens()
     scores = metadata.array("scores", float, len(names))
     unknown = metadata.token("unknown_token_id")
     vocab = {name: token for token, name in enumerate(names)}
-    with Refusals(f"{path} {UNUSABLE}"):
+    with LibraryErrors(f"{path} {UNUSABLE}"):
         model = models.BPE(
             vocab=vocab, merges=_merges(names, scores), fuse_unk=True, byte_fallback=True,
             unk_token=names[0 if unknown is None else unknown],
@@ -171,9 +171,9 @@ def _sentencepiece(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:
 
 
 def _merges(names: list[str], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, that of the best score first.
+    """Every way to merge two tokens into a third, by decreasing score of the third.
 
-    SentencePiece joins the neighbours whose joint token has the highest score; a BPE joins those
+    SentencePiece merges the neighbours whose joint token has the highest score; a BPE merges those
     whose merge comes first.
     """
     known = {name: token for token, name in enumerate(names)}
@@ -187,7 +187,7 @@ def _merges(names: list[str], scores: list[float]) -> list[tuple[str, str]]:
 
 
 def _add_specials(inner: tokenizers.Tokenizer, metadata: _Metadata) -> None:
-    """Control tokens, and those that a user added, are recognised before anything is merged."""
+    """Control and user-defined tokens are recognised before anything is merged."""
     names = metadata.tokens()
     types = metadata.array("token_type", int, len(names)) if metadata.get("token_type") else []
     of_type = {
@@ -200,7 +200,7 @@ def _add_specials(inner: tokenizers.Tokenizer, metadata: _Metadata) -> None:
 
 
 def _add_bos(inner: tokenizers.Tokenizer, metadata: _Metadata, *, default: bool) -> None:
-    """Put the begin-of-text token before texts, where the model wants it."""
+    """Put the begin-of-text token before texts, if the model wants it."""
     bos, wanted = metadata.token("bos_token_id"), metadata.get("add_bos_token")
     if bos is None or not (default if wanted is None else wanted):
         return

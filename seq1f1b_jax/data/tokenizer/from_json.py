@@ -1,4 +1,4 @@
-"""Any tokenizer.json, through the `tokenizers` library."""
+"""A tokenizer.json, through the `tokenizers` library."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from seq1f1b_jax.data.tokenizer.beside import (
     end_of_text,
     named,
 )
-from seq1f1b_jax.data.tokenizer.refusals import UNUSABLE, Refusals
+from seq1f1b_jax.data.tokenizer.library_errors import UNUSABLE, LibraryErrors
 
 WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
 FORMS = normalizers.NFC | normalizers.NFD | normalizers.NFKC | normalizers.NFKD
@@ -38,7 +38,7 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 
 
 def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
-    """Load a tokenizer.json, or that of a folder.
+    """Load a tokenizer.json, or the one in a folder.
 
     Raises:
       UserError: a missing or malformed file, or an `eos` that is not one of its tokens.
@@ -55,7 +55,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (offset {error.start})") from error
-    with Refusals(f"{file} {UNUSABLE}", quiet=True):
+    with LibraryErrors(f"{file} {UNUSABLE}", quiet=True):
         inner = tokenizers.Tokenizer.from_str(text)
         add_tokens_beside(inner, file.parent)
         check_prefix_space(inner, file.parent)
@@ -65,7 +65,7 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
 
 
 def _check(inner: tokenizers.Tokenizer, file: Path) -> None:
-    """Refuse ids that nobody has room for, and tokens that depend on chance."""
+    """Refuse ids that are too large, and tokens that depend on chance."""
     largest = max([-1, *inner.get_vocab(with_added_tokens=True).values(), *_prefix(inner)])
     if not 0 <= largest < MAX_TOKENS or inner.id_to_token(largest) is None:
         raise UserError(
@@ -83,12 +83,12 @@ class JsonTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library.
 
     Args:
-      inner: the library's tokenizer; it becomes this one's own.
-      eos: id of the token behind a document.
+      inner: the library's tokenizer, which is modified.
+      eos: id of the token that ends a document.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, *, eos: int | None):
-        inner.no_truncation()  # some files cut texts to the length of the model they came with
+        inner.no_truncation()  # some files truncate texts to the length of their model
         inner.no_padding()
         vocab = inner.get_vocab(with_added_tokens=True)
         added = inner.get_added_tokens_decoder()
@@ -113,33 +113,33 @@ class JsonTokenizer(Tokenizer):
 
     def _ids(self, text: str, *, specials: bool) -> list[int]:
         self._inner.encode_special_tokens = not specials
-        with Refusals("the tokenizer cannot encode the text"):
+        with LibraryErrors("the tokenizer cannot encode the text"):
             return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def words(self, text: str) -> list[str]:
-        """What the text is cut into before tokens are merged."""
+        """The words that a text is split into before merging."""
         cutter = self._inner.pre_tokenizer
         return [text] if cutter is None else [word for word, _ in cutter.pre_tokenize_str(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, special ones included; what is not UTF-8 becomes U+FFFD."""
+        """Text of tokens, including special ones; invalid UTF-8 becomes U+FFFD."""
         if self.byte_level:
             stream = self.decode_stream()
             return "".join(map(stream.step, ids)) + stream.finish()
         return self._inner.decode(list(ids), skip_special_tokens=False)
 
     def decode_stream(self) -> DecodeStream:
-        """Start to decode tokens that come one by one."""
+        """Start decoding tokens one by one."""
         return ByteStream(self._pieces) if self.byte_level else _WholeStream(self)
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, and beside it which token is behind a document.
+        """Write tokenizer.json, and beside it the token that ends a document.
 
-        In tokenizer_config.json by its name, where it is a token of its own; a name would make one
-        of a piece of ordinary text, so that of such a one the id stands in generation_config.json.
+        An added token is named in tokenizer_config.json. Naming any other would turn that piece of
+        ordinary text into a special token, so its id goes to generation_config.json instead.
         """
         self._inner.encode_special_tokens = False
-        described = self._inner.to_str(pretty=True)  # the library writes to names in UTF-8 only
+        described = self._inner.to_str(pretty=True)  # its save() needs paths in UTF-8
         (folder / TOKENIZER).write_text(described, encoding="utf-8")
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False
@@ -148,7 +148,7 @@ class JsonTokenizer(Tokenizer):
             config["eos_token"] = self._inner.id_to_token(self.eos)
         elif self.eos is not None:
             _write_json(folder / EOS_FILES[0], {"eos_token_id": self.eos})
-        # transformers 4 puts false where nothing is said, whatever tokenizer.json says
+        # if absent, transformers 4 assumes false, whatever tokenizer.json says
         if (spaced := adds_prefix_space(self._inner)) is not None:
             config["add_prefix_space"] = spaced
         _write_json(folder / TOKENIZER_CONFIG, config)
@@ -158,14 +158,14 @@ class JsonTokenizer(Tokenizer):
         if self.byte_level:
             return bytes(BYTE_OF.get(letter, 0) for letter in name)
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-            return b"?"  # one byte of a character; which one does not matter for counting
+            return b"?"  # one byte; which one does not matter for counting
         return name.removeprefix("##").replace(SPACE, " ").encode()
 
 
 def byte_level_bytes() -> JsonTokenizer:
-    """A tokenizer.json whose ids are those of bytes.
+    """A tokenizer whose ids are bytes, to save as tokenizer.json.
 
-    It has no name for the zero byte that ends documents: a name would be found in texts.
+    The zero byte that ends documents is not a named token: its name would be recognised in texts.
     """
     inner = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab={letter: byte for letter, byte in BYTE_OF.items()}, merges=[])
@@ -182,10 +182,10 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class _WholeStream(DecodeStream):
-    """For tokens whose text depends on those before: decode them together, show what is new.
+    """For tokens whose text depends on earlier ones: decode them together, return what is new.
 
-    The tokens of the last piece that was shown are decoded again, before those that are pending:
-    what a token looks like depends on whether it is the first (SentencePiece drops a space there).
+    The tokens of the last piece returned are decoded again before the pending ones, because the
+    text of a token depends on whether it is the first (SentencePiece drops a space there).
     """
 
     def __init__(self, tokenizer: JsonTokenizer):
@@ -197,14 +197,14 @@ class _WholeStream(DecodeStream):
         """The text that this token completes; empty inside a character."""
         self._pending.append(token)
         new = self._new()
-        # four bytes are a character at most, so more tokens than that are not a character's
+        # a character has at most four bytes, so more tokens cannot be waiting for one
         if new.endswith(UNKNOWN) and len(self._pending) < 4:
             return ""
         self._shown, self._pending = self._pending, []
         return new
 
     def finish(self) -> str:
-        """What an unfinished character at the end looks like."""
+        """The replacement of an incomplete character at the end."""
         new = self._new() if self._pending else ""
         self._pending = []
         return new
@@ -215,10 +215,10 @@ class _WholeStream(DecodeStream):
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letters that stand for bytes in byte-level vocabularies.
+    """The letters that represent bytes in byte-level vocabularies.
 
-    Visible characters of Latin-1 stand for themselves; the other bytes, in order, are the letters
-    from U+0100 on, so that no token has spaces or control characters in it.
+    Visible characters of Latin-1 represent themselves; the other bytes, in order, are the letters
+    from U+0100 on, so that no token contains spaces or control characters.
     """
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in visible]
@@ -237,10 +237,10 @@ def _is_byte_level(settings: Mapping[str, Any]) -> bool:
 
 
 def _ends_words_at_spaces(inner: tokenizers.Tokenizer) -> bool:
-    """Whether a text has the words, and so the tokens, of its two parts when cut before a space.
+    """Whether cutting a text before a space leaves its words, and so its tokens, unchanged.
 
-    The patterns in use all end words there; what stands before and behind could matter. Unicode's
-    normal forms join nothing with a space, nor with a letter before it.
+    All patterns in use end words there, though characters around the cut could matter. Unicode's
+    normal forms never join anything with a space, or with a letter before one.
     """
     if not isinstance(inner.normalizer, FORMS | None) or inner.pre_tokenizer is None:
         return False
@@ -257,7 +257,7 @@ def _ends_words_at_spaces(inner: tokenizers.Tokenizer) -> bool:
 
 
 def _prefix(inner: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """Special tokens that the tokenizer itself puts before a text."""
+    """Special tokens that the tokenizer puts before a text."""
     encoding = inner.encode("a", add_special_tokens=True)
     mask = [*encoding.special_tokens_mask, 0]
     return tuple(encoding.ids[: mask.index(0)])

@@ -1,4 +1,4 @@
-"""A byte-level BPE of one's own."""
+"""Training a byte-level BPE."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def check_vocab_size(vocab_size: int) -> None:
     """Refuse fewer tokens than bytes, and unreasonably many.
 
     Raises:
-      UserError: it is one of these.
+      UserError: it is out of range.
     """
     if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
         raise UserError(
@@ -27,11 +27,11 @@ def check_vocab_size(vocab_size: int) -> None:
 
 
 def train_on_texts(texts: Iterable[str], vocab_size: int) -> JsonTokenizer:
-    """Train on texts as they come; they are not kept.
+    """Train on a stream of texts.
 
     Args:
-      texts: what to count words in.
-      vocab_size: tokens to end with; fewer where the texts have nothing more to merge.
+      texts: text to count words in.
+      vocab_size: size of the vocabulary; smaller if the texts have nothing more to merge.
 
     Raises:
       UserError: fewer tokens than bytes, or unreasonably many.

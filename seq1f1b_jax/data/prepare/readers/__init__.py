@@ -1,1 +1,1 @@
-"""Text and documents from files of several formats."""
+"""Input files of several formats: found, opened, uncompressed, split into records."""

@@ -1,4 +1,4 @@
-"""A JSON array, element by element: no more than one of them is in memory."""
+"""A JSON array read element by element, with only one in memory."""
 
 import json
 import re
@@ -20,15 +20,15 @@ _SCALAR_END = re.compile(rb"[,\]}\s]")
 
 
 def layout(file: InputFile) -> str | UserError:
-    """How a `.json` is laid out: `jsonl`, an object on every line, or `json`, an array of them.
+    """How a `.json` is laid out: `jsonl`, an object per line, or `json`, an array of objects.
 
     Returns:
-      That, or the error where it is neither.
+      The layout, or an error if it is neither.
 
     Raises:
       UserError: the file cannot be read.
     """
-    with open_stream(file.path, file.packing) as stream:
+    with open_stream(file.path, file.compression) as stream:
         values = _Values(stream.content)
         first = values.peek()
         if first in (b"", b"["):
@@ -42,15 +42,15 @@ def layout(file: InputFile) -> str | UserError:
             reason = f"it begins with {_shown(first)}"
     return UserError(
         f"{file.path} holds neither lines of JSON objects nor one array of objects: {reason}; "
-        "bring it into one of these, name it .txt to read it as text, or leave it out"
+        "convert it to one of these, name it .txt to read it as text, or leave it out"
     )
 
 
 def array_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserError]:
-    """The text of every object of an array; an error in the place of one that cannot be read.
+    """The text of every object of an array; an error in place of one that cannot be read.
 
     Raises:
-      UserError: the array itself is malformed, so that nothing behind can be told apart.
+      UserError: the array itself is malformed, so the rest cannot be parsed.
 
     Example:
       >>> import io
@@ -69,7 +69,7 @@ def array_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserE
             yield UserError(f"{path}: element {number}: {fault}; {CURE}") if fault else text
     except _Broken as broken:
         raise UserError(
-            f"{path}: behind element {number}: {broken}; correct it, or get the file again"
+            f"{path}: after element {number}: {broken}; correct it, or get the file again"
         ) from broken
 
 
@@ -78,7 +78,7 @@ class _Broken(Exception):
 
 
 class _Values:
-    """Looks at a stream from one value to the next, and forgets what is behind."""
+    """Reads a stream value by value, and drops what it has passed."""
 
     def __init__(self, content: BinaryIO):
         self._content = content
@@ -89,7 +89,7 @@ class _Values:
             self._at = len(BOM)
 
     def peek(self) -> bytes:
-        """Go to the next byte that is no space; empty at the end."""
+        """Skip whitespace and return the next byte; empty at the end."""
         while True:
             self._at = _SPACES.match(self._data, self._at).end()
             if self._at < len(self._data) or not self._more():
@@ -105,7 +105,7 @@ class _Values:
         """Bytes of every element of the array that begins here.
 
         Raises:
-          _Broken: something else stands between them, or behind the array.
+          _Broken: something else is between the elements, or follows the array.
         """
         self._take(b"[")
         if self.peek() == b"]":
@@ -123,7 +123,7 @@ class _Values:
     def _take(self, wanted: bytes) -> None:
         found = self.peek()
         if found != wanted:
-            raise _Broken(f"{_shown(found)} stands where {_shown(wanted)} should")
+            raise _Broken(f"{_shown(found)} where {_shown(wanted)} should be")
         self._at += 1
 
     def _value(self) -> bytes:
@@ -136,17 +136,17 @@ class _Values:
         else:
             end = self._scalar_end()
         if not end:
-            raise _Broken(f"{_shown(first)} stands where an object should")
+            raise _Broken(f"{_shown(first)} where an object should be")
         self._at = end
         return bytes(memoryview(self._data)[:end])
 
     def _forget(self) -> None:
-        """Let the data begin here; their front moves, nothing is copied."""
+        """Drop the data before this position, without copying."""
         del self._data[: self._at]
         self._at = 0
 
     def _nested_end(self) -> int:
-        """Behind the bracket that closes the one that stands first."""
+        """The position after the bracket that closes the first one."""
         at = depth = 0
         while True:
             found = _NESTING.search(self._data, at)
@@ -165,7 +165,7 @@ class _Values:
                     return at
 
     def _string_end(self, at: int) -> int:
-        """Behind the quote that closes a string which goes on at `at`."""
+        """The position after the quote that closes the string continuing at `at`."""
         begin = at
         while True:
             end = self._data.find(b'"', at)

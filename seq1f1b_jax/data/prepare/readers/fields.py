@@ -21,7 +21,7 @@ def json_field(line: bytes | memoryview, key: str) -> tuple[str, str]:
         return "", f"not UTF-8: byte {line[error.start]:#04x} at column {error.start + 1}"
     except json.JSONDecodeError as error:
         return "", f"not JSON: {error.msg} at column {error.pos + 1}"
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+    except (ValueError, RecursionError) as error:  # huge numbers, deep nesting
         return "", f"not JSON that can be read: {' '.join(str(error).split())[:80]}"
     if not isinstance(record, dict):
         return "", f"a JSON {type(record).__name__}, not an object with the field {key!r}"
@@ -34,7 +34,7 @@ def json_field(line: bytes | memoryview, key: str) -> tuple[str, str]:
 
 
 def text_fault(text: str) -> str:
-    """What keeps a string from being text: half a surrogate pair, or a zero character."""
+    """What is wrong with a string: half a surrogate pair, or a zero character."""
     if "\0" in text:
         return f"character {text.index(chr(0))} of the text is a zero character"
     try:
@@ -45,8 +45,8 @@ def text_fault(text: str) -> str:
 
 
 def cell_fault(text: str) -> str:
-    """The same of text whose bytes that are not UTF-8 became lone surrogates."""
+    """The same for text in which bytes that are not UTF-8 became lone surrogates."""
     if found := _ESCAPED_BYTE.search(text):
         byte = ord(found[0]) - 0xDC00
-        return f"not UTF-8: byte {byte:#04x} behind character {found.start()} of the text"
+        return f"not UTF-8: byte {byte:#04x} after character {found.start()} of the text"
     return text_fault(text)

@@ -34,7 +34,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
 
 
 def read_column(path: Path, group: int, key: str) -> Iterator[tuple[int, str | None | UserError]]:
-    """The rows of one row group: number of the row in the group, and its text or what is wrong.
+    """The rows of a row group: index of the row in the group, and its text or what is wrong.
 
     Raises:
       UserError: there is no such column, or it does not hold text.

@@ -1,4 +1,4 @@
-"""The files that were asked for, and what they hold by their names."""
+"""The input files, and what they hold according to their names."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.readers.streams import PACKINGS, check_readable
+from seq1f1b_jax.data.prepare.readers.streams import COMPRESSIONS, check_readable
 from seq1f1b_jax.data.text import real_path, stdlib_files, walk_folder
 
 TEXT, JSONL, JSON, CSV, PARQUET = "text", "jsonl", "json", "csv", "parquet"
-KEYED = (JSONL, JSON, CSV, PARQUET)  # the text is a field of each record
-KINDS: Mapping[str, str] = {  # by suffix, in lower case; all others are text
+KEYED = (JSONL, JSON, CSV, PARQUET)  # the text is one field of each record
+KINDS: Mapping[str, str] = {  # by lower-case suffix; all others are text
     ".jsonl": JSONL, ".ndjson": JSONL, ".jsonlines": JSONL, ".json": JSON,
     ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".7z", ".rar")
-OTHER_PACKINGS = (".lz4", ".br", ".z", ".lzma", ".sz")
+UNREAD_COMPRESSIONS = (".lz4", ".br", ".z", ".lzma", ".sz")
 OTHER_ENDING = "other ending"
 
 
@@ -27,19 +27,19 @@ class InputFile(NamedTuple):
       path: where it is.
       kind: `text`, `jsonl`, `json`, `csv` or `parquet`.
       num_bytes: its size.
-      changed: time of its last change in nanoseconds.
-      packing: `gz`, `bz2`, `xz` or `zst`; empty: none.
+      changed: modification time in nanoseconds.
+      compression: `gz`, `bz2`, `xz` or `zst`; empty: none.
     """
 
     path: Path
     kind: str
     num_bytes: int
     changed: int
-    packing: str = ""
+    compression: str = ""
 
 
 class Found(NamedTuple):
-    """The files, and how often each reason to leave one out was met in folders."""
+    """Files, and the number left out of folders, by reason."""
 
     files: list[InputFile]
     left_out: Mapping[str, int]
@@ -48,16 +48,16 @@ class Found(NamedTuple):
 def find_files(
     sources: Sequence[str], *, extensions: Sequence[str] = (), leave_out: Sequence[Path] = ()
 ) -> Found:
-    """The files of all sources, in the order of the sources, folders by relative path.
+    """The files of all sources in order, those of a folder by relative path.
 
     Args:
       sources: files, folders (searched recursively, hidden names left out), or `stdlib`.
-      extensions: of folders only the files whose names end so, such as `.txt`; none: all.
-      leave_out: folders whose files do not count, such as what is made of the others.
+      extensions: take only files of folders with these extensions, such as `.txt`; empty: all.
+      leave_out: folders whose files are ignored, such as the output.
 
     Raises:
-      UserError: a source that is missing, unreadable, packed in a way that is not read here or
-        given twice, or a folder without such files.
+      UserError: a source that is missing, unreadable, in an unknown compression or given twice, or
+        a folder without such files.
     """
     left_out: Counter[str] = Counter()
     paths = [path for source in sources for path in _files_of(source, extensions, left_out)]
@@ -72,10 +72,10 @@ def find_files(
 
 
 def kind_of(path: Path) -> tuple[str, str]:
-    """What a file holds and how it is packed, by its name; the case of letters does not matter.
+    """Kind and compression of a file, by its name, regardless of case.
 
     Raises:
-      UserError: an archive, or packed in a way that is not read here.
+      UserError: an archive, or an unknown compression.
 
     Example:
       >>> from pathlib import Path
@@ -84,17 +84,17 @@ def kind_of(path: Path) -> tuple[str, str]:
       (('jsonl', 'gz'), ('text', ''))
     """
     suffix = path.suffix.lower()
-    packing = PACKINGS.get(suffix, "")
-    inner = Path(path.stem).suffix.lower() if packing else suffix
+    compression = COMPRESSIONS.get(suffix, "")
+    inner = Path(path.stem).suffix.lower() if compression else suffix
     if inner in ARCHIVES:
         raise UserError(f"{path} is an archive; unpack it and give the folder")
-    if inner in OTHER_PACKINGS:
-        known = ", ".join(PACKINGS)
+    if inner in UNREAD_COMPRESSIONS:
+        known = ", ".join(COMPRESSIONS)
         raise UserError(f"{path} is compressed, and {known} are read; unpack it first")
     kind = KINDS.get(inner, TEXT)
-    if kind == PARQUET and packing:
+    if kind == PARQUET and compression:
         raise UserError(f"{path}: parquet is compressed inside, not around; unpack it first")
-    return kind, packing
+    return kind, compression
 
 
 def _files_of(
@@ -118,6 +118,6 @@ def _files_of(
 
 
 def _examine(path: Path) -> InputFile:
-    kind, packing = kind_of(path)
-    status = check_readable(path, packing)
-    return InputFile(path, kind, status.st_size, status.st_mtime_ns, packing)
+    kind, compression = kind_of(path)
+    status = check_readable(path, compression)
+    return InputFile(path, kind, status.st_size, status.st_mtime_ns, compression)

@@ -1,4 +1,4 @@
-"""Files as streams of bytes, unpacked on the way where they are packed."""
+"""Files as streams of bytes, uncompressed on the way."""
 
 import bz2
 import gzip
@@ -17,16 +17,16 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.text import unreadable
 
 GZ, BZ2, XZ, ZST = "gz", "bz2", "xz", "zst"
-PACKINGS: Mapping[str, str] = {".gz": GZ, ".bz2": BZ2, ".xz": XZ, ".zst": ZST}  # by suffix
-LARGEST_WINDOW_LOG = 31  # of zst: what --long=31, the most there is, writes
+COMPRESSIONS: Mapping[str, str] = {".gz": GZ, ".bz2": BZ2, ".xz": XZ, ".zst": ZST}  # by suffix
+LARGEST_WINDOW_LOG = 31  # of zst, as written by --long=31, the maximum
 
 
-class Stream(NamedTuple):
+class OpenFile(NamedTuple):
     """An open file.
 
     Attributes:
-      content: its bytes, unpacked.
-      file: what they come from; its position tells how far it is read.
+      content: its bytes, uncompressed.
+      file: the file itself; its position shows progress.
     """
 
     content: BinaryIO
@@ -34,15 +34,15 @@ class Stream(NamedTuple):
 
 
 @contextmanager
-def open_stream(path: Path, packing: str = "") -> Iterator[Stream]:
-    """Open a file to read it once from its beginning.
+def open_stream(path: Path, compression: str = "") -> Iterator[OpenFile]:
+    """Open a file to read it once, from the beginning.
 
     Args:
       path: the file.
-      packing: `gz`, `bz2`, `xz`, `zst`; empty: none.
+      compression: `gz`, `bz2`, `xz`, `zst`; empty: none.
 
     Raises:
-      UserError: it cannot be read, or is damaged, or needs a library that is missing.
+      UserError: it cannot be read, is damaged, or needs a missing library.
 
     Example:
       >>> import gzip, tempfile
@@ -56,24 +56,24 @@ def open_stream(path: Path, packing: str = "") -> Iterator[Stream]:
       b'text'
     """
     damaged = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError)
-    damaged += (zstd_module(path).ZstdError,) if packing == ZST else ()
+    damaged += (zstd_module(path).ZstdError,) if compression == ZST else ()
     try:
-        with path.open("rb") as file, _unpacked(path, file, packing) as content:
-            yield Stream(content, file)
+        with path.open("rb") as file, _uncompressed(path, file, compression) as content:
+            yield OpenFile(content, file)
     except damaged as error:
-        raise _broken(path, packing, error) from error
+        raise _broken(path, compression, error) from error
     except OSError as error:
-        if error.errno is None:  # bz2 has no error of its own for content that is not bz2
-            raise _broken(path, packing, error) from error
+        if error.errno is None:  # raised by bz2 for content that is not bz2
+            raise _broken(path, compression, error) from error
         raise unreadable(path, error) from error
 
 
-def check_readable(path: Path, packing: str = "") -> os.stat_result:
-    """Size and time of a file that can be opened.
+def check_readable(path: Path, compression: str = "") -> os.stat_result:
+    """The `stat` of a file that can be opened.
 
     Raises:
-      UserError: it cannot, or is a pipe or a device, which ends when it likes and cannot be read
-        again, or needs a library that is missing.
+      UserError: it cannot be opened, is a pipe or a device, which cannot be read twice, or needs a
+        missing library.
     """
     try:
         status = path.stat()
@@ -85,13 +85,13 @@ def check_readable(path: Path, packing: str = "") -> os.stat_result:
             pass
     except OSError as error:
         raise unreadable(path, error) from error
-    if packing == ZST:
+    if compression == ZST:
         zstd_module(path)
     return status
 
 
 def zstd_module(path: Path) -> ModuleType:
-    """The library that reads zst: Python's own from 3.14 on, before that its backport.
+    """The library that reads zst: in Python since 3.14, before that its backport.
 
     Raises:
       UserError: it is not installed.
@@ -108,20 +108,20 @@ def zstd_module(path: Path) -> ModuleType:
     return zstd
 
 
-def _unpacked(path: Path, file: BinaryIO, packing: str) -> Any:
-    if packing == GZ:
+def _uncompressed(path: Path, file: BinaryIO, compression: str) -> Any:
+    if compression == GZ:
         return gzip.GzipFile(fileobj=file)
-    if packing == BZ2:
+    if compression == BZ2:
         return bz2.BZ2File(file)
-    if packing == XZ:
+    if compression == XZ:
         return lzma.LZMAFile(file)
-    if packing == ZST:
+    if compression == ZST:
         zstd = zstd_module(path)
         options = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW_LOG}
         return zstd.ZstdFile(file, options=options)
     return nullcontext(file)
 
 
-def _broken(path: Path, packing: str, error: Exception) -> UserError:
+def _broken(path: Path, compression: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path} cannot be read as {packing or 'a file'}: {reason}; get it again")
+    return UserError(f"{path} cannot be read as {compression or 'a file'}: {reason}; get it again")

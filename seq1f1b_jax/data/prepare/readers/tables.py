@@ -12,18 +12,18 @@ from seq1f1b_jax.data.prepare.readers.fields import CURE, cell_fault
 
 
 def table_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserError]:
-    r"""The text of every row; an error in the place of one that cannot be read.
+    r"""The text of every row; an error in place of one that cannot be read.
 
-    Fields may be quoted, and then hold line breaks.
+    Quoted fields may hold line breaks.
 
     Args:
-      path: where it comes from; its name tells commas from tabs.
-      content: UTF-8, with or without a mark at its beginning.
+      path: the file; its name distinguishes commas from tabs.
+      content: UTF-8, with or without a byte order mark.
       key: name of the column.
 
     Raises:
-      UserError: there is no such column, or there are two, or a quote is misplaced, so that
-        nothing behind can be told apart.
+      UserError: there is no such column or more than one, or a quote is misplaced, so the rest
+        cannot be parsed.
 
     Example:
       >>> import io
@@ -34,7 +34,7 @@ def table_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserE
       ['two\nlines']
     """
     tabs = ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
-    # strict: what a spreadsheet would not write is refused, not guessed
+    # strict: refuse what a spreadsheet would not write, instead of guessing
     rows = csv.reader(_lines(content), delimiter="\t" if tabs else ",", strict=True)
     begin = 1
     try:
@@ -65,7 +65,7 @@ def _next(rows: Iterator[list[str]]) -> list[str] | None:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """A document is longer than what the library lets a field be; its limit is the process's."""
+    """Lift the library's limit on field length, which is global, while reading."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield

@@ -101,7 +101,7 @@ def _stages(order: Order) -> list[SimpleNamespace]:
     """What a schedule reads of the stages of rank 0."""
     return [
         SimpleNamespace(
-            num_ranks=order.P * order.V, group_size=order.P, group_rank=0,
+            num_stages=order.P * order.V, group_size=order.P, group_rank=0,
             stage_index=order.P * local, is_first=local == 0, is_last=False, has_backward=True,
             submod=None,
         )

@@ -18,7 +18,7 @@ _BLANK = re.compile(rb"\s*")
 def read_documents(
     portion: Portion, *, key: str, separator: str | None
 ) -> Iterator[str | UserError]:
-    """Texts in their order, empty ones too; an error in the place of one that cannot be read.
+    """Texts in order, including empty ones; an error in place of one that cannot be read.
 
     Args:
       portion: what to read.
@@ -63,7 +63,7 @@ def _read(portion: Portion) -> bytes:
 
 
 def _decoded(path: Path, content: bytes, offset: int) -> str | UserError:
-    """Text, or the error; a zero byte is one, because it is the mark between documents."""
+    """Text, or the error; a zero byte is one, because it separates documents."""
     try:
         check_text(path, content, offset=offset)
     except UserError as error:
@@ -74,7 +74,7 @@ def _decoded(path: Path, content: bytes, offset: int) -> str | UserError:
 def _separated(
     portion: Portion, content: bytes, pattern: re.Pattern[bytes]
 ) -> Iterator[str | UserError]:
-    """What lies between separator lines; nothing follows the last one."""
+    """The texts between separator lines; one at the end of the file starts no document."""
     start = 0
     for match in pattern.finditer(content):
         yield _decoded(portion.path, content[start : match.start()], portion.start + start)
@@ -84,7 +84,7 @@ def _separated(
 
 
 def _lines(portion: Portion, content: bytes, key: str) -> Iterator[str | UserError]:
-    """The text of every line that is not blank; a line is never copied, it may be large."""
+    """The text of every line that is not blank; lines may be large and are not copied."""
     view, before = memoryview(content), portion.line
     start = len(BOM) if portion.start == 0 and content.startswith(BOM) else 0
     number = 0

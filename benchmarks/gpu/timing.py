@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 
-from benchmarks.report import median_and_spread
+from benchmarks.common.report import median_and_spread
 
 
 def time_calls(

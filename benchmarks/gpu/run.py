@@ -78,7 +78,7 @@ class Run:
 
     def finish(self) -> None:
         """Print the last line and leave; a compilation that hangs must not hold the process."""
-        from benchmarks.report import finish
+        from benchmarks.common.report import finish
 
         self.values |= {"failed": self.failed, "seconds": time.monotonic() - self.started}
         finish(self.values, path=self._path())

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.02
 TAIL_LINES = 30
@@ -64,7 +64,7 @@ def run_processes(
       ProcessError: a process failed, or they took too long.
 
     Example:
-      >>> run_processes("benchmarks.processes:count_devices", num_processes=2)
+      >>> run_processes("benchmarks.common.processes:count_devices", num_processes=2)
       [2, 2]
     """
     cores = one_core_each(num_processes)
@@ -127,7 +127,7 @@ def _start(
     }
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.processes", json.dumps(spec)],
+            [sys.executable, "-m", "benchmarks.common.processes", json.dumps(spec)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,

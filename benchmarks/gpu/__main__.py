@@ -11,7 +11,7 @@ import argparse
 import os
 import time
 
-from benchmarks.gpu_run import FULL, TOY, Run
+from benchmarks.gpu.run import FULL, TOY, Run
 
 
 def main(arguments=None) -> int:
@@ -25,15 +25,15 @@ def main(arguments=None) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.93")  # read when the backend starts
     deadline = time.monotonic() + options.limit_seconds
     run = Run(TOY if options.toy else FULL, deadline, out=options.out)
-    from benchmarks import gpu_sections, gpu_speed  # JAX starts after the line above
+    from benchmarks.gpu import sections, speed  # JAX starts after the line above
 
-    speed = run.section("compile speed cases", gpu_speed.submit) or {}
-    run.section("exactness", gpu_sections.exactness)
-    run.section("wait for compilation", lambda run: gpu_speed.wait(run, speed))
-    run.section("loop_checks", gpu_sections.loop_checks)
-    run.section("attention", gpu_sections.attention)
-    run.section("small_actions", gpu_sections.small_actions)
-    run.section("speed", lambda run: gpu_speed.measure(run, speed))
+    cases = run.section("compile speed cases", speed.submit) or {}
+    run.section("exactness", sections.exactness)
+    run.section("wait for compilation", lambda run: speed.wait(run, cases))
+    run.section("loop_checks", sections.loop_checks)
+    run.section("attention", sections.attention)
+    run.section("small_actions", sections.small_actions)
+    run.section("speed", lambda run: speed.measure(run, cases))
     run.finish()
     return 1 if run.failed else 0
 

@@ -30,6 +30,12 @@ class Size:
     sequence_parallel: bool = False
 
 
+def use_cpu_devices(count: int) -> None:
+    """Virtual CPU devices for this process; before JAX starts its backend."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
 def pipelined(
     stage: Stage, size: Size, *, mesh=None, lengths: Sequence[int] | None = None
 ) -> PipelineStep:

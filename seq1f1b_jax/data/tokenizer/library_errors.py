@@ -1,4 +1,4 @@
-"""What the `tokenizers` library says about bad input, in one line."""
+"""Errors of the `tokenizers` library about bad input, on one line."""
 
 import os
 
@@ -7,15 +7,15 @@ from seq1f1b_jax.config import UserError
 UNUSABLE = "holds no tokenizer that can be used"
 
 
-class Refusals:
-    """Turn what the library raises about bad input into a `UserError`.
+class LibraryErrors:
+    """Turn errors of the library about bad input into a `UserError`.
 
-    That is a bare `Exception`; or a `PanicException` where its own code trips over the input, which
-    is no `Exception`, and has no name to import it by. Of a panic the library prints a stack, too.
+    The library raises a bare `Exception`; or, if its own code panics, a `PanicException`, which is
+    not an `Exception` and cannot be imported. On a panic it also prints a stack trace.
 
     Args:
-      what: what went wrong; the library's reason is put behind it.
-      quiet: whether nothing is heard on standard error meanwhile, in any thread.
+      what: what went wrong; the library's reason is appended.
+      quiet: discard standard error meanwhile, from every thread.
     """
 
     def __init__(self, what: str, *, quiet: bool = False):
@@ -24,7 +24,7 @@ class Refusals:
 
     def __enter__(self) -> None:
         if self._quiet:
-            self._errors = _lead_nowhere(2)
+            self._errors = _silence(2)
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if self._errors is not None:
@@ -35,8 +35,8 @@ class Refusals:
             raise UserError(f"{self._what}: {reason}") from error
 
 
-def _lead_nowhere(descriptor: int) -> int | None:
-    """Let what is written to a descriptor vanish; a copy of it, None where it is closed."""
+def _silence(descriptor: int) -> int | None:
+    """Redirect a descriptor to /dev/null; returns a copy of it, None if it is closed."""
     try:
         copy = os.dup(descriptor)
     except OSError:

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import cases, report
-from benchmarks.cases import Size
-from benchmarks.gpu_run import Run
-from benchmarks.gpu_timing import time_calls
+from benchmarks.common import cases, report
+from benchmarks.common.cases import Size
+from benchmarks.gpu.run import Run
+from benchmarks.gpu.timing import time_calls
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.pipeline.memory import predict_memory

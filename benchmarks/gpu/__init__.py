@@ -1,0 +1,1 @@
+"""One GPU, one stage: `python -m benchmarks.gpu`."""
