@@ -1,1 +1,1 @@
-"""What the operating system gives a process: files, a lock, standard output, signals."""
+"""What a machine gives a process: files, a lock, a terminal, signals, compiled programs."""

@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float64, Int32, Int64
 
 from seq1f1b_jax.data import Batch, SequenceData
+from seq1f1b_jax.host.progress import Waiting, waiting
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.feed import make_feed
-from seq1f1b_jax.training.reports.progress import Waiting, waiting
 from seq1f1b_jax.training.setup import Setup
 
 FIRST_BIN = 64

@@ -10,13 +10,13 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data import Batch, Prefetcher
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.host.interrupt import Agreement, stop_on_signals
+from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 from seq1f1b_jax.training.evaluation import Evaluate
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.reports.events import EVALUATE, FINISH, NO_EVENTS, SAVE, STEP, Events
 from seq1f1b_jax.training.reports.flops import step_flops
 from seq1f1b_jax.training.reports.metrics import MetricsWriter, NoMetrics
-from seq1f1b_jax.training.reports.progress import ProgressReport
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
 

@@ -11,6 +11,7 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import Batch, SequenceData, Tokenizer
 from seq1f1b_jax.host.compile_cache import use_compile_cache
 from seq1f1b_jax.host.lock import check_shared, run_lock
+from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.host.stdout import told_loss
 from seq1f1b_jax.models.hf import load_rows
 from seq1f1b_jax.pipeline.stage import Params
@@ -38,7 +39,6 @@ from seq1f1b_jax.training.reports.metrics import (
     keep_earlier,
     open_sinks,
 )
-from seq1f1b_jax.training.reports.progress import ProgressReport
 from seq1f1b_jax.training.run_folder import check_folder, set_aside, write_recipe, write_tokenizer
 from seq1f1b_jax.training.setup import Setup, count_params
 from seq1f1b_jax.training.step import TrainState, init_state

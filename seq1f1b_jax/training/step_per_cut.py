@@ -5,10 +5,10 @@ from dataclasses import replace
 from itertools import accumulate
 
 from seq1f1b_jax.data import Batch, mean_visible_keys
+from seq1f1b_jax.host.progress import Waiting
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.preview.header import size_text
-from seq1f1b_jax.training.reports.progress import Waiting
 from seq1f1b_jax.training.setup import Setup, chunk_lengths
 from seq1f1b_jax.training.step import TrainState, make_train_step
 

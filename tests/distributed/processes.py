@@ -62,7 +62,8 @@ def _limit_files(num_bytes: int) -> None:
 
 def not_sharing() -> None:
     """As if `train.output_dir` had one name on hosts that do not share it: for `patches`."""
-    from seq1f1b_jax.training import job, lock, main
+    from seq1f1b_jax.host import lock
+    from seq1f1b_jax.training import job, main
 
     job.settings_of = lambda config: {}
     main.check_shared = partial(lock.check_shared, seconds=1.0)

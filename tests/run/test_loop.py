@@ -9,10 +9,10 @@ import pytest
 import train
 from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig
 from seq1f1b_jax.data import Batch
+from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.training.evaluation import HeldOut
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.reports.flops import Work
-from seq1f1b_jax.training.reports.progress import ProgressReport
 from seq1f1b_jax.training.step import StepMetrics
 
 

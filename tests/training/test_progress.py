@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from seq1f1b_jax.training.reports.progress import ProgressReport, clock_time, short, waiting
+from seq1f1b_jax.host.progress import ProgressReport, clock_time, short, waiting
 
 
 def run(report, steps, num_seconds=None):

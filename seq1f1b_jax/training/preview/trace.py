@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 
 from seq1f1b_jax import picture
 from seq1f1b_jax.data import Batch
+from seq1f1b_jax.host.progress import Waiting, waiting
 from seq1f1b_jax.picture import Span, Timeline
 from seq1f1b_jax.pipeline.executor.trace import Measured, Recorder
 from seq1f1b_jax.schedule.simulation import simulate
-from seq1f1b_jax.training.reports.progress import Waiting, waiting
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState
 
