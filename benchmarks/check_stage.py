@@ -1,10 +1,9 @@
-"""How long the rules of a stage take to check, for models of any size: nothing of them is made.
+"""Time to check the rules of a stage, for models of any size: no parameters are created.
 
     python -m benchmarks.check_stage
 
-In seconds of one processor, so that other work on the machine does not count. Each is checked
-twice in this process: the first time JAX traces what it has not seen before, such
-as the library's own initializers.
+In CPU seconds, so that other work on the machine does not count. Each is checked twice: the first
+time JAX also traces what this process has not used before, such as its own initializers.
 """
 
 import json

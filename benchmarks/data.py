@@ -1,10 +1,10 @@
-"""How fast text becomes tokens, and tokens become batches: does a step ever wait for its data?
+"""Throughput from text to tokens and from tokens to batches: does a step ever wait for data?
 
     python -m benchmarks.data
     python -m benchmarks.data --megabytes 4 --json benchmarks/results/data.json
 
-Text is the source code of Python's standard library, in a file of JSON lines. The waiting time is
-that of a loop whose steps sleep, with batches made ahead in a thread as in training. The processes
+The text is the source code of Python's standard library, as JSON lines. Waiting time is measured in
+a loop whose steps sleep, with batches made ahead in a thread as in training. The processes
 of `prepare` import this file, so `report`, which loads JAX, is imported only to report.
 """
 
@@ -54,7 +54,7 @@ def time_prepare(job: PrepareJob, rounds: int) -> list[float]:
 
 
 def time_batches(data: SequenceData, rounds: int, steps: int = 20) -> list[float]:
-    """Tokens/s of making batches one after the other, as fast as they come."""
+    """Tokens/s of making batches one after the other."""
     rates = []
     for index in range(rounds):
         began = time.perf_counter()
@@ -65,7 +65,7 @@ def time_batches(data: SequenceData, rounds: int, steps: int = 20) -> list[float
 
 
 def time_waiting(data: SequenceData, rounds: int, steps: int = 15) -> list[float]:
-    """Seconds that a loop stood still for its batches over the seconds of its steps."""
+    """Seconds that a loop waited for batches over the seconds of its steps."""
 
     def make(step: int):
         return data.batch(step, num_microbatches=SEQUENCES, microbatch_size=1)
@@ -73,7 +73,7 @@ def time_waiting(data: SequenceData, rounds: int, steps: int = 15) -> list[float
     fractions = []
     for index in range(rounds):
         with Prefetcher(make, range(index * steps, (index + 1) * steps)) as batches:
-            next(batches)  # the first has nothing to hide behind
+            next(batches)  # the first cannot overlap with a step
             waited = batches.waited_seconds
             for _ in batches:
                 time.sleep(STEP_SECONDS)
@@ -82,7 +82,7 @@ def time_waiting(data: SequenceData, rounds: int, steps: int = 15) -> list[float
 
 
 def time_packing() -> float:
-    """Documents/s of packing documents of many lengths on one core."""
+    """Documents/s of packing documents of random lengths on one core."""
     lengths = np.random.default_rng(0).lognormal(6.5, 1.3, PACKED_DOCUMENTS).astype(np.int64) + 1
     began = time.perf_counter()
     pack(lengths.clip(max=PACKED_SEQ_LEN), PACKED_SEQ_LEN)
@@ -90,7 +90,7 @@ def time_packing() -> float:
 
 
 def measure_prepare(folder: Path, num_bytes: int, rounds: int) -> dict[str, float]:
-    """Both tokenizers, one and two processes; the folder of the BPE stays for the loader."""
+    """Both tokenizers, one and two processes; the loader uses the folder of the BPE."""
     texts = write_text(folder / "text.jsonl", num_bytes)
     (folder / "bpe").mkdir()
     train_on_texts(texts, VOCAB_SIZE).save(folder / "bpe")

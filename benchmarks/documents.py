@@ -1,11 +1,11 @@
-"""What attention costs where sequences hold documents: CPU seconds over those of one document.
+"""The cost of attention within documents: CPU seconds over those without documents.
 
     python -m benchmarks.documents     about 3 minutes on two cores
 
-Forward and backward of blockwise attention for the last chunk of four, documents of equal length.
-The least that could be is the part of query-key pairs that the documents leave visible; blocks that
-a border cuts are computed whole. `with starts` is one document told as such: the price of loops
-whose trips depend on data. Compiled bytes are those of a whole step, with documents over without.
+Forward and backward of blockwise attention for the last of four chunks, documents of equal length.
+The lower bound is the fraction of query-key pairs that stay visible; blocks that a border cuts are
+computed whole. The row of one document shows the cost of loops whose trip count depends on data.
+Compiled bytes are those of a whole step, with documents over without.
 """
 
 import argparse
@@ -60,18 +60,18 @@ def measure_attention(length: int, *, repeats: int) -> dict[str, float]:
         for parts in PARTS
     }
     seconds = {name: [] for name in inputs}
-    for name, starts in [*inputs.items()] * (repeats + 1):  # in turn: a slow minute meets all
+    for name, starts in [*inputs.items()] * (repeats + 1):  # in turn: a slow minute affects all
         began = time.process_time()
         jax.block_until_ready(both(starts))
         seconds[name].append(time.process_time() - began)
     plain = median(seconds[0][1:])
-    rows = [{"documents": "none told", "CPU seconds": plain, "over none told": 1.0, "pairs": 1.0}]
+    rows = [{"documents": "none", "CPU seconds": plain, "over none": 1.0, "pairs": 1.0}]
     values = {}
     for parts in PARTS:
         ratio = median(seconds[parts][1:]) / plain
         visible = (positions - np.asarray(inputs[parts])[0] + 1).sum() / (positions + 1).sum()
         rows.append({
-            "documents": parts, "CPU seconds": ratio * plain, "over none told": ratio,
+            "documents": parts, "CPU seconds": ratio * plain, "over none": ratio,
             "pairs": float(visible),
         })  # fmt: skip
         values[f"documents_{parts}_over_plain"] = ratio

@@ -1,14 +1,14 @@
-"""Goodput of a run whose processes are killed now and then: what part of the time counted.
+"""Goodput of a run whose processes are killed at random.
 
     python -m benchmarks.goodput                  # ten minutes, a kill every two minutes
     python -m benchmarks.goodput --minutes 3 --every 45
 
-Two processes under the launcher train a small model; at random, on average as often as asked for,
-one of them is killed with SIGKILL. The launcher notices, ends the other and starts both again; they
-continue from the newest checkpoint. The last line is JSON: `goodput`, the time of steps that
-counted over all time, and where the rest went. A start of the interpreter, of JAX and of two
-processes takes as long on this scale as on any other, so the figure says how long a kill costs
-(`seconds_per_kill`) rather than what a large run would reach.
+Two processes under the launcher train a small model; at random, about every `--every` seconds, one
+of them gets SIGKILL. The launcher notices, ends the other and restarts both, which continue from
+the newest checkpoint. The last line is JSON: `goodput`, the time of steps that counted over all
+time, and where the rest went. Starting the interpreter, JAX and two processes takes as long at this
+scale as at any other, so the figure shows the cost of a kill (`seconds_per_kill`) rather than the
+goodput of a large run.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 def main() -> None:
-    """Run, kill, and print what came of it."""
+    """Run, kill, and print the result."""
     options = parse()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     rng = random.Random(options.seed)
@@ -50,7 +50,7 @@ def main() -> None:
             status = end(launcher)
         found = measure((folder / EVENTS).read_text(encoding="utf-8").splitlines())
     print(found)
-    from benchmarks.common.report import finish  # imports JAX, of which two others were running
+    from benchmarks.common.report import finish  # loads JAX, so not during the run
 
     finish(summary(found, kills=kills, status=status), path=options.out)
 
@@ -60,10 +60,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.goodput")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long; default 10")
     parser.add_argument(
-        "--every", type=float, default=120.0, help="seconds between two kills, about; default 120"
+        "--every", type=float, default=120.0, help="average seconds between kills; default 120"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the times and the victims")
-    parser.add_argument("--folder", help="where the run's temporary folder is made")
+    parser.add_argument("--folder", help="where to create the temporary folder of the run")
     parser.add_argument("--out", help="JSON file, such as benchmarks/results/goodput.json")
     return parser.parse_args()
 
@@ -79,7 +79,7 @@ def command(folder: Path, programs: Path) -> list[str]:
 def disturb(
     launcher: subprocess.Popen, folder: Path, options: argparse.Namespace, rng: random.Random
 ) -> int:
-    """Kill a process now and then until the time is over; how many were killed."""
+    """Kill processes at random until the time is over; return how many."""
     began, kills = time.monotonic(), 0
     end = began + 60 * options.minutes
     due = began + options.every * rng.uniform(0.75, 1.25)
@@ -99,7 +99,7 @@ def end(launcher: subprocess.Popen) -> int:
     try:
         return launcher.wait(LAST_SECONDS)
     except subprocess.TimeoutExpired:
-        launcher.kill()  # its processes go with it
+        launcher.kill()  # its processes die with it
         return launcher.wait()
 
 

@@ -1,12 +1,12 @@
-"""What it costs to follow every action (`watchdog.ticks`): steps with and without, in turn.
+"""The cost of tracing every action (`watchdog.ticks`): steps with and without, in turn.
 
     python -m benchmarks.heartbeat                     about a minute on two cores
     python -m benchmarks.heartbeat --length 2048 --repeats 9
 
-Two host callbacks stand around every action then (`pipeline/executor/trace.py`). The table has the
-median step of both programs and the difference, per step, per action and per tick (in which every
-device runs an action at once); the line of JSON has it as `ms_per_action`, `ms_per_tick` and
-`step_ratio`. A difference within the spread of the steps is noise: the spread stands beside it.
+Tracing puts two host callbacks around every action (`pipeline/executor/trace.py`). The table has
+the median step of both programs; the line of JSON has their difference as `ms_per_action`,
+`ms_per_tick` (in a tick every device may run an action) and `step_ratio`. A difference within the
+`spread` of the steps is noise.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             jax.block_until_ready(run(params, *batch))
             if number:  # the first one compiles
                 seconds[name].append(time.perf_counter() - began)
-    assert sorted(last.last) == list(range(options.ranks)), "an action was not followed"
+    assert sorted(last.last) == list(range(options.ranks)), "an action was not traced"
     rows = []
     for name, taken in seconds.items():
         median, spread = report.median_and_spread(taken)
@@ -68,12 +68,12 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What following costs, by the medians."""
-    without, followed = rows
-    cost = followed["step_ms"] - without["step_ms"]
+    """The cost of tracing, from the medians."""
+    without, traced = rows
+    cost = traced["step_ms"] - without["step_ms"]
     return {
         "ms_per_action": cost / without["actions"], "ms_per_tick": cost / without["ticks"],
-        "step_ratio": followed["step_ms"] / without["step_ms"],
+        "step_ratio": traced["step_ms"] / without["step_ms"],
         "spread": max(row["spread"] for row in rows), "rows": rows,
     }
 

@@ -1,10 +1,10 @@
-"""Host memory of a process that makes, reads or writes its part of a model: the peak over the part.
+"""Peak host memory of a process that makes, reads or writes its shard of a model, over the shard.
 
     python -m benchmarks.init_memory      about 5 minutes on two cores, with 8 GB of memory and disk
 
 Two processes with one CPU device each, joined over Gloo, on the meshes pipe=2 and data=2. A CPU
-device's memory is the host's, so 1 is the least there can be: the arrays themselves. The model is a
-llama of 309 M parameters, 1.24 GB in float32, a third of it vocabulary tables.
+device uses host memory, so 1 is the lower bound: the arrays themselves. The model is a llama of
+309 M parameters, 1.24 GB in float32, a third of it vocabulary tables.
 
     init      parameters from a key                                  share: of the parameters
     import    parameters from safetensors in float32                 likewise
@@ -13,8 +13,8 @@ llama of 309 M parameters, 1.24 GB in float32, a third of it vocabulary tables.
     export    a checkpoint's parameters to safetensors, by one       share: of the parameters
               process, while the other waits
 
-The peak is `VmHWM` of a fresh process (Linux), less that of one that does the same with a model of
-as many layers that is narrow: what libraries and compiled programs take.
+The peak is `VmHWM` of a fresh process (Linux), minus that of one that does the same with a narrow
+model of as many layers, which accounts for libraries and compiled programs.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main(arguments=None) -> int:
 
 
 def measure(sizes: Sizes, *, cases: tuple[str, ...] = CASES) -> list[dict[str, Any]]:
-    """A row for each case and mesh; the folders of weights are gone afterwards."""
+    """A row for each case and mesh; the folders of weights are deleted afterwards."""
     with TemporaryDirectory() as wide, TemporaryDirectory() as narrow:
         narrow_sizes = replace(NARROW, num_layers=sizes.num_layers)
         folders = {Path(wide): sizes, Path(narrow): narrow_sizes}
@@ -97,7 +97,7 @@ def prepare(sizes: Sizes, folder: Path) -> None:
 
 
 def row(case: str, mesh: str, source: str, folders: Mapping[Path, Sizes]) -> dict[str, Any]:
-    """One line of the table: of the two processes the one that is further from its share."""
+    """One line of the table: the process with the larger ratio."""
     wide, narrow = (
         run_processes(
             "benchmarks.init_memory:worker",
@@ -148,28 +148,28 @@ def write_state(sizes: Mapping[str, Any], folder: str, mesh: str) -> None:
 def worker(
     case: str, mesh: str, source: str, sizes: Mapping[str, Any], folder: str
 ) -> dict[str, int]:
-    """One case in one of the two processes: the most memory it had, and its share."""
-    setup, place = setup_of(sizes, mesh), Path(folder)
+    """One case in one of the two processes: its peak memory, and its share."""
+    setup, root = setup_of(sizes, mesh), Path(folder)
     pipeline = setup.pipeline
     share = pipeline.abstract_params()
     if case == "init":
         share = pipeline.init(jax.random.key(0))
     elif case == "import":
-        weights = load_rows(read_source(place / "weights"), setup.stage)
+        weights = load_rows(read_source(root / "weights"), setup.stage)
         share = pipeline.from_canonical(weights)
     elif case == "restore":
-        share = place_state(find_checkpoint(place / source), setup)
+        share = place_state(find_checkpoint(root / source), setup)
     elif case == "export" and jax.process_index() == 0:
         like = abstract_state(setup).params
-        rows = open_state(find_checkpoint(place / mesh), like, under="params.")
-        export(rows, setup.stage, place / f"exported from {mesh}")
+        rows = open_state(find_checkpoint(root / mesh), like, under="params.")
+        export(rows, setup.stage, root / f"exported from {mesh}")
     jax.block_until_ready(share)
     group().barrier("done")
     return {"peak_bytes": peak_bytes(), "share_bytes": sum(shard_bytes(share))}
 
 
 def setup_of(sizes: Mapping[str, Any], mesh: str) -> Setup:
-    """What a run has, on one of the two meshes."""
+    """The setup of a run on one of the two meshes."""
     axis, size = mesh.split("=")
     axes = MeshConfig(**({"pipe": 1, "data": 1} | {axis: int(size)}))
     config = Config(mesh=axes, data=DataConfig(microbatch_size=2))
@@ -184,13 +184,13 @@ def group() -> Group:
 
 
 def shard_bytes(tree: Any) -> Iterator[int]:
-    """Of every leaf what lies on a device, of which a process has one."""
+    """Bytes of every leaf on the one device of this process."""
     for leaf in jax.tree.leaves(tree):
         yield leaf.dtype.itemsize * prod(leaf.sharding.shard_shape(leaf.shape))
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far."""
+    """Peak memory of this process so far."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     [line] = [line for line in lines if line.startswith("VmHWM:")]
     return 1024 * int(line.split()[1])

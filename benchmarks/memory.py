@@ -3,10 +3,10 @@
     python -m benchmarks.memory             about 6 minutes on two cores (extra `aot` included)
     python -m benchmarks.memory --no-extra  the gpt with recompute `none` only
 
-Programs are compiled for four virtual CPU devices, and for four H100s that are not there, and never
-run. Compiled bytes are `temp_size_in_bytes + output_size_in_bytes` of `compiled.memory_analysis()`:
-the accumulators, one of the predicted terms, leave the program as its outputs, and XLA puts them
-there from the start. The proportions over C and M are those of temp bytes alone.
+Programs are compiled, never run, for four virtual CPU devices and for four H100s that need not be
+present. Compiled bytes are `temp_size_in_bytes + output_size_in_bytes` of
+`compiled.memory_analysis()`: the accumulators, one of the predicted terms, are outputs of the
+program, and XLA allocates them as such from the start. Ratios over C and M use temp bytes alone.
 """
 
 import argparse

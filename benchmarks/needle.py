@@ -3,29 +3,28 @@
     python -m benchmarks.needle             about 4 minutes on two shared cores
     python -m benchmarks.needle --float64   the curves without rounding
 
-A sequence is random filler that hides a few needles; a needle is one token that stands for a key
-and a value. The last chunk asks for them by key, and only the answers carry loss (`.` is filler):
+A sequence is random filler that hides a few needles; a needle is one token that encodes a key and a
+value. The last chunk queries them by key, and only the answers carry loss (`.` is filler):
 
     tokens    . k3=v7 . . . . | . . k1=v4 . . | . . . k5=v0 . . | . k1 k3 . k1 .
     targets   - -     - - - - | - - -     - - | - - - -     - - | - v4 v7 - v4 -
 
-So at least one chunk border lies between a needle and every query for it, and the last chunk holds
-no needle. All a query can have of a needle is the keys and values that the needle's chunk left in
-the cache, and no loss is there: what they shall be is said by the gradient that comes back over the
-border, and by nothing else.
+So at least one chunk border separates a needle from every query for it. All that a query sees of a
+needle are the keys and values that the needle's chunk left in the cache, and that chunk carries no
+loss: only the gradient that crosses the border can train them.
 
 A small llama is trained three times through the pipeline, on two virtual CPU devices, from the same
 parameters on the same sequences in the same number of steps: in chunks (`seq1f1b`), with whole
 sequences (`1f1b`), and, the control, in chunks whose backward drops the gradient of the prefix. The
-control looks back as the others do, and its queries, outputs and head are trained. But needles keep
-the random embeddings they began with, and the projections of keys and values learn only from what
-the last chunk attends to in itself, where there is no answer. What is left to it are random
-features, 64 kinds of needles in 64 dims: over these it learns something in the end, but slowly
-(with seed 1, 56 % after 1600 steps, four times as many as the others need). So compare at equal
-steps: there it is below who sees the values and guesses whose they are.
+control attends to its prefix as the others do, and its queries, outputs and head are trained. But
+needles keep their random initial embeddings, and the key and value projections learn only from what
+the last chunk attends to in itself, where there is no answer. What remains are random features, 64
+kinds of needles in 64 dims: from these it learns something in the end, but slowly (with seed 1,
+56 % after 1600 steps, four times as many as the others need). So compare at equal steps: there it
+is below a model that sees the values and guesses which is whose.
 
-In float32 the chunked and the whole curve part by rounding where they fall steeply, since chunks
-add up the same numbers in another order; `--float64` shows that it is nothing else.
+In float32 the chunked and the whole curve diverge by rounding where they fall steeply, since chunks
+sum the same numbers in another order; `--float64` shows that this is the only cause.
 """
 
 import argparse
@@ -51,7 +50,7 @@ from seq1f1b_jax.training.step import init_state, make_train_step
 
 RANKS, STEPS = 2, 400
 TRAINING, FRESH = 0, 1
-"""Streams of random sequences: those to train on, and those whose answers are counted."""
+"""Streams of random sequences: for training, and for evaluation."""
 NUM_FRESH = 512
 OPTIMIZER = OptimizerConfig(learning_rate=4e-3, weight_decay=0.0)
 
@@ -61,11 +60,11 @@ class Task:
     """Sizes of the haystacks. Token ids: fillers, then keys, then needles key by key.
 
     Attributes:
-      seq_len: tokens of a sequence.
-      num_chunks: equal chunks of it; needles lie in all but the last, queries in the last.
-      num_needles: needles of a sequence; their keys differ, and so do their values.
-      num_queries: queries of a sequence, each for any of its needles.
-      num_fillers, num_keys, num_values: how many there are in the vocabulary.
+      seq_len: tokens per sequence.
+      num_chunks: equal chunks per sequence; needles are in all but the last, queries in the last.
+      num_needles: needles per sequence, with distinct keys and distinct values.
+      num_queries: queries per sequence, each for any of its needles.
+      num_fillers, num_keys, num_values: numbers of each in the vocabulary.
     """
 
     seq_len: int = 128
@@ -113,7 +112,7 @@ class Haystacks:
 
 @dataclass(frozen=True)
 class Trained:
-    """Loss of every step, nats per answer, and share of right answers by number of borders."""
+    """Loss of every step in nats per answer, and accuracy, also by number of borders crossed."""
 
     losses: list[float]
     accuracy: float
@@ -126,7 +125,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of every run")
     parser.add_argument("--seed", type=int, default=0, help="of parameters and sequences")
     parser.add_argument("--out", help="file for the line of JSON")
-    parser.add_argument("--float64", action="store_true", help="train in it: rounding is no cause")
+    parser.add_argument("--float64", action="store_true", help="train in float64, without rounding")
     options = parser.parse_args(arguments)
     use_cpu_devices(RANKS)
     jax.config.update("jax_enable_x64", options.float64)
@@ -158,7 +157,7 @@ def measure(task: Task, sizes: Training, *, steps: int, seed: int) -> dict[str, 
 
 
 def pipelines(task: Task, sizes: Training) -> dict[str, PipelineStep]:
-    """The three programs by name; only the control has another gradient."""
+    """The three programs by name; only the gradient of the control differs."""
     stage = build_stage(
         "llama", num_layers=RANKS, model_dim=sizes.model_dim, num_heads=sizes.num_heads,
         vocab_size=task.vocab_size,
@@ -182,9 +181,9 @@ def pipelines(task: Task, sizes: Training) -> dict[str, PipelineStep]:
 
 
 def without_prefix_gradient(backend: AttentionBackend) -> AttentionBackend:
-    """The same attention, whose backward drops the gradient by keys and values before the chunk.
+    """The same attention, with a backward that drops the gradient of keys and values of the prefix.
 
-    The forward and dq are untouched, so a query still sees its prefix and learns what to look for.
+    The forward and dq are unchanged, so a query still sees its prefix and learns what to look for.
     """
 
     def backward(q, k, v, offset, *rest, **options):
@@ -226,7 +225,7 @@ def train(
 
 
 def right_answers(stage: Stage, params: Params, haystacks: Haystacks):
-    """Where the likeliest token is the target, `[M, B, T]`; whole sequences on one device."""
+    """Whether the likeliest token is the target, `[M, B, T]`; whole sequences on one device."""
     predict = jax.jit(partial(logits, stage))
     answers = [predict(params, tokens).argmax(-1) for tokens in haystacks.tokens]
     return np.stack(answers) == haystacks.targets
@@ -239,16 +238,16 @@ def make_haystacks(task: Task, shape: tuple[int, int], *, seed: tuple[int, ...])
     ends = np.cumsum(task.chunk_lengths)
     keys = _distinct(rng, num_rows, task.num_needles, task.num_keys)
     values = _distinct(rng, num_rows, task.num_needles, task.num_values)
-    places = _distinct(rng, num_rows, task.num_needles, ends[-2])
+    positions = _distinct(rng, num_rows, task.num_needles, ends[-2])
     queries = ends[-2] + _distinct(rng, num_rows, task.num_queries, ends[-1] - ends[-2])
     asked = rng.integers(0, task.num_needles, queries.shape)
 
     tokens = rng.integers(0, task.num_fillers, (num_rows, task.seq_len))
-    tokens[rows, places] = task.num_fillers + task.num_keys + keys * task.num_values + values
+    tokens[rows, positions] = task.num_fillers + task.num_keys + keys * task.num_values + values
     tokens[rows, queries] = task.num_fillers + keys[rows, asked]
     targets, borders = np.full_like(tokens, -1), np.full_like(tokens, -1)
     targets[rows, queries] = values[rows, asked]
-    chunk = np.searchsorted(ends, places, side="right")  # a chunk's end is its successor's start
+    chunk = np.searchsorted(ends, positions, side="right")  # a chunk's end is its successor's start
     borders[rows, queries] = task.num_chunks - 1 - chunk[rows, asked]
     return Haystacks(
         *(a.astype(np.int32).reshape(*shape, -1) for a in (tokens, targets, borders))
@@ -256,7 +255,7 @@ def make_haystacks(task: Task, shape: tuple[int, int], *, seed: tuple[int, ...])
 
 
 def _distinct(rng: np.random.Generator, num_rows: int, count: int, limit: int) -> np.ndarray:
-    """`[num_rows, count]` numbers below `limit`, no number twice in a row, in random order."""
+    """`[num_rows, count]` numbers below `limit`, distinct within a row, in random order."""
     return rng.permuted(np.tile(np.arange(limit), (num_rows, 1)), axis=1)[:, :count]
 
 

@@ -1,4 +1,4 @@
-"""Bytes and collectives of the published sizes, compiled for H100s that are not there.
+"""Bytes and collectives of the published sizes, compiled for H100s that need not be present.
 
     python -m benchmarks.published_sizes                             all rows, 1 to 2 minutes each
     python -m benchmarks.published_sizes --only 30b_65536_seq1f1b 30b_65536_1f1b
@@ -8,8 +8,8 @@
 Compiled, never run: the whole training step, update and all, as `train.py` compiles it (bfloat16,
 M=16, microbatches of one sequence, balanced chunks, recompute `none` unless the row says
 otherwise). `held` is what a device holds at once: arguments + temporaries + outputs - what outputs
-share with arguments. Needs the extra `aot`. There is no autotuning, so scratch of matmuls is not
-representative. With `--out` rows are added to those that the file has.
+share with arguments. Needs the extra `aot`. There is no autotuning, so scratch memory of matmuls is
+not representative. With `--out` rows are added to those already in the file.
 """
 
 import argparse
@@ -103,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=list(SHAPES), metavar="ROW")
-    parser.add_argument("--list", action="store_true", help="name the rows and stop")
-    parser.add_argument("--schedule", help="another one that takes chunks")
+    parser.add_argument("--list", action="store_true", help="list the rows and exit")
+    parser.add_argument("--schedule", help="another schedule with chunks")
     parser.add_argument("--recompute", choices=["none", "selective", "full"])
     parser.add_argument("--chunks", type=int, help="chunks of a sequence")
     parser.add_argument("--cpu", action="store_true", help="compile for virtual CPU devices too")
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(options) -> dict[str, Shape]:
-    """The rows asked for, under a name of their own where an option changes them."""
+    """The requested rows, under a new name if an option changes them."""
     wanted = {
         "schedule": options.schedule, "recompute": options.recompute, "num_chunks": options.chunks,
     }
@@ -145,7 +145,7 @@ def measure(shape: Shape, *, cpu: bool = False) -> dict[str, Any]:
 
 
 def parts(step, state, memory) -> dict[str, Any]:
-    """What the bytes are: state of the optimizer, temporaries, and the prediction of the latter."""
+    """Bytes of parameters, optimizer state and temporaries, and the prediction of the latter."""
     from seq1f1b_jax.pipeline.memory import predict_memory
 
     params, moments = local_bytes(state.params), local_bytes(state.optimizer)
@@ -160,7 +160,7 @@ def parts(step, state, memory) -> dict[str, Any]:
 
 
 def build(shape: Shape, *, mesh=None):
-    """The pipelined step of a shape, on H100s that are not there unless a mesh is given."""
+    """The pipelined step of a shape; for H100s without a device, unless a mesh is given."""
     import jax.numpy as jnp
 
     from benchmarks.common.cases import Size, pipelined
@@ -192,10 +192,11 @@ def abstract_state(step):
     params = step.abstract_params()
     moments = jax.eval_shape(_optimizer().init, params)
     state = TrainState(params, moments, jax.ShapeDtypeStruct((), jnp.int32))
-    place = lambda leaf, where: jax.ShapeDtypeStruct(  # noqa: E731
-        leaf.shape, leaf.dtype, sharding=where
-    )
-    return jax.tree.map(place, state, state_shardings(state, step))
+
+    def shard(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(shard, state, state_shardings(state, step))
 
 
 def compile_train_step(step, state) -> tuple[Any, float]:
@@ -216,7 +217,7 @@ def compile_train_step(step, state) -> tuple[Any, float]:
 
 
 def held_bytes(memory) -> tuple[int, int]:
-    """What a device holds by the sum of the compiler's figures, and its own peak."""
+    """Bytes on a device: the sum of the compiler's figures, and its own peak."""
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
     return held, memory.peak_memory_in_bytes
@@ -236,7 +237,7 @@ def held_on_cpu(shape: Shape) -> int:
 
 
 def local_bytes(tree) -> int:
-    """Bytes of one device's part of a tree of arrays or placed shapes."""
+    """Bytes of one device's shard of a tree of arrays or shapes with shardings."""
     import jax
 
     def of(leaf) -> int:
@@ -257,7 +258,7 @@ def _optimizer():
 
 
 def _h100s(axes: dict[str, int]):
-    """H100s in hosts of eight; the innermost axis lies inside a host."""
+    """H100s in hosts of eight; the innermost axis is inside a host."""
     from benchmarks.aot import h100_mesh
 
     num_hosts = -(-math.prod(axes.values()) // GPUS_PER_HOST)
@@ -279,7 +280,7 @@ def _show(measured: dict[str, dict[str, Any]]) -> None:
         for name, row in measured.items()
     ]
     show("GB per device", bytes_of)
-    show("collectives in the program, each where it stands", [
+    show("collectives in the program, by location", [
         {"name": name, **line} for name, row in measured.items() for line in row["collectives"]
     ])
 

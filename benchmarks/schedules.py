@@ -3,16 +3,16 @@
     python -m benchmarks.schedules                           about 2 minutes on one core
     python -m benchmarks.schedules --ranks 4 8 --chunks 4   two lines per schedule and B/F
 
-P ranks, `2P` microbatches, interleaved schedules with two stages per rank; schedules of
-whole sequences stand for one chunk, their forms over chunks for more. A unit's W takes as long as
-its F. In the table
+P ranks, `2P` microbatches, interleaved schedules with two stages per rank; with one chunk the
+schedules of whole sequences are shown, with more their chunked forms. W takes as long as F. In the
+table
 
-    bubble                   share of the step that ranks wait, on the asynchronous machine
+    bubble                   fraction of the step that ranks wait, on the asynchronous machine
     peak                     in flight on the fullest rank, in microbatches: units/(V*C)
-    executor/asynchronous    step time of the one machine over that of the other
+    executor/asynchronous    ratio of step times on the two machines
     bubble/formula           bubble on the executor machine over the closed form
 
-Nothing here is measured; the same command gives the same figures on any machine.
+Nothing here is measured; the figures are the same on any machine.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def row(plan: Plan, ratio: Fraction) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The worst of all rows, and of each schedule's."""
+    """The worst of all rows, and of each schedule."""
     by_schedule = {
         name: _worst([row for row in rows if row["schedule"] == name])
         for name in dict.fromkeys(row["schedule"] for row in rows)

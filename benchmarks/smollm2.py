@@ -4,8 +4,8 @@
     python -m benchmarks.smollm2            about 10 minutes on two cores; extra `hf` for PyTorch
 
 The text is the documentation of Python's own language, as the standard library ships it. PyTorch
-reads the same GGUF by itself (`transformers`), so weights, rotary layout and model are all checked.
-Where the extra `hf` is missing its row is left out, and its figures are null.
+reads the same GGUF itself (`transformers`), so weights, rotary layout and model are all checked.
+Without the extra `hf` its row is left out and its figures are null.
 """
 
 import argparse
@@ -68,33 +68,34 @@ def text() -> str:
 
 
 def perplexities(source, tokens: np.ndarray) -> dict[str, Any]:
-    """Of one text: by PyTorch, by our model on the whole sequence, and through every pipeline."""
+    """Perplexity of a text: by PyTorch, by our model unpipelined, and through every pipeline."""
     stage = build_stage(**source.fields)
     losses = {"torch": torch_loss(source, tokens)}
     losses["unpipelined"] = unpipelined(source, stage, tokens)
     for ranks, chunks in PIPELINES:
         losses[f"P={ranks} C={chunks}"] = pipelined(source, stage, tokens, ranks, chunks)
-    told = {name: math.exp(loss) for name, loss in losses.items() if loss is not None}
-    reference = told.get("torch", told["unpipelined"])
+    measured = {name: math.exp(loss) for name, loss in losses.items() if loss is not None}
+    reference = measured.get("torch", measured["unpipelined"])
     rows = [
         {"model": name, "perplexity": value, "relative difference": abs(value / reference - 1)}
-        for name, value in told.items()
+        for name, value in measured.items()
     ]
     report.show(f"Perplexity of {tokens.size - 1} tokens", rows)
     keys = {name.lower().replace("=", "").replace(" ", "_"): name for name in losses}
-    values = {f"perplexity_{key}": told.get(name) for key, name in keys.items()}
+    values = {f"perplexity_{key}": measured.get(name) for key, name in keys.items()}
     differences = [row["relative difference"] for row in rows if row["model"] != "torch"]
     return {
         **values,
-        "max_relative_difference": max(differences) if "torch" in told else None,
+        "max_relative_difference": max(differences) if "torch" in measured else None,
         "max_relative_difference_of_pipelines": max(
-            abs(told[name] / told["unpipelined"] - 1) for name in told if name.startswith("P=")
+            abs(value / measured["unpipelined"] - 1)
+            for name, value in measured.items() if name.startswith("P=")
         ),
     }
 
 
 def torch_loss(source, tokens: np.ndarray) -> float | None:
-    """Nats per token by PyTorch, from its own reading of the file."""
+    """Nats per token by PyTorch, which reads the file itself."""
     if find_spec("torch") is None or find_spec("transformers") is None:
         print("PyTorch is left out: it needs the extra `hf` (in a clone: pip install '.[hf]')")
         return None
@@ -112,7 +113,7 @@ def torch_loss(source, tokens: np.ndarray) -> float | None:
 
 
 def unpipelined(source, stage, tokens: np.ndarray) -> float:
-    """Nats per token by one scan over layers on one device."""
+    """Nats per token by a scan over layers on one device."""
     params = jax.tree.map(jnp.asarray, load_canonical(source, stage))
     scores = jax.jit(partial(logits, stage))(params, jnp.asarray(tokens[None, :-1], jnp.int32))
     chosen = jax.nn.log_softmax(scores[0])[np.arange(tokens.size - 1), tokens[1:]]
@@ -130,7 +131,7 @@ def make_pipeline(stage, num_ranks: int, num_chunks: int, *, length: int) -> Pip
 
 
 def pipelined(source, stage, tokens: np.ndarray, num_ranks: int, num_chunks: int) -> float:
-    """Nats per token through a pipeline, read from the file onto its mesh."""
+    """Nats per token through a pipeline, with weights loaded onto its mesh."""
     step = make_pipeline(stage, num_ranks, num_chunks, length=tokens.size - 1)
     params = load_params(source, stage, step.layout, step.mesh)
     rows = jnp.asarray(tokens, jnp.int32)[None, None]
@@ -138,7 +139,7 @@ def pipelined(source, stage, tokens: np.ndarray, num_ranks: int, num_chunks: int
 
 
 def generation(source) -> dict[str, Any]:
-    """What the model answers to a question, the likeliest token each time."""
+    """The greedy answer of the model to a question."""
     stage, tokenizer = build_stage(**source.fields), load_tokenizer(source.tokenizer_file)
     params = jax.tree.map(jnp.asarray, load_canonical(source, stage))
     prompt = np.asarray([tokenizer.encode(PROMPT)], np.int32)

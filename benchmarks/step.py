@@ -4,8 +4,8 @@
     python -m benchmarks.step --quick   the step only, attention `xla_blockwise` only
 
 Four virtual CPU devices (P=4, M=4, T=1024, d=256, 8 layers, recompute `none`, float32). Process CPU
-seconds count the work of all devices and not the waiting, so a busy machine disturbs them less than
-wall time. The programs run in turn, so that a slow minute meets all of them.
+seconds count the work of all devices but not waiting, so a busy machine disturbs them less than
+wall time. The programs run in turn, so that a slow minute affects all of them.
 """
 
 import argparse
@@ -24,9 +24,9 @@ RANKS, MICROBATCHES, LENGTH, LAYERS, WIDTH = 4, 4, 1024, 8, 256
 BACKENDS = {"xla_dense": "", "xla_blockwise": "_blockwise"}
 """Attention backend -> suffix of its JSON keys.
 
-The keys without one compare steps over `xla_dense`, which computes what the mask hides, as
+The keys without suffix compare steps with `xla_dense`, which computes what the mask hides, as
 `jax.nn.dot_product_attention` does: there chunks save that work. `xla_blockwise`, the default of
-the trainer, already skips it on whole sequences, so that a ratio of about 1 at C=4 is its floor.
+the trainer, already skips it on whole sequences, so a ratio of about 1 at C=4 is its lower bound.
 """
 
 
@@ -106,7 +106,7 @@ def _rounds(programs: dict[str, Callable], *, repeats: int) -> dict[str, list[fl
 
 
 def _plain(stage, params, batch, attention: Callable) -> Callable[[], Any]:
-    """Microbatch by microbatch on one device, gradients added up: what `M` means without stages."""
+    """Microbatch by microbatch on one device, gradients accumulated: `M` without a pipeline."""
     value_and_grad = cases.plain(stage, attention=attention)
 
     @jax.jit
@@ -134,7 +134,7 @@ def _pipelined(stage, params, batch, size: Size) -> Callable[[], Any]:
 def measure_compilation(*, length: int, width: int) -> dict[str, Any]:
     """CPU and wall seconds to trace and compile over C, layers and M; each program once.
 
-    A tiny program goes first: the first compilation of a process also loads what all of them use.
+    A tiny program goes first, because the first compilation of a process also loads shared code.
     """
     sizes = {
         **{f"compile_seconds_c{c}": (c, LAYERS, MICROBATCHES) for c in (1, 2, 4, 8)},

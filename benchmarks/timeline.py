@@ -1,14 +1,14 @@
-"""The executor's clock: four processes whose actions sleep, against the simulated step time.
+"""Timing of the executor: four processes whose actions sleep, against the simulated step time.
 
     python -m benchmarks.timeline           about 2 minutes; sleeping takes no core
     python -m benchmarks.timeline --quick   two schedules, one round
 
 Every schedule runs as the trainer runs it, by `run_ticks` over its lowered table, one process per
 rank, messages over Gloo; but an action sleeps for its cost instead of computing. Measured over
-model is the step's wall time over the makespan of the simulator's executor machine, which knows of
-no overhead per tick. Schedules that exchange by parity also run with all neighbours exchanging in
-every tick; the model of that is the lock-step machine, and the ratio of the two is what parity
-buys.
+model is the step's wall time over the makespan of the simulator's executor machine, which has no
+overhead per tick. Schedules that exchange by parity also run with all neighbours exchanging in
+every tick; the model of that is the lock-step machine, and the ratio of the two is the gain of
+parity.
 """
 
 import argparse
@@ -48,7 +48,7 @@ COSTS = Costs(forward=0.04, backward=0.08)
 """Seconds of one action, of whatever part of the work it is; `I` and `W` take 0.04 each."""
 
 MACHINES = {"schedule's own": "executor", "all neighbours": "lock-step"}
-"""Exchange -> the simulator's machine for it."""
+"""Exchange -> machine of the simulator."""
 
 AHEAD_SECONDS = 0.5
 ZERO = jax.ShapeDtypeStruct((), jnp.float32)
@@ -90,7 +90,7 @@ def measure(names: list[str], *, rounds: int) -> dict[str, Any]:
         key: statistics.median(s for rank in ranks for s in rank[key])
         for key in ("idle", "callback")
     }
-    report.show("what a tick costs besides", [{k: 1e3 * v for k, v in ticks.items()}])
+    report.show("overhead of a tick (ms)", [{k: 1e3 * v for k, v in ticks.items()}])
     return {
         "max_measured_over_model": max(r["measured_over_model"] for r in own),
         "max_measured_over_model_all_neighbours": max(r["measured_over_model"] for r in others),
@@ -107,7 +107,7 @@ def sleeping_plan(name: str) -> Plan:
 
 
 def exchanges(plan: Plan) -> list[str]:
-    """Exchanges to measure: on the lock-step pattern all neighbours meet in every tick anyhow."""
+    """Exchanges to measure: in lock-step all neighbours exchange in every tick anyway."""
     return list(MACHINES)[: 2 if plan.exchange is Exchange.PARITY else 1]
 
 
@@ -138,7 +138,7 @@ def step_seconds(spans: list[list[list[float]]]) -> list[float]:
 
 
 def worker(names: list[str], rounds: int) -> dict[str, Any]:
-    """What every process does.
+    """The work of every process.
 
     Returns:
       `spans[name][exchange]`, the (start, end) of every round, on the machine's clock; and
@@ -174,9 +174,9 @@ def worker(names: list[str], rounds: int) -> dict[str, Any]:
 
 
 def begin_together(mesh: Mesh) -> float:
-    """Return in all processes at the same moment; its time on the clock that they share.
+    """Return in all processes at the same time, and return that time on their shared clock.
 
-    They agree on a moment ahead and sleep until then: out of a collective alone they come up to
+    They agree on a time ahead and sleep until then: from a collective alone they return up to
     160 ms apart (seen with four over Gloo, in steps of 40 ms, TCP's delayed acknowledgement).
     """
     now = np.array([1000 * time.monotonic()], np.int32)
@@ -202,7 +202,7 @@ def timed(program: Callable[[], Any], mesh: Mesh) -> tuple[float, float]:
 def sleeping_step(
     plan: Plan, mesh: Mesh, costs: Costs | None, exchange: str = "schedule's own"
 ) -> Callable[[], Any]:
-    """The compiled step of a plan whose actions sleep for their cost, or do nothing for None."""
+    """The compiled step of a plan whose actions sleep for their cost; for None, do nothing."""
     table = lower(plan, (1,) * plan.num_chunks)
     actions = {
         op: [sleeping_action(op, chunk, plan, costs) for chunk in range(plan.num_chunks)]
@@ -220,7 +220,7 @@ def sleeping_step(
 
 
 def sleeping_action(op: Op, chunk: int, plan: Plan, costs: Costs | None) -> Callable:
-    """An action of the executor that sleeps. What it returns depends on the end of its sleep."""
+    """An action of the executor that sleeps, and whose results depend on the sleep."""
     if costs is None:
         return lambda unit, state, message: (state + message[0, 0], message + 1)
     cost = costs.per_action(plan.num_stages, plan.num_chunks)
@@ -240,7 +240,7 @@ def _sleep(seconds, *values) -> np.ndarray:
 
 
 def all_neighbours(message: jax.Array, table: TickTable, tick: int) -> jax.Array:
-    """The tick's own exchange, and one that brings nothing between the neighbours left out."""
+    """The exchange of the tick, then one without effect between the other neighbours."""
     message = scan.exchange(message, table, tick)
     return message + 0 * scan.exchange(message, table, tick + 1)
 

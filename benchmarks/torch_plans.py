@@ -6,11 +6,11 @@
     python -m benchmarks.torch_plans --execute none  seconds
 
 Every order is read from the CSV that torch writes, validated, lowered and replayed by the NumPy
-machine, which sees any wrong value that an action would read. `ours` says whether the schedule of
-the same name here is equal cell for cell, `step` is the executor's time at F=1, B=2 under the
-exchange that the plan is given, and `error` the largest difference of a gradient leaf from plain
-jax.grad in float64, over the leaf's largest entry. 1F1B is written as torch runs it: as torch 2.13
-lays it out, the last rank's forwards count from 1, which its own check refuses.
+machine, which detects any wrong value that an action would read. `ours` says whether our schedule
+of the same name is equal cell by cell, `step` is the executor's time at F=1, B=2 under the plan's
+exchange, and `error` the largest difference of a gradient leaf from plain jax.grad in float64,
+relative to the largest entry of the leaf. 1F1B is written as torch runs it: in the list of torch
+2.13 the last rank's forwards count from 1, which its own check refuses.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", help="file for the line of JSON")
     options = parser.parse_args(arguments)
     try:
-        import torch.distributed.pipelining  # noqa: F401  what lays the orders out
+        import torch.distributed.pipelining  # noqa: F401  generates the orders
     except ImportError:
         print("error: needs torch; install the extra: pip install -e '.[torch]'", file=sys.stderr)
         return 2
@@ -99,7 +99,7 @@ def measure(folder: Path, executed: Sequence[Order]) -> Iterator[dict[str, Any]]
 
 
 def ours(order: Order, plan: Plan) -> str:
-    """Whether the schedule of the same name here has the same cells; empty where there is none."""
+    """Whether our schedule of the same name has the same cells; empty if there is none."""
     if order.name not in OURS:
         return ""
     options = {"stages_per_rank": order.V} if order.V > 1 else {}
@@ -111,7 +111,7 @@ def ours(order: Order, plan: Plan) -> str:
 def gradient_error(plan: Plan) -> float:
     """Largest relative difference of a gradient leaf from plain `jax.grad`, in float64.
 
-    What idle ranks hold is NaN, so that nothing of it may be read.
+    Buffers of idle ranks are filled with NaN, so none of them may be read.
     """
     import jax
     import numpy as np
@@ -142,7 +142,7 @@ def gradient_error(plan: Plan) -> float:
         step.to_canonical(grads),
         expected,
     )
-    jax.clear_caches()  # the programs of an order are of no use to the next
+    jax.clear_caches()  # the next order has other programs
     return max(jax.tree.leaves(errors))
 
 

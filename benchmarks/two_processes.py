@@ -3,15 +3,15 @@
     python -m benchmarks.two_processes      about 2 minutes on two idle cores
 
 P=2 and M=2, so that the bubble is large: a third of the step of 1F1B and a ninth of that of Seq1F1B
-with four equal chunks, which leaves a ratio of 3/4. The prediction is made of actions timed alone,
-in the same processes and on both cores at once, by the simulator's executor machine. Steps and
-actions of both schedules run in turn, so that a slow minute meets all of them, and only the calmer
-half of the rounds counts, those in which the machine as a whole used the least CPU time: what other
-programs use is in it, and so is what a slowed core costs ours, but not what our ranks wait.
+with four equal chunks, which leaves a ratio of 3/4. The prediction comes from the simulator's
+executor machine, with actions timed alone, in the same processes and on both cores at once. Steps
+and actions of both schedules run in turn, so that a slow minute affects all of them, and only the
+calmer half of the rounds counts: those in which the whole machine used the least CPU time. That
+includes other programs and slowed cores, but not the waiting of our ranks.
 
 Attention costs both the same per (query, key) pair: `xla_blockwise` visits only pairs of blocks in
-which something is visible, and the chunks are multiples of its block, so that whole sequences and
-chunks visit the very same pairs of blocks. What a pair costs in either is measured, too.
+which something is visible, and chunks are multiples of its block, so whole sequences and chunks
+visit the same pairs of blocks. The cost per pair is measured for both, too.
 """
 
 import argparse
@@ -45,9 +45,9 @@ class Sizes:
 
     Attributes:
       model_dim: width; heads are of 64.
-      vocab_size: small, since the head is work of the last stage only.
-      lengths: tokens of the chunks, multiples of the attention's block of 256. The default costs
-        about the same time per chunk: later chunks have more keys, so they are shorter.
+      vocab_size: small, since only the last stage computes the head.
+      lengths: tokens of the chunks, multiples of the attention block of 256. The default takes
+        about the same time per chunk: later chunks see more keys, so they are shorter.
     """
 
     model_dim: int = 512
@@ -186,7 +186,7 @@ def num_pairs(num_tokens: int) -> int:
 
 
 def worker(sizes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
-    """What both processes do.
+    """The work of both processes.
 
     Returns:
       By schedule and, except for `losses`, by round: `spans` of the steps (start and end on the
@@ -234,7 +234,7 @@ def worker(sizes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
 
 
 def machine_cpu_seconds() -> float:
-    """CPU seconds of all programs since the machine started; 0 where Linux does not count them."""
+    """CPU seconds of all programs since the machine started; 0 if not on Linux."""
     counts = Path("/proc/stat")
     if not counts.is_file():
         return 0.0

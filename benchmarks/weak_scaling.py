@@ -4,12 +4,11 @@
     python -m benchmarks.weak_scaling --mesh 1,1,1 2,2,2 --repeats 3
 
 Every device has the same work on every mesh (data, pipe, tensor): `data` times the sequences,
-`pipe` times the layers, `tensor` times the heads, the MLP's width and the vocabulary. So a step on
-N devices should take the CPU seconds of its parts: N steps on one device each, side by side. What
-it takes beyond that is overhead: exchanges, idle ticks, work that devices of `tensor` do twice.
-Less than that it can take too: the devices of a pipeline share one head. Virtual devices share the
-machine's cores, so wall time says nothing here; CPU seconds of the whole process do. One process
-holds all programs and runs them in turn.
+`pipe` times the layers, `tensor` times the heads, the MLP width and the vocabulary. So a step on N
+devices should take the CPU seconds of its parts: N steps on one device each, side by side. The
+excess is overhead: exchanges, idle ticks, work that is replicated over `tensor`. It can also take
+less: the devices of a pipeline share one head. Virtual devices share the machine's cores, so wall
+time means nothing here; CPU seconds of the whole process do. One process runs all programs in turn.
 """
 
 import argparse
@@ -40,18 +39,18 @@ MESHES = (
 )  # fmt: skip
 MICROBATCHES, CHUNKS = 4, 2
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
-"""A matmul of one device is not spread over cores, which costs CPU time where they are few."""
+"""Keeps the matmuls of a device on one core; with few cores, spreading them costs CPU time."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one device does, whatever the mesh.
+    """The work of one device, on any mesh.
 
     Attributes:
-      num_layers: layers of a stage.
-      num_heads: query heads on a device, 64 wide.
-      vocab_size: rows of the table on a device.
-      num_sequences: sequences of a microbatch on a pipeline.
+      num_layers: layers per stage.
+      num_heads: query heads per device, with 64 dims.
+      vocab_size: rows of the vocabulary table per device.
+      num_sequences: sequences per microbatch and pipeline.
     """
 
     seq_len: int = 512
@@ -86,7 +85,7 @@ def measure(
     runs: dict[Any, Callable] = {size: partial(side_by_side, alone[:size]) for size in sizes}
     runs |= {mesh: make_run(mesh, work) for mesh in meshes}
     seconds: dict[Any, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):  # in turn: a busy machine is busy for all of them
+    for _ in range(repeats):  # in turn, so that a busy machine affects all of them
         for name, run in runs.items():
             seconds[name].append(cpu_seconds(run))
     return table({mesh: (seconds[mesh], seconds[_size(mesh)]) for mesh in meshes})
@@ -108,7 +107,7 @@ def table(
 
 
 def side_by_side(runs: Sequence[Callable[[], Any]]) -> None:
-    """All of them at once, a thread each."""
+    """Run all at once, in a thread each."""
     with ThreadPoolExecutor(len(runs)) as pool:
         for running in [pool.submit(run) for run in runs]:
             running.result()
@@ -117,7 +116,7 @@ def side_by_side(runs: Sequence[Callable[[], Any]]) -> None:
 def make_run(
     mesh: tuple[int, int, int], work: Work, *, devices: Sequence[Any] | None = None
 ) -> Callable[[], Any]:
-    """A function that runs one training step on a mesh (data, pipe, tensor); it has run once."""
+    """A function that runs one training step on a mesh (data, pipe, tensor), already compiled."""
     num_data, num_ranks, num_tensor = mesh
     stage = build_stage(
         "llama", num_layers=work.num_layers * num_ranks, model_dim=work.model_dim,
@@ -147,10 +146,9 @@ def make_run(
 
 
 def cpu_seconds(run: Callable[[], Any]) -> float:
-    """Seconds that all threads of this process were computing while it ran.
+    """CPU seconds of all threads of this process while it ran.
 
-    It runs once before, so that memory and caches are those of the step before, not of another
-    program.
+    It runs once before, so that memory and caches are those of the same program.
     """
     gc.collect()
     run()

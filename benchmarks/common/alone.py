@@ -1,7 +1,7 @@
-"""CPU seconds of single actions of a pipelined step, and of attention, run by themselves.
+"""CPU seconds of single actions of a pipelined step, and of attention, run alone.
 
-An action alone waits for nobody, so on an idle machine its CPU seconds are its wall time; on a busy
-one they are less disturbed.
+An action alone does not wait, so on an idle machine its CPU seconds are its wall time; on a busy
+one they are disturbed less.
 """
 
 import time
@@ -27,8 +27,7 @@ def time_actions(
 ) -> Callable[[], dict[str, list[float]]]:
     """Time every action of this process's stage once: CPU seconds per chunk, by operation.
 
-    The functions, the state and the units are those of the step; the state is donated, as the scan
-    carries it.
+    Functions, state and units are those of the step; the state is donated, as it is in the scan.
     """
     rank, program, table = jax.process_index(), step.program(1), step.table
     local = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
@@ -41,7 +40,7 @@ def time_actions(
     inputs = Inputs(weights, tables, *map(jnp.asarray, batch))
     message = jax.random.normal(jax.random.key(2), program.message_shape)
     state = jax.jit(program.initial_state)()
-    held = {"state": jax.device_put(state, jax.local_devices()[0])}  # placed as what comes back
+    held = {"state": jax.device_put(state, jax.local_devices()[0])}  # sharded as the result
 
     def action(op: Op, chunk: int) -> Callable[[], float]:
         @partial(jax.jit, donate_argnums=0)
@@ -74,7 +73,7 @@ def time_actions(
 def time_attention(
     stage: Stage, backend: AttentionBackend, lengths: Sequence[int]
 ) -> Callable[[], float]:
-    """CPU seconds of attention forward and backward of one sequence in one layer, by chunks."""
+    """CPU seconds of attention in one layer, forward and backward of one sequence, in chunks."""
 
     def both(q, k, v, dout, offset: int):
         out, lse = backend.forward(q, k, v, offset)

@@ -17,7 +17,7 @@ from seq1f1b_jax.schedule import even_lengths, make_plan
 
 @dataclass(frozen=True)
 class Size:
-    """One point of a benchmark: schedule, sequence and residual policy."""
+    """One point of a benchmark: schedule, sequence and recompute policy."""
 
     num_ranks: int
     num_microbatches: int
@@ -109,8 +109,8 @@ def random_batch(stage: Stage, num_microbatches: int, seq_len: int):
 def leaf_errors(grads, reference) -> dict[str, float]:
     """max|difference| / max|reference| of every leaf, by its path.
 
-    A bias of keys without rotary adds one number to all scores of a query, which softmax
-    ignores: its gradient is zero by mathematics, so it is measured against that of the key kernel.
+    Without rotary positions a key bias adds the same number to all scores of a query, which softmax
+    ignores: its exact gradient is zero, so it is compared with the scale of the key kernel.
     """
     named = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(reference)}
     errors = {}

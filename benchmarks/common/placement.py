@@ -1,7 +1,7 @@
-"""Where the collectives of a compiled program stand: kind, mesh axes, and in which loop.
+"""Where the collectives of a compiled program are: kind, mesh axes, and in which loop.
 
-Read from the HLO text, so it tells of every program that compiles, on machines that are not there
-too. A collective is counted once where it stands, not once per iteration.
+Read from the HLO text, so it works for every program that compiles, also for devices that are not
+present. A collective counts once in the text, not once per iteration.
 """
 
 import re
@@ -16,7 +16,7 @@ KINDS = (
     "ragged-all-to-all", "reduce-scatter",
 )  # fmt: skip
 STEP, TICK, ACTION = "step", "tick", "action"
-"""Outside the loop over ticks; in it, in every tick; in a loop inside it, such as an action's."""
+"""Outside the loop over ticks; directly in it; in a loop inside it, such as that of an action."""
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _OPCODE = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([\w\-]+)\(")
@@ -28,12 +28,12 @@ _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})?
 
 
 @dataclass(frozen=True, order=True)
-class Place:
-    """One sort of collectives.
+class Location:
+    """Collectives of one kind, along the same axes, in the same loop.
 
     Attributes:
       kind: opcode.
-      axes: mesh axes along which its groups, or its pairs, extend, joined by `+`.
+      axes: mesh axes along which its groups or pairs extend, joined by `+`.
       where: `step`, `tick` or `action`.
     """
 
@@ -42,7 +42,7 @@ class Place:
     where: str
 
 
-def count_collectives(text: str, axes: Mapping[str, int]) -> Counter[Place]:
+def count_collectives(text: str, axes: Mapping[str, int]) -> Counter[Location]:
     """Count the collectives of a program.
 
     Args:
@@ -59,17 +59,17 @@ def count_collectives(text: str, axes: Mapping[str, int]) -> Counter[Place]:
       ... )
       >>> text = jax.jit(total).lower(jax.ShapeDtypeStruct((4,), "float32")).compile().as_text()
       >>> count_collectives(text, {"pipe": 4})
-      Counter({Place(kind='all-reduce', axes='pipe', where='step'): 1})
+      Counter({Location(kind='all-reduce', axes='pipe', where='step'): 1})
     """
     program = _read(text)
     depths = _depths(program)
-    found: Counter[Place] = Counter()
+    found: Counter[Location] = Counter()
     for name, depth in depths.items():
         for opcode, line in program.lines[name]:
             kind = opcode.removesuffix("-start")
             if kind in KINDS:
                 where = (STEP, TICK, ACTION)[min(depth, 2)]
-                found[Place(kind, axes_of(line, axes), where)] += 1
+                found[Location(kind, axes_of(line, axes), where)] += 1
     return found
 
 
@@ -88,12 +88,13 @@ def axes_of(line: str, axes: Mapping[str, int]) -> str:
     return "+".join(name for name, along in zip(axes, differ, strict=True) if along) or "none"
 
 
-def rows(counts: Mapping[Place, int]) -> list[dict[str, object]]:
+def rows(counts: Mapping[Location, int]) -> list[dict[str, object]]:
     """Counts as lines of a table, loops first."""
     order = {TICK: 0, ACTION: 1, STEP: 2}
-    places = sorted(counts, key=lambda place: (order[place.where], place))
+    locations = sorted(counts, key=lambda location: (order[location.where], location))
     return [
-        {"where": p.where, "kind": p.kind, "axes": p.axes, "count": counts[p]} for p in places
+        {"where": at.where, "kind": at.kind, "axes": at.axes, "count": counts[at]}
+        for at in locations
     ]
 
 
@@ -120,8 +121,8 @@ def _read(text: str) -> _Program:
 def _depths(program: _Program) -> dict[str, int]:
     """Loops around each computation that runs: 0 outside the loop over ticks, 1 in it, ...
 
-    The loop over ticks is the one outermost loop with most loops inside. Loops outside of it, such
-    as those of a scatter, count as no loop.
+    The loop over ticks is the outermost loop with the most loops inside. Loops outside of it, such
+    as that of a scatter, do not count.
     """
     outside = _reach(program, [program.entry], into_loops=False)
     loops = [body for name in outside for body in _bodies(program, name)]
@@ -136,7 +137,7 @@ def _depths(program: _Program) -> dict[str, int]:
 
 
 def _reach(program: _Program, start: Iterable[str], *, into_loops: bool) -> set[str]:
-    """Computations that run when these run; those of fusions and reductions do not communicate."""
+    """Computations reached from these, except fusions and reductions, which do not communicate."""
     seen: set[str] = set()
     todo = list(start)
     while todo:
@@ -187,16 +188,16 @@ def _mesh_groups(mesh: str, along: str) -> list[Sequence[int]]:
     `'a':(2)4` is the part of axis `a` that has 2 parts before it and is 4 long.
     """
     if "device_ids" in mesh:
-        raise ValueError(f"a mesh with devices in an order of its own is not read: {mesh}")
+        raise ValueError(f"a mesh with a custom order of devices is not read: {mesh}")
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
     cuts = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", along)
     ids = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values()))
-    places = np.array(np.unravel_index(ids.ravel(), ids.shape)).T
-    keys = places.copy()
+    coordinates = np.array(np.unravel_index(ids.ravel(), ids.shape)).T
+    keys = coordinates.copy()
     for name, before, size in cuts:
         dim = list(sizes).index(name)
         after = sizes[name] // (int(before) * int(size)) if size else 1
-        inside = (places[:, dim] // after) % int(size or sizes[name])
+        inside = (coordinates[:, dim] // after) % int(size or sizes[name])
         keys[:, dim] -= inside * after
     groups: dict[tuple, list[int]] = {}
     for device, key in enumerate(map(tuple, keys)):

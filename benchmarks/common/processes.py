@@ -2,10 +2,10 @@
 
     results = run_processes("benchmarks.timeline:worker", {"num_rounds": 5}, num_processes=4)
 
-Every process joins `jax.distributed` and then calls the function; `jax.devices()` there are the
-devices of all of them, and collectives go over Gloo. A process computes with one thread, on a core
-of its own where there are enough. If one fails, all are ended and the error shows its last lines.
-The coordinator listens on 127.0.0.1 only; Gloo on the address of the machine's own name.
+Every process joins `jax.distributed` and then calls the function; `jax.devices()` there returns the
+devices of all processes, and collectives use Gloo. A process computes with one thread, pinned to
+its own core if there are enough. If one fails, all are killed and the error shows its last lines.
+The coordinator listens on 127.0.0.1 only; Gloo on the address of the machine's host name.
 """
 
 import importlib
@@ -31,8 +31,8 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_ARENA_MAX": "1",
 }
-"""For glibc: what a process frees it keeps. Otherwise every step gives its buffers back to the
-system and takes them again page by page, up to a fifth of its CPU time, and more or less each time.
+"""Makes glibc keep freed memory. Otherwise every step returns its buffers to the system and faults
+them in again page by page, which takes up to a fifth of its CPU time, and varies.
 """
 
 
@@ -52,13 +52,13 @@ def run_processes(
 
     Args:
       function: `module:name`, importable from the root of the checkout.
-      arguments: keyword arguments, anything that JSON can hold; the same for every process.
-      num_processes: how many, each with one device.
-      timeout_seconds: after which all are ended.
+      arguments: keyword arguments that JSON can hold; the same for every process.
+      num_processes: number of processes, with one device each.
+      timeout_seconds: after which all are killed.
       keep_memory: whether a process keeps what it frees (`KEEP_MEMORY`).
 
     Returns:
-      What the function returned in process 0, 1 ..., as JSON brings it back.
+      Return values of processes 0, 1, ..., after a round trip through JSON.
 
     Raises:
       ProcessError: a process failed, or they took too long.
@@ -96,7 +96,7 @@ def run_processes(
 
 
 def one_core_each(num_processes: int) -> tuple[int, ...]:
-    """A core of its own for every process; empty where there are too few to pin them."""
+    """A core for every process; empty if there are too few to pin them."""
     if not hasattr(os, "sched_getaffinity"):
         return ()
     cores = sorted(os.sched_getaffinity(0))
@@ -104,7 +104,7 @@ def one_core_each(num_processes: int) -> tuple[int, ...]:
 
 
 def count_devices() -> int:
-    """Devices of all processes together: the smallest function there is to run."""
+    """Devices of all processes: a minimal function to run."""
     import jax
 
     return len(jax.devices())
@@ -137,11 +137,11 @@ def _start(
 
 
 def _wait(running: Sequence[subprocess.Popen], folder: Path, *, timeout_seconds: float) -> None:
-    """Return when all have ended well; raise when one has not, or at the time limit."""
+    """Return when all have succeeded; raise when one has failed, or at the time limit."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         states = [process.poll() for process in running]
-        if any(states):  # more than one, where the first to fail took others along
+        if any(states):  # several, if the first to fail took others down
             raise ProcessError(
                 "\n".join(
                     f"process {rank} of {len(running)} ended with status {status}, so all were"
@@ -169,7 +169,7 @@ def _tail(folder: Path, rank: int) -> str:
 
 
 def _run_one(spec: Mapping[str, Any]) -> None:
-    if spec["core"] is not None:  # before JAX starts its threads: it makes one per core
+    if spec["core"] is not None:  # before JAX starts its threads, one per core
         os.sched_setaffinity(0, {spec["core"]})
     import jax
 

@@ -87,7 +87,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """Short hash, with `+` where the checkout has changes; `None` outside a checkout."""
+    """Short hash, with `+` if the checkout has changes; `None` outside a checkout."""
     folder = Path(__file__).parent
     try:
         name = _git(folder, "rev-parse", "--short", "HEAD")

@@ -1,7 +1,7 @@
 """The orders of torch.distributed.pipelining, as torch writes them, and torch's check of ours.
 
-Nothing runs: torch only lays out which action stands where. Needs the extra `torch`, whose loading
-and checking functions are private; written against torch 2.13.
+Nothing runs: torch only generates the orders. Needs the extra `torch`, whose functions for loading
+and checking are private; written against torch 2.13.
 """
 
 import csv
@@ -28,18 +28,18 @@ class Order(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As the file of the order is called."""
+        """Name of the file of the order, without suffix."""
         return f"{self.name}_P{self.P}_M{self.M}_V{self.V}"
 
 
 LINES = ((2, 2), (2, 4), (3, 3), (3, 5), (4, 4), (4, 7), (4, 8), (8, 8))
 RINGS = ((2, 2, 2), (2, 4, 2), (2, 4, 3), (3, 3, 2), (3, 6, 2), (4, 4, 2), (4, 7, 2), (4, 8, 3))
 V_SHAPED = (Order("ZBVZeroBubble", 2, 4, 2), Order("DualPipeV", 2, 6, 2))
-"""Orders that the placement of their stages keeps out of the executor."""
+"""Orders whose placement of stages the executor does not support."""
 
 
 def all_orders() -> Iterator[Order]:
-    """Every order of the grid that the executor has a placement for."""
+    """Every order of the grid whose placement the executor supports."""
     for name in ("GPipe", "1F1B"):
         yield from (Order(name, *sizes, 1) for sizes in LINES)
     for name in ("Interleaved1F1B", "InterleavedZeroBubble", "LoopedBFS"):
@@ -52,11 +52,11 @@ def write_order(order: Order, folder: Path, *, repaired: bool = True) -> Path:
     """Write an order as torch's `_dump_csv` does.
 
     Args:
-      order: to write.
-      folder: that exists.
-      repaired: give the last rank of 1F1B the microbatches that torch runs there. As torch 2.13
-        lays the order out its forwards count from 1, and torch's own check refuses it; what it runs
-        does not come from that list.
+      order: what to write.
+      folder: an existing folder.
+      repaired: give the last rank of 1F1B the microbatches that torch runs there. In the list of
+        torch 2.13 its forwards count from 1, which torch's own check refuses; the list is not what
+        it runs.
     """
     rows = _rows(order)
     if order.name == "1F1B" and repaired:
@@ -98,7 +98,7 @@ def _rows(order: Order) -> list[list[str]]:
 
 
 def _stages(order: Order) -> list[SimpleNamespace]:
-    """What a schedule reads of the stages of rank 0."""
+    """What a schedule reads from the stages of rank 0."""
     return [
         SimpleNamespace(
             num_stages=order.P * order.V, group_size=order.P, group_rank=0,

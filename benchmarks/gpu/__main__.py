@@ -3,7 +3,7 @@
     python -m benchmarks.gpu            about 8 minutes on an H100, compilation included
     python -m benchmarks.gpu --toy      the same program at toy sizes, on any machine
 
-Each section stands alone: one that fails prints its error and the next goes on. The last line is
+Sections are independent: if one fails, its error is printed and the next one runs. The last line is
 JSON; with --out FILE it is also written to that file after every section.
 """
 
@@ -40,4 +40,4 @@ def main(arguments=None) -> int:
 
 if __name__ == "__main__":
     status = main()
-    os._exit(status)  # threads that still compile are left behind
+    os._exit(status)  # without waiting for threads that still compile

@@ -1,4 +1,4 @@
-"""Sizes, clock and results of the one-GPU benchmark, and sections that may fail alone."""
+"""Sizes, time limit and results of the one-GPU benchmark; sections fail independently."""
 
 import json
 import time
@@ -45,7 +45,7 @@ TOY = Sizes(
 
 
 class Run:
-    """Sizes, the clock and the results so far."""
+    """Sizes, the time limit and the results so far."""
 
     def __init__(self, sizes: Sizes, deadline: float, *, out: str | None = None):
         self.sizes, self.deadline, self.out = sizes, deadline, out
@@ -54,7 +54,7 @@ class Run:
         self.started = time.monotonic()
 
     def section(self, name: str, function: Callable[["Run"], Any]) -> Any:
-        """Run one section; whatever it raises is printed, recorded and does not stop the others."""
+        """Run one section; an error is printed and recorded, and does not stop the others."""
         print(f"\n== {name} (at {time.monotonic() - self.started:.0f} s)", flush=True)
         try:
             return function(self)
@@ -67,8 +67,8 @@ class Run:
     def fail(self, name: str, error: BaseException) -> None:
         """Record an error under the name of what failed."""
         frames = traceback.extract_tb(error.__traceback__)  # none where it was never raised
-        place = f" ({frames[-1]})" if frames else ""
-        print(f"FAILED {name}: {type(error).__name__}: {str(error)[:1500]}{place}", flush=True)
+        where = f" ({frames[-1]})" if frames else ""
+        print(f"FAILED {name}: {type(error).__name__}: {str(error)[:1500]}{where}", flush=True)
         self.failed.append(name)
         self.values.setdefault("errors", {})[name] = f"{type(error).__name__}: {error}"[:600]
 
@@ -77,7 +77,7 @@ class Run:
         return self.deadline - time.monotonic()
 
     def finish(self) -> None:
-        """Print the last line and leave; a compilation that hangs must not hold the process."""
+        """Print the last line of JSON."""
         from benchmarks.common.report import finish
 
         self.values |= {"failed": self.failed, "seconds": time.monotonic() - self.started}

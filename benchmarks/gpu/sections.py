@@ -57,7 +57,7 @@ def _errors(stage, size: Size, lengths) -> dict[str, Any]:
 
 
 def loop_checks(run: Run) -> None:
-    """Host cost of one 0/1-trip loop: a scan of ticks, eight loops each, that run never or once."""
+    """Host cost of a 0/1-trip loop: a scan over ticks of eight loops that run at most once."""
     trips, loops = run.sizes.loop_trips, 8
     rows = []
     for name, per_tick in (("none runs", 0), ("one of eight runs", 1), ("all run", loops)):
@@ -87,7 +87,7 @@ def _looping(trips: int, loops: int):
 
 
 def small_actions(run: Run) -> None:
-    """A tiny model, where an action takes no longer than its launch: step time per tick."""
+    """A tiny model, in which actions take no longer than their launch: step time per tick."""
     length, rows = run.sizes.small_len, []
     stage = build_stage("llama", preset="small", num_layers=2)
     params = stage.init(jax.random.key(0))

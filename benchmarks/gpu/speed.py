@@ -24,7 +24,7 @@ H100_BF16_FLOPS = 989e12
 
 @dataclass(frozen=True)
 class Case:
-    """One program of the comparison; `lower` traces it, `in_memory` lays out its parameters."""
+    """One program of the comparison; `lower` traces it, `in_memory` arranges its parameters."""
 
     name: str
     seq_len: int
@@ -36,7 +36,7 @@ class Case:
 
 
 def submit(run: Run) -> dict[Case, Future]:
-    """Start compiling every case on a few threads; timings start when all are done."""
+    """Start compiling every case on a few threads; timing starts when all are done."""
     pool = ThreadPoolExecutor(4)
     found = []
     for seq_len, steps in run.sizes.speed:
@@ -49,11 +49,11 @@ def submit(run: Run) -> dict[Case, Future]:
 
 
 def wait(run: Run, futures: dict[Case, Future]) -> None:
-    """Wait for compilations, at most to the deadline less a minute."""
+    """Wait for compilations, at most until a minute before the deadline."""
     for case, future in futures.items():
         try:
             future.result(timeout=max(run.seconds_left() - 60, 1))
-        except Exception as error:  # told per case in `measure`
+        except Exception as error:  # reported per case in `measure`
             print(case.name, case.seq_len, type(error).__name__, str(error)[:200], flush=True)
 
 
@@ -113,7 +113,7 @@ def _row(run: Run, case: Case, compiled, params) -> dict[str, Any]:
         "argument_gb": memory.argument_size_in_bytes / 1e9,
         "output_gb": memory.output_size_in_bytes / 1e9,
         "predicted_temp_gb": case.predicted_bytes and case.predicted_bytes / 1e9,
-        # The counter never falls: a case that did not raise it has no figure of its own.
+        # The counter never falls, so a case that did not raise it has no figure.
         "device_peak_gb": peak / 1e9 if peak > before else None,
         "seconds_per_tick": seconds / case.num_ticks if case.num_ticks else None,
     }

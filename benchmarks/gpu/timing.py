@@ -11,9 +11,9 @@ from benchmarks.common.report import median_and_spread
 def time_calls(
     call: Callable, *arguments, repeats: int, case_seconds: float
 ) -> dict[str, float]:
-    """Median wall seconds of `call(*arguments)`, each waited for.
+    """Median wall seconds of `call(*arguments)`, waiting for each result.
 
-    Two calls go before, or one that takes over two seconds. Stops after `case_seconds`, but not
+    Two warm-up calls, or one if it takes over two seconds. Stops after `case_seconds`, but not
     before three calls.
     """
     for _ in range(2):

@@ -63,14 +63,14 @@ def _assign(lengths: Int64[np.ndarray, " pieces"], seq_len: int) -> Int64[np.nda
     """The sequence of each piece, numbered in the order of opening."""
     by_length = np.argsort(-lengths, kind="stable")
     values, counts = np.unique(lengths, return_counts=True)
-    placed = np.empty(lengths.size, np.int64)  # sequence of each piece, by decreasing length
+    sequence_of = np.empty(lengths.size, np.int64)  # sequence of each piece, by decreasing length
     rooms, done = _Rooms(seq_len), 0
     for length, count in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
         end = done + count
         while done < end:
-            done += rooms.fill(length, placed[done:end])
-    result = np.empty_like(placed)
-    result[by_length] = placed
+            done += rooms.fill(length, sequence_of[done:end])
+    result = np.empty_like(sequence_of)
+    result[by_length] = sequence_of
     return result
 
 

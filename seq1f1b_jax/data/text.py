@@ -157,12 +157,12 @@ def _why_skipped(real: str, seen: Container[str], root: Path) -> str:
 
 def _once(own: Mapping[str, Path], links: list[Path], left_out: Counter[str]) -> list[Path]:
     """Every file once; no pipes, sockets or devices."""
-    met = dict(own)
+    found = dict(own)
     for path in sorted(links):
-        if met.setdefault(os.path.realpath(path), path) is not path:
+        if found.setdefault(os.path.realpath(path), path) is not path:
             left_out[SAME_FILE] += 1
-    files = [path for path in met.values() if not _is_special(path)]
-    left_out[NO_FILE] += len(met) - len(files)
+    files = [path for path in found.values() if not _is_special(path)]
+    left_out[NO_FILE] += len(found) - len(files)
     return files
 
 

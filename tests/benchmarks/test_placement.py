@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.common.placement import Place, axes_of, count_collectives, rows
+from benchmarks.common.placement import Location, axes_of, count_collectives, rows
 
 AXES = {"data": 2, "pipe": 2, "tensor": 2}
 
@@ -49,10 +49,10 @@ ENTRY %main (x: f32[4]) -> f32[2] {
 
 def test_kind_axes_and_loop_of_every_collective():
     assert count_collectives(PROGRAM, AXES) == {
-        Place("all-reduce", "tensor", "action"): 1,
-        Place("collective-permute", "pipe", "tick"): 1,
-        Place("reduce-scatter", "data", "step"): 1,
-        Place("all-reduce", "data+pipe+tensor", "step"): 1,
+        Location("all-reduce", "tensor", "action"): 1,
+        Location("collective-permute", "pipe", "tick"): 1,
+        Location("reduce-scatter", "data", "step"): 1,
+        Location("all-reduce", "data+pipe+tensor", "step"): 1,
     }
 
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from benchmarks import published_sizes
-from benchmarks.common.placement import Place, count_collectives
+from benchmarks.common.placement import Location, count_collectives
 from benchmarks.published_sizes import SHAPES, Shape
 from seq1f1b_jax.pipeline import make_mesh
 
@@ -33,8 +33,9 @@ def test_bytes_of_a_compiled_step():
     assert memory.alias_size_in_bytes > 0.9 * parts  # the state is donated
     assert held > parts + memory.temp_size_in_bytes
     assert seconds > 0
-    places = count_collectives(compiled.as_text(), TINY.axes)
-    assert {p for p in places if p.where != "step"} == {Place("collective-permute", "pipe", "tick")}
+    found = count_collectives(compiled.as_text(), TINY.axes)
+    inner = {location for location in found if location.where != "step"}
+    assert inner == {Location("collective-permute", "pipe", "tick")}
 
 
 def test_local_bytes_counts_one_device_s_part():

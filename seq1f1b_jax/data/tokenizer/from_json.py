@@ -69,7 +69,7 @@ def _check(inner: tokenizers.Tokenizer, file: Path) -> None:
     largest = max([-1, *inner.get_vocab(with_added_tokens=True).values(), *_prefix(inner)])
     if not 0 <= largest < MAX_TOKENS or inner.id_to_token(largest) is None:
         raise UserError(
-            f"{file}: its largest token is {largest}; it must have a name, and lie in "
+            f"{file}: its largest token is {largest}; it must have a name, and be in "
             f"[0, {MAX_TOKENS}): get the file again"
         )
     if dropout := getattr(inner.model, "dropout", None):
