@@ -24,9 +24,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.ops.axes import TENSOR
 from seq1f1b_jax.ops.blocks import cut
 from seq1f1b_jax.ops.precision import accumulation_dtype
-from seq1f1b_jax.ops.tensor import AXIS
+from seq1f1b_jax.ops.tensor import own_start
 
 Tree = Any
 Final = Callable[[Tree, Array], Array]
@@ -44,13 +45,13 @@ class VocabCut:
 
     def ids(self, rows: int) -> Int[Array, "rows"]:
         """Tokens of this device's rows."""
-        return lax.axis_index(AXIS) * rows + jnp.arange(rows, dtype=jnp.int32)
+        return own_start(rows) + jnp.arange(rows, dtype=jnp.int32)
 
     def largest(self, values: Array) -> Array:
-        return lax.pmax(values, AXIS)
+        return lax.pmax(values, TENSOR)
 
     def total(self, values: Array) -> Array:
-        return lax.psum(values, AXIS)
+        return lax.psum(values, TENSOR)
 
 
 def num_targets(targets: Int[Array, "..."]) -> Int[Array, ""]:

@@ -18,16 +18,16 @@ Source: Megatron-LM, arXiv 1909.08053, section 3; sequence parallelism: arXiv 22
 4.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-AXIS = "tensor"
+from seq1f1b_jax.ops.axes import TENSOR
 
 SUMMED, GATHERED = "tensor_summed", "tensor_gathered"
 """Names of what collectives give, for policies of what a backward keeps."""
@@ -57,7 +57,25 @@ class TensorAxis:
     @property
     def environment(self) -> list[tuple[str, int]]:
         """The axis, for tracing outside of `shard_map`."""
-        return [(AXIS, self.size)] if self.size > 1 else []
+        return [(TENSOR, self.size)] if self.size > 1 else []
+
+    def check_chunks(self, lengths: Sequence[int]) -> None:
+        """Refuse chunks whose tokens the devices cannot share.
+
+        Raises:
+          ValueError: there is one device, or a chunk that it does not divide evenly.
+        """
+        if self.sequence and self.size == 1:
+            raise ValueError(
+                "sequence_parallel shares tokens over the mesh axis 'tensor', and the mesh has "
+                "none; leave it off, or give the mesh such an axis (make_mesh(num_tensor=...))"
+            )
+        odd = [length for length in lengths if length % self.token_parts]
+        if odd:
+            raise ValueError(
+                f"chunks of {odd} tokens cannot be shared by tensor={self.size} devices; with "
+                f"sequence_parallel every chunk length is a multiple of {self.size}"
+            )
 
     def enter(
         self, norm: Callable[[Array], Array], x: Float[Array, "B t d"]
@@ -80,7 +98,7 @@ class TensorAxis:
         if self.token_parts == 1:
             return values
         length = values.shape[dim] // self.size
-        return lax.dynamic_slice_in_dim(values, lax.axis_index(AXIS) * length, length, dim)
+        return lax.dynamic_slice_in_dim(values, own_start(length), length, dim)
 
     def all_tokens(self, values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
         """The tokens of all devices; not differentiated."""
@@ -95,14 +113,19 @@ class TensorAxis:
 ONE_DEVICE = TensorAxis()
 
 
+def own_start(count: int) -> Int[Array, ""]:
+    """First index of this device's part of a dim of which every device has `count`."""
+    return lax.axis_index(TENSOR) * count
+
+
 def all_tokens(values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
     """Gather over the axis, first device first."""
-    return lax.all_gather(values, AXIS, axis=TOKENS, tiled=True)
+    return lax.all_gather(values, TENSOR, axis=TOKENS, tiled=True)
 
 
 def sum_tokens(part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
     """Sum over the axis; each device keeps its tokens."""
-    return lax.psum_scatter(part, AXIS, scatter_dimension=TOKENS, tiled=True)
+    return lax.psum_scatter(part, TENSOR, scatter_dimension=TOKENS, tiled=True)
 
 
 def _linear(function: Callable, transpose: Callable) -> Callable:
@@ -112,7 +135,7 @@ def _linear(function: Callable, transpose: Callable) -> Callable:
     return linear
 
 
-_psum = partial(lax.psum, axis_name=AXIS)
+_psum = partial(lax.psum, axis_name=TENSOR)
 _copy = _linear(lambda x: x, _psum)
 _sum = _linear(_psum, lambda dy: dy)
 _gather = _linear(all_tokens, sum_tokens)

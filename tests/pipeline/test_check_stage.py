@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh, reference_loss
+from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh
 from seq1f1b_jax.pipeline.checks.check_stage import _check_once
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.broken_stages import BREAKS, MIXES, MeanInPost

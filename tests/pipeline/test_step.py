@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh, reference_loss
+from seq1f1b_jax.inference import reference_loss
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, to_pipeline
 from seq1f1b_jax.schedule import PlanError, make_plan
 from tests.pipeline import cases
@@ -35,7 +36,8 @@ def test_evaluation_equals_the_reference(x64, case):
 def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     """No leaf may be more than twice as far from the float32 gradients as plain autodiff is."""
     case = Case(P=2, M=2, C=3, lengths="odd", recompute="none", x64=False)
-    step = replace(cases.build(case), compute_dtype=jnp.bfloat16)
+    step = cases.build(case)
+    step = replace(step, options=replace(step.options, compute_dtype=jnp.bfloat16))
     params = cases.parameters(step.stage, jnp.float32)
     batch = cases.batch_of(case)
     _, exact = cases.reference(step.stage, params, batch, jnp.float32)
@@ -50,7 +52,8 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
 def test_a_stage_of_ones_own_trains():
     stage = OwnStage()
     plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
-    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), recompute="none")
+    options = ExecutorOptions(recompute="none")
+    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), options=options)
     canonical = stage.init(jax.random.key(0))
     params = step.from_canonical(canonical)
     tokens = jax.random.randint(jax.random.key(1), (2, 2, 17), 0, stage.vocab_size)
@@ -125,11 +128,13 @@ ERRORS = {
         r"\[1, 1\].*num_layers=3.*sum to 2",
     ),
     "unknown residual policy": (
-        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), recompute="some"),
+        lambda: ExecutorOptions(recompute="some"),
         "recompute='some'.*none, selective, full",
     ),
     "unknown attention": (
-        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), attention="fast"),
+        lambda: build_step(
+            OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), options=ExecutorOptions("fast")
+        ),
         "attention='fast'.*xla_dense, xla_blockwise",
     ),
 }

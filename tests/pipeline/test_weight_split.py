@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.forward import forward
@@ -38,8 +38,7 @@ def program_of(family: str, recompute: str):
         plan,
         make_mesh(1),
         chunk_lengths=(TOKENS,),
-        recompute=recompute,
-        attention="xla_dense",
+        options=ExecutorOptions(attention="xla_dense", recompute=recompute),
     )
     return step.program(1)
 

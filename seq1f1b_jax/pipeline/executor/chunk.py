@@ -70,7 +70,7 @@ class Chunk:
         self.is_last = index == program.num_chunks - 1
         self.plan = program.residual_plans[index]
         self.entries = {entry.name: entry for entry in self.plan.entries}
-        self.pre, self.post = residuals.layer_functions(program.stage, program.policy)
+        self.pre, self.post = residuals.layer_functions(program.stage, program.options.recompute)
         self.embedding, self.head = table_names(program.layout)
 
     def positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B T"]:
@@ -124,5 +124,5 @@ class Chunk:
     def message(self, value: Float[Array, "B t d"]) -> Float[Array, "B Tmax d"]:
         """A value as it is sent: padded to the longest chunk."""
         padding = self.program.message_shape[1] - self.num_rows
-        fill = jnp.asarray(self.program.fill, value.dtype)
+        fill = jnp.asarray(self.program.options.fill, value.dtype)
         return lax.pad(value, fill, ((0, 0, 0), (0, padding, 0), (0, 0, 0)))

@@ -78,7 +78,7 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> S
     y = program.tensor.all_tokens(y)  # each device has a part of the vocabulary for all tokens
     head = chunk.inputs.tables[chunk.head]
     targets = chunk.tokens(unit, chunk.inputs.targets)
-    final, block = program.stage.final, program.loss_block
+    final, block = program.stage.final, program.options.loss_block
     if not program.train:
         losses = token_losses(
             final, weights.last, head, y, targets, block_tokens=block, cut=program.vocab_cut

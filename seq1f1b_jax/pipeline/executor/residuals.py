@@ -26,9 +26,6 @@ from jax.extend.core import Literal
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
 from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
-POLICIES = ("none", "selective", "full")
-"""What is stored: all a vjp wants; matmul results and attention's out and lse; layer inputs."""
-
 CACHED = ("k", "v")
 """Sources that live in the key/value cache, not in the ring."""
 
@@ -53,13 +50,6 @@ class ResidualPlan:
     pre: tuple[str | None, ...]
     post: tuple[str | None, ...]
     entries: tuple[Entry, ...]
-
-
-def check_policy(policy: str) -> str:
-    """`policy`, or a ValueError that names the policies."""
-    if policy not in POLICIES:
-        raise ValueError(f"recompute={policy!r} is unknown; use one of {', '.join(POLICIES)}")
-    return policy
 
 
 def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
@@ -116,7 +106,7 @@ def plan_residuals(
       stage: the model's functions.
       layer: shapes and dtypes of one layer's weights, in the compute dtype.
       x: shape and dtype of the layer's input on one device, `[B, t, d]`.
-      policy: one of `POLICIES`.
+      policy: `ExecutorOptions.recompute`.
       own_positions: whether every sequence has positions of its own, `[B, T]`, for `[T]`.
 
     Raises:

@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.ops.axes import PIPE, TENSOR
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State
@@ -31,8 +32,6 @@ from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import run_if
 from seq1f1b_jax.pipeline.executor.forward import forward
 from seq1f1b_jax.pipeline.executor.program import Program
-from seq1f1b_jax.pipeline.mesh import TENSOR
-from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
@@ -107,7 +106,7 @@ def tick_columns(table: TickTable) -> Tick:
 def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:
     """Swap messages with this tick's neighbours; what ranks without one hold, nobody reads."""
     pairs = table.pairs(tick)
-    return lax.ppermute(message, AXIS, pairs) if pairs else message
+    return lax.ppermute(message, PIPE, pairs) if pairs else message
 
 
 def run_schedule(
@@ -122,7 +121,7 @@ def run_schedule(
     """
     chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
-    idle = jnp.full(program.message_shape, program.fill, program.compute_dtype)
+    idle = jnp.full(program.message_shape, program.options.fill, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
     return run_ticks(program.table, actions, program.initial_state(), idle)
 
@@ -149,7 +148,7 @@ def run_ticks(
     """
     sending = [action for op in table.ops if op is not Op.W for action in actions[op]]
     run_double_tick = partial(_double_tick, table, sending, actions.get(Op.W, ()), idle, exchange)
-    rank = lax.axis_index(AXIS)
+    rank = lax.axis_index(PIPE)
     columns = jax.tree.map(lambda a: jnp.asarray(a)[:, :, rank], tick_columns(table))
     inbox = jnp.broadcast_to(idle, (table.num_inbox_slots, *idle.shape))
     start = Carry(jnp.int32(IDLE), state, inbox)
@@ -230,8 +229,8 @@ def collect_gradients(program: Program, grads: Gradients) -> Params:
     embedding, head = scatter_gradients(grads.tables, program.layout)
     params = Params(
         layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),
-        first=lax.psum(grads.first, (AXIS, TENSOR) if program.tensor.sequence else AXIS),
-        last=lax.psum(grads.last, AXIS),
+        first=lax.psum(grads.first, (PIPE, TENSOR) if program.tensor.sequence else PIPE),
+        last=lax.psum(grads.last, PIPE),
         embedding=embedding,
         head=head,
     )

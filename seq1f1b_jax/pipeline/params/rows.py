@@ -131,8 +131,9 @@ def shares(
         for run in runs:
             if run.rank not in ranks:
                 continue
-            shift = run.start - run.place
-            first, last = max(run.place, places.start), min(run.place + run.count, places.stop)
+            shift = run.start - run.position
+            end = run.position + run.count
+            first, last = max(run.position, places.start), min(end, places.stop)
             for a, b in blocks(first, last, prod(shape[2:]) * dtype.itemsize):
                 there = part[run.rank - ranks.start, a - places.start : b - places.start]
                 there[:] = read(a + shift, b + shift)[(slice(None), *index[2:])]
@@ -175,7 +176,7 @@ def unstacked(
             for run in layout.runs(kind):
                 first, last = max(start, run.start), min(stop, run.start + run.count)
                 if first < last:
-                    shift = run.place - run.start
+                    shift = run.position - run.start
                     parts.append(take(run.rank, first + shift, last + shift))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
