@@ -1,18 +1,18 @@
-"""The mesh axis `tensor`: a layer's matmuls cut by columns, then by rows, with one sum per pair.
+"""The mesh axis `tensor`: matmuls sharded by columns, then by rows, with one sum per pair.
 
-A column-cut matmul gives every device its own heads, or its own part of the MLP; the row-cut one
-that follows gives a part of a sum over devices. Between such pairs activations are whole on every
-device, or, with `sequence`, each device keeps its part of the tokens there:
+A column-parallel matmul gives every device its own heads, or its own part of the MLP; the
+row-parallel one that follows gives a part of a sum over devices. Between such pairs activations are
+replicated, or, with `sequence`, each device keeps its part of the tokens there:
 
                       enter                        leave
     whole tokens      x -> norm                    sum over devices
     sequence          norm -> gather tokens        sum over devices, each keeps its tokens
 
-These functions stand inside functions that are differentiated, where no replication is checked, so
-their transposes are written by hand: that of `enter` sums, that of `leave` hands on or gathers. All
-weights that are not cut stand where every device contributes its part of their gradient (a norm
-before the sum of `enter`'s transpose, a bias as `1/size` of itself in front of `leave`), so that
-one sum per step completes them.
+These functions are differentiated where replication is not checked, so their transposes are
+written by hand: that of `enter` sums, that of `leave` is the identity or gathers. Replicated
+weights are used where every device contributes its part of their gradient (a norm before the sum of
+`enter`'s transpose, a bias as `1/size` of itself in front of `leave`), so that one sum per step
+completes them.
 
 Source: Megatron-LM, arXiv 1909.08053, section 3; sequence parallelism: arXiv 2205.05198, section
 4.2.
@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 from seq1f1b_jax.ops.axes import TENSOR
 
 SUMMED, GATHERED = "tensor_summed", "tensor_gathered"
-"""Names of what collectives give, for policies of what a backward keeps."""
+"""Names of what collectives return, for policies of what a backward keeps."""
 
 TOKENS = 1
 """Dim of the tokens in `[B, T, d]`."""
@@ -38,11 +38,11 @@ TOKENS = 1
 
 @dataclass(frozen=True)
 class TensorAxis:
-    """How a model's layers lie on the mesh axis `tensor`.
+    """How a model's layers are sharded over the mesh axis `tensor`.
 
     Attributes:
       size: devices that share every layer.
-      sequence: whether each keeps only its part of the tokens where a layer is not cut (norms,
+      sequence: whether each keeps only its part of the tokens where a layer is not sharded (norms,
         residual stream, messages between stages).
     """
 
@@ -51,7 +51,7 @@ class TensorAxis:
 
     @property
     def token_parts(self) -> int:
-        """Devices over which the tokens of the residual stream are cut."""
+        """Devices over which the tokens of the residual stream are sharded."""
         return self.size if self.sequence else 1
 
     @property
@@ -80,7 +80,7 @@ class TensorAxis:
     def enter(
         self, norm: Callable[[Array], Array], x: Float[Array, "B t d"]
     ) -> Float[Array, "B T d"]:
-        """`norm(x)` of all tokens, for a matmul cut by columns."""
+        """`norm(x)` of all tokens, for a column-parallel matmul."""
         if self.size == 1:
             return norm(x)
         if self.sequence:
@@ -88,13 +88,13 @@ class TensorAxis:
         return norm(_copy(x))
 
     def leave(self, part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
-        """The sum over devices of what a matmul cut by rows gives."""
+        """The sum over devices of the result of a row-parallel matmul."""
         if self.size == 1:
             return part
         return checkpoint_name(_sum_tokens(part) if self.sequence else _sum(part), SUMMED)
 
     def own_tokens(self, values: Array, *, dim: int = TOKENS) -> Array:
-        """The tokens of this device, of values that are whole on every device."""
+        """Of replicated values the tokens of this device."""
         if self.token_parts == 1:
             return values
         length = values.shape[dim] // self.size
@@ -105,7 +105,7 @@ class TensorAxis:
         return all_tokens(values) if self.token_parts > 1 else values
 
     def shape_of(self, function: Callable, *arguments):
-        """`jax.eval_shape` for a function that stands on this axis."""
+        """`jax.eval_shape` for a function that uses this axis."""
         traced = jax.make_jaxpr(function, axis_env=self.environment, return_shape=True)
         return traced(*arguments)[1]
 

@@ -25,7 +25,7 @@ class MemoryPrediction:
 
     Attributes:
       ring: residuals of the units in flight.
-      deferred: what lies between `I` and `W` of the units whose backward is half done.
+      deferred: what `I` has left to `W`, of the units whose backward is half done.
       cache: keys and values of the microbatches in flight.
       prefix_gradients: gradients of the key/value prefix, accumulation dtype.
       loss_gradients: loss gradients by the last stage's output that wait for their backward.
@@ -104,17 +104,17 @@ def _workspace(program: Program, chunk: int) -> int:
 
     While a layer runs backward there are, beside the carried state,
 
-    - its narrow values and their gradients: residuals no wider than a message, read or made again,
+    - its narrow values and their gradients: residuals no wider than a message, read or recomputed,
       and queries, keys and values of the whole prefix (gradients of the latter in the accumulation
       dtype);
-    - three messages: received, leaving, and what an idle rank sends;
+    - three messages: received, leaving, and the blank one;
     - where devices of `tensor` share tokens, all those that the matmuls of a sublayer see, and
       the gradients by them;
     - one layer's weights, sliced out of the stack or transposed;
     - one after the other the MLP's wide values with their gradients, and attention's scores and
       their gradients, in the accumulation dtype and once more in the compute dtype.
 
-    This holds under every residual policy: what `selective` and `full` do not store is made again.
+    This holds for every `recompute`: what `selective` and `full` do not store is recomputed.
     """
     item = program.compute_dtype.itemsize
     message = _message(program)

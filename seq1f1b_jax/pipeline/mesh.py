@@ -47,10 +47,10 @@ def make_mesh(
             f"{len(devices) // (num_data * num_tensor)} stages, or on CPU ask for more virtual "
             "devices"
         )
-    idle = {d.process_index for d in devices} - {d.process_index for d in devices[:wanted]}
-    if idle:
+    unused = {d.process_index for d in devices} - {d.process_index for d in devices[:wanted]}
+    if unused:
         raise ValueError(
-            f"process {min(idle)} has no device of the mesh, which takes {wanted} of "
+            f"process {min(unused)} has no device of the mesh, which takes {wanted} of "
             f"{len(devices)}; start fewer processes, or use a larger mesh"
         )
     devices = devices[:wanted]
@@ -72,6 +72,6 @@ def _check_hosts(devices: Sequence[Any], num_tensor: int) -> None:
         owners = {device.process_index for device in group}
         if len(owners) > 1:
             raise ValueError(
-                f"tensor={num_tensor} devices that share a stage would lie in the processes "
+                f"tensor={num_tensor} devices that share a stage would be in the processes "
                 f"{sorted(owners)}; use a size that divides the devices of a process"
             )

@@ -212,10 +212,9 @@ def build(case: Case, *, fill: float = 0.0):
         case.name, num_ranks=case.P, num_microbatches=case.M, num_chunks=case.C,
         stages_per_rank=case.V, extra_warmup=case.extra_warmup,
     )
+    mesh = make_mesh(case.P, num_data=case.D, num_tensor=case.T)
     return build_step(
-        stage,
-        plan,
-        make_mesh(case.P, num_data=case.D, num_tensor=case.T),
+        stage, plan, mesh,
         chunk_lengths=case.chunk_lengths,
         layers_per_stage=case.layers_per_stage,
         options=ExecutorOptions(

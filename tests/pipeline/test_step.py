@@ -185,7 +185,7 @@ def test_mixed_tokens_show_in_what_a_backward_stores_where_the_check_is_passed_b
             mixed = x.mean(axis=1, keepdims=True)
             return super().post(layer, x, attended) + jnp.square(mixed)
 
-    step = replace(own[0], stage=Mixing(), recompute="none")
+    step = replace(own[0], stage=Mixing(), options=ExecutorOptions(recompute="none"))
     tokens = jnp.zeros((2, 1, 8), jnp.int32)
     with pytest.raises(ValueError, match="token-wise"):
         jax.jit(step.loss_and_grads).lower(own[1], tokens, tokens)

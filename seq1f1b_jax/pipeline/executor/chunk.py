@@ -1,7 +1,7 @@
-"""What the actions of one chunk share: its place in the sequence, its values, its weights.
+"""What the actions of one chunk share: its tokens, its values, its weights.
 
 Shapes are per device. Everything about a chunk is static (length, offset), everything about a unit
-is traced (stage, microbatch, places).
+is traced (stage, microbatch, slots).
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Inputs(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What an action works on and where that lives; traced scalars, offsets count tokens.
+    """What an action works on and where that is stored; traced scalars, offsets count tokens.
 
     The fields are those of `TickTable`.
     """
@@ -80,7 +80,7 @@ class Chunk:
         return positions if starts is None else positions - starts
 
     def row_positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B t"]:
-        """Positions of those tokens whose place in the residual stream is on this device."""
+        """Positions of this device's tokens of the residual stream."""
         positions = self.positions(unit)
         return self.program.tensor.own_tokens(positions, dim=positions.ndim - 1)
 
@@ -115,9 +115,9 @@ class Chunk:
 
     def stored(self, arena_offset, layer, state: State) -> dict[str, Array]:
         """The unit's entries of the residual ring."""
-        place = dict(layer=layer, offset=arena_offset, tokens=self.length)
+        where = dict(layer=layer, offset=arena_offset, tokens=self.length)
         return {
-            name: buffers.read_entry(state.ring, entry, **place)
+            name: buffers.read_entry(state.ring, entry, **where)
             for name, entry in self.entries.items()
         }
 

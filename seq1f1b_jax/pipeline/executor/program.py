@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from seq1f1b_jax.ops.attention import AttentionBackend
-from seq1f1b_jax.ops.loss import VocabCut
+from seq1f1b_jax.ops.loss import VocabShard
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, values_per_token
 from seq1f1b_jax.pipeline.executor.layer import LayerSplit, split_layer
-from seq1f1b_jax.pipeline.executor.residuals import Entry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.pipeline.params.vocabulary import table_names
@@ -73,13 +73,13 @@ class Program:
 
     @property
     def tensor(self) -> TensorAxis:
-        """The axis over which layers are cut."""
+        """How layers are sharded over the devices of a stage."""
         return tensor_of(self.stage)
 
     @property
-    def vocab_cut(self) -> VocabCut | None:
-        """How the vocabulary tables are cut over that axis."""
-        return VocabCut(self.stage.vocab_size) if self.tensor.size > 1 else None
+    def vocab_shard(self) -> VocabShard | None:
+        """How the vocabulary is sharded over them, if it is."""
+        return VocabShard(self.stage.vocab_size) if self.tensor.size > 1 else None
 
     @property
     def restart_positions(self) -> bool:
@@ -185,15 +185,15 @@ class Program:
         return self._arena(self.residual_plans[0].entries, self.table.arena_tokens)
 
     def deferred_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The same for what lies between `I` and `W`; nothing where backwards are whole."""
+        """The same for what `I` leaves to `W`; nothing where backwards are whole."""
         if Op.W not in self.table.ops:
             return {}
         return self._arena(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
 
-    def _arena(self, entries: Iterable[Entry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def _arena(self, entries: Iterable[ArenaEntry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Entries of the first chunk give the values per token."""
 
-        def shape(entry: Entry) -> jax.ShapeDtypeStruct:
+        def shape(entry: ArenaEntry) -> jax.ShapeDtypeStruct:
             width = values_per_token(entry, self.lengths[0])
             return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, width), entry.dtype)
 
