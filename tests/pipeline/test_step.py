@@ -1,6 +1,7 @@
 """The public step: evaluation, placement, gradients that are sums over tokens, and its errors."""
 
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import chex
 import jax
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seq1f1b_jax.config.sections import ExecutorConfig
 from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, to_pipeline
 from seq1f1b_jax.schedule import PlanError, make_plan
+from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.own_stage import OwnStage
@@ -49,7 +52,11 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     assert {name: e for name, e in ours.items() if e > 2 * allowed[name] + 2**-8} == {}
 
 
-def test_a_stage_of_ones_own_trains():
+def test_a_configuration_and_the_executor_name_the_same_policies():
+    assert get_args(get_type_hints(ExecutorConfig)["recompute"]) == RECOMPUTE_POLICIES
+
+
+def test_a_custom_stage_trains():
     stage = OwnStage()
     plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
     options = ExecutorOptions(recompute="none")

@@ -1,4 +1,4 @@
-"""Layers cut over devices: exact on every mesh, collectives in their place, bad input refused."""
+"""Layers sharded over devices: exact on every mesh, collectives counted, bad input refused."""
 
 from collections import Counter
 
@@ -99,15 +99,15 @@ BAD_MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("size, changes, told", BAD_MODELS.values(), ids=BAD_MODELS)
-def test_a_model_that_cannot_be_cut_is_refused(size, changes, told):
+@pytest.mark.parametrize("size, changes, message", BAD_MODELS.values(), ids=BAD_MODELS)
+def test_a_model_that_cannot_be_sharded_is_refused(size, changes, message):
     stage = build_stage("llama", num_layers=2, **cases.SIZES | changes)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         stage.shard(TensorAxis(size))
 
 
 @pytest.mark.parametrize("sequence", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_model_of_ones_own_is_exact(x64, sequence):
+def test_a_custom_model_is_exact(x64, sequence):
     stage = CutStage(num_layers=2)
     step = build_small(stage, sequence_parallel=sequence, compute_dtype=jnp.float64)
     params = cases.parameters(stage, jnp.float64)

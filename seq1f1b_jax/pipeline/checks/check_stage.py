@@ -34,8 +34,8 @@ def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None
 
     Sizes fit together; `init` gives float32 parameters of these sizes; every function returns the
     shapes that the protocol names, in the dtype that it was given, and is the same function at
-    every call; none depends on another token or sequence, in values or in gradients, or on the index
-    of a token in the chunk. The stage that `shard` returns is not checked.
+    every call; none depends on another token or sequence, in values or in gradients, or on where a
+    token is in the chunk. The stage that `shard` returns is not checked.
 
     Args:
       stage: the model.
