@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.paths import one_line
-from seq1f1b_jax.pipeline import (
-    ExecutorOptions,
-    PipelineStep,
-    Stage,
-    build_step,
-    make_layout,
-    make_mesh,
-)
+from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
+from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
     Plan,

@@ -1,8 +1,8 @@
 """Leaves some rows at a time: from the layout that is free of topology to that in memory, and back.
 
 A model may be larger than what one host can hold, so neither side is ever whole. A row is a layer
-of a stacked leaf or an entry of a vocabulary table; `Layout.runs` says where each is in memory.
-`put` reads from a topology-free leaf the rows of this process's shards; `unstacked` is a
+of a stacked leaf or an entry of a vocabulary table; `Layout.runs` gives its position in memory.
+`put_tree` reads from topology-free leaves the rows of this process's shards; `unstacked` is a
 topology-free leaf that reads an in-memory one. Weights that are made or read from a file come as a
 tree of `Rows`; arrays will do too.
 """
@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import Sharding
 
 from seq1f1b_jax.pipeline.params.layout import Kind, Layout, kind_of, staged_shape
 from seq1f1b_jax.pipeline.stage import Tree
@@ -104,18 +103,14 @@ def put_tree(tree: Tree, shardings: Tree, layout: Layout) -> Tree:
     wanted = structure.flatten_up_to(shardings)
     for at in sorted(range(len(leaves)), key=lambda at: -_beside(leaves[at][1])):
         path, leaf = leaves[at]
-        put_leaves[at] = put(leaf, kind_of(path), layout, wanted[at])
+        shape = staged_shape(leaf.shape, kind_of(path), layout)
+        share = shares(leaf, kind_of(path), layout)
+        put_leaves[at] = jax.make_array_from_callback(shape, wanted[at], share)
     return jax.tree.unflatten(structure, put_leaves)
 
 
 def _beside(leaf: Any) -> int:
     return leaf.together * row_bytes(leaf) if isinstance(leaf, Rows) else 0
-
-
-def put(leaf: Any, kind: Kind, layout: Layout, sharding: Sharding) -> jax.Array:
-    """One topology-free leaf on the mesh; only rows of this process are read."""
-    shape = staged_shape(leaf.shape, kind, layout)
-    return jax.make_array_from_callback(shape, sharding, shares(leaf, kind, layout))
 
 
 def shares(
