@@ -1,16 +1,20 @@
-"""Meshes of H100s that are not there: compile the GPU program on any Linux machine, run nothing.
+"""Compile for meshes of H100s without a GPU, driver or CUDA, on any Linux machine; run nothing.
 
-Needs the extra `aot` (the wheel `jax-cuda12-pjrt` of jax's own version) and `JAX_PLATFORMS=cpu` set
-before jax is imported; no GPU, driver or CUDA. There is no autotuning, so matmul scratch is not
-representative, and no cost analysis.
+    mesh = h100_mesh((4,), ("pipe",))
+    jit(f).lower(<ShapeDtypeStructs sharded over the mesh>).compile().as_text()
 
-The wheel may be among the packages, where JAX looks for GPUs through it in every program and
-complains of each that is not there, or in the folder `aot` of the environment
-(`pip install --target`, as `make test` does), where only this module finds it.
+Needs the extra `aot` (the wheel `jax-cuda12-pjrt` of jax's version), and `JAX_PLATFORMS=cpu` set
+before jax is imported. Nothing is autotuned, so matmul scratch is not representative, and there is
+no cost analysis.
+
+The wheel may be installed as a package, where JAX finds it and warns of missing GPUs in every
+program, or in the folder `aot` of the environment (`pip install --target`, as `make test` does),
+where only this module finds it.
 """
 
 import importlib.metadata
 import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -40,18 +44,18 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
+"""A `GpuTargetConfigProto`: the device that XLA compiles for."""
 
-
-BESIDE = Path(sys.prefix, "aot", "jax_plugins", "xla_cuda12", "__init__.py")
+PLUGIN = Path(sys.prefix, "aot", "jax_plugins", "xla_cuda12", "__init__.py")
 """Where `make test` installs the wheel's plugin."""
 
 
 def has_aot() -> bool:
     """Whether the extra `aot` is installed."""
-    return _among_packages() or BESIDE.is_file()
+    return _is_package() or PLUGIN.is_file()
 
 
-def _among_packages() -> bool:
+def _is_package() -> bool:
     try:
         return bool(importlib.metadata.version("jax-cuda12-pjrt"))
     except importlib.metadata.PackageNotFoundError:
@@ -59,12 +63,12 @@ def _among_packages() -> bool:
 
 
 @cache
-def _load_beside() -> None:
-    """Register the compiler that lies beside the packages, under a name that is only ours."""
-    if _among_packages():
+def _load_plugin() -> None:
+    """Register the compiler of the folder `aot`, under a name that no package uses."""
+    if _is_package():
         return
-    jax.devices()  # JAX has looked for devices when it is registered, and looks no more
-    spec = importlib.util.spec_from_file_location("seq1f1b_aot_plugin", BESIDE)
+    jax.devices()  # before registering: JAX looks for devices once, and must not find its GPUs
+    spec = importlib.util.spec_from_file_location("seq1f1b_aot_plugin", PLUGIN)
     assert spec is not None and spec.loader is not None
     plugin = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plugin)
@@ -77,7 +81,7 @@ def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int
     Args:
       shape: sizes of the mesh axes, outermost first.
       axis_names: their names.
-      num_hosts: hosts that they lie in, equally many in each; NVLink joins those of a host.
+      num_hosts: hosts, with equally many devices each; NVLink joins those of a host.
 
     Raises:
       ValueError: the extra `aot` is not installed, or devices do not fill the hosts.
@@ -90,10 +94,8 @@ def h100_mesh(shape: Sequence[int], axis_names: Sequence[str], *, num_hosts: int
         raise ValueError(
             "compiling for H100 needs the XLA:GPU compiler; install the extra: pip install '.[aot]'"
         )
-    _load_beside()
-    num_devices = 1
-    for size in shape:
-        num_devices *= size
+    _load_plugin()
+    num_devices = math.prod(shape)
     if num_devices % num_hosts:
         raise ValueError(
             f"{num_devices} devices do not fill num_hosts={num_hosts} equally; use a divisor"

@@ -20,7 +20,7 @@ from benchmarks.common import report
 from benchmarks.common.cases import use_cpu_devices
 from benchmarks.step import make_stage
 from seq1f1b_jax.ops.attention import get_backend
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 
 LENGTH, CHUNKS, HEADS, HEAD_DIM = 8192, 4, 4, 64
@@ -85,7 +85,8 @@ def compiled_bytes(documents: bool) -> int:
     stage = make_stage(length=2048, width=128, num_layers=4)
     plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=4, num_chunks=4)
     step = build_step(
-        stage, plan, make_mesh(2), chunk_lengths=(512,) * 4, restart_positions=documents
+        stage, plan, make_mesh(2), chunk_lengths=(512,) * 4,
+        options=ExecutorOptions(restart_positions=documents),
     )
     tokens = jax.ShapeDtypeStruct((4, 1, 2048), jnp.int32)
     batch = (tokens,) * (3 if documents else 2)

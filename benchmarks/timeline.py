@@ -27,9 +27,9 @@ from jax.sharding import PartitionSpec as Spec
 
 from benchmarks.common import report
 from benchmarks.common.processes import run_processes
+from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.pipeline import make_mesh
 from seq1f1b_jax.pipeline.executor import scan
-from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.schedule import (
     SCHEDULES,
     Action,
@@ -180,7 +180,7 @@ def begin_together(mesh: Mesh) -> float:
     160 ms apart (seen with four over Gloo, in steps of 40 ms, TCP's delayed acknowledgement).
     """
     now = np.array([1000 * time.monotonic()], np.int32)
-    clocks = jax.make_array_from_process_local_data(NamedSharding(mesh, Spec(AXIS)), now)
+    clocks = jax.make_array_from_process_local_data(NamedSharding(mesh, Spec(PIPE)), now)
     start = int(_latest(mesh)(clocks)[0]) / 1000 + AHEAD_SECONDS
     time.sleep(max(0.0, start - time.monotonic()))
     return start
@@ -188,8 +188,8 @@ def begin_together(mesh: Mesh) -> float:
 
 @cache
 def _latest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    latest = partial(lax.pmax, axis_name=AXIS)
-    return jax.jit(jax.shard_map(latest, mesh=mesh, in_specs=Spec(AXIS), out_specs=Spec()))
+    latest = partial(lax.pmax, axis_name=PIPE)
+    return jax.jit(jax.shard_map(latest, mesh=mesh, in_specs=Spec(PIPE), out_specs=Spec()))
 
 
 def timed(program: Callable[[], Any], mesh: Mesh) -> tuple[float, float]:
@@ -215,7 +215,7 @@ def sleeping_step(
         return scan.run_ticks(table, actions, state, idle, exchange=exchange)
 
     return jax.jit(
-        jax.shard_map(body, mesh=mesh, in_specs=(), out_specs=Spec(AXIS), check_vma=False)
+        jax.shard_map(body, mesh=mesh, in_specs=(), out_specs=Spec(PIPE), check_vma=False)
     )
 
 

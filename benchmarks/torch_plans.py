@@ -116,18 +116,18 @@ def gradient_error(plan: Plan) -> float:
     import jax
     import numpy as np
 
-    from seq1f1b_jax.inference.reference import reference_loss
+    from seq1f1b_jax.inference import reference_loss
     from seq1f1b_jax.models import build_stage
-    from seq1f1b_jax.pipeline import build_step, make_mesh
+    from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 
     layers = plan.num_stages
     stage = build_stage(
         "llama", num_layers=layers, model_dim=8, num_heads=2, mlp_dim=16, vocab_size=11
     )
     step = build_step(
-        stage, plan, make_mesh(plan.num_ranks), chunk_lengths=(SEQ_LEN,), compute_dtype="float64",
-        fill=float("nan"),
-    )  # fmt: skip
+        stage, plan, make_mesh(plan.num_ranks), chunk_lengths=(SEQ_LEN,),
+        options=ExecutorOptions(compute_dtype="float64", fill=float("nan")),
+    )
     params = jax.tree.map(lambda leaf: leaf.astype("float64"), stage.init(jax.random.key(0)))
     random = np.random.default_rng(0)
     tokens = random.integers(11, size=(plan.num_microbatches, 1, SEQ_LEN)).astype(np.int32)

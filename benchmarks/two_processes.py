@@ -32,7 +32,7 @@ from benchmarks.common.processes import run_processes
 from benchmarks.timeline import begin_together, step_seconds, timed
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import get_backend
-from seq1f1b_jax.pipeline import Stage, build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, Stage, build_step, make_mesh
 from seq1f1b_jax.schedule import Costs, Plan, make_plan, simulate
 
 RANKS, MICROBATCHES = 2, 2
@@ -202,8 +202,7 @@ def worker(sizes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
             plan_of(name, len(cut)),
             mesh,
             chunk_lengths=cut,
-            recompute="none",
-            attention=BACKEND,
+            options=ExecutorOptions(attention=BACKEND, recompute="none"),
         )
         for name, cut in sizes.cuts.items()
     }

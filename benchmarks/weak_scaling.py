@@ -29,7 +29,7 @@ from benchmarks.common import report
 from benchmarks.common.cases import use_cpu_devices
 from seq1f1b_jax.config import OptimizerConfig
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import even_lengths, make_plan
 from seq1f1b_jax.training.optimizer import make_optimizer
 from seq1f1b_jax.training.step import init_state, make_train_step
@@ -128,8 +128,8 @@ def make_run(
     )
     pipeline = build_step(
         stage, plan, make_mesh(num_ranks, devices, num_data=num_data, num_tensor=num_tensor),
-        chunk_lengths=even_lengths(work.seq_len, CHUNKS, block=64), recompute="none",
-        sequence_parallel=num_tensor > 1,
+        chunk_lengths=even_lengths(work.seq_len, CHUNKS, block=64),
+        options=ExecutorOptions(recompute="none", sequence_parallel=num_tensor > 1),
     )
     optimizer = make_optimizer(OptimizerConfig(), 100)
     step = make_train_step(pipeline, optimizer, learning_rate=lambda count: 1e-3)

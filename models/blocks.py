@@ -20,7 +20,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from seq1f1b_jax.ops import tensor
+from seq1f1b_jax.ops.axes import TENSOR
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 
 INIT_STD = 0.02
@@ -79,7 +79,7 @@ class Heads(nnx.Module):
         """A key/value projection, or of one of all heads the columns that this device uses."""
         if self.whole_kv_heads is None:
             return project
-        head = lax.axis_index(tensor.AXIS) * self.whole_kv_heads // self.tensor.size
+        head = lax.axis_index(TENSOR) * self.whole_kv_heads // self.tensor.size
         graph, weights = nnx.split(project)
 
         def own_head(weight: Array) -> Array:

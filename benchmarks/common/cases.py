@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.ops.attention import get_backend
-from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_mesh, reference_loss
+from seq1f1b_jax.pipeline import ExecutorOptions, PipelineStep, Stage, build_step, make_mesh
 from seq1f1b_jax.schedule import even_lengths, make_plan
 
 
@@ -48,9 +49,11 @@ def pipelined(
     if lengths is None:
         lengths = even_lengths(size.seq_len, size.num_chunks, block=128)
     step = build_step(
-        stage, plan, mesh, chunk_lengths=tuple(lengths), attention=size.attention,
-        recompute=size.recompute, compute_dtype=size.compute_dtype,
-        **({"sequence_parallel": True} if size.sequence_parallel else {}),
+        stage, plan, mesh, chunk_lengths=tuple(lengths),
+        options=ExecutorOptions(
+            size.attention, size.recompute, size.compute_dtype,
+            sequence_parallel=size.sequence_parallel,
+        ),
     )
     platform = mesh.devices.flat[0].platform
     return replace(step, attention=get_backend(size.attention, platform=platform))

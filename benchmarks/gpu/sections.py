@@ -11,9 +11,9 @@ from benchmarks.common import cases, report
 from benchmarks.common.cases import Size
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import time_calls
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import blockwise
-from seq1f1b_jax.pipeline import reference_loss
 from seq1f1b_jax.pipeline.executor.control import run_if
 
 EXACT = (("gpt", 1, "none"), ("gpt", 3, "none"), ("llama", 3, "selective"), ("llama", 3, "full"))
@@ -45,7 +45,7 @@ def _errors(stage, size: Size, lengths) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
         wanted = jax.jit(jax.value_and_grad(lambda p: reference_loss(stage, p, *batch)))(params)
         loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
-    half = replace(step, compute_dtype=jnp.bfloat16)
+    half = replace(step, options=replace(step.options, compute_dtype=jnp.bfloat16))
     half_loss = float(jax.jit(half.loss)(half.from_canonical(params), *batch))
     errors = cases.leaf_errors(step.to_canonical(grads), wanted[1])
     worst = max(errors, key=errors.__getitem__)

@@ -7,8 +7,8 @@ backward and none are larger than one block. For a block of n tokens with h = fi
     dlogits = softmax(logits) - onehot(target)           (0 where the target is ignored)
     dh = dlogits table        dtable += dlogits^T h      (dlast, dy) = vjp of final at dh
 
-Where the vocabulary is cut over the mesh axis `tensor`, each device has the logits of its part: the
-largest logit, the sum of exponentials, the target's logit and dh are combined over devices.
+Where the vocabulary is sharded over the mesh axis `tensor`, each device has the logits of its part:
+the largest logit, the sum of exponentials, the target's logit and dh are combined over devices.
 
 Blocks run over the flattened `B*T` tokens, so "one block" means `block_tokens * vocab_size` logits
 whatever B is. Losses are sums: divide by `num_targets` of the whole step. A target below zero is
@@ -24,17 +24,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.ops.axes import TENSOR
 from seq1f1b_jax.ops.blocks import cut
 from seq1f1b_jax.ops.precision import accumulation_dtype
-from seq1f1b_jax.ops.tensor import AXIS
+from seq1f1b_jax.ops.tensor import own_start
 
 Tree = Any
 Final = Callable[[Tree, Array], Array]
 
 
 @dataclass(frozen=True)
-class VocabCut:
-    """A head that is cut over the mesh axis `tensor`: device j has the j-th run of rows.
+class VocabShard:
+    """A head that is sharded over the mesh axis `tensor`: device j has the j-th run of rows.
 
     Attributes:
       vocab_size: rows that stand for tokens; the runs may end with others, which are left out.
@@ -44,13 +45,13 @@ class VocabCut:
 
     def ids(self, rows: int) -> Int[Array, "rows"]:
         """Tokens of this device's rows."""
-        return lax.axis_index(AXIS) * rows + jnp.arange(rows, dtype=jnp.int32)
+        return own_start(rows) + jnp.arange(rows, dtype=jnp.int32)
 
     def largest(self, values: Array) -> Array:
-        return lax.pmax(values, AXIS)
+        return lax.pmax(values, TENSOR)
 
     def total(self, values: Array) -> Array:
-        return lax.psum(values, AXIS)
+        return lax.psum(values, TENSOR)
 
 
 def num_targets(targets: Int[Array, "..."]) -> Int[Array, ""]:
@@ -73,7 +74,7 @@ def cross_entropy_and_grads(
     grads: tuple[Tree, Float[Array, "V d"]],
     *,
     block_tokens: int,
-    cut: VocabCut | None = None,
+    shard: VocabShard | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, "B T d"], tuple[Tree, Float[Array, "V d"]]]:
     """Sum of token losses, its gradient in y, and its gradients in the weights added to `grads`.
 
@@ -85,7 +86,7 @@ def cross_entropy_and_grads(
       targets: next tokens; below zero is ignored.
       grads: accumulators like `(last, table)` in the accumulation dtype, updated in place.
       block_tokens: tokens of `B*T` whose logits exist at one time.
-      cut: how the table is cut over devices; `None`: it is whole.
+      shard: of the vocabulary on this device; `None`: all of it.
 
     Returns:
       The loss in the accumulation dtype, dy in y's dtype, and `grads` with this call's share added.
@@ -108,7 +109,7 @@ def cross_entropy_and_grads(
     def block(carry, start, size):
         loss, dy, grads = carry
         block_loss, block_dy, *block_grads = _block_gradients(
-            final, last, table, _take(rows, start, size), _take(wanted, start, size), cut
+            final, last, table, _take(rows, start, size), _take(wanted, start, size), shard
         )
         dy = lax.dynamic_update_slice_in_dim(dy, block_dy, start, axis=0)
         grads = jax.tree.map(lambda a, g: a + g.astype(a.dtype), grads, tuple(block_grads))
@@ -127,7 +128,7 @@ def token_losses(
     targets: Int[Array, "B T"],
     *,
     block_tokens: int,
-    cut: VocabCut | None = None,
+    shard: VocabShard | None = None,
 ) -> Float[Array, "B T"]:
     """Loss of every token without gradients, for evaluation; the blocks of the function above.
 
@@ -138,7 +139,7 @@ def token_losses(
       y: see there.
       targets: see there.
       block_tokens: see there.
-      cut: see there.
+      shard: see there.
 
     Returns:
       Losses in the accumulation dtype, 0 where the target is ignored.
@@ -157,7 +158,7 @@ def token_losses(
 
     def block(losses, start, size):
         h = _final_rows(final, last, _take(rows, start, size))
-        found = _softmax_loss(_logits(h, table), _take(wanted, start, size), cut)[0]
+        found = _softmax_loss(_logits(h, table), _take(wanted, start, size), shard)[0]
         return lax.dynamic_update_slice_in_dim(losses, found, start, axis=0)
 
     zeros = jnp.zeros(wanted.shape, accumulation_dtype(y.dtype))
@@ -205,16 +206,16 @@ def _over_blocks(block: Callable, carry: Tree, num_tokens: int, block_tokens: in
     return block(carry, count * size, tail) if tail else carry
 
 
-def _block_gradients(final: Final, last: Tree, table, y, targets, cut: VocabCut | None):
+def _block_gradients(final: Final, last: Tree, table, y, targets, shard: VocabShard | None):
     """Loss of n tokens and its gradients: (loss, dy, dlast, dtable)."""
     dtype = accumulation_dtype(y.dtype)
     h, pull = jax.vjp(lambda last, y: _final_rows(final, last, y), last, y)
-    loss, dlogits = _softmax_loss(_logits(h, table), targets, cut)
+    loss, dlogits = _softmax_loss(_logits(h, table), targets, shard)
     dlogits = dlogits.astype(table.dtype)
     dh = jnp.einsum("nv,vd->nd", dlogits, table, preferred_element_type=dtype)
     dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
     dh = dh.astype(h.dtype)
-    dlast, dy = pull(dh if cut is None else cut.total(dh))
+    dlast, dy = pull(dh if shard is None else shard.total(dh))
     return loss.sum(), dy, dlast, dtable
 
 
@@ -229,11 +230,11 @@ def _logits(h: Float[Array, "... d"], table: Float[Array, "V d"]) -> Float[Array
 
 
 def _softmax_loss(
-    logits: Float[Array, "n V"], targets: Int[Array, "n"], cut: VocabCut | None
+    logits: Float[Array, "n V"], targets: Int[Array, "n"], shard: VocabShard | None
 ) -> tuple[Float[Array, "n"], Float[Array, "n V"]]:
     """Token losses and their gradients in the logits; one exponential per logit for both."""
-    if cut is not None:
-        return _softmax_loss_of_part(logits, targets, cut)
+    if shard is not None:
+        return _softmax_loss_of_part(logits, targets, shard)
     counts = (targets >= 0)[:, None]
     highest = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - highest)
@@ -244,16 +245,16 @@ def _softmax_loss(
     return loss, jnp.where(counts, weights / total - hit, 0)
 
 
-def _softmax_loss_of_part(logits: Float[Array, "n V"], targets: Int[Array, "n"], cut: VocabCut):
+def _softmax_loss_of_part(logits: Float[Array, "n V"], targets: Int[Array, "n"], shard: VocabShard):
     """The same where each device has some of the logits; the losses are whole on each."""
     counts = (targets >= 0)[:, None]
-    ids = cut.ids(logits.shape[1])
-    logits = jnp.where(ids < cut.vocab_size, logits, -jnp.inf)
-    highest = cut.largest(logits.max(-1, keepdims=True))
+    ids = shard.ids(logits.shape[1])
+    logits = jnp.where(ids < shard.vocab_size, logits, -jnp.inf)
+    highest = shard.largest(logits.max(-1, keepdims=True))
     weights = jnp.exp(logits - highest)
     hit = ids == targets[:, None]
     chosen = jnp.where(hit, logits, 0).sum(-1, keepdims=True)
-    total, chosen = cut.total((weights.sum(-1, keepdims=True), chosen))
+    total, chosen = shard.total((weights.sum(-1, keepdims=True), chosen))
     loss = jnp.where(counts, highest + jnp.log(total) - chosen, 0)[:, 0]
     return loss, jnp.where(counts, weights / total - hit, 0)
 

@@ -1,36 +1,36 @@
-"""The mesh axis `tensor`: a layer's matmuls cut by columns, then by rows, with one sum per pair.
+"""The mesh axis `tensor`: matmuls sharded by columns, then by rows, with one sum per pair.
 
-A column-cut matmul gives every device its own heads, or its own part of the MLP; the row-cut one
-that follows gives a part of a sum over devices. Between such pairs activations are whole on every
-device, or, with `sequence`, each device keeps its part of the tokens there:
+A column-parallel matmul gives every device its own heads, or its own part of the MLP; the
+row-parallel one that follows gives a part of a sum over devices. Between such pairs activations are
+replicated, or, with `sequence`, each device keeps its part of the tokens there:
 
                       enter                        leave
     whole tokens      x -> norm                    sum over devices
     sequence          norm -> gather tokens        sum over devices, each keeps its tokens
 
-These functions stand inside functions that are differentiated, where no replication is checked, so
-their transposes are written by hand: that of `enter` sums, that of `leave` hands on or gathers. All
-weights that are not cut stand where every device contributes its part of their gradient (a norm
-before the sum of `enter`'s transpose, a bias as `1/size` of itself in front of `leave`), so that
-one sum per step completes them.
+These functions are differentiated where replication is not checked, so their transposes are
+written by hand: that of `enter` sums, that of `leave` is the identity or gathers. Replicated
+weights are used where every device contributes its part of their gradient (a norm before the sum of
+`enter`'s transpose, a bias as `1/size` of itself in front of `leave`), so that one sum per step
+completes them.
 
 Source: Megatron-LM, arXiv 1909.08053, section 3; sequence parallelism: arXiv 2205.05198, section
 4.2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-AXIS = "tensor"
+from seq1f1b_jax.ops.axes import TENSOR
 
 SUMMED, GATHERED = "tensor_summed", "tensor_gathered"
-"""Names of what collectives give, for policies of what a backward keeps."""
+"""Names of what collectives return, for policies of what a backward keeps."""
 
 TOKENS = 1
 """Dim of the tokens in `[B, T, d]`."""
@@ -38,11 +38,11 @@ TOKENS = 1
 
 @dataclass(frozen=True)
 class TensorAxis:
-    """How a model's layers lie on the mesh axis `tensor`.
+    """How a model's layers are sharded over the mesh axis `tensor`.
 
     Attributes:
       size: devices that share every layer.
-      sequence: whether each keeps only its part of the tokens where a layer is not cut (norms,
+      sequence: whether each keeps only its part of the tokens where a layer is not sharded (norms,
         residual stream, messages between stages).
     """
 
@@ -51,18 +51,36 @@ class TensorAxis:
 
     @property
     def token_parts(self) -> int:
-        """Devices over which the tokens of the residual stream are cut."""
+        """Devices over which the tokens of the residual stream are sharded."""
         return self.size if self.sequence else 1
 
     @property
     def environment(self) -> list[tuple[str, int]]:
         """The axis, for tracing outside of `shard_map`."""
-        return [(AXIS, self.size)] if self.size > 1 else []
+        return [(TENSOR, self.size)] if self.size > 1 else []
+
+    def check_chunks(self, lengths: Sequence[int]) -> None:
+        """Refuse chunks whose tokens the devices cannot share.
+
+        Raises:
+          ValueError: there is one device, or a chunk that it does not divide evenly.
+        """
+        if self.sequence and self.size == 1:
+            raise ValueError(
+                "sequence_parallel shares tokens over the mesh axis 'tensor', and the mesh has "
+                "none; leave it off, or give the mesh such an axis (make_mesh(num_tensor=...))"
+            )
+        odd = [length for length in lengths if length % self.token_parts]
+        if odd:
+            raise ValueError(
+                f"chunks of {odd} tokens cannot be shared by tensor={self.size} devices; with "
+                f"sequence_parallel every chunk length is a multiple of {self.size}"
+            )
 
     def enter(
         self, norm: Callable[[Array], Array], x: Float[Array, "B t d"]
     ) -> Float[Array, "B T d"]:
-        """`norm(x)` of all tokens, for a matmul cut by columns."""
+        """`norm(x)` of all tokens, for a column-parallel matmul."""
         if self.size == 1:
             return norm(x)
         if self.sequence:
@@ -70,24 +88,24 @@ class TensorAxis:
         return norm(_copy(x))
 
     def leave(self, part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
-        """The sum over devices of what a matmul cut by rows gives."""
+        """The sum over devices of the result of a row-parallel matmul."""
         if self.size == 1:
             return part
         return checkpoint_name(_sum_tokens(part) if self.sequence else _sum(part), SUMMED)
 
     def own_tokens(self, values: Array, *, dim: int = TOKENS) -> Array:
-        """The tokens of this device, of values that are whole on every device."""
+        """Of replicated values the tokens of this device."""
         if self.token_parts == 1:
             return values
         length = values.shape[dim] // self.size
-        return lax.dynamic_slice_in_dim(values, lax.axis_index(AXIS) * length, length, dim)
+        return lax.dynamic_slice_in_dim(values, own_start(length), length, dim)
 
     def all_tokens(self, values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
         """The tokens of all devices; not differentiated."""
         return all_tokens(values) if self.token_parts > 1 else values
 
     def shape_of(self, function: Callable, *arguments):
-        """`jax.eval_shape` for a function that stands on this axis."""
+        """`jax.eval_shape` for a function that uses this axis."""
         traced = jax.make_jaxpr(function, axis_env=self.environment, return_shape=True)
         return traced(*arguments)[1]
 
@@ -95,14 +113,19 @@ class TensorAxis:
 ONE_DEVICE = TensorAxis()
 
 
+def own_start(count: int) -> Int[Array, ""]:
+    """First index of this device's part of a dim of which every device has `count`."""
+    return lax.axis_index(TENSOR) * count
+
+
 def all_tokens(values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
     """Gather over the axis, first device first."""
-    return lax.all_gather(values, AXIS, axis=TOKENS, tiled=True)
+    return lax.all_gather(values, TENSOR, axis=TOKENS, tiled=True)
 
 
 def sum_tokens(part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
     """Sum over the axis; each device keeps its tokens."""
-    return lax.psum_scatter(part, AXIS, scatter_dimension=TOKENS, tiled=True)
+    return lax.psum_scatter(part, TENSOR, scatter_dimension=TOKENS, tiled=True)
 
 
 def _linear(function: Callable, transpose: Callable) -> Callable:
@@ -112,7 +135,7 @@ def _linear(function: Callable, transpose: Callable) -> Callable:
     return linear
 
 
-_psum = partial(lax.psum, axis_name=AXIS)
+_psum = partial(lax.psum, axis_name=TENSOR)
 _copy = _linear(lambda x: x, _psum)
 _sum = _linear(_psum, lambda dy: dy)
 _gather = _linear(all_tokens, sum_tokens)

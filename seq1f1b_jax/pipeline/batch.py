@@ -5,7 +5,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Int
 
-from seq1f1b_jax.pipeline.mesh import DATA
+from seq1f1b_jax.ops.axes import DATA
 
 Tokens = Int[jax.Array | np.ndarray, "M B T"]
 
@@ -76,7 +76,7 @@ def check_ids(tokens: Tokens, targets: Tokens, *, vocab_size: int) -> None:
 
 
 def _has_values(ids: Tokens) -> bool:
-    """Whether they can be read here; parts of an array may lie in another process."""
+    """Whether they can be read here; parts of an array may be in another process."""
     if isinstance(ids, Tracer):
         return False
     return not isinstance(ids, jax.Array) or ids.is_fully_addressable

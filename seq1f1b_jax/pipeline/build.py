@@ -2,18 +2,14 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
-from seq1f1b_jax.pipeline.executor.residuals import check_policy
-from seq1f1b_jax.pipeline.mesh import tensor_size
-from seq1f1b_jax.pipeline.params import layout as layouts
-from seq1f1b_jax.pipeline.params.layout import AXIS
-from seq1f1b_jax.pipeline.params.tensor import check_tokens, tensor_dims
+from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
+from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
 from seq1f1b_jax.pipeline.stage import Stage, shard_stage, window_of
 from seq1f1b_jax.pipeline.step import PipelineStep
 from seq1f1b_jax.schedule import Plan, lower, validate
@@ -25,35 +21,20 @@ def build_step(
     mesh: Mesh,
     *,
     chunk_lengths: Sequence[int],
-    attention: str = "xla_blockwise",
-    recompute: str = "selective",
-    compute_dtype: DTypeLike = jnp.float32,
-    loss_block: int = 1024,
     layers_per_stage: Sequence[int] | None = None,
-    restart_positions: bool = False,
-    sequence_parallel: bool = False,
-    fill: float = 0.0,
+    options: ExecutorOptions = DEFAULTS,
 ) -> PipelineStep:
     """Bring model, schedule and mesh together.
 
     Args:
       stage: the model (`pipeline.stage.Stage`); anything with those functions will do.
       plan: the schedule (`schedule.make_plan`, or any plan that `schedule.validate` accepts).
-      mesh: axis `pipe` with as many devices as the plan has stages, and perhaps an axis `data`
-        of pipelines that share the sequences of every microbatch and an axis `tensor` of devices
-        that share every layer (`make_mesh`).
+      mesh: axis `pipe` with as many devices as the plan has ranks, and optionally `data` and
+        `tensor` (`make_mesh`; `ops.axes` describes them).
       chunk_lengths: tokens per chunk, one per chunk of the plan (`schedule.balanced_lengths`).
-      attention: backend name, see `ops.attention`.
-      recompute: what the backward keeps, `none`, `selective` or `full`.
-      compute_dtype: of weights' compute copy and activations; sums are kept in at least float32.
-      loss_block: tokens whose logits exist at one time.
-      layers_per_stage: layers of every stage along the model; default as even as
-      possible, earlier stages take the remainder.
-      restart_positions: whether positions count from the first token of a document, where the
-      batch has documents.
-      sequence_parallel: whether the devices of the axis `tensor` share the tokens between the parts
-        of a layer that they share, so that each holds its part of the residual stream.
-      fill: content of unwritten buffers and idle messages; only tests change it.
+      layers_per_stage: layers of every stage along the model; default as even as possible, earlier
+        stages take the remainder.
+      options: attention, recomputation, dtype and the like.
 
     Raises:
       ValueError: the stage breaks a rule (`check_stage`), or plan, mesh, chunk lengths and layers
@@ -77,17 +58,17 @@ def build_step(
 
     Source: Seq1F1B (arXiv 2406.03488), section 3.
     """
-    check_stage(stage, compute_dtype=compute_dtype)
+    check_stage(stage, compute_dtype=options.compute_dtype)
     validate(plan)
-    num_devices = dict(mesh.shape).get(AXIS)
+    num_devices = dict(mesh.shape).get(PIPE)
     if num_devices != plan.num_ranks:
         raise ValueError(
             f"the plan has {plan.num_ranks} stages and the mesh has axes {dict(mesh.shape)}; "
-            f"the mesh needs an axis {AXIS!r} of size {plan.num_ranks} (pipeline.make_mesh)"
+            f"the mesh needs an axis {PIPE!r} of size {plan.num_ranks} (pipeline.make_mesh)"
         )
-    tensor = TensorAxis(tensor_size(mesh), sequence_parallel)
-    check_tokens(tensor, chunk_lengths)
-    layout = layouts.make_layout(
+    tensor = TensorAxis(axis_size(mesh, TENSOR), options.sequence_parallel)
+    tensor.check_chunks(chunk_lengths)
+    layout = make_layout(
         stage.num_layers,
         plan.num_ranks,
         vocab_size=stage.vocab_size,
@@ -95,7 +76,7 @@ def build_step(
         stages_per_rank=plan.stages_per_rank,
         layers_per_stage=layers_per_stage,
         num_tensor=tensor.size,
-        tensor_dims=tensor_dims(stage, shard_stage(stage, tensor)),
+        tensor_dims=tensor_dims_of(stage, shard_stage(stage, tensor)),
     )
     return PipelineStep(
         stage=stage,
@@ -104,12 +85,7 @@ def build_step(
         mesh=mesh,
         layout=layout,
         attention=get_backend(
-            attention, platform=mesh.devices.flat[0].platform, window=window_of(stage)
+            options.attention, platform=mesh.devices.flat[0].platform, window=window_of(stage)
         ),
-        recompute=check_policy(recompute),
-        compute_dtype=compute_dtype,
-        loss_block=loss_block,
-        tensor=tensor,
-        restart_positions=restart_positions,
-        fill=fill,
+        options=options,
     )

@@ -25,7 +25,7 @@ class MemoryPrediction:
 
     Attributes:
       ring: residuals of the units in flight.
-      deferred: what lies between `I` and `W` of the units whose backward is half done.
+      deferred: what `I` has left to `W`, of the units whose backward is half done.
       cache: keys and values of the microbatches in flight.
       prefix_gradients: gradients of the key/value prefix, accumulation dtype.
       loss_gradients: loss gradients by the last stage's output that wait for their backward.
@@ -93,7 +93,7 @@ def predict_memory(program: Program) -> MemoryPrediction:
 
 def _weight_copies(program: Program) -> int:
     """Copies made once per step: casts (float32 needs none) and gathered tables."""
-    cast = jnp.dtype(program.compute_dtype) != jnp.float32
+    cast = program.compute_dtype != jnp.float32
     gathered = program.layout.num_ranks > 1 or cast
     weights = nbytes(program.weight_shapes) if cast else 0
     return weights + (nbytes(program.table_shapes) if gathered else 0)
@@ -104,25 +104,25 @@ def _workspace(program: Program, chunk: int) -> int:
 
     While a layer runs backward there are, beside the carried state,
 
-    - its narrow values and their gradients: residuals no wider than a message, read or made again,
+    - its narrow values and their gradients: residuals no wider than a message, read or recomputed,
       and queries, keys and values of the whole prefix (gradients of the latter in the accumulation
       dtype);
-    - three messages: received, leaving, and what an idle rank sends;
+    - three messages: received, leaving, and the blank one;
     - where devices of `tensor` share tokens, all those that the matmuls of a sublayer see, and
       the gradients by them;
     - one layer's weights, sliced out of the stack or transposed;
     - one after the other the MLP's wide values with their gradients, and attention's scores and
       their gradients, in the accumulation dtype and once more in the compute dtype.
 
-    This holds under every residual policy: what `selective` and `full` do not store is made again.
+    This holds for every `recompute`: what `selective` and `full` do not store is recomputed.
     """
-    item = jnp.dtype(program.compute_dtype).itemsize
+    item = program.compute_dtype.itemsize
     message = _message(program)
     entries = _layer_values(program, program.lengths[chunk])
     narrow = sum(size for size in entries if size <= message)
     wide = sum(size for size in entries if size > message)
     pairs = _prefix_pairs(program, chunk)
-    accumulated = jnp.dtype(program.accumulation_dtype).itemsize
+    accumulated = program.accumulation_dtype.itemsize
     scores = _score_values(program, chunk) * (item + accumulated)
     gathered = _gathered(program, program.lengths[chunk])
     if program.train:
@@ -133,7 +133,7 @@ def _workspace(program: Program, chunk: int) -> int:
 
 
 def _message(program: Program) -> int:
-    return math.prod(program.message_shape) * jnp.dtype(program.compute_dtype).itemsize
+    return math.prod(program.message_shape) * program.compute_dtype.itemsize
 
 
 def _gathered(program: Program, length: int) -> int:
@@ -175,9 +175,9 @@ def _score_values(program: Program, chunk: int) -> int:
 def _head(program: Program, chunk: int) -> int:
     """Logits of a block, their softmax and gradient; the gradients of the table and of y."""
     stage, tokens = program.stage, program.num_sequences * program.lengths[chunk]
-    wide = jnp.dtype(program.accumulation_dtype).itemsize
+    wide = program.accumulation_dtype.itemsize
     vocab = program.layout.vocab_part
-    logits = min(tokens, program.loss_block) * vocab * wide
+    logits = min(tokens, program.options.loss_block) * vocab * wide
     if not program.train:
         return 2 * logits
     return 3 * logits + (vocab + 2 * tokens) * stage.model_dim * wide

@@ -43,8 +43,8 @@ class Stage(Protocol):
     They must be token-wise: no function may look at another position of its input (only attention,
     which the executor calls, looks back). Properties may be fields of a frozen dataclass.
 
-    A stage may also have `window`, the number of keys a query looks back at, itself included; see
-    `window_of`. One whose layers may be cut over devices has `shard(tensor)`; see `shard_stage`.
+    A stage may also have `window`, a sliding-window size in keys; see `window_of`. One whose layers
+    can be sharded over devices has `shard(tensor)`; see `shard_stage`.
     """
 
     @property
@@ -98,12 +98,12 @@ class Stage(Protocol):
         ...
 
     def final(self, last: Tree, y: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
-        """What stands between the last layer and the head (the final norm)."""
+        """What is between the last layer and the head (the final norm)."""
         ...
 
 
 def window_of(stage: Stage) -> int | None:
-    """Keys a query looks back at, itself included; `None`, also where a stage says nothing: all."""
+    """Sliding-window size in keys; `None`, the default of a stage without the field: no window."""
     return getattr(stage, "window", None)
 
 
@@ -112,22 +112,22 @@ def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:
 
     Its `shard(tensor)` gives a stage with sizes, `init`, `pre` and `post` of one device: weights of
     layers may be shorter by `tensor.size` in one dim, and `pre` and `post` begin and end with
-    `tensor.enter` and `tensor.leave` (see `ops.tensor` on weights that are not cut).
+    `tensor.enter` and `tensor.leave` (see `ops.tensor` on replicated weights).
 
     Raises:
-      ValueError: the stage cannot be cut.
+      ValueError: the stage cannot be sharded.
     """
     if tensor.size == 1:
         return stage
     shard = getattr(stage, "shard", None)
     if shard is None:
         raise ValueError(
-            f"{type(stage).__name__} has no method shard(tensor), so its layers cannot be cut over "
-            f"tensor={tensor.size} devices; use a mesh without the axis 'tensor'"
+            f"{type(stage).__name__} has no method shard(tensor), so its layers cannot be sharded "
+            f"over tensor={tensor.size} devices; use a mesh without the axis 'tensor'"
         )
     return shard(tensor)
 
 
 def tensor_of(stage: Stage) -> TensorAxis:
-    """The axis over which a stage's layers are cut; where it says nothing: over one device."""
+    """How a stage's layers are sharded; a stage without the field is on one device."""
     return getattr(stage, "tensor", ONE_DEVICE)

@@ -1,4 +1,4 @@
-"""One step of microbatches through a pipeline: loss, gradients, and the way to the mesh."""
+"""One step of microbatches through a pipeline: loss, gradients, parameters to and from the mesh."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,21 +11,26 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
-from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.ops.axes import DATA, PIPE, axis_size
 from seq1f1b_jax.ops.loss import num_targets
-from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
+from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.batch import check_batch, check_ids
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
-from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
-from seq1f1b_jax.pipeline.params import layout as layouts
+from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.fresh import fresh
-from seq1f1b_jax.pipeline.params.layout import AXIS, Layout
+from seq1f1b_jax.pipeline.params.layout import Layout, staged_shapes
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, put_tree
-from seq1f1b_jax.pipeline.params.sharding import reduce_over_data, shardings, specs
+from seq1f1b_jax.pipeline.params.sharding import (
+    batch_spec,
+    reduce_over_data,
+    shardings,
+    specs,
+)
 from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
 
@@ -46,12 +51,7 @@ class PipelineStep:
     mesh: Mesh
     layout: Layout
     attention: AttentionBackend
-    recompute: str
-    compute_dtype: DTypeLike
-    loss_block: int
-    tensor: TensorAxis = ONE_DEVICE
-    restart_positions: bool = False
-    fill: float = 0.0
+    options: ExecutorOptions
     recorder: Recorder | None = None
 
     def traced(self, recorder: Recorder) -> "PipelineStep":
@@ -59,7 +59,7 @@ class PipelineStep:
         return replace(self, recorder=recorder)
 
     def with_lengths(self, chunk_lengths: Sequence[int]) -> "PipelineStep":
-        """The same step for sequences cut otherwise; parameters lie where they lay."""
+        """The same step for other chunk lengths; parameters stay where they are."""
         return replace(self, table=lower(self.plan, tuple(chunk_lengths)))
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -72,17 +72,17 @@ class PipelineStep:
     def init_optimizer(self, optimizer: optax.GradientTransformation, params: Params) -> Any:
         """The state of an optimizer over parameters on the mesh.
 
-        Moments are cut over `data` (`sharding`). Counters and other scalars lie on the whole mesh:
-        a jitted update leaves its state where it found it, and so is compiled once.
+        Moments are sharded over `data` (`sharding`). Counters and other scalars are replicated over
+        the mesh: a jitted update keeps the sharding of its state, and so is compiled once.
         """
         shapes = jax.eval_shape(optimizer.init, params)
-        cut = shardings(shapes, self.mesh, self.layout, over_data=True)
-        return jax.jit(optimizer.init, out_shardings=cut)(params)
+        sharded = shardings(shapes, self.mesh, self.layout, over_data=True)
+        return jax.jit(optimizer.init, out_shardings=sharded)(params)
 
     def abstract_params(self) -> Params:
         """Shapes, dtypes and shardings of the in-memory parameters: what a compilation needs."""
         shapes = jax.eval_shape(self.stage.init, jax.random.key(0))
-        staged = layouts.staged_shapes(shapes, self.layout)
+        staged = staged_shapes(shapes, self.layout)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             staged,
@@ -93,13 +93,13 @@ class PipelineStep:
         """Put a tree in the topology-free layout (`[num_layers, ...]`) on the mesh.
 
         Args:
-          tree: parameters, or with `over_data` an optimizer's state, which is cut over `data`;
+          tree: parameters, or with `over_data` an optimizer's state, which is sharded over `data`;
             arrays, or `rows.Rows` that are made or read on the way.
           over_data: see `sharding`.
         """
-        staged = layouts.staged_shapes(tree, self.layout)
-        cut = shardings(staged, self.mesh, self.layout, over_data=over_data)
-        return put_tree(tree, cut, self.layout)
+        staged = staged_shapes(tree, self.layout)
+        sharded = shardings(staged, self.mesh, self.layout, over_data=over_data)
+        return put_tree(tree, sharded, self.layout)
 
     def to_canonical(self, tree: Any) -> Any:
         """Bring a tree back to the host in the topology-free layout; the inverse."""
@@ -112,7 +112,7 @@ class PipelineStep:
 
         Args:
           params: in-memory layout (`init`, `from_canonical`).
-          tokens: int32 `[num_microbatches, sequences, seq_len]`; the sequences are spread over the
+          tokens: int32 `[num_microbatches, sequences, seq_len]`; the sequences are sharded over the
             axis `data`.
           targets: likewise; a negative target carries no loss.
           starts: likewise; position of the first token of every token's document, where sequences
@@ -120,7 +120,7 @@ class PipelineStep:
 
         Returns:
           Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`
-          and cut over `data` (`sharding`).
+          and sharded over `data` (`sharding`).
         """
         self._check(tokens, targets, starts)
         if self.plan.forward_only:
@@ -135,7 +135,7 @@ class PipelineStep:
                 f"{tokens.shape[0]}, or reshape the batch"
             )
         program = self.program(tokens.shape[1] // self.num_data, has_starts=starts is not None)
-        others = [axis for axis in self.mesh.axis_names if axis != AXIS]
+        others = [axis for axis in self.mesh.axis_names if axis != PIPE]
         record_all = partial(record, recorder=self.recorder, axes=others)
         wrap = record_all if self.recorder else None
 
@@ -149,7 +149,7 @@ class PipelineStep:
             grads = collect_gradients(program, state.grads)
             grads = jax.tree.map(lambda g: g / count, grads)
             grads = reduce_over_data(grads, self.layout, num_data=self.num_data)
-            return lax.psum(loss, AXIS) / count, grads
+            return lax.psum(loss, PIPE) / count, grads
 
         out_specs = specs(self.abstract_params(), self.layout, num_data=self.num_data)
         return self._shard(body, (Spec(), out_specs))(params, tokens, targets, starts)
@@ -183,18 +183,19 @@ class PipelineStep:
 
         def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
             state = run_schedule(program, prepare_inputs(program, params, tokens, targets, starts))
-            return lax.psum(state.loss, AXIS)
+            return lax.psum(state.loss, PIPE)
 
-        return self._shard(body, self._batch_spec)(params, tokens, targets, starts)
+        return self._shard(body, batch_spec(self.mesh))(params, tokens, targets, starts)
 
     @property
     def num_data(self) -> int:
         """Pipelines that share the sequences of a microbatch."""
-        return num_pipelines(self.mesh)
+        return axis_size(self.mesh, DATA)
 
     @property
-    def _batch_spec(self) -> Spec:
-        return Spec(None, DATA) if self.num_data > 1 else Spec()
+    def tensor(self) -> TensorAxis:
+        """How layers are sharded over the devices of a stage."""
+        return TensorAxis(self.layout.num_tensor, self.options.sequence_parallel)
 
     def program(self, num_sequences: int, *, has_starts: bool = False) -> Program:
         """The static facts of the step for microbatches of `num_sequences`.
@@ -208,20 +209,17 @@ class PipelineStep:
             layout=self.layout,
             table=self.table,
             attention=self.attention,
-            policy=self.recompute,
+            options=self.options,
             num_sequences=num_sequences,
-            compute_dtype=self.compute_dtype,
-            loss_block=self.loss_block,
             num_microbatches=self.plan.num_microbatches,
-            restart_positions=self.restart_positions and has_starts,
-            fill=self.fill,
+            has_starts=has_starts,
         )
 
     def _shard(self, body: Callable, out_specs: Any) -> Callable:
         return jax.shard_map(
             body,
             mesh=self.mesh,
-            in_specs=(specs(self.abstract_params(), self.layout), *(self._batch_spec,) * 3),
+            in_specs=(specs(self.abstract_params(), self.layout), *(batch_spec(self.mesh),) * 3),
             out_specs=out_specs,
             check_vma=False,
         )

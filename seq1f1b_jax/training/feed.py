@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as Spec
 
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import Batch, SequenceData
-from seq1f1b_jax.pipeline.mesh import DATA, num_pipelines
+from seq1f1b_jax.ops.axes import DATA, axis_size
+from seq1f1b_jax.pipeline.params.sharding import batch_spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Feed:
 
     def own_rows(self) -> slice:
         """Sequences of every microbatch that this process' devices work on."""
-        each = self.microbatch_size // num_pipelines(self.mesh)
+        each = self.microbatch_size // axis_size(self.mesh, DATA)
         shape = (self.num_microbatches, self.microbatch_size, 1)
         indices = self._sharding.addressable_devices_indices_map(shape).values()
         firsts = {index[1].indices(self.microbatch_size)[0] for index in indices}
@@ -77,8 +77,7 @@ class Feed:
 
     @property
     def _sharding(self) -> NamedSharding:
-        spec = Spec(None, DATA) if num_pipelines(self.mesh) > 1 else Spec()
-        return NamedSharding(self.mesh, spec)
+        return NamedSharding(self.mesh, batch_spec(self.mesh))
 
 
 def make_feed(config: Config, mesh: Mesh) -> Feed:

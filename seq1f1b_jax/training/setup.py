@@ -1,6 +1,6 @@
 """From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ from jaxtyping import DTypeLike
 from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
+from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
-from seq1f1b_jax.pipeline.params.layout import AXIS
+from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
     Plan,
@@ -67,7 +68,7 @@ def make_setup(
     """
     sizes = config.mesh
     mesh = make_mesh(sizes.pipe, num_data=sizes.data, num_tensor=sizes.tensor)
-    num_ranks = mesh.shape[AXIS]
+    num_ranks = mesh.shape[PIPE]
     plan, messages = choose_plan(config.schedule, num_ranks=num_ranks)
     layout = make_layout(
         stage.num_layers, num_ranks, vocab_size=stage.vocab_size, tied=stage.tied,
@@ -79,11 +80,12 @@ def make_setup(
     lengths = chunk_lengths(config, cost)
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
     pipeline = build_step(
-        stage, plan, mesh, chunk_lengths=lengths, attention=config.executor.attention,
-        recompute=config.executor.recompute, compute_dtype=dtype,
-        loss_block=config.executor.loss_block, layers_per_stage=layout.layers_per_stage,
-        restart_positions=config.data.restart_positions,
-        sequence_parallel=config.mesh.sequence_parallel,
+        stage, plan, mesh, chunk_lengths=lengths, layers_per_stage=layout.layers_per_stage,
+        options=ExecutorOptions(
+            **(asdict(config.executor) | {"compute_dtype": dtype}),
+            restart_positions=config.data.restart_positions,
+            sequence_parallel=config.mesh.sequence_parallel,
+        ),
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *messages))

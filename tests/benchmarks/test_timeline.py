@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec as Spec
 
 from benchmarks import timeline
+from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.pipeline import make_mesh
 from seq1f1b_jax.pipeline.executor import scan
-from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.schedule import SCHEDULES, Costs, Exchange, lower
 
 
@@ -39,7 +39,7 @@ def test_all_neighbours_deliver_what_the_tick_delivers(tick):
     def swap(exchange):
         body = jax.shard_map(
             lambda message: exchange(message, table, tick),
-            mesh=mesh, in_specs=Spec(AXIS), out_specs=Spec(AXIS), check_vma=False,
+            mesh=mesh, in_specs=Spec(PIPE), out_specs=Spec(PIPE), check_vma=False,
         )  # fmt: skip
         return jax.jit(body)
 

@@ -12,8 +12,9 @@ import numpy as np
 from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_mesh, reference_loss
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline.covering import covering_array
 
@@ -200,7 +201,7 @@ def _cover(
     return [Case(**row) for row in rows]
 
 
-def build(case: Case, **overrides):
+def build(case: Case, *, fill: float = 0.0):
     """The pipelined step of a case."""
     stage = build_stage(
         case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,
@@ -211,19 +212,20 @@ def build(case: Case, **overrides):
         case.name, num_ranks=case.P, num_microbatches=case.M, num_chunks=case.C,
         stages_per_rank=case.V, extra_warmup=case.extra_warmup,
     )
+    mesh = make_mesh(case.P, num_data=case.D, num_tensor=case.T)
     return build_step(
-        stage,
-        plan,
-        make_mesh(case.P, num_data=case.D, num_tensor=case.T),
+        stage, plan, mesh,
         chunk_lengths=case.chunk_lengths,
-        attention=case.attention,
-        recompute=case.recompute,
-        compute_dtype=case.dtype,
-        loss_block=7,
         layers_per_stage=case.layers_per_stage,
-        restart_positions="restart" in case.masks,
-        sequence_parallel=case.sequence,
-        **overrides,
+        options=ExecutorOptions(
+            attention=case.attention,
+            recompute=case.recompute,
+            compute_dtype=case.dtype,
+            loss_block=7,
+            restart_positions="restart" in case.masks,
+            sequence_parallel=case.sequence,
+            fill=fill,
+        ),
     )
 
 

@@ -59,8 +59,8 @@ def _products(factors: Mapping[str, Sequence[Any]], limit: int = 200_000) -> Ite
     for index in range(0, math.prod(sizes), _stride(math.prod(sizes), limit)):
         case = {}
         for name, values in factors.items():
-            index, place = divmod(index, len(values))
-            case[name] = values[place]
+            index, choice = divmod(index, len(values))
+            case[name] = values[choice]
         yield case
 
 

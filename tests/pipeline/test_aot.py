@@ -1,4 +1,4 @@
-"""The compiler for GPUs that are not there, beside the packages."""
+"""The compiler for H100s does not disturb programs on the CPU."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from benchmarks.aot import has_aot
 SCRIPT = "import jax; print(jax.devices()[0].platform)"
 
 
-@pytest.mark.skipif(not has_aot() or find_spec("jax_plugins"), reason="lies among the packages")
-def test_a_script_of_ones_own_hears_nothing_of_it():
+@pytest.mark.skipif(not has_aot() or find_spec("jax_plugins"), reason="installed as a package")
+def test_other_scripts_do_not_see_it():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env={}, capture_output=True, text=True, check=True
     )

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh, reference_loss
+from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh
 from seq1f1b_jax.pipeline.checks.check_stage import _check_once
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.broken_stages import BREAKS, MIXES, MeanInPost
@@ -43,17 +44,17 @@ def test_models_too_large_for_this_machine_are_accepted(name):
     check_stage(build_stage(name, preset="30b"))
 
 
-@pytest.mark.parametrize("stage, function, told", MIXES.values(), ids=MIXES)
-def test_a_function_that_mixes_tokens_is_refused(stage, function, told):
+@pytest.mark.parametrize("stage, function, message", MIXES.values(), ids=MIXES)
+def test_a_function_that_mixes_tokens_is_refused(stage, function, message):
     line = refusal(stage)
     assert line.startswith(f"{type(stage).__name__}.{function} returned ")
-    assert told in line and "token-wise" in line
+    assert message in line and "token-wise" in line
 
 
-@pytest.mark.parametrize("stage, told", BREAKS.values(), ids=BREAKS)
-def test_what_breaks_another_rule_is_refused(stage, told):
+@pytest.mark.parametrize("stage, message", BREAKS.values(), ids=BREAKS)
+def test_what_breaks_another_rule_is_refused(stage, message):
     line = refusal(stage)
-    assert [words for words in told if words not in line] == []
+    assert [words for words in message if words not in line] == []
 
 
 def refusal(stage) -> str:
@@ -91,14 +92,14 @@ IDS = {
 }
 
 
-@pytest.mark.parametrize("tokens, targets, told", IDS.values(), ids=IDS)
+@pytest.mark.parametrize("tokens, targets, message", IDS.values(), ids=IDS)
 @pytest.mark.parametrize("kind", [np.array, jnp.array], ids=["numpy", "jax"])
-def test_ids_outside_the_vocabulary_are_refused(tokens, targets, told, kind):
+def test_ids_outside_the_vocabulary_are_refused(tokens, targets, message, kind):
     stage = OwnStage()
     plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=1, num_chunks=1)
     step = build_step(stage, plan, make_mesh(1), chunk_lengths=(2,))
     batch = kind([tokens]), kind([targets])
     params = jax.eval_shape(stage.init, jax.random.key(0))
     for call in (step.loss_and_grads, step.loss, lambda *args: reference_loss(stage, *args)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             call(params, *batch)

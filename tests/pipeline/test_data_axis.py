@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.common.placement import axes_of
 from seq1f1b_jax.pipeline import make_mesh
-from seq1f1b_jax.pipeline.params.sharding import cut_dim
+from seq1f1b_jax.pipeline.params.sharding import data_dim
 from seq1f1b_jax.training.step import init_state, make_train_step
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
@@ -125,4 +125,4 @@ def test_a_microbatch_that_cannot_be_spread_is_refused():
      ((1, 4, 6), (0, 1), 2, 2), ((4,), (), 1, None), ((), (), 2, None)],
 )  # fmt: skip
 def test_the_first_free_dim_that_divides_is_cut(shape, taken, num_data, dim):
-    assert cut_dim(shape, taken=taken, num_data=num_data) == dim
+    assert data_dim(shape, taken=taken, num_data=num_data) == dim

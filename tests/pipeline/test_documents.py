@@ -10,8 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_mesh, reference_loss
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline import cases
 
@@ -29,8 +30,8 @@ def packed(family: str, attention: str):
     """Pipelined `(params, tokens, targets, starts) -> loss, gradients`, compiled once."""
     plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=1, num_chunks=3)
     step = build_step(
-        stage_of(family), plan, make_mesh(2), chunk_lengths=LENGTHS, attention=attention,
-        compute_dtype=jnp.float64, restart_positions=True,
+        stage_of(family), plan, make_mesh(2), chunk_lengths=LENGTHS,
+        options=ExecutorOptions(attention, compute_dtype=jnp.float64, restart_positions=True),
     )
     if attention == "xla_blockwise":  # blocks smaller than a chunk
         functions = step.attention.forward.func, step.attention.backward.func

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import Action, Exchange, Op, Plan, forward_plan, lower
 from seq1f1b_jax.schedule.dependencies import dependencies
 from tests.pipeline import cases
@@ -77,7 +77,7 @@ def test_random_order_is_exact_with_nan_in_idle_places(x64, own):
     plan, stage = random_plan(own), OwnStage(num_layers=sum(own.layers))
     step = build_step(
         stage, plan, make_mesh(own.P), chunk_lengths=own.lengths, layers_per_stage=own.layers,
-        compute_dtype="float64", fill=float("nan"),
+        options=ExecutorOptions(compute_dtype="float64", fill=float("nan")),
     )  # fmt: skip
     params = cases.parameters(stage, "float64")
     tokens = np.random.default_rng(0).integers(11, size=(own.M, 1, sum(own.lengths)))

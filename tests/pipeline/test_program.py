@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.aot import h100_mesh, has_aot
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.hlo import Module, buffer_copies
 
@@ -63,12 +63,14 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
         plan,
         mesh,
         chunk_lengths=(LENGTH,) * CHUNKS,
-        recompute=recompute,
-        attention=attention,
-        compute_dtype=dtype,
         layers_per_stage=layers,
-        restart_positions=name.endswith(DOCUMENTS),
-        sequence_parallel=num_tensor > 1,
+        options=ExecutorOptions(
+            attention=attention,
+            recompute=recompute,
+            compute_dtype=dtype,
+            restart_positions=name.endswith(DOCUMENTS),
+            sequence_parallel=num_tensor > 1,
+        ),
     )
 
 
@@ -82,7 +84,7 @@ def compile_step(step):
     spread = PartitionSpec(None, "data") if step.num_data > 1 else PartitionSpec()
     shape = (MICROBATCHES, step.num_data, CHUNKS * LENGTH)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(step.mesh, spread))
-    batch = (tokens,) * (3 if step.restart_positions else 2)
+    batch = (tokens,) * (3 if step.options.restart_positions else 2)
     return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch).compile()
 
 

@@ -9,7 +9,7 @@ import pytest
 from einops import rearrange
 
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.params import fresh as fresh_module
 from seq1f1b_jax.pipeline.params import rows as rows_module
 from seq1f1b_jax.pipeline.params.fresh import fresh
@@ -43,7 +43,8 @@ def build(
     )
     return build_step(
         stage, plan, make_mesh(pipe, num_data=data, num_tensor=tensor), chunk_lengths=(8, 8),
-        layers_per_stage=layers_per_stage, sequence_parallel=sequence_parallel,
+        layers_per_stage=layers_per_stage,
+        options=ExecutorOptions(sequence_parallel=sequence_parallel),
     )
 
 

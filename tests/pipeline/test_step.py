@@ -1,6 +1,7 @@
 """The public step: evaluation, placement, gradients that are sums over tokens, and its errors."""
 
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import chex
 import jax
@@ -8,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline import build_step, make_layout, make_mesh, reference_loss
+from seq1f1b_jax.config.sections import ExecutorConfig
+from seq1f1b_jax.inference import reference_loss
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, to_pipeline
 from seq1f1b_jax.schedule import PlanError, make_plan
+from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.own_stage import OwnStage
@@ -35,7 +39,8 @@ def test_evaluation_equals_the_reference(x64, case):
 def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     """No leaf may be more than twice as far from the float32 gradients as plain autodiff is."""
     case = Case(P=2, M=2, C=3, lengths="odd", recompute="none", x64=False)
-    step = replace(cases.build(case), compute_dtype=jnp.bfloat16)
+    step = cases.build(case)
+    step = replace(step, options=replace(step.options, compute_dtype=jnp.bfloat16))
     params = cases.parameters(step.stage, jnp.float32)
     batch = cases.batch_of(case)
     _, exact = cases.reference(step.stage, params, batch, jnp.float32)
@@ -47,10 +52,15 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     assert {name: e for name, e in ours.items() if e > 2 * allowed[name] + 2**-8} == {}
 
 
-def test_a_stage_of_ones_own_trains():
+def test_a_configuration_and_the_executor_name_the_same_policies():
+    assert get_args(get_type_hints(ExecutorConfig)["recompute"]) == RECOMPUTE_POLICIES
+
+
+def test_a_custom_stage_trains():
     stage = OwnStage()
     plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
-    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), recompute="none")
+    options = ExecutorOptions(recompute="none")
+    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(9, 7), options=options)
     canonical = stage.init(jax.random.key(0))
     params = step.from_canonical(canonical)
     tokens = jax.random.randint(jax.random.key(1), (2, 2, 17), 0, stage.vocab_size)
@@ -125,11 +135,13 @@ ERRORS = {
         r"\[1, 1\].*num_layers=3.*sum to 2",
     ),
     "unknown residual policy": (
-        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), recompute="some"),
+        lambda: ExecutorOptions(recompute="some"),
         "recompute='some'.*none, selective, full",
     ),
     "unknown attention": (
-        lambda: build_step(OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), attention="fast"),
+        lambda: build_step(
+            OwnStage(), PLAN, make_mesh(2), chunk_lengths=(4, 4), options=ExecutorOptions("fast")
+        ),
         "attention='fast'.*xla_dense, xla_blockwise",
     ),
 }
@@ -180,7 +192,7 @@ def test_mixed_tokens_show_in_what_a_backward_stores_where_the_check_is_passed_b
             mixed = x.mean(axis=1, keepdims=True)
             return super().post(layer, x, attended) + jnp.square(mixed)
 
-    step = replace(own[0], stage=Mixing(), recompute="none")
+    step = replace(own[0], stage=Mixing(), options=ExecutorOptions(recompute="none"))
     tokens = jnp.zeros((2, 1, 8), jnp.int32)
     with pytest.raises(ValueError, match="token-wise"):
         jax.jit(step.loss_and_grads).lower(own[1], tokens, tokens)

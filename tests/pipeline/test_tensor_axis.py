@@ -1,4 +1,4 @@
-"""Layers cut over devices: exact on every mesh, collectives in their place, bad input refused."""
+"""Layers sharded over devices: exact on every mesh, collectives counted, bad input refused."""
 
 from collections import Counter
 
@@ -10,8 +10,8 @@ import pytest
 
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.tensor import TensorAxis
-from seq1f1b_jax.pipeline import build_step, make_mesh
-from seq1f1b_jax.pipeline.params.tensor import tensor_dims
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
+from seq1f1b_jax.pipeline.params.layout import tensor_dims_of
 from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
@@ -57,7 +57,7 @@ def test_three_updates_equal_plain_optax(x64, mesh):
 
 def test_a_device_holds_its_part_of_every_matmul_and_table():
     stage = build_stage("llama", num_layers=2, **cases.SIZES)
-    dims = tensor_dims(stage, stage.shard(TensorAxis(2)))
+    dims = tensor_dims_of(stage, stage.shard(TensorAxis(2)))
     names = {name.split("'")[-4] + "." + name.split("'")[-2]: dim for name, dim in dims.items()}
     columns, rows = ("query", "key", "value", "gate", "up"), ("output", "down")
     assert names == {f"{n}.kernel": 1 for n in columns} | {f"{n}.kernel": 0 for n in rows}
@@ -99,15 +99,15 @@ BAD_MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("size, changes, told", BAD_MODELS.values(), ids=BAD_MODELS)
-def test_a_model_that_cannot_be_cut_is_refused(size, changes, told):
+@pytest.mark.parametrize("size, changes, message", BAD_MODELS.values(), ids=BAD_MODELS)
+def test_a_model_that_cannot_be_sharded_is_refused(size, changes, message):
     stage = build_stage("llama", num_layers=2, **cases.SIZES | changes)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         stage.shard(TensorAxis(size))
 
 
 @pytest.mark.parametrize("sequence", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_model_of_ones_own_is_exact(x64, sequence):
+def test_a_custom_model_is_exact(x64, sequence):
     stage = CutStage(num_layers=2)
     step = build_small(stage, sequence_parallel=sequence, compute_dtype=jnp.float64)
     params = cases.parameters(stage, jnp.float64)
@@ -122,7 +122,7 @@ def test_a_model_of_ones_own_is_exact(x64, sequence):
 def build_small(stage, *, lengths=(8, 8), num_tensor=2, **options):
     plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
     mesh = make_mesh(2, num_tensor=num_tensor)
-    return build_step(stage, plan, mesh, chunk_lengths=lengths, **options)
+    return build_step(stage, plan, mesh, chunk_lengths=lengths, options=ExecutorOptions(**options))
 
 
 def test_what_cannot_be_shared_is_refused():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import Exchange
 from seq1f1b_jax.schedule.files.plan_file import read_plan
 from tests.pipeline import cases
@@ -33,8 +33,8 @@ def test_an_order_of_torch_is_exact(x64, name):
     assert plan.exchange is (EVERYDAY | LONG)[name]
     stage = OwnStage(num_layers=plan.num_stages)
     step = build_step(
-        stage, plan, make_mesh(plan.num_ranks), chunk_lengths=(5,), compute_dtype="float64",
-        fill=float("nan"),
+        stage, plan, make_mesh(plan.num_ranks), chunk_lengths=(5,),
+        options=ExecutorOptions(compute_dtype="float64", fill=float("nan")),
     )  # fmt: skip
     params = cases.parameters(stage, "float64")
     tokens = np.random.default_rng(0).integers(11, size=(plan.num_microbatches, 1, 5))

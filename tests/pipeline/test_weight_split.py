@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.forward import forward
@@ -38,8 +38,7 @@ def program_of(family: str, recompute: str):
         plan,
         make_mesh(1),
         chunk_lengths=(TOKENS,),
-        recompute=recompute,
-        attention="xla_dense",
+        options=ExecutorOptions(attention="xla_dense", recompute=recompute),
     )
     return step.program(1)
 
@@ -164,7 +163,9 @@ def test_a_gradient_that_no_cotangent_reaches_is_kept():
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_halves_add_what_the_whole_adds_in_bfloat16(recompute):
     """Bit for bit: the same matmuls on the same values, rounded and added alike."""
-    program = replace(program_of("llama", recompute), compute_dtype=jnp.bfloat16)
+    program = program_of("llama", recompute)
+    options = replace(program.options, compute_dtype=jnp.bfloat16)
+    program = replace(program, options=options)
     rng = np.random.default_rng(0)
 
     def values(tree):

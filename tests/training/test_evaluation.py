@@ -9,8 +9,9 @@ import pytest
 
 from seq1f1b_jax.config import Config, DataConfig, MeshConfig, ScheduleConfig
 from seq1f1b_jax.data import Batch, Corpus, make_data
+from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline import make_mesh, reference_loss
+from seq1f1b_jax.pipeline import make_mesh
 from seq1f1b_jax.training.commands import position_rows
 from seq1f1b_jax.training.evaluation import (
     HeldOut,

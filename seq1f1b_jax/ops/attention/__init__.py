@@ -69,7 +69,7 @@ def get_backend(
       name: one of `NAMES`.
       platform: where the program will run, as in `mesh.devices.flat[0].platform` (right for a mesh
         of devices that are only compiled for, too).
-      window: keys a query of the model looks back at, itself included; `None`: all.
+      window: the model's sliding-window size, in keys; `None`: no window.
 
     Returns:
       The backend.

@@ -37,7 +37,7 @@ class Attended(NamedTuple):
     lse: Float[Array, "B Hq Tq"]
 
 
-class Gradients(NamedTuple):
+class AttentionGradients(NamedTuple):
     """Sums over the pairs done so far, in the accumulation dtype."""
 
     dq: Float[Array, "B Tq Hq D"]
@@ -64,7 +64,7 @@ def forward(
       offset: tokens before the chunk.
       starts: first position of each query's document, never falling; `None`: one document.
       block: longest block, tokens; the workspace is a few `[B, Hq, block, block]`.
-      window: keys a query looks back at, itself included; `None`: all.
+      window: sliding-window size, in keys; `None`: no window.
 
     Returns:
       out in q's dtype, lse in the accumulation dtype.
@@ -104,7 +104,7 @@ def backward(
     block: int = BLOCK,
     window: int | None = None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
-    """Gradients of `forward`'s out, given its results and `dout`.
+    """AttentionGradients of `forward`'s out, given its results and `dout`.
 
     Args:
       q: as for `forward`, and so k, v, offset, starts, block and window.
@@ -133,7 +133,7 @@ def backward(
     """
     dtype = accumulation_dtype(q.dtype)
     delta = jnp.einsum("bthd,bthd->bht", out, dout, preferred_element_type=dtype)
-    grads = Gradients(*(jnp.zeros(x.shape, dtype) for x in (q, k, v)))
+    grads = AttentionGradients(*(jnp.zeros(x.shape, dtype) for x in (q, k, v)))
     first = first_keys(starts, window, num_tokens=q.shape[1], offset=offset)
     inputs = (q, k, v, dout, lse, delta, first)
     for pairs in causal_pairs(q.shape[1], offset, block=block, window=window):
@@ -150,8 +150,8 @@ def _loop(
     A single pair is sliced statically.
     """
     if chosen is not None:
-        places = jnp.flatnonzero(chosen, size=len(pairs.starts), fill_value=0)
-        starts = jnp.asarray(pairs.starts)[places]
+        indices = jnp.flatnonzero(chosen, size=len(pairs.starts), fill_value=0)
+        starts = jnp.asarray(pairs.starts)[indices]
         return lax.fori_loop(0, chosen.sum(), lambda n, carry: body(carry, *starts[n]), carry)
     if len(pairs.starts) == 1:
         query, key = pairs.starts[0].tolist()
@@ -181,7 +181,7 @@ def _merge(state: Attended, query, key, *, inputs, pairs: Pairs) -> Attended:
     return Attended(_put(state.out, out, query), _put(state.lse, lse, query, dim=2))
 
 
-def _add_pair(grads: Gradients, query, key, *, inputs, pairs: Pairs) -> Gradients:
+def _add_pair(grads: AttentionGradients, query, key, *, inputs, pairs: Pairs) -> AttentionGradients:
     """Add what one pair of blocks contributes to dq, dk and dv.
 
     Scores are transposed, `[keys, rows]`, and dq is made feature by row: then no matmul reduces
@@ -205,7 +205,7 @@ def _add_pair(grads: Gradients, query, key, *, inputs, pairs: Pairs) -> Gradient
     dv = _matmul("bhkr,bhrd->bhkd", weights.astype(q.dtype), dout)
     dk = _matmul("bhkr,bhrd->bhkd", dscores, q)
     dq = _matmul("bhdk,bhkr->bhdr", heads.feature_major(k), dscores)
-    return Gradients(
+    return AttentionGradients(
         _add(grads.dq, heads.from_columns(dq, pairs.rows), query),
         _add(grads.dk, heads.token_major(dk), key),
         _add(grads.dv, heads.token_major(dv), key),

@@ -36,7 +36,7 @@ def forward(
       v: values, like `k`.
       offset: tokens before the chunk.
       starts: first position of each query's document; `None`: one document.
-      window: keys a query looks back at, itself included; `None`: all.
+      window: sliding-window size, in keys; `None`: no window.
 
     Returns:
       out in q's dtype, lse in the accumulation dtype.

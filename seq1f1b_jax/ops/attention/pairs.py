@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
     Attributes:
       rows: queries in a block.
       cols: keys in a block.
-      causal: the block lies on the diagonal: query i of it sees keys 0 ... i of it.
+      causal: the block is on the diagonal: its query i sees its keys 0 ... i.
       starts: int32 `[num_pairs, 2]`, first query (in the chunk) and first key (in the sequence).
     """
 
@@ -46,8 +46,8 @@ def causal_pairs(
       num_tokens: queries in the chunk.
       offset: tokens before the chunk.
       block: longest block, tokens.
-      window: keys a query looks back at, itself included; pairs that lie before it are left out,
-        pairs that it cuts are there as a whole.
+      window: sliding-window size, in keys; pairs outside it are left out, pairs that it crosses are
+        kept whole.
 
     Returns:
       One to six loops; together they hold every visible (query, key) exactly once.

@@ -1,6 +1,6 @@
-"""Which keys a query sees beside the causal mask: those of its document and of its window.
+"""Which keys a query sees within the causal mask: those of its document and of its window.
 
-Both hide a beginning of the sequence, so one number per query tells them: its first visible key.
+Both hide a prefix of the sequence, so one number per query describes them: its first visible key.
 
     starts    0 0 0 3 3 3 3     two documents, of 3 and 4 tokens
     window=3  0 0 0 1 2 3 4
@@ -26,7 +26,7 @@ def first_keys(
 
     Args:
       starts: position of the first token of every query's document; `None`: one document.
-      window: keys a query looks back at, itself included; `None`: all.
+      window: sliding-window size, in keys; `None`: no window.
       num_tokens: queries.
       offset: position of the first query.
 

@@ -1,7 +1,7 @@
 """The rules of a `Stage`, checked before it runs.
 
-Nothing of a model is made: parameters are shapes, and what a function does with tokens is read in
-its program and in that of its vjp, so a model of any size takes a fraction of a second.
+No parameter is made: all are shapes, and what a function does with tokens is read in its jaxpr and
+in that of its vjp, so a model of any size takes a fraction of a second.
 """
 
 import re
@@ -30,8 +30,8 @@ def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None
 
     Sizes fit together; `init` gives float32 parameters of these sizes; every function returns the
     shapes that the protocol names, in the dtype that it was given, and is the same function at
-    every call; none looks at another token or sequence, in values or in gradients, or at where in
-    the chunk a token stands. Of a stage that `shard` has cut nothing is checked.
+    every call; none depends on another token or sequence, in values or in gradients, or on where a
+    token is in the chunk. The stage that `shard` returns is not checked.
 
     Args:
       stage: the model.
@@ -43,7 +43,7 @@ def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None
     Example:
       >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.pipeline import check_stage
-      >>> check_stage(build_stage("llama", preset="30b"))  # says nothing: it keeps the rules
+      >>> check_stage(build_stage("llama", preset="30b"))  # no error: it keeps the rules
     """
     dtype, default = jnp.dtype(compute_dtype), jnp.result_type(float)
     try:
@@ -61,7 +61,7 @@ def _check_once(stage: Stage, dtype: jnp.dtype, default: jnp.dtype) -> None:
 
 
 def check_rules(stage: Stage, dtype: jnp.dtype) -> None:
-    """`check_stage` without its memory."""
+    """`check_stage` without its cache."""
     _check_sizes(stage)
     for piece in pieces_of(stage, _check_init(stage), dtype):
         _check_outputs(piece)
@@ -136,7 +136,7 @@ def _check_outputs(piece: Piece) -> None:
         function = lambda *arguments: piece.call(*arguments)  # noqa: E731 - new, so never cached
         return jax.make_jaxpr(function, return_shape=True)(*piece.arguments)
 
-    (program, outputs), (again, _) = _traced(piece.name, trace), _traced(piece.name, trace)
+    (program, outputs), (second, _) = _traced(piece.name, trace), _traced(piece.name, trace)
     returned = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     wanted = [f"{name} {_text(shape)}" for name, shape in piece.outputs.items()]
     if [_text(value) for value in returned] != [_text(s) for s in piece.outputs.values()]:
@@ -145,7 +145,7 @@ def _check_outputs(piece: Piece) -> None:
             f"{piece.name} returned {', '.join(map(_text, returned))} for {', '.join(given)}; it "
             f"must return {', '.join(wanted)}, in the dtype that it was given"
         )
-    if not _same(program, again):
+    if not _same(program, second):
         raise ValueError(
             f"{piece.name} returned something else at its second call; it must be a pure function: "
             "no random numbers of NumPy, no clock, no state (the backward calls it again)"
@@ -165,9 +165,9 @@ def _traced(name: str, trace: Callable[[], Any]) -> Any:
     try:
         return trace()
     except MISTAKES as error:
-        reason = (str(error).strip() or "no more is told").splitlines()[0]
+        reason = (str(error).strip() or "no message").splitlines()[0]
         raise ValueError(
-            f"{name} raised {type(error).__name__} where its shapes were asked for: {reason}"
+            f"{name} raised {type(error).__name__} when its shapes were traced: {reason}"
         ) from error
 
 

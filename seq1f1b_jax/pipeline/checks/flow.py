@@ -1,15 +1,15 @@
-"""Where an axis lies in a value of a program, and how two values meet."""
+"""Where an axis is in a value of a program, and how two values combine."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 MIXES, INDEX, UNKNOWN = "mixes", "index", "unknown"
-"""How a flow breaks: elements of the axis meet; one is told from another by its index alone; by a
-primitive of which nothing is known here."""
+"""How a flow breaks: elements of the axis mix; their index alone makes a difference; by a primitive
+without a rule here."""
 
 
 class Axis(NamedTuple):
-    """The place of the axis of size `n`: index `i` of it is at `(outer * n + i) * inner + rest`.
+    """Where the axis of size `n` is: index `i` of it is at `(outer * n + i) * inner + rest`.
 
     `inner` is 1 and `outer` 0 unless a reshape has merged it with other dims.
     """
@@ -48,10 +48,10 @@ class FlowError(Exception):
 
 
 def join(flows: Sequence[Flow]) -> Flow:
-    """The flow of values of one shape that meet element by element.
+    """The flow of values of one shape that combine element by element.
 
     Raises:
-      FlowError: the axis lies elsewhere in one of them, or one tells its elements apart.
+      FlowError: the axis is elsewhere in one of them, or one differs along it.
     """
     axes = {flow.axis for flow in flows if flow.axis}
     if len(axes) > 1:

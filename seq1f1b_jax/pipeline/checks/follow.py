@@ -1,7 +1,7 @@
 """Follow one axis of a program's inputs to its outputs: does it stay apart, element by element?
 
-Every value of a jaxpr is given a `Flow`: the place of the axis in it, or none where it does not
-depend on the axis, or what broke it. A rule per primitive says how the flow goes on; a primitive
+Every value of a jaxpr is given a `Flow`: where the axis is in it, or none where it does not depend
+on the axis, or what broke it. A rule per primitive propagates the flow; a primitive
 without one breaks the flow as `unknown`. Only shapes are looked at, so the size of a model does not
 matter. The rules of primitives that move dims are in `follow_dims`.
 """
@@ -29,7 +29,7 @@ CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 EACH_ITS_OWN = frozenset(
     ("optimization_barrier", "sharding_constraint", "device_put", "layout_constraint", "copy_p")
 )
-"""Primitives that hand on every operand as it is."""
+"""Primitives that return every operand unchanged."""
 
 SMALL = 1 << 16
 """Elements of a constant that is read to see along which dims it varies."""

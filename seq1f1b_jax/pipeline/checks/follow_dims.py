@@ -38,10 +38,10 @@ SCATTERS = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul
 
 
 def move(flow: Flow, places: dict[int, int]) -> Flow:
-    """The flow after a permutation or a loss of dims; the axis must have a place.
+    """The flow after a permutation or a loss of dims; the axis must keep a dim.
 
     Raises:
-      FlowError: it has none.
+      FlowError: it loses its dim.
     """
     if flow.axis is None:
         return Flow(varies=frozenset(places[dim] for dim in flow.varies if dim in places))
@@ -59,7 +59,7 @@ def _result(equation: JaxprEqn) -> tuple[int, ...]:
 
 
 def _kept(rank: int, lost: Iterable[int]) -> dict[int, int]:
-    """Place of every dim that is not lost."""
+    """New index of every dim that is not lost."""
     lost = set(lost)
     return {dim: place for place, dim in enumerate(d for d in range(rank) if d not in lost)}
 
@@ -124,7 +124,7 @@ def _reshape(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
 
 
 def _same_dims(old: Sequence[int], new: Sequence[int]) -> dict[int, int]:
-    """Places of dims where a reshape does no more than add or drop dims of size 1."""
+    """New indices of dims where a reshape does no more than add or drop dims of size 1."""
     before, after = sorted(_wide(old)), sorted(_wide(new))
     same = [old[dim] for dim in before] == [new[dim] for dim in after]
     return dict(zip(before, after, strict=True)) if same else {}

@@ -56,7 +56,7 @@ class Piece(NamedTuple):
 
 
 def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
-    """The functions that stand between embedding and head.
+    """The functions between embedding and head.
 
     Args:
       stage: the model.

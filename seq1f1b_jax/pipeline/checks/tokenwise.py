@@ -16,8 +16,8 @@ DIMS = {"sequence": 0, "token": 1}
 def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
     """Refuse a function of which an output, or a gradient of an input, depends on another token.
 
-    What its program does not tell is seen from its values, where its parameters are few enough to
-    be made; a larger one is let through.
+    What its program does not show is read from its values, where its parameters are few enough to
+    be made; a larger one is accepted.
 
     Args:
       piece: the function.
@@ -40,7 +40,7 @@ def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
         if how == INDEX:
             raise ValueError(
                 f"{piece.name} returned {result} that depends on where in the chunk a {unit} "
-                f"stands ({primitive}); functions must be token-wise, and `positions` count from "
+                f"is ({primitive}); functions must be token-wise, and `positions` count from "
                 "the start of the sequence"
             )
         raise ValueError(

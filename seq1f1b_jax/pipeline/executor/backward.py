@@ -2,7 +2,7 @@
 
 `B` and `I` pull the gradient of the stage's output through the layers to its input, which the stage
 before waits for. `B` adds all weight gradients on the way; `I` leaves those that are matmuls to a
-later `W`, for which nobody waits.
+later `W`, which nothing waits for.
 """
 
 import jax
@@ -49,9 +49,9 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
 
     def layer_step(layer, state: State) -> State:
         kept = _kept(chunk, unit, layer, context, state)
-        place = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
+        where = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
         deferred = {
-            name: buffers.read_entry(state.deferred, entry, **place)
+            name: buffers.read_entry(state.deferred, entry, **where)
             for name, entry in split.entries.items()
         }
         grads = {}
@@ -109,9 +109,9 @@ def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, sta
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     dx, pre_grads, pre_deferred = split.pre.input_half(kept, Given(values, cotangents))
     deferred = state.deferred
-    place = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
+    where = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
     for name, value in zip(split.entries, (*pre_deferred, *post_deferred), strict=True):
-        deferred = buffers.write_entry(deferred, split.entries[name], value, **place)
+        deferred = buffers.write_entry(deferred, split.entries[name], value, **where)
     state = state._replace(deferred=deferred)
     state = _accumulate_leaves(chunk, unit, layer, state, _add(post_grads, pre_grads))
     return dx + dx_around, state
@@ -151,24 +151,24 @@ def _prefix_gradients(chunk: Chunk, unit: Unit, layer, state: State, dk, dv):
     """Add a chunk's share to the prefix; return the complete gradient of its own keys/values.
 
     Chunks run descending, so the last one sets what the others add to; its own tokens are complete
-    at once and need no place in the buffer. The others write first and read back what they wrote:
-    so no older version of the buffer stays alive.
+    at once and are not in the buffer. The others write first and read back what they wrote, so that
+    no older version of the buffer stays alive.
     """
-    place = (unit.prefix_slot, layer)
+    starts = (unit.prefix_slot, layer)
     if chunk.is_last:
         if chunk.offset:
-            prefix_dk = buffers.write(state.prefix_dk, dk[:, : chunk.offset], *place)
-            prefix_dv = buffers.write(state.prefix_dv, dv[:, : chunk.offset], *place)
+            prefix_dk = buffers.write(state.prefix_dk, dk[:, : chunk.offset], *starts)
+            prefix_dv = buffers.write(state.prefix_dv, dv[:, : chunk.offset], *starts)
             state = state._replace(prefix_dk=prefix_dk, prefix_dv=prefix_dv)
         return state, dk[:, chunk.offset :], dv[:, chunk.offset :]
 
     def add(buffer, delta):
-        return buffers.write(buffer, delta + buffers.read(buffer, delta.shape, *place), *place)
+        return buffers.write(buffer, delta + buffers.read(buffer, delta.shape, *starts), *starts)
 
     state = state._replace(prefix_dk=add(state.prefix_dk, dk), prefix_dv=add(state.prefix_dv, dv))
     own = (dk.shape[0], chunk.length, *dk.shape[2:])
-    own_dk = buffers.read(state.prefix_dk, own, *place, 0, chunk.offset)
-    own_dv = buffers.read(state.prefix_dv, own, *place, 0, chunk.offset)
+    own_dk = buffers.read(state.prefix_dk, own, *starts, 0, chunk.offset)
+    own_dv = buffers.read(state.prefix_dv, own, *starts, 0, chunk.offset)
     return state, own_dk, own_dv
 
 

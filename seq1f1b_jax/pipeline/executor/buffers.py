@@ -1,4 +1,4 @@
-"""The executor's carried state: every in-flight value has one place, assigned before tracing.
+"""The executor's carried state: every in-flight value has a slot, assigned before tracing.
 
 Inside the `shard_map` body shapes are per device. Buffers are written in place by
 `dynamic_update_slice` and read by `dynamic_slice`, never selected or branched over.
@@ -13,7 +13,7 @@ from jax.experimental.layout import Layout as MemoryLayout
 from jax.experimental.layout import with_layout_constraint
 from jaxtyping import Array, Float
 
-from seq1f1b_jax.pipeline.executor.residuals import Entry
+from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry
 from seq1f1b_jax.pipeline.stage import Tree
 
 
@@ -31,15 +31,15 @@ class State(NamedTuple):
 
     Attributes:
       ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the
-        tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored as it lies in memory.
+        tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored flat.
       deferred: what an `I` leaves to its `W`, likewise, `[max_layers, deferred_tokens, ...]`.
       keys, values: the cache, `[slots, max_layers, B, seq_len, Hkv, D]`.
       prefix_dk, prefix_dv: gradients of the key/value prefix, in the accumulation dtype,
         `[slots, max_layers, B, prefix, Hkv, D]`; `prefix` is where the last chunk begins (0 for
         one chunk).
-      dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`, where the tokens
-        of the residual stream are cut over devices so much less wide; only the rank of
-        the last stage writes it, every rank allocates it.
+      dy: gradient of the loss by the last layer's output, `[loss_tokens, B * d]`, narrower by the
+        devices over which tokens of the residual stream are sharded; only the rank of the last
+        stage writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
       loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
     """
@@ -86,24 +86,24 @@ def _indices(buffer: Array, starts) -> list[Array]:
 
 
 def write_entry(
-    buffer: dict[str, Array], entry: Entry, value: Array, *, layer, offset, tokens: int
+    buffer: dict[str, Array], entry: ArenaEntry, value: Array, *, layer, offset, tokens: int
 ) -> dict[str, Array]:
-    """Put one value of one layer at its unit's tokens of the ring, or of the deferred values."""
+    """Write one value of one layer to its unit's tokens of the ring, or of the deferred values."""
     width = values_per_token(entry, tokens)
     block = jnp.pad(value.ravel(), (0, tokens * width - entry.size)).reshape(tokens, width)
     return {**buffer, entry.name: write(buffer[entry.name], block, layer, offset)}
 
 
-def read_entry(buffer: dict[str, Array], entry: Entry, *, layer, offset, tokens: int) -> Array:
-    """The value that `write_entry` put there, in its own shape."""
+def read_entry(buffer: dict[str, Array], entry: ArenaEntry, *, layer, offset, tokens: int) -> Array:
+    """The value that `write_entry` wrote, in its shape."""
     block = read(buffer[entry.name], (tokens, values_per_token(entry, tokens)), layer, offset)
     return block.ravel()[: entry.size].reshape(entry.shape)
 
 
-def values_per_token(entry: Entry, tokens: int) -> int:
-    """Numbers that an entry of a chunk of `tokens` takes for each; rounded up.
+def values_per_token(entry: ArenaEntry, tokens: int) -> int:
+    """Numbers per token of an entry of a chunk of `tokens`, rounded up.
 
-    What is one number per token of a residual stream that is cut over devices is less than one.
+    Where tokens of the residual stream are sharded over devices, one per token is less than one.
     """
     return -(-entry.size // tokens)
 

@@ -1,7 +1,7 @@
-"""What the actions of one chunk share: its place in the sequence, its values, its weights.
+"""What the actions of one chunk share: its tokens, its values, its weights.
 
 Shapes are per device. Everything about a chunk is static (length, offset), everything about a unit
-is traced (stage, microbatch, places).
+is traced (stage, microbatch, slots).
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Inputs(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What an action works on and where that lives; traced scalars, offsets count tokens.
+    """What an action works on and where that is stored; traced scalars, offsets count tokens.
 
     The fields are those of `ActionColumns`.
     """
@@ -70,7 +70,7 @@ class Chunk:
         self.is_last = index == program.num_chunks - 1
         self.plan = program.residual_plans[index]
         self.entries = {entry.name: entry for entry in self.plan.entries}
-        self.pre, self.post = residuals.layer_functions(program.stage, program.policy)
+        self.pre, self.post = residuals.layer_functions(program.stage, program.options.recompute)
         self.embedding, self.head = table_names(program.layout)
 
     def positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B T"]:
@@ -80,7 +80,7 @@ class Chunk:
         return positions if starts is None else positions - starts
 
     def row_positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B t"]:
-        """Positions of those tokens whose place in the residual stream is on this device."""
+        """Positions of this device's tokens of the residual stream."""
         positions = self.positions(unit)
         return self.program.tensor.own_tokens(positions, dim=positions.ndim - 1)
 
@@ -115,14 +115,14 @@ class Chunk:
 
     def stored(self, arena_offset, layer, state: State) -> dict[str, Array]:
         """The unit's entries of the residual ring."""
-        place = dict(layer=layer, offset=arena_offset, tokens=self.length)
+        where = dict(layer=layer, offset=arena_offset, tokens=self.length)
         return {
-            name: buffers.read_entry(state.ring, entry, **place)
+            name: buffers.read_entry(state.ring, entry, **where)
             for name, entry in self.entries.items()
         }
 
     def message(self, value: Float[Array, "B t d"]) -> Float[Array, "B Tmax d"]:
         """A value as it is sent: padded to the longest chunk."""
         padding = self.program.message_shape[1] - self.num_rows
-        fill = jnp.asarray(self.program.fill, value.dtype)
+        fill = jnp.asarray(self.program.options.fill, value.dtype)
         return lax.pad(value, fill, ((0, 0, 0), (0, padding, 0), (0, 0, 0)))

@@ -67,9 +67,9 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
             | named
         )
     ring = state.ring
-    place = dict(layer=layer, offset=unit.arena_offset, tokens=chunk.length)
+    where = dict(layer=layer, offset=unit.arena_offset, tokens=chunk.length)
     for name, entry in chunk.entries.items():
-        ring = buffers.write_entry(ring, entry, named[name], **place)
+        ring = buffers.write_entry(ring, entry, named[name], **where)
     return y, state._replace(ring=ring)
 
 
@@ -78,13 +78,13 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> S
     y = program.tensor.all_tokens(y)  # each device has a part of the vocabulary for all tokens
     head = chunk.inputs.tables[chunk.head]
     targets = chunk.tokens(unit, chunk.inputs.targets)
-    final, block = program.stage.final, program.loss_block
+    final, block = program.stage.final, program.options.loss_block
     if not program.train:
         losses = token_losses(
-            final, weights.last, head, y, targets, block_tokens=block, cut=program.vocab_cut
+            final, weights.last, head, y, targets, block_tokens=block, shard=program.vocab_shard
         )
-        place = (unit.microbatch, 0, chunk.offset)
-        return state._replace(loss=buffers.write(state.loss, losses, *place))
+        starts = (unit.microbatch, 0, chunk.offset)
+        return state._replace(loss=buffers.write(state.loss, losses, *starts))
     grads = state.grads
     loss, dy, (last, table) = cross_entropy_and_grads(
         final,
@@ -94,7 +94,7 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> S
         targets,
         (grads.last, grads.tables[chunk.head]),
         block_tokens=block,
-        cut=program.vocab_cut,
+        shard=program.vocab_shard,
     )
     grads = grads._replace(last=last, tables={**grads.tables, chunk.head: table})
     dy = program.tensor.own_tokens(dy)

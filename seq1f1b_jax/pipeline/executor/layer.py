@@ -1,10 +1,10 @@
-"""The backward of one layer around its attention, on values: whole, or cut into `I` and `W`.
+"""The backward of one layer around its attention, on values: whole, or split into `I` and `W`.
 
     forward    x -> pre -> q, k, v -> attention -> out -> post -> y
     backward   dy -> post -> dx, dout -> attention -> dq, dk, dv -> pre -> dx
 
-Both pieces are functions of what any half can read again (`Kept`) and of what only the moment of
-the input gradients has (`Given`). So the same functions serve the whole backward and its halves.
+Both pieces are functions of what either half can read (`Kept`) and of what exists only while input
+gradients are computed (`Given`). So the same functions serve the whole backward and its halves.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Array
 
 from seq1f1b_jax.pipeline.executor import residuals
-from seq1f1b_jax.pipeline.executor.residuals import Entry, ResidualPlan
+from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan
 from seq1f1b_jax.pipeline.executor.weight_split import SplitBackward, split_backward
 from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
@@ -35,10 +35,10 @@ class Kept(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What is there only when input gradients are computed.
+    """What exists only while input gradients are computed.
 
     Attributes:
-      values: other sources of residuals, by name: from the cache, or made again.
+      values: other sources of residuals, by name: from the cache, or recomputed.
       cotangent: gradient of the piece's results.
     """
 
@@ -62,7 +62,7 @@ def pre_backward(pre: Callable, plan: ResidualPlan, kept: Kept, given: Given):
 
 
 class LayerSplit(NamedTuple):
-    """The halves of a layer's backward, and the entries that lie between them.
+    """The halves of a layer's backward, and the entries that pass between them.
 
     Attributes:
       pre, post: the halves of the two pieces.
@@ -71,7 +71,7 @@ class LayerSplit(NamedTuple):
 
     pre: SplitBackward
     post: SplitBackward
-    entries: dict[str, Entry]
+    entries: dict[str, ArenaEntry]
 
 
 def split_layer(
@@ -83,7 +83,7 @@ def split_layer(
     policy: str,
     own_positions: bool = False,
 ) -> LayerSplit:
-    """Cut the backward of a layer for one chunk length.
+    """Split the backward of a layer for one chunk length.
 
     Args:
       stage: the model's functions.
@@ -94,7 +94,7 @@ def split_layer(
       own_positions: see `residuals.plan_residuals`.
 
     Raises:
-      ValueError: what lies between the halves does not grow with the tokens.
+      ValueError: what passes between the halves does not grow with the tokens.
     """
     pre, post = residuals.layer_functions(stage, policy)
     context = residuals.context_shape(stage, x, own_positions=own_positions)
@@ -113,11 +113,11 @@ def split_layer(
     entries = {}
     for piece, halves in pieces.items():
         for index, shape in enumerate(halves.deferred):
-            entry = Entry(f"{piece}.{index}", shape.shape, shape.dtype)
+            entry = ArenaEntry(f"{piece}.{index}", shape.shape, shape.dtype)
             if entry.size % x.shape[1]:
                 raise ValueError(
                     f"the weight gradients of {piece} need {entry.shape} for {x.shape[1]} tokens, "
-                    "which is not so much per token; use a schedule without W for this model"
+                    "which is no multiple of the tokens; use a schedule without W for this model"
                 )
             entries[entry.name] = entry
     return LayerSplit(**pieces, entries=entries)

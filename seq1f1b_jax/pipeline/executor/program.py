@@ -8,14 +8,14 @@ from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import AttentionBackend
-from seq1f1b_jax.ops.loss import VocabCut
+from seq1f1b_jax.ops.loss import VocabShard
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, values_per_token
 from seq1f1b_jax.pipeline.executor.layer import LayerSplit, split_layer
-from seq1f1b_jax.pipeline.executor.residuals import Entry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.pipeline.params.vocabulary import table_names
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, tensor_of
@@ -28,29 +28,23 @@ class Program:
 
     Attributes:
       stage: the model as one device sees it (`stage.shard_stage`).
-      layout, table, attention: its place on the mesh, the lowered plan, the kernel.
-      policy: residual policy (`residuals.POLICIES`).
+      layout, table, attention: its layout on the mesh, the lowered plan, the kernel.
+      options: how it computes.
       num_sequences: sequences per microbatch on this device.
-      compute_dtype: dtype of activations and of the compute copy of the weights.
-      loss_block: tokens per block of the fused cross-entropy.
       num_microbatches: microbatches of the step.
-      restart_positions: whether positions count from the first token of a document.
+      has_starts: whether the sequences hold documents.
       train: whether backward actions run; `False` is evaluation.
-      fill: what unwritten buffers, idle messages and padding hold (0; tests put NaN).
     """
 
     stage: Stage
     layout: Layout
     table: TickTable
     attention: AttentionBackend
-    policy: str
+    options: ExecutorOptions
     num_sequences: int
-    compute_dtype: DTypeLike
-    loss_block: int
     num_microbatches: int
-    restart_positions: bool = False
+    has_starts: bool = False
     train: bool = True
-    fill: float = 0.0
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -79,13 +73,22 @@ class Program:
 
     @property
     def tensor(self) -> TensorAxis:
-        """The axis over which layers are cut."""
+        """How layers are sharded over the devices of a stage."""
         return tensor_of(self.stage)
 
     @property
-    def vocab_cut(self) -> VocabCut | None:
-        """How the vocabulary tables are cut over that axis."""
-        return VocabCut(self.stage.vocab_size) if self.tensor.size > 1 else None
+    def vocab_shard(self) -> VocabShard | None:
+        """How the vocabulary is sharded over them, if it is."""
+        return VocabShard(self.stage.vocab_size) if self.tensor.size > 1 else None
+
+    @property
+    def restart_positions(self) -> bool:
+        """Whether positions count from the first token of a document."""
+        return self.options.restart_positions and self.has_starts
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.options.compute_dtype)
 
     @property
     def accumulation_dtype(self) -> jnp.dtype:
@@ -134,7 +137,7 @@ class Program:
         def plan(length: int) -> ResidualPlan:
             x = self.layer_input(length)
             return plan_residuals(
-                self.stage, self.layer_shapes, x, policy=self.policy,
+                self.stage, self.layer_shapes, x, policy=self.options.recompute,
                 own_positions=self.restart_positions,
             )
 
@@ -154,7 +157,7 @@ class Program:
         def split(length: int) -> LayerSplit:
             plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
             return split_layer(
-                self.stage, plan, self.layer_shapes, x, policy=self.policy,
+                self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
                 own_positions=self.restart_positions,
             )
 
@@ -182,15 +185,15 @@ class Program:
         return self._arena(self.residual_plans[0].entries, self.table.arena_tokens)
 
     def deferred_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The same for what lies between `I` and `W`; nothing where backwards are whole."""
+        """The same for what `I` leaves to `W`; nothing where backwards are whole."""
         if Op.W not in self.table.ops:
             return {}
         return self._arena(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
 
-    def _arena(self, entries: Iterable[Entry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def _arena(self, entries: Iterable[ArenaEntry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Entries of the first chunk give the values per token."""
 
-        def shape(entry: Entry) -> jax.ShapeDtypeStruct:
+        def shape(entry: ArenaEntry) -> jax.ShapeDtypeStruct:
             width = values_per_token(entry, self.lengths[0])
             return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, width), entry.dtype)
 
@@ -230,7 +233,7 @@ class Program:
     def initial_state(self) -> State:
         """Zeros where sums begin, `fill` everywhere else."""
         shapes = self.state_shapes()
-        filled = jax.tree.map(lambda s: jnp.full(s.shape, self.fill, s.dtype), shapes)
+        filled = jax.tree.map(lambda s: jnp.full(s.shape, self.options.fill, s.dtype), shapes)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
         return filled._replace(grads=zeros[0], loss=zeros[1])
 

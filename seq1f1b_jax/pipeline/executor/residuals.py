@@ -4,13 +4,13 @@ A layer is `pre -> attention -> post`. `jax.vjp` of `pre` and of `post` returns 
 tree: its leaves are the residuals. A probe traces both once per chunk length and names the source
 of every leaf:
 
-- a leaf that does not depend on the unit (weights, reshaped weights, rotary tables) is made again;
+- a leaf that does not depend on the unit (weights, reshaped weights, rotary tables) is recomputed;
 - a leaf that *is* the layer's input, the query, the attended values or this chunk's keys/values is
-  read where that value already lives;
+  read where that value is already stored;
 - every other leaf is an entry of the residual ring.
 
-The backward traces the same `jax.vjp` on the layer's stored input, puts the stored leaves in the
-place of the freshly traced ones and calls it. What was replaced has no reader left, so XLA removes
+The backward traces the same `jax.vjp` on the layer's stored input, substitutes the stored leaves
+for the freshly traced ones and calls it. What was replaced has no reader left, so XLA removes
 the forward matmuls. Nothing depends on the order of two traces: both make the same calls.
 """
 
@@ -26,15 +26,12 @@ from jax.extend.core import Literal
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
 from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
-POLICIES = ("none", "selective", "full")
-"""What is stored: all a vjp wants; matmul results and attention's out and lse; layer inputs."""
-
 CACHED = ("k", "v")
 """Sources that live in the key/value cache, not in the ring."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArenaEntry:
     """One value per layer and unit in the residual ring; `shape` is per device, for one chunk."""
 
     name: str
@@ -48,18 +45,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class ResidualPlan:
-    """Where each vjp leaf of a layer comes from: a name, or `None` for "made again"."""
+    """Where each vjp leaf of a layer comes from: a name, or `None`: it is recomputed."""
 
     pre: tuple[str | None, ...]
     post: tuple[str | None, ...]
-    entries: tuple[Entry, ...]
-
-
-def check_policy(policy: str) -> str:
-    """`policy`, or a ValueError that names the policies."""
-    if policy not in POLICIES:
-        raise ValueError(f"recompute={policy!r} is unknown; use one of {', '.join(POLICIES)}")
-    return policy
+    entries: tuple[ArenaEntry, ...]
 
 
 def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
@@ -77,10 +67,10 @@ def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
 
 
 def _saveable(stage: Stage, policy: str) -> Callable | None:
-    """What a vjp may keep, as `jax.checkpoint` says it; `None`: what it wants.
+    """What a vjp may keep, as a policy of `jax.checkpoint`; `None`: all it wants.
 
-    Sums over devices are kept where the matmuls before them would be: a sum is made again only at
-    the price of a collective. Tokens gathered from other devices are never kept: each would keep
+    Sums over devices are kept where the matmuls before them would be: recomputing a sum costs a
+    collective. Tokens gathered from other devices are never kept: each would keep
     all of them.
     """
     policies = jax.checkpoint_policies
@@ -116,8 +106,8 @@ def plan_residuals(
       stage: the model's functions.
       layer: shapes and dtypes of one layer's weights, in the compute dtype.
       x: shape and dtype of the layer's input on one device, `[B, t, d]`.
-      policy: one of `POLICIES`.
-      own_positions: whether every sequence has positions of its own, `[B, T]`, for `[T]`.
+      policy: `ExecutorOptions.recompute`.
+      own_positions: whether positions differ by sequence, `[B, T]`, instead of `[T]`.
 
     Raises:
       ValueError: a residual does not grow with the number of tokens, so the stage is not
@@ -150,7 +140,7 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
     context = context_shape(stage, x, own_positions=own_positions)
     attended = tensor.shape_of(stage.pre, layer, x, context)[0]
     if policy == "full":
-        return ResidualPlan((), (), (Entry("x", x.shape, x.dtype),))
+        return ResidualPlan((), (), (ArenaEntry("x", x.shape, x.dtype),))
 
     batch, tokens, heads, _ = attended.shape
     lse = jax.ShapeDtypeStruct((batch, heads, tokens), jnp.promote_types(jnp.float32, x.dtype))
@@ -176,7 +166,7 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
         stored=stored,
         environment=tensor.environment,
     )
-    entries = tuple(Entry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
+    entries = tuple(ArenaEntry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
     return ResidualPlan(pre_sources, post_sources, entries)
 
 
@@ -219,9 +209,9 @@ def _reachable(jaxpr, start) -> set:
 def pull(
     sources: tuple[str | None, ...], values: Mapping[str, jax.Array], vjp: Callable
 ) -> Callable:
-    """The vjp with its stored leaves in place of the freshly traced ones."""
+    """The vjp with its stored leaves substituted for the freshly traced ones."""
     leaves, treedef = jax.tree.flatten(vjp)
-    if not sources:  # policy `full`: every leaf is made again
+    if not sources:  # policy `full`: every leaf is recomputed
         return vjp
     kept = [
         leaf if source is None else values[source].reshape(leaf.shape)

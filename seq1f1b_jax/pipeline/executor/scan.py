@@ -1,7 +1,7 @@
 """The scan that interleaves forward and backward: one action per tick, one exchange per tick.
 
 A tick is: at most one action that sends a message; the exchange with a neighbour, in one
-`ppermute`; at most one `W`, for which nobody waits. Which ranks exchange in which tick is part of
+`ppermute`; at most one `W`, which nothing waits for. Which ranks exchange in which tick is part of
 the table (`schedule.exchange`). On a line of stages most schedules go by parity: in tick h only the
 pairs (a, a+1) with a = h (mod 2) exchange, both ways. A permute couples its pairs only; ranks
 elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
@@ -10,8 +10,8 @@ elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
     rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
     rank 1    .    F0   .    F1   B0   F2   B1   F3      ranks 1-2 in odd ticks
 
-An action is a loop of zero or one trips that carries the state (see `control.run_if`). No
-collective over `pipe` stands inside an action: ranks disagree on which actions run.
+An action is a loop of zero or one trips that carries the state (see `control.run_if`). It contains
+no collective over `pipe`: ranks disagree on which actions run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.ops.axes import PIPE, TENSOR
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State
@@ -31,8 +32,6 @@ from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import run_if
 from seq1f1b_jax.pipeline.executor.forward import forward
 from seq1f1b_jax.pipeline.executor.program import Program
-from seq1f1b_jax.pipeline.mesh import TENSOR
-from seq1f1b_jax.pipeline.params.layout import AXIS
 from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
@@ -40,7 +39,8 @@ from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
 from seq1f1b_jax.schedule.lowering.table import NO_ACTION as EMPTY
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
 
-IDLE = -1
+DONE = -1
+"""Code of an action: nothing to run, or nothing any more."""
 
 Actions = Mapping[Op, Sequence[Callable]]
 """By operation and chunk. `F`, `B`, `I`: `(unit, state, message) -> (state, message)`;
@@ -58,11 +58,11 @@ class Tick(NamedTuple):
     """One rank's cell of the tick table, as the scan reads it; all int32 scalars.
 
     Attributes:
-      action: `IDLE`, or the operation's index among those of the table times C, plus the chunk.
+      action: `DONE`, or the operation's index among those of the table times C, plus the chunk.
       unit: what it works on.
       inbox_slot: the message it consumes.
       arrival_slot: where the message that arrives in this tick goes.
-      weight_action: `IDLE`, or the chunk of a `W`.
+      weight_action: `DONE`, or the chunk of a `W`.
       weight_unit: what that works on.
     """
 
@@ -91,9 +91,9 @@ def tick_columns(table: TickTable) -> Tick:
     """The tick table as the scan reads it: leaves int32 `[double_ticks, 2, ranks]`."""
     sending = [op for op in table.ops if op is not Op.W]
     actions, weights = table.actions, table.weights
-    index = sum((actions.op == OP_CODES[op]) * place for place, op in enumerate(sending))
-    action = np.where(actions.op == EMPTY, IDLE, index * table.num_chunks + actions.chunk)
-    weight_action = np.where(weights.stage == NO_STAGE, IDLE, weights.chunk)
+    index = sum((actions.op == OP_CODES[op]) * number for number, op in enumerate(sending))
+    action = np.where(actions.op == EMPTY, DONE, index * table.num_chunks + actions.chunk)
+    weight_action = np.where(weights.stage == NO_STAGE, DONE, weights.chunk)
     columns = Tick(
         action=action,
         unit=Unit(*(getattr(actions, name) for name in Unit._fields)),
@@ -106,9 +106,9 @@ def tick_columns(table: TickTable) -> Tick:
 
 
 def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:
-    """Swap messages with this tick's neighbours; what ranks without one hold, nobody reads."""
+    """Swap messages with this tick's neighbours; what a rank without one holds is not read."""
     pairs = table.pairs(tick)
-    return lax.ppermute(message, AXIS, pairs) if pairs else message
+    return lax.ppermute(message, PIPE, pairs) if pairs else message
 
 
 def run_schedule(
@@ -119,20 +119,20 @@ def run_schedule(
     Args:
       program: static facts.
       inputs: weights and tokens of this rank.
-      wrap: put around the actions, to measure them.
+      wrap: wraps the actions, to measure them.
     """
     chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
-    idle = jnp.full(program.message_shape, program.fill, program.compute_dtype)
+    blank = jnp.full(program.message_shape, program.options.fill, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
-    return run_ticks(program.table, actions, program.initial_state(), idle)
+    return run_ticks(program.table, actions, program.initial_state(), blank)
 
 
 def run_ticks(
     table: TickTable,
     actions: Actions,
     state: Any,
-    idle: Float[Array, "B T d"],
+    blank: Float[Array, "B T d"],
     *,
     exchange: Callable[[Array, TickTable, int], Array] = exchange,
 ) -> Any:
@@ -142,39 +142,39 @@ def run_ticks(
       table: lowered plan.
       actions: what to run, by operation and chunk.
       state: what the actions carry.
-      idle: what a rank without an action sends, and what lies in the inbox before anything arrived.
+      blank: what a rank without an action sends, and what an inbox holds before a message arrives.
       exchange: `(message, table, tick) -> message`; another one measures another machine.
 
     Returns:
       The state after the last tick.
     """
     sending = [action for op in table.ops if op is not Op.W for action in actions[op]]
-    run_double_tick = partial(_double_tick, table, sending, actions.get(Op.W, ()), idle, exchange)
-    rank = lax.axis_index(AXIS)
+    run_double_tick = partial(_double_tick, table, sending, actions.get(Op.W, ()), blank, exchange)
+    rank = lax.axis_index(PIPE)
     columns = jax.tree.map(lambda a: jnp.asarray(a)[:, :, rank], tick_columns(table))
-    inbox = jnp.broadcast_to(idle, (table.num_inbox_slots, *idle.shape))
-    start = Carry(jnp.int32(IDLE), state, inbox)
+    inbox = jnp.broadcast_to(blank, (table.num_inbox_slots, *blank.shape))
+    start = Carry(jnp.int32(DONE), state, inbox)
     return lax.scan(run_double_tick, start, columns)[0].state
 
 
-def _double_tick(table, sending, weights, idle, exchange, carry: Carry, ticks: Tick):
+def _double_tick(table, sending, weights, blank, exchange, carry: Carry, ticks: Tick):
     for phase in (0, 1):
         tick = jax.tree.map(lambda column, phase=phase: column[phase], ticks)
-        carry, message = _run_action(sending, idle, carry, tick)
+        carry, message = _run_action(sending, blank, carry, tick)
         message = exchange(message, table, phase)
         carry = carry._replace(inbox=_deliver(carry.inbox, message, tick.arrival_slot))
         carry = _run_weights(weights, carry, tick, message)
     return carry, None
 
 
-def _run_action(sending: Sequence[Callable], idle: Array, carry: Carry, tick: Tick):
-    # `carry.pending` is IDLE here, but XLA does not know: so each tick waits for the last one
-    done = (tick.action + (carry.pending - IDLE), carry.state, idle)
+def _run_action(sending: Sequence[Callable], blank: Array, carry: Carry, tick: Tick):
+    # `carry.pending` is DONE here, but XLA does not know: so each tick waits for the last one
+    done = (tick.action + (carry.pending - DONE), carry.state, blank)
     for code, action in enumerate(sending):
 
         def act(done, action=action):
             message = _received(carry.inbox, tick.inbox_slot)
-            return jnp.int32(IDLE), *action(tick.unit, done[1], message)
+            return jnp.int32(DONE), *action(tick.unit, done[1], message)
 
         done = run_if(done[0] == code, act, done)
     pending, state, message = done
@@ -186,12 +186,12 @@ def _run_weights(weights: Sequence[Callable], carry: Carry, tick: Tick, message:
         return carry
     # A `W` must not delay a message that its neighbour waits for: it begins after the exchange.
     # Nothing else would say so, and XLA cannot know that the condition never holds.
-    arrived = jnp.where(carry.pending == IDLE, 0, jnp.int32(message.ravel()[0]))
-    done = (tick.weight_action + (carry.pending - IDLE) + arrived, carry.state)
+    arrived = jnp.where(carry.pending == DONE, 0, jnp.int32(message.ravel()[0]))
+    done = (tick.weight_action + (carry.pending - DONE) + arrived, carry.state)
     for code, action in enumerate(weights):
 
         def act(done, action=action):
-            return jnp.int32(IDLE), action(tick.weight_unit, done[1])
+            return jnp.int32(DONE), action(tick.weight_unit, done[1])
 
         done = run_if(done[0] == code, act, done)
     pending, state = done
@@ -225,14 +225,14 @@ def prepare_inputs(
 def collect_gradients(program: Program, grads: Gradients) -> Params:
     """Gradients in the layout of the parameters; small trees are summed over stages.
 
-    Where layers are cut over `tensor`, each device has its part of the gradients of weights that
-    are not, and of what is added to its part of the residual stream's tokens.
+    Over `tensor` each device has its part of the gradients of replicated weights, and of what is
+    added to its tokens of the residual stream.
     """
     embedding, head = scatter_gradients(grads.tables, program.layout)
     params = Params(
         layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),
-        first=lax.psum(grads.first, (AXIS, TENSOR) if program.tensor.sequence else AXIS),
-        last=lax.psum(grads.last, AXIS),
+        first=lax.psum(grads.first, (PIPE, TENSOR) if program.tensor.sequence else PIPE),
+        last=lax.psum(grads.last, PIPE),
         embedding=embedding,
         head=head,
     )

@@ -53,14 +53,14 @@ class Recorder:
             return tuple(self._records)
 
     def now(self, *_) -> np.int32:
-        """Microseconds since the clock started; the arguments are what has to be there first."""
+        """Microseconds since the clock started; the program waits for the arguments first."""
         return np.int32(1e6 * (time.perf_counter() - self._zero))
 
     def finish(self, op: Op, chunk: int, stage, microbatch, start, replica=0, *_) -> np.int32:
-        """Write down an action that is over; of all devices of a stage the first one's.
+        """Record an action that is over, as the first device of its stage ran it.
 
         Returns:
-          0, for the program to add to something: so that it waits.
+          0, for the program to add to a value, so that it waits.
         """
         end = self.now() / 1e6
         action = Action(op, int(stage), int(microbatch), chunk)
@@ -71,7 +71,7 @@ class Recorder:
 
 
 class LastActions(Recorder):
-    """Remembers only what ran last on each stage of this process, for who asks why nothing runs."""
+    """Remembers only what ran last on each stage of this process: where a run hangs."""
 
     def clear(self) -> None:
         """Forget everything."""
@@ -109,7 +109,7 @@ def _recorded(
 
     def run(unit, state, *message):
         start = io_callback(recorder.now, _STAMP, *map(_probe, message), _probe(state.loss))
-        later = start >> 31  # 0, which the compiler does not know: so the action waits
+        later = start >> 31  # 0, unknown to the compiler: so the action waits
         unit = jax.tree.map(lambda field: field + later, unit)
         message = tuple(_after(value, later) for value in message)
         result = action(unit, state, *message)
@@ -131,5 +131,5 @@ def _after(value: jax.Array, over: jax.Array) -> jax.Array:
 
 
 def _probe(value: jax.Array) -> jax.Array:
-    """One number of an array: it is there when the array is."""
+    """One number of an array: computed once the array is."""
     return value[(0,) * value.ndim] if value.size else jnp.zeros((), value.dtype)

@@ -1,20 +1,19 @@
-"""Cut a backward in two: what its input gradients need, and the matmuls that only weights need.
+"""Split a backward: what its input gradients need, and the matmuls that only weights need.
 
 The backward of a linear map `y = x w` is two matmuls: `dx = dy w'`, which the stage before waits
-for, and `dw = x' dy`, for which nobody does. `split_backward` traces a backward function and sorts
-its equations:
+for, and `dw = x' dy`, which nothing waits for. `split_backward` traces a backward and sorts its
+equations:
 
 - `I`, input half: all that input gradients are computed from, and every weight gradient that is no
-  matmul (norm scales, biases: sums over tokens, cheap, and made of values that are here anyway);
-- `W`, weight half: the matmuls that no input gradient needs (where forward values are made again,
+  matmul (norm scales, biases: sums over tokens, cheap, of values that are here anyway);
+- `W`, weight half: the matmuls that no input gradient needs (where forward values are recomputed,
   also theirs), and all that follows from them;
-- what `W` reads and cannot make again without a matmul from the unit's residuals, such as the
+- what `W` reads and cannot recompute without a matmul from the unit's residuals, such as the
   gradients of the matmuls' outputs, is *deferred*: `I` stores it, `W` reads it.
 
 So `I` and `W` together do the matmuls of the whole backward, each once. (A loop or a branch is one
-equation: if both halves need it, both run it.) Two calls of the vjp, each
-with half of its results dropped, would do more: the gradients on the way to the first matmul are
-needed by both.
+equation: if both halves need it, both run it.) Two calls of the vjp, each with half of its results
+dropped, would do more: both need the gradients on the way to the first matmul.
 
 Source: Zero Bubble Pipeline Parallelism (arXiv 2401.10241), section 2.
 """
@@ -66,12 +65,12 @@ def split_backward(
     *,
     environment: Sequence[tuple[str, int]] = (),
 ) -> SplitBackward:
-    """Trace a backward and cut it.
+    """Trace a backward and split it.
 
     Args:
       backward: `(kept, given) -> (weight_grads, results)`, linear in the cotangents in `given`.
       kept: shapes of what both halves can read: weights, constants, the unit's residuals.
-      given: shapes of what only the first half has: cotangents and values it made again.
+      given: shapes of what only the first half has: cotangents and recomputed values.
       environment: mesh axes that the backward uses, with their sizes.
 
     Returns:
@@ -93,8 +92,8 @@ def split_backward(
     leaves = {i: v for i, v in enumerate(grads) if not isinstance(v, Literal) and v in live}
     weight_leaves = {i: v for i, v in leaves.items() if v in late}
     direct_leaves = {i: v for i, v in leaves.items() if v not in late}
-    again = graph.computable([*constants, *kept_vars])
-    deferred = graph.frontier(weight_leaves.values(), late=late, again=again)
+    recomputed = graph.computable([*constants, *kept_vars])
+    deferred = graph.frontier(weight_leaves.values(), late=late, recomputed=recomputed)
 
     def input_half(kept_values: Tree, given_values: Tree):
         inputs = [*jax.tree.leaves(kept_values), *jax.tree.leaves(given_values)]
@@ -159,13 +158,13 @@ class _Graph:
                 known.update(eqn.outvars)
         return known
 
-    def frontier(self, targets: Iterable, *, late: set, again: set) -> list:
-        """What the targets need from outside, neither late nor made again, in its smallest view."""
+    def frontier(self, targets: Iterable, *, late: set, recomputed: set) -> list:
+        """What the targets need from outside, neither late nor recomputed, in its smallest view."""
         found: dict = {}
         seen, todo = set(), list(targets)
         while todo:
             var = todo.pop()
-            if isinstance(var, Literal) or var in seen or var in again:
+            if isinstance(var, Literal) or var in seen or var in recomputed:
                 continue
             seen.add(var)
             if var in late:
@@ -203,8 +202,8 @@ def _flat_jaxpr(function: Callable, *arguments: Tree, environment: Sequence[tupl
     def flat(*values):
         return _run(closed.jaxpr, closed.consts, values)
 
-    again = jax.make_jaxpr(flat, axis_env=environment)
-    return again(*jax.tree.leaves(arguments)), jax.tree.structure(shapes)
+    retrace = jax.make_jaxpr(flat, axis_env=environment)
+    return retrace(*jax.tree.leaves(arguments)), jax.tree.structure(shapes)
 
 
 def _run(jaxpr, consts: Sequence, arguments: Sequence) -> list:
@@ -257,7 +256,7 @@ def _has_matmul(eqn) -> bool:
 
 
 def _is_pure(eqn) -> bool:
-    """Whether an equation may run again. A collective may: all devices of a stage run its `W`."""
+    """Whether an equation may run twice. A collective may: all devices of a stage run its `W`."""
     return all(type(effect).__name__ == "NamedAxisEffect" for effect in eqn.effects)
 
 

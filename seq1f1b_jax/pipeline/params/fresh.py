@@ -1,9 +1,9 @@
-"""The parameters of a fresh model, made where they are going to lie: no process makes all of them.
+"""The parameters of a fresh model, made where they will be stored: no process makes all of them.
 
-`stage.init` gives the whole model; of each leaf `some_rows` makes a program for a few rows alone.
-It runs on the host's CPU, whatever the mesh is of: the values depend on the key alone, and they are
-those of `jax.jit(stage.init)` there, bit by bit. A leaf whose rows depend on each other is made
-whole, and let go before the next one.
+`stage.init` gives the whole model; for each leaf `some_rows` makes a program for a few rows alone.
+It runs on the host's CPU, whatever the devices of the mesh: the values depend on the key alone, and
+are those of `jax.jit(stage.init)` there, bit by bit. A leaf whose rows depend on each other is made
+whole, and freed before the next one.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ take about three times as much while they are made."""
 
 
 def fresh(stage: Stage, key: PRNGKeyArray) -> Params:
-    """`stage.init(key)`, each leaf made when its rows are asked for.
+    """`stage.init(key)`, each leaf made when its rows are read.
 
     Returns:
       `Rows` in the layout that is free of topology, for `PipelineStep.from_canonical`.
@@ -83,11 +83,11 @@ def _in_rows(
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = np.empty((stop - start, *shape.shape[1:]), dtype)
-        for place in range(start, stop, count):
-            first = min(place, num_rows - count)  # always as many: one program makes all
-            end = min(place + count, stop)
-            wanted = slice(place - first, end - first)
-            rows[place - start : end - start] = _on_host(make, key, np.int32(first))[wanted]
+        for row in range(start, stop, count):
+            first = min(row, num_rows - count)  # always as many: one program makes all
+            end = min(row + count, stop)
+            wanted = slice(row - first, end - first)
+            rows[row - start : end - start] = _on_host(make, key, np.int32(first))[wanted]
         return rows
 
     return Rows(shape.shape, dtype, lambda: read, together=count)

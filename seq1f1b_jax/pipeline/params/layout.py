@@ -15,35 +15,34 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
+from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 
-from seq1f1b_jax.pipeline.stage import Tree
-
-AXIS = "pipe"
+from seq1f1b_jax.pipeline.stage import Stage, Tree
 
 Kind = Literal["layer", "table"] | None
 """Of a leaf: stacked by layers, a vocabulary table, or small and the same in both layouts."""
 
 
 class Run(NamedTuple):
-    """Rows of a topology-free leaf that lie one after the other in memory too.
+    """Rows of a topology-free leaf that are contiguous in memory too.
 
     Attributes:
       start: the first of them; a row is a layer or, of a table, an entry of the vocabulary.
       count: how many.
       rank: the in-memory leaf's first index.
-      place: its second, of the first row.
+      position: its second, of the first row.
     """
 
     start: int
     count: int
     rank: int
-    place: int
+    position: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which layer lives where.
+    """Which layer, and which row of a table, is on which device.
 
     Attributes:
       layers_per_stage: layers of every stage along the model, `stages_per_rank` for each rank.
@@ -51,8 +50,8 @@ class Layout:
       tied: whether embedding and head are one table.
       stages_per_rank: stages per rank.
       num_tensor: devices that share every stage.
-      tensor_dims: which dim of a layer's leaf is cut over them, by the leaf's path in a layer;
-        leaves that are not named are whole on each.
+      tensor_dims: which dim of a layer's leaf is sharded over them, by the leaf's path in a layer;
+        leaves that are not named are replicated.
     """
 
     layers_per_stage: tuple[int, ...]
@@ -74,7 +73,7 @@ class Layout:
 
     @property
     def max_layers(self) -> int:
-        """Layers of the largest stage: the room that every stage has."""
+        """Layers of the largest stage: every stage has room for as many."""
         return max(self.layers_per_stage)
 
     @property
@@ -89,11 +88,11 @@ class Layout:
 
     @property
     def vocab_part(self) -> int:
-        """Rows of a table that one device uses: all, or its part and perhaps padding."""
+        """Rows of a table that one device uses: all, or its part, which may end in padding."""
         return self.vocab_size if self.num_tensor == 1 else self.num_ranks * self.table_rows
 
     def tensor_dim(self, path: tuple) -> int | None:
-        """The dim of an in-memory leaf that is cut over `tensor`; `None`: none is."""
+        """The dim of an in-memory leaf that is sharded over `tensor`, if any."""
         if self.num_tensor == 1:
             return None
         if is_table_path(path):
@@ -102,7 +101,7 @@ class Layout:
         return None if dim is None else 2 + dim
 
     def runs(self, kind: Kind) -> Iterator[Run]:
-        """Where the rows of a stacked leaf or of a table lie in memory, by their order in it."""
+        """Where the rows of a stacked leaf or of a table are in memory, in their own order."""
         if kind == "layer":
             start = 0
             for stage, count in enumerate(self.layers_per_stage):
@@ -128,7 +127,7 @@ def make_layout(
     num_tensor: int = 1,
     tensor_dims: Mapping[str, int] = MappingProxyType({}),
 ) -> Layout:
-    """Spread layers over stages; the earlier stages take the remainder.
+    """Distribute layers over stages; the earlier stages take the remainder.
 
     Args:
       num_layers: of the model.
@@ -160,12 +159,28 @@ def make_layout(
             f"that add up to num_layers={num_layers}; they are {len(counts)} and sum to "
             f"{sum(counts)}"
         )
-    cut = tuple(sorted(tensor_dims.items()))
-    return Layout(counts, vocab_size, tied, stages_per_rank, num_tensor, cut)
+    sharded = tuple(sorted(tensor_dims.items()))
+    return Layout(counts, vocab_size, tied, stages_per_rank, num_tensor, sharded)
+
+
+def tensor_dims_of(stage: Stage, part: Stage) -> dict[str, int]:
+    """Which dim of each leaf of a layer is shorter on one device than in the whole model.
+
+    Args:
+      stage: the model.
+      part: what one device of the axis `tensor` sees of it.
+    """
+    whole = jax.eval_shape(stage.init, jax.random.key(0)).layers
+    own = jax.eval_shape(part.init, jax.random.key(0)).layers
+    dims = {}
+    for (path, leaf), part_leaf in zip(leaves_with_path(whole), jax.tree.leaves(own), strict=True):
+        shorter = [i for i, size in enumerate(leaf.shape[1:]) if part_leaf.shape[1 + i] != size]
+        dims |= {keystr(path): dim for dim in shorter}
+    return dims
 
 
 def is_layer_path(path: tuple) -> bool:
-    """Whether a tree path lies in `Params.layers` (also inside an optimizer state)."""
+    """Whether a tree path is inside `Params.layers` (also in an optimizer state)."""
     return any(getattr(key, "name", None) == "layers" for key in path)
 
 

@@ -1,9 +1,10 @@
 """Leaves some rows at a time: from the layout that is free of topology to that in memory, and back.
 
-A model may be larger than what one host can hold, so neither side of the way is made whole. A row
-is a layer of a stacked leaf or an entry of a vocabulary table. `put` asks a topology-free leaf for
-the rows of this process's shards; `unstacked` is a topology-free leaf that asks an in-memory one.
-Whoever makes weights, or reads them from a file, gives a tree of `Rows`; an array will do too.
+A model may be larger than what one host can hold, so neither side is ever whole. A row is a layer
+of a stacked leaf or an entry of a vocabulary table; `Layout.runs` gives its position in memory.
+`put_tree` reads from topology-free leaves the rows of this process's shards; `unstacked` is a
+topology-free leaf that reads an in-memory one. Weights that are made or read from a file come as a
+tree of `Rows`; arrays will do too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import Sharding
 
 from seq1f1b_jax.pipeline.params.layout import Kind, Layout, kind_of, staged_shape
 from seq1f1b_jax.pipeline.stage import Tree
@@ -27,7 +27,7 @@ Take = Callable[[int, int, int], np.ndarray]
 """`(rank, first, last)` -> `leaf[rank, first:last]` of an in-memory leaf."""
 
 BLOCK_BYTES = 1 << 24
-"""Rows that are asked for at one time, beside one that is larger."""
+"""Rows that are read at one time; at least one row is."""
 
 ALIGNMENT = 64
 """Of an array that a CPU device takes over without a copy, in bytes."""
@@ -35,13 +35,13 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A topology-free leaf whose rows are made or read when they are asked for.
+    """A topology-free leaf whose rows are made or read on demand.
 
     Attributes:
       shape: of the whole leaf, at least one dim.
       dtype: its type.
-      open: gives what reads rows; what is kept for it is let go with it.
-      together: rows that are made at a time, whichever are asked for.
+      open: returns a reader of rows, which owns what is kept for reading.
+      together: rows that are made at a time, whichever are wanted.
 
     Example:
       >>> import numpy as np
@@ -72,7 +72,7 @@ def opened(leaf: Any) -> Reader:
 
 
 def slices(array: np.ndarray, dtype: Any = None) -> Reader:
-    """Rows of an array that is there, in a type of one's own."""
+    """Rows of an array that is there, in a given type."""
     return lambda start, stop: np.asarray(array[start:stop], dtype)
 
 
@@ -99,42 +99,39 @@ def put_tree(tree: Tree, shardings: Tree, layout: Layout) -> Tree:
       layout: which row lives where.
     """
     leaves, structure = jax.tree.flatten_with_path(tree)
-    placed: list[Any] = [None] * len(leaves)
+    put_leaves: list[Any] = [None] * len(leaves)
     wanted = structure.flatten_up_to(shardings)
     for at in sorted(range(len(leaves)), key=lambda at: -_beside(leaves[at][1])):
         path, leaf = leaves[at]
-        placed[at] = put(leaf, kind_of(path), layout, wanted[at])
-    return jax.tree.unflatten(structure, placed)
+        shape = staged_shape(leaf.shape, kind_of(path), layout)
+        share = shares(leaf, kind_of(path), layout)
+        put_leaves[at] = jax.make_array_from_callback(shape, wanted[at], share)
+    return jax.tree.unflatten(structure, put_leaves)
 
 
 def _beside(leaf: Any) -> int:
     return leaf.together * row_bytes(leaf) if isinstance(leaf, Rows) else 0
 
 
-def put(leaf: Any, kind: Kind, layout: Layout, sharding: Sharding) -> jax.Array:
-    """One topology-free leaf on the mesh; of its rows those of this process are asked for."""
-    shape = staged_shape(leaf.shape, kind, layout)
-    return jax.make_array_from_callback(shape, sharding, shares(leaf, kind, layout))
-
-
 def shares(
     leaf: Any, kind: Kind, layout: Layout
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
-    """What gives the part at an index of the in-memory leaf; zeros where no row lies."""
+    """A function from an index of the in-memory leaf to that part; padding is zero."""
     shape, read = staged_shape(leaf.shape, kind, layout), opened(leaf)
     runs, dtype = tuple(layout.runs(kind)), np.dtype(leaf.dtype)
 
     def staged(index: tuple[slice, ...]) -> np.ndarray:
         spans = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
         part = zeros(tuple(map(len, spans)), dtype)
-        ranks, places, *_ = spans
+        ranks, positions, *_ = spans
         for run in runs:
             if run.rank not in ranks:
                 continue
-            shift = run.start - run.place
-            first, last = max(run.place, places.start), min(run.place + run.count, places.stop)
+            shift = run.start - run.position
+            end = run.position + run.count
+            first, last = max(run.position, positions.start), min(end, positions.stop)
             for a, b in blocks(first, last, prod(shape[2:]) * dtype.itemsize):
-                there = part[run.rank - ranks.start, a - places.start : b - places.start]
+                there = part[run.rank - ranks.start, a - positions.start : b - positions.start]
                 there[:] = read(a + shift, b + shift)[(slice(None), *index[2:])]
         return part
 
@@ -175,7 +172,7 @@ def unstacked(
             for run in layout.runs(kind):
                 first, last = max(start, run.start), min(stop, run.start + run.count)
                 if first < last:
-                    shift = run.place - run.start
+                    shift = run.position - run.start
                     parts.append(take(run.rank, first + shift, last + shift))
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -200,13 +197,13 @@ def from_pipeline(tree: Tree, layout: Layout) -> Tree:
     """The inverse of `to_pipeline`, also of arrays on a mesh; padding is dropped.
 
     Raises:
-      ValueError: parts of an array lie in other processes only.
+      ValueError: parts of an array are in other processes only.
     """
     return jax.tree.map(np.asarray, canonical_rows(tree, layout))
 
 
 def canonical_rows(tree: Tree, layout: Layout) -> Tree:
-    """The topology-free leaves of an in-memory tree, read when they are asked for."""
+    """The topology-free leaves of an in-memory tree, read on demand."""
 
     def rows(path, leaf):
         kind = kind_of(path)
@@ -225,22 +222,22 @@ def _take(leaf: Any, rank: int, first: int, last: int) -> np.ndarray:
     missing *= prod(leaf.shape[2:])
     seen = set()
     for shard in leaf.addressable_shards:
-        ranks, places, *rest = (
+        ranks, positions, *rest = (
             range(*where.indices(size))
             for where, size in zip(shard.index, leaf.shape, strict=True)
         )
-        a, b = max(first, places.start), min(last, places.stop)
-        if rank not in ranks or a >= b or (key := (ranks, places, *rest)) in seen:
+        a, b = max(first, positions.start), min(last, positions.stop)
+        if rank not in ranks or a >= b or (key := (ranks, positions, *rest)) in seen:
             continue
         seen.add(key)
         # starts that are traced: one program serves every row
-        start = (rank - ranks.start, a - places.start, *(0 for _ in rest))
+        start = (rank - ranks.start, a - positions.start, *(0 for _ in rest))
         rows = lax.dynamic_slice(shard.data, start, (1, b - a, *map(len, rest)))[0]
         part[(slice(a - first, b - first), *shard.index[2:])] = np.asarray(rows)
         missing -= rows.size
     if missing:
         raise ValueError(
-            f"rows {first} to {last - 1} of rank {rank} lie on devices of other processes: they "
+            f"rows {first} to {last - 1} of rank {rank} are on devices of other processes: they "
             "cannot be read here; save a checkpoint, and read that"
         )
     return part

@@ -1,9 +1,9 @@
 """A few rows of what a traced function gives, computed without the others.
 
-XLA removes what nobody uses, but a slice of a large random array it takes of the whole. So the
-traced program is walked backwards from the rows that are asked for: elementwise operations need the
-same rows of their operands, a broadcast those of its operand or all of a smaller one, and random
-bits of one key are a hash of their place in the array (`jax_threefry_partitionable`). The
+XLA removes unused results, but takes a slice of a large random array from the whole array. So the
+traced program is walked backwards from the wanted rows: elementwise operations need the same rows
+of their operands, a broadcast those of its operand or all of a smaller one, and random bits of one
+key are a hash of their index in the array (`jax_threefry_partitionable`). The
 operations are those of the program on shorter arrays, so the values are the same, bit by bit.
 
 Source of the hash: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011), section 3.3.
@@ -58,7 +58,6 @@ def some_rows(traced: ClosedJaxpr, at: int, count: int) -> Callable[..., jax.Arr
       True
     """
     out = traced.jaxpr.outvars[at]
-
     limit = count * prod(_shape(out)[1:])
     apart = []
 
@@ -89,27 +88,27 @@ class _Demand:
         self.start, self.count, self.limit, self.apart = start, count, limit, True
 
     def take(self, whole: Any) -> jax.Array:
-        """The rows, of an array that is there."""
+        """The rows of a whole array."""
         self.apart &= whole.size <= self.limit
         return lax.dynamic_slice_in_dim(whole, self.start, self.count)
 
 
 class _Input:
-    """A value from outside of a program, whole or in rows."""
+    """A value from outside a program, whole or in rows."""
 
     def __init__(self, value: Any, demand: _Demand):
         self.whole, self.rows = lambda: value, lambda: demand.take(value)
 
 
 class _Inner(_Input):
-    """An operand of a call, asked for where the call stands."""
+    """An operand of a call, read in the scope of the call."""
 
     def __init__(self, scope: "_Scope", atom: Any):
         self.whole, self.rows = lambda: scope.whole(atom), lambda: scope.rows(atom)
 
 
 class _Scope:
-    """A program whose values are computed when they are asked for, each once."""
+    """A program whose values are computed on demand, each once."""
 
     def __init__(
         self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[_Input], demand: _Demand
@@ -155,7 +154,7 @@ class _Scope:
         name, params, shape = eqn.primitive.name, eqn.params, _shape(eqn.outvars[at])
         start, short = self.demand.start, (self.demand.count, *shape[1:])
         first = eqn.invars[0] if eqn.invars else None
-        lead = _shape(first)[:1]  # the first dim of the first operand, where there is one
+        lead = _shape(first)[:1]  # the first dim of the first operand, if any
         if name in CALLS:
             scope, out = self._call(eqn, at)
             return scope.rows(out)
@@ -204,7 +203,7 @@ def random_bits(
 ) -> jax.Array | None:
     """Rows `start ...` of `jax.random.bits` of one key; `shape` is of these rows.
 
-    An entry is a hash of its place in the flat array, 64 bits in two words. `None`: another kind of
+    An entry is a hash of its index in the flat array, 64 bits in two words. `None`: another kind of
     key, or of entry.
     """
     settings: Any = jax.config
@@ -212,10 +211,10 @@ def random_bits(
     if not known or bit_width != 32 or prod(shape) >= 2**32:
         return None
     high, low = _product(start.astype(jnp.uint32), prod(shape[1:]))
-    places = lax.iota(jnp.uint32, prod(shape)).reshape(shape) + low
-    carried = high + (places < low).astype(jnp.uint32)
+    indices = lax.iota(jnp.uint32, prod(shape)).reshape(shape) + low
+    carried = high + (indices < low).astype(jnp.uint32)
     one, two = jax.random.key_data(key)
-    first, second = threefry2x32_p.bind(one, two, carried, places)
+    first, second = threefry2x32_p.bind(one, two, carried, indices)
     return first ^ second
 
 

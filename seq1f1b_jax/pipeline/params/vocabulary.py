@@ -1,27 +1,27 @@
-"""The two vocabulary tables: sharded over `pipe` at rest, not so where they are used.
+"""The two vocabulary tables: sharded over `pipe` at rest, whole where they are used.
 
 Only the first rank looks tokens up and only the last one multiplies by the head. Every rank
 allocates what the worst rank needs, so for more than one stage one buffer serves as the embedding
 on rank 0 and as the head on the last rank, with one gradient accumulator. Moving the shards there,
 and the gradients back, is one all-to-all each way, once per step.
 
-On a mesh axis `tensor` each device has its part of the vocabulary: it looks up those tokens that
-lie in its part, and the rows are summed over devices.
+Over the mesh axis `tensor` the vocabulary is sharded also where it is used: each device looks up
+the tokens of its part, and the rows are summed over devices.
 """
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from seq1f1b_jax.ops.tensor import AXIS as TENSOR
-from seq1f1b_jax.ops.tensor import TensorAxis, all_tokens, sum_tokens
-from seq1f1b_jax.pipeline.params.layout import AXIS, Layout
+from seq1f1b_jax.ops.axes import PIPE, TENSOR
+from seq1f1b_jax.ops.tensor import TensorAxis, all_tokens, own_start, sum_tokens
+from seq1f1b_jax.pipeline.params.layout import Layout
 
 Tables = dict[str, Float[Array, "vocab_size d"]]
 
 
 def table_names(layout: Layout) -> tuple[str, str]:
-    """Under which names a rank finds its (embedding, head)."""
+    """Names of a rank's (embedding, head)."""
     if layout.num_ranks == 1 and not layout.tied:
         return "embedding", "head"
     return "shared", "shared"
@@ -40,7 +40,7 @@ def gather_tables(
     send = jnp.zeros((layout.num_ranks, *embedding.shape[1:]), embedding.dtype)
     send = send.at[0].set(embedding[0])
     send = send.at[-1].set((embedding if layout.tied else head)[0])
-    received = lax.all_to_all(send, AXIS, split_axis=0, concat_axis=0)
+    received = lax.all_to_all(send, PIPE, split_axis=0, concat_axis=0)
     return {"shared": received.reshape(-1, embedding.shape[-1])[: layout.vocab_part]}
 
 
@@ -55,7 +55,7 @@ def scatter_gradients(
     padding = layout.num_ranks * layout.table_rows - layout.vocab_part
     send = jnp.pad(table, ((0, padding), (0, 0)))
     send = send.reshape(layout.num_ranks, layout.table_rows, -1)
-    received = lax.all_to_all(send, AXIS, split_axis=0, concat_axis=0)
+    received = lax.all_to_all(send, PIPE, split_axis=0, concat_axis=0)
     embedding, head = received[:1], received[-1:]
     return (embedding + head, None) if layout.tied else (embedding, head)
 
@@ -88,5 +88,5 @@ def add_rows(
 def _own_rows(table: Float[Array, "V d"], tokens: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Row of every token in this device's part of the vocabulary; beyond its end if elsewhere."""
     count = table.shape[0]
-    rows = tokens - lax.axis_index(TENSOR) * count
+    rows = tokens - own_start(count)
     return jnp.where(rows < 0, count, rows)

@@ -57,7 +57,7 @@ def describe(
         "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "
         f"{config.data.microbatch_size}: "
         f"{setup.num_sequences * table.seq_len:,} tokens",
-        "compute": f"{jnp.dtype(pipeline.compute_dtype).name}, attention "
+        "compute": f"{jnp.dtype(pipeline.options.compute_dtype).name}, attention "
         f"{config.executor.attention}, recompute {config.executor.recompute}",
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
         f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
