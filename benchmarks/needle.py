@@ -42,7 +42,7 @@ from benchmarks import cases, report
 from benchmarks.cases import Size
 from benchmarks.step import use_cpu_devices
 from seq1f1b_jax.config import OptimizerConfig
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline import Params, PipelineStep, Stage

@@ -116,7 +116,7 @@ def gradient_error(plan: Plan) -> float:
     import jax
     import numpy as np
 
-    from seq1f1b_jax.inference.reference import reference_loss
+    from seq1f1b_jax.inference import reference_loss
     from seq1f1b_jax.models import build_stage
     from seq1f1b_jax.pipeline import build_step, make_mesh
 

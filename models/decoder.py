@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.models.blocks import INIT_STD
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
-from seq1f1b_jax.pipeline.stage import Params, Tree
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,15 +144,16 @@ class Decoder(ABC):
         return INIT_STD * jax.random.normal(key, (self.vocab_size, self.model_dim), jnp.float32)
 
 
-def num_params(stage) -> int:
-    """How many numbers a stage's parameters hold; nothing is allocated.
+def num_params(stage: Stage, *, only_layers: bool = False) -> int:
+    """Parameters of any stage, or of its layers without tables and last norm; none is allocated.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
       >>> num_params(build_stage("llama", preset="7b"))
       6888361984
     """
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(stage.init, jax.random.key(0))))
+    params = jax.eval_shape(stage.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))
 
 
 def _rngs(key):

@@ -15,8 +15,7 @@ from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.models.blocks import Heads, SwiGlu, output_std
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.norm import RMSNorm
-from seq1f1b_jax.models.rope import UNSTRETCHED
-from seq1f1b_jax.models.rotary import Tables, rotary_tables, rotate
+from seq1f1b_jax.models.rope import UNSTRETCHED, Tables, rotary_tables, rotate
 
 
 @dataclass(frozen=True, kw_only=True)

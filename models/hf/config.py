@@ -62,7 +62,7 @@ def read_config(config: dict[str, Any], *, where: str) -> Description:
 
 def _architecture(settings: Settings) -> str:
     names, kind = settings.texts("architectures"), settings.get("model_type")
-    meant = _BY_TYPE.get(str(kind), "")
+    meant = next((name for name, its in MODEL_TYPES.items() if its == kind), "")
     name = names[0] if names else meant
     if len(names) > 1 or name not in _READERS:
         raise UserError(
@@ -70,10 +70,9 @@ def _architecture(settings: Settings) -> str:
             f"is not supported; use a checkpoint of {', '.join(_READERS)}"
         )
     if kind is not None and name != meant:
-        [fitting] = [kind for kind, named in _BY_TYPE.items() if named == name]
         raise UserError(
             f"{settings.where}: architectures={names} and model_type={kind!r} name two models "
-            f"(the architecture's type is {fitting!r}); correct the one that is wrong"
+            f"(the architecture's type is {MODEL_TYPES[name]!r}); correct the one that is wrong"
         )
     return name
 
@@ -220,7 +219,8 @@ _READERS = {
     "Qwen2ForCausalLM": _qwen2,
     "GPT2LMHeadModel": _gpt2,
 }
-_BY_TYPE = {
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
+MODEL_TYPES = {
+    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",
+    "GPT2LMHeadModel": "gpt2",
 }
+"""Architecture -> `model_type` of its config.json."""

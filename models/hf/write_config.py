@@ -6,13 +6,9 @@ from typing import Any
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
+from seq1f1b_jax.models.hf.config import MODEL_TYPES
 from seq1f1b_jax.models.hf.rope import write_rope
 from seq1f1b_jax.models.llama import Llama
-
-_TYPES = {
-    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",
-    "GPT2LMHeadModel": "gpt2",
-}
 
 
 def export_table(stage: Decoder) -> str:
@@ -49,7 +45,7 @@ def hf_config(
     ids = {f"{kind}_token_id": special_tokens.get(kind) for kind in ("bos", "eos", "pad")}
     return {
         "architectures": [name],
-        "model_type": _TYPES[name],
+        "model_type": MODEL_TYPES[name],
         "torch_dtype": dtype,
         "dtype": dtype,
         "vocab_size": stage.vocab_size,

@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+RopeType = Literal["none", "linear", "ntk", "yarn", "llama3"]
+ROPE_TYPES: tuple[str, ...] = get_args(RopeType)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class RopeConfig:
       attention_factor: scale of queries and keys; None: 0.1 ln(factor) + 1 (yarn).
     """
 
-    type: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
+    type: RopeType = "none"
     factor: float = 1.0
     original_max_positions: int | None = None
     low_freq_factor: float = 1.0

@@ -2,26 +2,16 @@
 
 from collections.abc import Iterator
 from itertools import chain, takewhile
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.tokenizer import Tokenizer
 from seq1f1b_jax.host.stdout import Output
+from seq1f1b_jax.inference.generate import stream
 from seq1f1b_jax.pipeline.stage import Params, Stage
-
-
-class Stream(Protocol):
-    """A model's sampler: tokens one position at a time (`inference.generate.stream`)."""
-
-    def __call__(
-        self, stage: Stage, params: Params, prompt_tokens: Int[Array, "B T"], *, num_tokens: int,
-        key: PRNGKeyArray, temperature: float, top_p: float,
-    ) -> Iterator[Int[Array, "B"]]: ...
 
 
 def encode(prompt: str, tokenizer: Tokenizer | None) -> np.ndarray:
@@ -62,15 +52,15 @@ def pieces(tokens: Iterator[int], tokenizer: Tokenizer | None) -> Iterator[str]:
     if tokenizer is None:
         yield from (f"{token} " for token in tokens)
         return
-    stream = tokenizer.decode_stream()
+    decoder = tokenizer.decode_stream()
     for token in takewhile(lambda token: token != tokenizer.eos, tokens):
-        yield _printable(stream.step(token))
-    yield _printable(stream.finish())
+        yield _printable(decoder.step(token))
+    yield _printable(decoder.finish())
 
 
 def sample_text(
-    stage: Stage, params: Params, prompt: str, *, stream: Stream, num_tokens: int, seed: int,
-    temperature: float, top_p: float, tokenizer: Tokenizer | None, output: Output,
+    stage: Stage, params: Params, prompt: str, *, num_tokens: int, seed: int, temperature: float,
+    top_p: float, tokenizer: Tokenizer | None, output: Output,
 ) -> None:
     """Print the prompt and its continuation, piece by piece, as long as somebody reads.
 

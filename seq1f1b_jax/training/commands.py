@@ -50,7 +50,7 @@ def generate(
         job, setup, lambda model: (model, jax.tree.map(np.asarray, model.params))
     )
     sample_text(
-        job.stage, params, prompt, stream=job.stream, num_tokens=num_tokens, seed=seed,
+        job.stage, params, prompt, num_tokens=num_tokens, seed=seed,
         temperature=temperature, top_p=top_p, tokenizer=model.tokenizer, output=job.output,
     )
     return 0

@@ -21,7 +21,6 @@ from seq1f1b_jax.distributed.fingerprint import (
     settings_of,
 )
 from seq1f1b_jax.host.stdout import Output
-from seq1f1b_jax.inference.sampling import Stream
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint.folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint.read import LOOKS, read_again
@@ -64,7 +63,6 @@ class Job:
       config: of the run.
       recipe: the same as YAML.
       stage: the model.
-      stream: its sampler.
       source: the checkpoint that the run starts from, where it does.
       export: `(params, folder, *, dtype, tokenizer)`, writes topology-free parameters, arrays or
         `Rows`, as a checkpoint for others.
@@ -79,7 +77,6 @@ class Job:
     config: Config
     recipe: str
     stage: Stage
-    stream: Stream
     source: Source | None
     export: Callable[..., None]
     watchdog: Watchdog

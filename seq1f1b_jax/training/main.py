@@ -13,7 +13,8 @@ from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.host.lock import check_shared, run_lock
 from seq1f1b_jax.host.stdout import told_loss
 from seq1f1b_jax.inference.sampling import sample_text
-from seq1f1b_jax.pipeline.stage import Params, Stage
+from seq1f1b_jax.models import num_params
+from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.bigram import bigram_loss
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 from seq1f1b_jax.training.checkpoint.restore import (
@@ -88,7 +89,7 @@ def train(job: Job) -> int:
     with ExitStack() as stack:
         group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
         check_shared(job.folder, group)
-        print(describe(setup, data, count_params(stage), source=job.source), flush=True)
+        print(describe(setup, data, num_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
         stack.enter_context(job.output.when_lost(lambda error: events.note(told_loss(error))))
         folder = job.folder / CHECKPOINTS
@@ -132,7 +133,6 @@ def train(job: Job) -> int:
             setup, batch_of, step, checkpointer, stack.enter_context(open_metrics(job, start)),
             evaluate=make_evaluation(setup, waiting=progress.waiting), held_out=batches,
             bigram=bigram_loss(data, batches) if group.is_first else 0.0,
-            num_layer_params=count_params(stage, only_layers=True),
             meta=make_meta(config, data), shapes=abstract_state(setup), group=group,
             watchdog=job.watchdog, events=events, progress=progress,
         )
@@ -264,12 +264,6 @@ def compile_step(
     return step
 
 
-def count_params(stage: Stage, *, only_layers: bool = False) -> int:
-    """Parameters of the whole model, or of its layers without tables and last norm."""
-    params = jax.eval_shape(stage.init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))
-
-
 def make_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
     """TensorBoard and W&B, where they are asked for."""
     sinks: list[Sink] = []
@@ -287,7 +281,7 @@ def sample(job: Job, params, prompt: str, *, tokenizer: Tokenizer | None) -> Non
     try:
         print("\nsampled from the trained model:")
         sample_text(
-            job.stage, params, prompt, stream=job.stream, num_tokens=train.sample_tokens,
+            job.stage, params, prompt, num_tokens=train.sample_tokens,
             seed=train.seed, temperature=SAMPLE_TEMPERATURE, top_p=SAMPLE_TOP_P,
             tokenizer=tokenizer, output=job.output,
         )

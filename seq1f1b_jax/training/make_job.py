@@ -38,12 +38,10 @@ def make_job(
     Raises:
       UserError: too few devices, or settings that do not fit together.
     """
-    from seq1f1b_jax.inference.generate import stream
-
     config = with_devices(config)
     validate(config)
     return Job(
-        config, to_yaml(replace(config, distributed=DistributedConfig())), stage, stream,
+        config, to_yaml(replace(config, distributed=DistributedConfig())), stage,
         source=source and described(source), export=partial(export_params, stage, config, source),
         watchdog=watchdog, group=group, say=say, output=output, environment=environment or {},
     )

@@ -11,6 +11,7 @@ from jaxtyping import DTypeLike
 from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
+from seq1f1b_jax.models import num_params
 from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.params.layout import AXIS
@@ -173,10 +174,9 @@ def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:
     """The model's sizes as the partition and the prediction of the bubble count them."""
     mlp_dim, gated = mlp_sizes(stage)
-    return StageCost(
-        model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
-        head_dim=stage.head_dim, mlp_dim=mlp_dim, gated=gated,
-        vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
+    return StageCost.of(
+        stage, layers_per_stage, mlp_dim=mlp_dim, gated=gated,
+        num_layer_params=num_params(stage, only_layers=True),
         num_sequences=config.data.microbatch_size // config.mesh.data,
         recompute=config.executor.recompute, window=window_of(stage),
     )

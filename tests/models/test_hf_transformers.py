@@ -11,7 +11,7 @@ import pytest
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, read_source
 from seq1f1b_jax.models.rope import inverse_frequencies
