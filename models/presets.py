@@ -1,10 +1,9 @@
 """Named model shapes.
 
-2.7b to 30b have the widths and depths of the models that the Seq1F1B paper trains (arXiv
-2406.03488): untied, about 50k tokens of vocabulary (here 50304, a multiple of 128), as many
-key/value heads as query heads. Llama-shaped ones have an MLP of 8/3 model_dim, so that their
-parameter count is that of the name. `tiny` is for tests, `small` and `medium` for bytes on a laptop
-or one small GPU.
+2.7b to 30b have the widths and depths of the models in the Seq1F1B paper (arXiv 2406.03488):
+untied, a vocabulary of about 50k tokens (here 50304, a multiple of 128), as many key/value heads as
+query heads. Those of llama have an MLP of 8/3 model_dim, which gives them the parameter count in
+their name. `tiny` is for tests, `small` and `medium` for bytes on a laptop or one small GPU.
 """
 
 from collections.abc import Mapping

@@ -66,7 +66,7 @@ def _check_required(model: ModelConfig, preset_sizes: Mapping[str, Any]) -> None
 
 
 def _sizes(model: ModelConfig) -> dict[str, Any]:
-    """Fields that are not None, and those that follow from others."""
+    """The fields that are set, and those that follow from them."""
     model_dim, num_heads = model.model_dim, model.num_heads
     assert model_dim and num_heads
     if model.head_dim is None and model_dim % num_heads:
@@ -122,6 +122,6 @@ def _check_positive(name: str, value: float) -> None:
 def _check_dropout(dropout: float) -> None:
     if dropout != 0:
         raise ValueError(
-            f"dropout={dropout} is not supported: the backward of a chunk is rebuilt from stored "
+            f"dropout={dropout} is not supported: the backward of a chunk recomputes from stored "
             "residuals, and dropout masks are not among them; set dropout=0"
         )

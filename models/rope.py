@@ -33,18 +33,18 @@ def rotary_tables(
 ) -> Tables:
     """Cosine and sine of every position's angles.
 
-    A float32 product `position * frequency` is off by 0.03 radians at a million tokens. Whole turns
-    do not matter, so the angle is counted in 2**-32 turns in an unsigned integer, whose overflow is
-    exactly the dropping of whole turns: with a frequency of 1/4 turn per token, position 5 is
-    `5 * 2**30 mod 2**32 = 2**30`, a quarter turn. What remains is the rounding of the frequency,
-    at most 2**-33 turns per token (0.0008 radians at a million): angles still depend on distances
+    A float32 product `position * frequency` is off by 0.03 radians at a million tokens. Full turns
+    do not matter, so the angle is an unsigned integer in units of 2**-32 turns: its overflow drops
+    exactly the full turns; with a frequency of 1/4 turn per token, position 5 is
+    `5 * 2**30 mod 2**32 = 2**30`, a quarter turn. What remains is the rounding of the frequency, at
+    most 2**-33 turns per token (0.0008 radians at a million): products still depend on distances
     only.
 
     Args:
-      positions: token positions, `[T]`, or `[B, T]` where sequences differ, not negative.
+      positions: token positions from 0 on, `[T]`, or `[B, T]` where sequences differ.
       head_dim: size `D` of a head, even.
       theta: base of the frequencies.
-      rope: how they are stretched; YaRN's scale of queries and keys is a factor of both tables.
+      rope: how they are stretched; both tables include YaRN's scale of queries and keys.
 
     Returns:
       `(cos, sin)`, each `[*positions.shape, D/2]`, float32; float64 (from float64 angles) when JAX
@@ -70,10 +70,10 @@ def rotary_tables(
 def rotate(
     x: Float[Array, "B T H D"], cos: Float[Array, "*B T half"], sin: Float[Array, "*B T half"]
 ) -> Float[Array, "B T H D"]:
-    """Turn every pair of dimensions by its position's angle; computed wide, in `x`'s dtype.
+    """Turn every pair of dimensions by its position's angle; in `x`'s dtype, float32 inside.
 
-    A rotation is linear and its transpose is the rotation back, also when both tables carry one
-    factor: its backward keeps the tables only.
+    A rotation is linear, and its transpose is the inverse rotation times the same scale: the
+    backward saves the tables only.
     """
     cos, sin = cos[..., :, None, :], sin[..., :, None, :]
     low, high = jnp.split(x, 2, axis=-1)
@@ -98,7 +98,7 @@ def inverse_frequencies(
       rope: how they are stretched.
 
     Returns:
-      Float64 `[D/2]`, and a number that is 1 but for YaRN.
+      Float64 `[D/2]`, and a number that is 1 except for YaRN.
 
     Example:
       >>> from seq1f1b_jax.config import RopeConfig
@@ -126,7 +126,7 @@ def inverse_frequencies(
 
 
 def attention_factor(rope: RopeConfig) -> float:
-    """The scale of queries and of keys that keeps YaRN's attention as sharp as it was."""
+    """YaRN's scale of queries and of keys, which keeps attention as sharp as it was."""
     if rope.type != "yarn":
         return 1.0
     if rope.attention_factor is not None:
@@ -135,7 +135,7 @@ def attention_factor(rope: RopeConfig) -> float:
 
 
 def _yarn_ramp(head_dim: int, theta: float, rope: RopeConfig) -> np.ndarray:
-    """1 for pairs that stay, 0 for those that are stretched whole."""
+    """1 for pairs that stay, 0 for those that are stretched by the full factor."""
     # Pair i makes n turns where length * theta**(-2i/D) = 2 pi n: solve for i.
     def pair(turns):
         return head_dim * math.log(rope.original_max_positions / (2 * math.pi * turns)) / (
@@ -156,12 +156,12 @@ def _llama3_ramp(plain: np.ndarray, rope: RopeConfig) -> np.ndarray:
 
 
 def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
-    """Raise a ValueError where the settings of a stretch do not fit together."""
+    """Raise a ValueError for settings that contradict each other."""
     if rope.type not in ROPE_TYPES:
         raise ValueError(f"unknown rope.type {rope.type!r}; use one of {', '.join(ROPE_TYPES)}")
     if not 1 <= rope.factor < math.inf:
         raise ValueError(
-            f"rope.factor={rope.factor} is below 1 or infinite, and sequences grow; use 1 or more"
+            f"rope.factor={rope.factor} is below 1 or infinite; use 1 or more"
         )
     if rope.type == "none" and rope.factor != 1:
         raise ValueError(

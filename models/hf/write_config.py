@@ -28,8 +28,8 @@ def hf_config(
     Args:
       stage: the model.
       dtype: of its tensors.
-      context_length: tokens of the longest sequence; None: what the architecture or the stretch of
-        the rotary frequencies says.
+      context_length: tokens of the longest sequence; None: follows from the architecture or the
+        stretch of the rotary frequencies.
       special_tokens: ids by name (`bos`, `eos`, `pad`).
 
     Raises:
@@ -41,7 +41,7 @@ def hf_config(
         assert isinstance(stage, Llama), type(stage)
         name = _llama_kind(stage)
         sizes = _llama(stage, name, context_length)
-    # null and not absent: transformers' own defaults are ids of another tokenizer.
+    # null and not absent: transformers' defaults are ids of another tokenizer.
     ids = {f"{kind}_token_id": special_tokens.get(kind) for kind in ("bos", "eos", "pad")}
     return {
         "architectures": [name],

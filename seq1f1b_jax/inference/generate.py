@@ -1,4 +1,4 @@
-"""Sampling without a pipeline: the prompt in one pass, then each token over a key/value cache."""
+"""Sampling tokens: the prompt in one pass, then one token at a time over a key/value cache."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +15,7 @@ from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
 class Sampler(NamedTuple):
-    """How the next token is chosen; traced, so that a new value does not compile again."""
+    """How the next token is chosen; traced, so that a new value does not recompile."""
 
     key: PRNGKeyArray
     temperature: Float[Array, ""]
@@ -63,7 +63,7 @@ def stream(
     top_p: float = 1.0,
     attention: str = "xla_blockwise",
 ) -> Iterator[Int[Array, "B"]]:
-    """Sampled tokens one position at a time, as device arrays that need not have been computed yet.
+    """Sampled tokens one position at a time, as device arrays that may still be computing.
 
     Args:
       stage: the model.
@@ -72,7 +72,7 @@ def stream(
       num_tokens: tokens to sample.
       key: randomness; token `i` depends on `(key, i)`.
       temperature: divides the logits; 0 takes the most likely token.
-      top_p: samples among the fewest tokens whose probabilities add up to this; 1 is all of them.
+      top_p: samples among the fewest tokens whose probabilities add up to it; 1 is all of them.
       attention: backend for the prompt.
 
     Raises:
@@ -194,8 +194,8 @@ def _check_hashable(stage):
         hash(stage)
     except TypeError as error:
         raise ValueError(
-            f"{type(stage).__name__} cannot be hashed ({error}), and programs are compiled once "
-            "for every stage; make it a frozen dataclass of numbers, strings and tuples"
+            f"{type(stage).__name__} cannot be hashed ({error}), and a program is compiled once "
+            "per stage; make it a frozen dataclass of numbers, strings and tuples"
         ) from None
 
 
