@@ -209,7 +209,7 @@ REFUSED = {
         "rope_parameters: rope_theta=500000, and rope_theta=10000 is set outside"),
     "two lengths": (
         {**LLAMA, "rope_scaling": YARN4, "original_max_position_embeddings": 512},
-        "original_max_position_embeddings=1024, and original_max_position_embeddings=512 stands"),
+        "original_max_position_embeddings=1024, and original_max_position_embeddings=512 is set"),
     "two types": (
         {**LLAMA, "rope_scaling": {**LINEAR2, "type": "yarn"}},
         "rope_type='linear' and type='yarn' are one setting"),
