@@ -40,7 +40,7 @@ from jaxtyping import Int
 from benchmarks.common import cases, report
 from benchmarks.common.cases import Size, use_cpu_devices
 from seq1f1b_jax.config import OptimizerConfig
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline import Params, PipelineStep, Stage

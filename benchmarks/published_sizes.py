@@ -168,12 +168,8 @@ def build(shape: Shape, *, mesh=None):
     from seq1f1b_jax.schedule import StageCost, balanced_lengths
 
     stage = build_stage(shape.family, preset=shape.preset, max_positions=shape.seq_len)
-    cost = StageCost(
-        model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
-        head_dim=stage.head_dim, mlp_dim=stage.mlp_dim, gated=stage.gated,
-        vocab_size=stage.vocab_size, recompute=shape.recompute,
-        layers_per_stage=(-(-stage.num_layers // shape.pipe),) * shape.pipe,
-    )
+    layers = (-(-stage.num_layers // shape.pipe),) * shape.pipe
+    cost = StageCost.of(stage, layers, recompute=shape.recompute)
     lengths = balanced_lengths(shape.seq_len, shape.num_chunks, cost, block=128)
     size = Size(
         shape.pipe, MICROBATCHES, shape.num_chunks, shape.seq_len, recompute=shape.recompute,

@@ -23,8 +23,7 @@ import optax
 from benchmarks.common import report
 from benchmarks.common.cases import use_cpu_devices
 from seq1f1b_jax.data import load_tokenizer
-from seq1f1b_jax.inference.forward import logits
-from seq1f1b_jax.inference.generate import stream
+from seq1f1b_jax.inference import logits, stream
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import load_canonical, load_params, read_source
 from seq1f1b_jax.pipeline import PipelineStep, build_step, make_mesh

@@ -1,12 +1,11 @@
-"""The parts both families are made of: head projections and the two kinds of MLP.
+"""The building blocks of both families: attention projections and the two kinds of MLP.
 
-What a vjp of these keeps is part of their design. Matrix products keep their input and their
-kernel untouched; activations keep their input and are computed again; the output projection
-contracts heads and head dimensions at once, so that it keeps attention's result as it came and not
-a reshaped copy.
+Their vjps are designed to save little. A matmul saves its input and its kernel as they are, an
+activation saves its input and is recomputed, and the output projection contracts heads and head
+dims at once, so that it saves attention's output and not a reshaped copy.
 
-Where layers are cut over devices (`ops.tensor`), sizes are those of one device, and what writes
-into the residual stream is summed over them.
+Under tensor parallelism (`ops.tensor`) sizes are those of one device, and what writes into the
+residual stream is summed over devices.
 """
 
 import math
@@ -41,9 +40,9 @@ class Heads(nnx.Module):
       output_bias: whether the output projection has one.
       output_std: initial standard deviation of the output projection.
       rngs: random streams of the initial weights.
-      tensor: axis over which heads are cut; sizes are one device's.
-      whole_kv_heads: key/value heads of the whole model, where they are fewer than devices: every
-        device holds the projections of all and uses those of the one that its queries share.
+      tensor: axis that heads are sharded over; sizes are one device's.
+      whole_kv_heads: key/value heads of the whole model, if fewer than devices: every device holds
+        all their projections and uses those of the one that its queries share.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Heads(nnx.Module):
         return self.tensor.leave(self.output(attended).astype(attended.dtype))
 
     def _shared(self, project: nnx.Linear) -> Callable[[Array], Array]:
-        """A key/value projection, or of one of all heads the columns that this device uses."""
+        """A key/value projection; of a shared one, the columns of this device's head."""
         if self.whole_kv_heads is None:
             return project
         head = lax.axis_index(TENSOR) * self.whole_kv_heads // self.tensor.size
@@ -126,7 +125,7 @@ class SwiGlu(nnx.Module):
 
 
 def keep_inputs(function: Callable) -> Callable:
-    """An elementwise function whose backward keeps its inputs and computes the rest again, wide.
+    """An elementwise function whose backward saves its inputs and recomputes the rest in float32.
 
     The function runs in float32 (float64 for float64 inputs) and returns the first input's dtype.
     """
@@ -164,10 +163,10 @@ def _options(*, use_bias, std, rngs, parts=1):
 
 
 def _widen_bias(operands, *, dtype, parts):
-    """Inputs and kernel as they are; the bias wide, so that its gradient is summed in float32.
+    """Inputs and kernel as they are, the bias in float32, so that its gradient is summed in that.
 
-    A bfloat16 sum over 32k tokens loses most of its digits. The caller casts the wide result back.
-    Where that is summed over devices, each adds its part of the bias.
+    A bfloat16 sum over 32k tokens loses most of its digits. The caller casts the result back.
+    Where the result is summed over devices, each adds its share of the bias.
     """
     inputs, kernel, bias = operands
     if bias is not None:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.models.blocks import INIT_STD
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
-from seq1f1b_jax.pipeline.stage import Params, Tree
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Decoder(ABC):
       num_layers, model_dim, num_heads, num_kv_heads, head_dim, mlp_dim, vocab_size: sizes.
       tied: whether the head is the embedding.
       norm_eps: added to a norm's variance.
-      window: keys a query looks back at, itself included; `None`: all before it.
-      tensor: the axis over which layers are cut; sizes are then those of one device (`shard`).
+      window: sliding-window size; `None`: full attention.
+      tensor: the mesh axis that layers are sharded over; sizes are then those of one device.
       whole_kv_heads: see `models.blocks.Heads`.
     """
 
@@ -50,21 +50,21 @@ class Decoder(ABC):
     whole_kv_heads: int | None = None
 
     def shard(self, tensor: TensorAxis) -> "Decoder":
-        """The model as one device of the axis `tensor` sees it: its heads, its part of the MLP.
+        """The model of one device along the axis `tensor`: its share of the heads and of the MLP.
 
         Raises:
-          ValueError: heads or the MLP's width cannot be cut into so many parts.
+          ValueError: the heads or the MLP's width do not divide evenly.
         """
         size = tensor.size
         if self.num_heads % size or self.mlp_dim % size:
             raise ValueError(
-                f"{self.num_heads} heads and an MLP of width {self.mlp_dim} cannot be cut over "
+                f"{self.num_heads} heads and an MLP of width {self.mlp_dim} cannot be sharded over "
                 f"tensor={size} devices: it must divide both"
             )
         if self.num_kv_heads % size and size % self.num_kv_heads:
             raise ValueError(
-                f"{self.num_kv_heads} key/value heads cannot be cut over tensor={size} devices, "
-                "nor shared evenly by them: one of the two numbers must divide the other"
+                f"{self.num_kv_heads} key/value heads cannot be sharded over tensor={size} "
+                "devices, nor each be shared by equally many: one number must divide the other"
             )
         shared = size > self.num_kv_heads
         return replace(
@@ -87,7 +87,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def context(self, positions: Int[Array, "*B T"]) -> Tree:
-        """Constants of a chunk that depend on positions only."""
+        """What layers need of the positions, the same for all layers."""
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Float32 parameters of a fresh model; layer `i` depends on `(key, i)` only."""
@@ -144,15 +144,16 @@ class Decoder(ABC):
         return INIT_STD * jax.random.normal(key, (self.vocab_size, self.model_dim), jnp.float32)
 
 
-def num_params(stage) -> int:
-    """How many numbers a stage's parameters hold; nothing is allocated.
+def num_params(stage: Stage, *, only_layers: bool = False) -> int:
+    """Number of parameters of any stage, or of its layers only; nothing is allocated.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
       >>> num_params(build_stage("llama", preset="7b"))
       6888361984
     """
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(stage.init, jax.random.key(0))))
+    params = jax.eval_shape(stage.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))
 
 
 def _rngs(key):

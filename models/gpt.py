@@ -38,7 +38,7 @@ class Gpt(Decoder):
 
 
 class Positions(nnx.Module):
-    """A learned vector per position; beyond the table it is NaN, never a clamped neighbour."""
+    """A learned vector per position; NaN beyond the table, where indexing would clamp."""
 
     def __init__(self, max_positions: int, model_dim: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(INIT_STD)
@@ -49,7 +49,7 @@ class Positions(nnx.Module):
 
 
 class GptLayer(nnx.Module):
-    """One layer around attention: norm and heads before it, heads, residual and MLP after it."""
+    """One layer: norm and projections before attention; projection, residual and MLP after it."""
 
     def __init__(self, sizes: Gpt, rngs: nnx.Rngs):
         std = output_std(sizes.num_layers)

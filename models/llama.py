@@ -1,4 +1,4 @@
-"""Llama and its kin: RMSNorm before each block, SwiGLU, rotary positions, grouped-query heads.
+"""Llama and its relatives: RMSNorm before each block, SwiGLU, rotary positions, grouped queries.
 
 Mistral is a Llama with a `window`, Qwen2 one with biases on queries, keys and values.
 Source: Touvron et al., LLaMA, arXiv 2302.13971, section 2.2; grouped queries: arXiv 2305.13245;
@@ -15,8 +15,7 @@ from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.models.blocks import Heads, SwiGlu, output_std
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.norm import RMSNorm
-from seq1f1b_jax.models.rope import UNSTRETCHED
-from seq1f1b_jax.models.rotary import Tables, rotary_tables, rotate
+from seq1f1b_jax.models.rope import UNSTRETCHED, Tables, rotary_tables, rotate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ class Llama(Decoder):
 
     Attributes:
       rope_theta: base of the rotary frequencies.
-      rope: how these are stretched for longer sequences.
+      rope: how the frequencies are stretched for longer sequences.
       qkv_bias: whether query, key and value projections have biases.
       output_bias: whether attention's output projection has one.
     """
@@ -54,7 +53,7 @@ class Llama(Decoder):
 
 
 class LlamaLayer(nnx.Module):
-    """One layer around attention: norm, heads, rotary before it; heads, residual, MLP after it."""
+    """One layer: norm, projections, rotary before attention; projection, residual, MLP after it."""
 
     def __init__(self, sizes: Llama, rngs: nnx.Rngs):
         std = output_std(sizes.num_layers)

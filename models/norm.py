@@ -1,8 +1,8 @@
-"""LayerNorm and RMSNorm whose backward keeps the input and two numbers per token, nothing wider.
+"""LayerNorm and RMSNorm whose backward saves the input and at most two numbers per token.
 
-The library's modules hold the parameters; only the call is ours. Differentiating the library's call
-in bfloat16 keeps three float32 arrays of the input's shape, six times the input's bytes. Here
-statistics are float32 (float64 for float64 input), and the backward is the closed form: with
+Flax's modules hold the parameters; only the call is ours. Differentiating Flax's call in bfloat16
+saves three float32 arrays of the input's shape, six times the input's bytes. Here statistics are
+float32 (float64 for float64 input), and the backward is the closed form: with
 `n = (x - mean) / std` and `g = dy * scale`,
 
     dx = (g - mean(g) - n * mean(g * n)) / std,    dscale = sum(dy * n),    dbias = sum(dy)

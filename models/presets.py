@@ -1,10 +1,9 @@
 """Named model shapes.
 
-2.7b to 30b have the widths and depths of the models that the Seq1F1B paper trains (arXiv
-2406.03488): untied, about 50k tokens of vocabulary (here 50304, a multiple of 128), as many
-key/value heads as query heads. Llama-shaped ones have an MLP of 8/3 model_dim, so that their
-parameter count is that of the name. `tiny` is for tests, `small` and `medium` for bytes on a laptop
-or one small GPU.
+2.7b to 30b have the widths and depths of the models in the Seq1F1B paper (arXiv 2406.03488):
+untied, a vocabulary of about 50k tokens (here 50304, a multiple of 128), as many key/value heads as
+query heads. Those of llama have an MLP of 8/3 model_dim, which gives them the parameter count in
+their name. `tiny` is for tests, `small` and `medium` for bytes on a laptop or one small GPU.
 """
 
 from collections.abc import Mapping
@@ -14,50 +13,37 @@ from types import MappingProxyType
 Fields = Mapping[str, int | float | bool]
 
 
-def _gpt(
-    num_layers, model_dim, num_heads, *, max_positions, vocab_size=50304, tied=False,
-) -> Fields:
+def _shape(num_layers, model_dim, num_heads, *, vocab_size=50304, **fields) -> Fields:
     return MappingProxyType({
         "num_layers": num_layers, "model_dim": model_dim, "num_heads": num_heads,
-        "num_kv_heads": num_heads, "mlp_dim": 4 * model_dim, "vocab_size": vocab_size,
-        "max_positions": max_positions, "tied": tied, "norm_eps": 1e-5,
-    })
-
-
-def _llama(
-    num_layers, model_dim, num_heads, *, mlp_dim, num_kv_heads=None, vocab_size=50304, tied=False,
-) -> Fields:
-    return MappingProxyType({
-        "num_layers": num_layers, "model_dim": model_dim, "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads or num_heads, "mlp_dim": mlp_dim, "vocab_size": vocab_size,
-        "tied": tied, "norm_eps": 1e-5, "rope_theta": 10_000.0,
+        "num_kv_heads": num_heads, "mlp_dim": 4 * model_dim, "vocab_size": vocab_size, **fields,
     })
 
 
 PRESETS: Mapping[str, Mapping[str, Fields]] = MappingProxyType({
     "gpt": MappingProxyType({
-        "tiny": _gpt(2, 32, 4, max_positions=128, vocab_size=64, tied=True),
-        "small": _gpt(4, 128, 4, max_positions=4096, vocab_size=256),
-        "medium": _gpt(8, 256, 8, max_positions=16384, vocab_size=256),
-        "125m": _gpt(12, 768, 12, max_positions=8192, tied=True),
-        "350m": _gpt(24, 1024, 16, max_positions=8192, tied=True),
-        "1.3b": _gpt(24, 2048, 16, max_positions=32768, tied=True),
-        "2.7b": _gpt(32, 2560, 32, max_positions=32768),
-        "7b": _gpt(32, 4096, 32, max_positions=131072),
-        "13b": _gpt(40, 5120, 40, max_positions=131072),
-        "30b": _gpt(64, 6144, 64, max_positions=131072),
+        "tiny": _shape(2, 32, 4, max_positions=128, vocab_size=64, tied=True),
+        "small": _shape(4, 128, 4, max_positions=4096, vocab_size=256),
+        "medium": _shape(8, 256, 8, max_positions=16384, vocab_size=256),
+        "125m": _shape(12, 768, 12, max_positions=8192, tied=True),
+        "350m": _shape(24, 1024, 16, max_positions=8192, tied=True),
+        "1.3b": _shape(24, 2048, 16, max_positions=32768, tied=True),
+        "2.7b": _shape(32, 2560, 32, max_positions=32768),
+        "7b": _shape(32, 4096, 32, max_positions=131072),
+        "13b": _shape(40, 5120, 40, max_positions=131072),
+        "30b": _shape(64, 6144, 64, max_positions=131072),
     }),
     "llama": MappingProxyType({
-        "tiny": _llama(2, 32, 4, num_kv_heads=2, mlp_dim=64, vocab_size=64),
-        "small": _llama(4, 128, 4, num_kv_heads=2, mlp_dim=384, vocab_size=256),
-        "medium": _llama(8, 256, 8, num_kv_heads=4, mlp_dim=704, vocab_size=256),
-        "125m": _llama(12, 768, 12, mlp_dim=2048, tied=True),
-        "350m": _llama(24, 1024, 16, mlp_dim=2816, tied=True),
-        "1.3b": _llama(24, 2048, 16, mlp_dim=5504, tied=True),
-        "2.7b": _llama(32, 2560, 32, mlp_dim=6912),
-        "7b": _llama(32, 4096, 32, mlp_dim=11008),
-        "13b": _llama(40, 5120, 40, mlp_dim=13824),
-        "30b": _llama(64, 6144, 64, mlp_dim=16384),
+        "tiny": _shape(2, 32, 4, num_kv_heads=2, mlp_dim=64, vocab_size=64),
+        "small": _shape(4, 128, 4, num_kv_heads=2, mlp_dim=384, vocab_size=256),
+        "medium": _shape(8, 256, 8, num_kv_heads=4, mlp_dim=704, vocab_size=256),
+        "125m": _shape(12, 768, 12, mlp_dim=2048, tied=True),
+        "350m": _shape(24, 1024, 16, mlp_dim=2816, tied=True),
+        "1.3b": _shape(24, 2048, 16, mlp_dim=5504, tied=True),
+        "2.7b": _shape(32, 2560, 32, mlp_dim=6912),
+        "7b": _shape(32, 4096, 32, mlp_dim=11008),
+        "13b": _shape(40, 5120, 40, mlp_dim=13824),
+        "30b": _shape(64, 6144, 64, mlp_dim=16384),
     }),
 })
 """Family -> preset -> fields of `build_stage`."""

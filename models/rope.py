@@ -1,8 +1,12 @@
-"""Rotary frequencies of a model that is stretched to longer sequences than it was trained on.
+"""Rotary positions: queries and keys turned by an angle proportional to their position.
 
-A frequency makes `original_max_positions * frequency / (2 pi)` turns over the trained length. Fast
-ones have seen all their angles and may stay; slow ones would reach angles never seen and are
-stretched, that is divided by `factor`. The types differ in where they draw the line:
+Pair `i` of a head (dimensions `i` and `i + D/2`) turns by `theta**(-2i/D)` radians per token, so a
+query-key product depends on the distance of the two tokens only.
+
+A model may be stretched to longer sequences than it was trained on. A frequency makes
+`original_max_positions * frequency / (2 pi)` turns over the trained length. Fast ones have seen all
+their angles and may stay; slow ones would reach unseen angles and are stretched, that is divided by
+`factor`. The types differ in where they draw the line:
 
     linear   all are divided
     ntk      a larger base, theta * factor**(D / (D - 2)): the fastest stays, the slowest is divided
@@ -12,11 +16,75 @@ stretched, that is divided by `factor`. The types differ in where they draw the 
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
 
-from seq1f1b_jax.config import RopeConfig
+from seq1f1b_jax.config import ROPE_TYPES, RopeConfig
 
 UNSTRETCHED = RopeConfig()
+Tables = tuple[Float[Array, "*B T half"], Float[Array, "*B T half"]]
+
+
+def rotary_tables(
+    positions: Int[Array, "*B T"], *, head_dim: int, theta: float, rope: RopeConfig = UNSTRETCHED
+) -> Tables:
+    """Cosine and sine of every position's angles.
+
+    A float32 product `position * frequency` is off by 0.03 radians at a million tokens. Full turns
+    do not matter, so the angle is an unsigned integer in units of 2**-32 turns: its overflow drops
+    exactly the full turns; with a frequency of 1/4 turn per token, position 5 is
+    `5 * 2**30 mod 2**32 = 2**30`, a quarter turn. What remains is the rounding of the frequency, at
+    most 2**-33 turns per token (0.0008 radians at a million): products still depend on distances
+    only.
+
+    Args:
+      positions: token positions from 0 on, `[T]`, or `[B, T]` where sequences differ.
+      head_dim: size `D` of a head, even.
+      theta: base of the frequencies.
+      rope: how they are stretched; both tables include YaRN's scale of queries and keys.
+
+    Returns:
+      `(cos, sin)`, each `[*positions.shape, D/2]`, float32; float64 (from float64 angles) when JAX
+      runs with x64.
+
+    Source: Su et al., RoFormer, arXiv 2104.09864, section 3.2.2.
+    """
+    radians_per_token, scale = inverse_frequencies(head_dim, theta=theta, rope=rope)
+    turns_per_token = radians_per_token / (2 * math.pi)
+    dtype = jnp.result_type(float)
+    if dtype == jnp.float64:
+        angle = positions[..., None].astype(dtype) * (2 * math.pi * turns_per_token)
+    else:
+        step = np.round(turns_per_token * 2**32).astype(np.uint32)
+        parts = positions[..., None].astype(jnp.uint32) * step
+        angle = lax.bitcast_convert_type(parts, jnp.int32).astype(dtype) * (2 * math.pi / 2**32)
+    if scale == 1:
+        return jnp.cos(angle), jnp.sin(angle)
+    return scale * jnp.cos(angle), scale * jnp.sin(angle)
+
+
+@jax.custom_vjp
+def rotate(
+    x: Float[Array, "B T H D"], cos: Float[Array, "*B T half"], sin: Float[Array, "*B T half"]
+) -> Float[Array, "B T H D"]:
+    """Turn every pair of dimensions by its position's angle; in `x`'s dtype, float32 inside.
+
+    A rotation is linear, and its transpose is the inverse rotation times the same scale: the
+    backward saves the tables only.
+    """
+    cos, sin = cos[..., :, None, :], sin[..., :, None, :]
+    low, high = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+rotate.defvjp(
+    lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)),
+    lambda tables, dy: (rotate(dy, tables[0], -tables[1]), None, None),
+)
 
 
 def inverse_frequencies(
@@ -30,7 +98,7 @@ def inverse_frequencies(
       rope: how they are stretched.
 
     Returns:
-      Float64 `[D/2]`, and a number that is 1 but for YaRN.
+      Float64 `[D/2]`, and a number that is 1 except for YaRN.
 
     Example:
       >>> from seq1f1b_jax.config import RopeConfig
@@ -58,7 +126,7 @@ def inverse_frequencies(
 
 
 def attention_factor(rope: RopeConfig) -> float:
-    """The scale of queries and of keys that keeps YaRN's attention as sharp as it was."""
+    """YaRN's scale of queries and of keys, which keeps attention as sharp as it was."""
     if rope.type != "yarn":
         return 1.0
     if rope.attention_factor is not None:
@@ -67,7 +135,7 @@ def attention_factor(rope: RopeConfig) -> float:
 
 
 def _yarn_ramp(head_dim: int, theta: float, rope: RopeConfig) -> np.ndarray:
-    """1 for pairs that stay, 0 for those that are stretched whole."""
+    """1 for pairs that stay, 0 for those that are stretched by the full factor."""
     # Pair i makes n turns where length * theta**(-2i/D) = 2 pi n: solve for i.
     def pair(turns):
         return head_dim * math.log(rope.original_max_positions / (2 * math.pi * turns)) / (
@@ -88,18 +156,17 @@ def _llama3_ramp(plain: np.ndarray, rope: RopeConfig) -> np.ndarray:
 
 
 def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
-    """Raise a ValueError where the settings of a stretch do not fit together."""
-    types = ("none", "linear", "ntk", "yarn", "llama3")
-    if rope.type not in types:
-        raise ValueError(f"unknown rope.type {rope.type!r}; use one of {', '.join(types)}")
+    """Raise a ValueError for settings that contradict each other."""
+    if rope.type not in ROPE_TYPES:
+        raise ValueError(f"unknown rope.type {rope.type!r}; use one of {', '.join(ROPE_TYPES)}")
     if not 1 <= rope.factor < math.inf:
         raise ValueError(
-            f"rope.factor={rope.factor} is below 1 or infinite, and sequences grow; use 1 or more"
+            f"rope.factor={rope.factor} is below 1 or infinite; use 1 or more"
         )
     if rope.type == "none" and rope.factor != 1:
         raise ValueError(
             f"rope.factor={rope.factor} has no effect with rope.type='none'; set rope.type to "
-            f"{', '.join(types[1:])}"
+            f"{', '.join(ROPE_TYPES[1:])}"
         )
     if not theta >= 1:
         raise ValueError(

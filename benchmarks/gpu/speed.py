@@ -13,10 +13,10 @@ from benchmarks.common import cases, report
 from benchmarks.common.cases import Size
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import time_calls
-from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models import build_stage, num_params
 from seq1f1b_jax.pipeline import Stage
 from seq1f1b_jax.pipeline.memory import predict_memory
-from seq1f1b_jax.training.reports.flops import step_flops
+from seq1f1b_jax.schedule import StageCost
 
 H100_BF16_FLOPS = 989e12
 """Dense bf16 peak of an H100 SXM, NVIDIA's data sheet."""
@@ -99,11 +99,9 @@ def _row(run: Run, case: Case, compiled, params) -> dict[str, Any]:
     loss = float(compiled(*arguments)[0])
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     seconds = timing["seconds"]
-    layer_params = sum(leaf.size for leaf in jax.tree.leaves(params.layers))
-    flops = step_flops(
-        case.stage, num_layer_params=layer_params, num_tokens=case.seq_len,
-        num_pairs=case.seq_len * (case.seq_len + 1) / 2,
-    ) / seconds
+    layer_params = num_params(case.stage, only_layers=True)
+    cost = StageCost.of(case.stage, (case.stage.num_layers,), num_layer_params=layer_params)
+    flops = cost.model_flops(num_tokens=case.seq_len, num_pairs=cost.pairs(case.seq_len)) / seconds
     return {
         "case": case.name, "T": case.seq_len, "step_seconds": seconds,
         "spread": timing["spread"], "calls": timing["calls"], "loss": loss,

@@ -1,23 +1,23 @@
-"""A checkpoint's config.json as our fields: which architecture, which sizes, what is refused."""
+"""A checkpoint's config.json as fields of our models: architecture, sizes, what is refused."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.hf.rope import read_rope
-from seq1f1b_jax.models.hf.settings import Settings, short
+from seq1f1b_jax.models.hf.settings import CheckedValues, short
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint says about its model.
+    """The model of a checkpoint, as its header describes it.
 
     Attributes:
       architecture: its name there.
       table: key of `models.hf.tables.TABLES`.
       fields: keyword arguments of `build_stage`.
-      context_length: tokens of the longest sequence it was made for.
-      special_tokens: ids by name (`bos`, `eos`, `pad`), or lists of ids, as they stand there.
+      context_length: tokens of the longest sequence that it was trained for.
+      special_tokens: ids by name (`bos`, `eos`, `pad`), or lists of ids, as in the file.
       tokenizer_class: transformers' class for its tokenizer, where it names one.
     """
 
@@ -30,16 +30,16 @@ class Description:
 
 
 def read_config(config: dict[str, Any], *, where: str) -> Description:
-    """Translate a config.json.
+    """Read a config.json.
 
     Args:
       config: its content, as transformers 4 or 5 writes it.
-      where: the file, for messages.
+      where: the file, named in messages.
 
     Raises:
       UserError: an architecture or a setting that our models do not have, with reason and cure.
     """
-    settings = Settings(config, where)
+    settings = CheckedValues(config, where)
     name = _architecture(settings)
     for quantized in ("quantization_config", "compression_config"):
         if settings.get(quantized):
@@ -60,9 +60,9 @@ def read_config(config: dict[str, Any], *, where: str) -> Description:
     )
 
 
-def _architecture(settings: Settings) -> str:
+def _architecture(settings: CheckedValues) -> str:
     names, kind = settings.texts("architectures"), settings.get("model_type")
-    meant = _BY_TYPE.get(str(kind), "")
+    meant = next((name for name, its in MODEL_TYPES.items() if its == kind), "")
     name = names[0] if names else meant
     if len(names) > 1 or name not in _READERS:
         raise UserError(
@@ -70,15 +70,14 @@ def _architecture(settings: Settings) -> str:
             f"is not supported; use a checkpoint of {', '.join(_READERS)}"
         )
     if kind is not None and name != meant:
-        [fitting] = [kind for kind, named in _BY_TYPE.items() if named == name]
         raise UserError(
             f"{settings.where}: architectures={names} and model_type={kind!r} name two models "
-            f"(the architecture's type is {fitting!r}); correct the one that is wrong"
+            f"(the architecture's type is {MODEL_TYPES[name]!r}); correct the one that is wrong"
         )
     return name
 
 
-def read_special_tokens(settings: Settings) -> dict[str, int | list[int]]:
+def read_special_tokens(settings: CheckedValues) -> dict[str, int | list[int]]:
     """Ids by name (`bos`, `eos`, `pad`) from a config.json or a generation_config.json.
 
     Raises:
@@ -95,7 +94,7 @@ def read_special_tokens(settings: Settings) -> dict[str, int | list[int]]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _llama_fields(settings: Settings, *, num_kv_heads: int | None) -> dict[str, Any]:
+def _llama_fields(settings: CheckedValues, *, num_kv_heads: int | None) -> dict[str, Any]:
     settings.refuse({
         "hidden_act": (("silu", "swish"), "the MLP's activation is silu: use another checkpoint"),
         "mlp_bias": ((False, None), "the MLP has no biases: use another checkpoint"),
@@ -124,7 +123,7 @@ def _llama_fields(settings: Settings, *, num_kv_heads: int | None) -> dict[str, 
     }
 
 
-def _llama(settings: Settings):
+def _llama(settings: CheckedValues):
     _check_layer_types(settings, "full_attention")
     bias = settings.flag("attention_bias", False)
     fields = _llama_fields(settings, num_kv_heads=None)
@@ -132,8 +131,8 @@ def _llama(settings: Settings):
     return "llama", fields, settings.count("max_position_embeddings", 2048)
 
 
-def _mistral(settings: Settings):
-    # A setting that is absent has the value that transformers gives it; null means no window.
+def _mistral(settings: CheckedValues):
+    # An absent setting has transformers' default; null means no window.
     window = settings.count("sliding_window", 4096)
     if settings.get("sliding_window", 4096) is None:
         window = None
@@ -142,13 +141,13 @@ def _mistral(settings: Settings):
     return "llama", fields, settings.count("max_position_embeddings", 131_072)
 
 
-def _qwen2(settings: Settings):
+def _qwen2(settings: CheckedValues):
     fields = _llama_fields(settings, num_kv_heads=32)
     fields |= {"qkv_bias": True, "window": _qwen2_window(settings, fields["num_layers"])}
     return "llama", fields, settings.count("max_position_embeddings", 32_768)
 
 
-def _qwen2_window(settings: Settings, num_layers: int) -> int | None:
+def _qwen2_window(settings: CheckedValues, num_layers: int) -> int | None:
     if not settings.flag("use_sliding_window", False) or (
         settings.get("sliding_window", 4096) is None
     ):
@@ -162,29 +161,29 @@ def _qwen2_window(settings: Settings, num_layers: int) -> int | None:
         some = kinds.count("sliding_attention")
         raise UserError(
             f"{settings.where}: sliding_window={window} holds for {some} of {num_layers} layers "
-            f"(max_window_layers={full}); all layers must look equally far: use a checkpoint with "
-            "use_sliding_window=false"
+            f"(max_window_layers={full}); all layers must have the same window: use a checkpoint "
+            "with use_sliding_window=false"
         )
     return window if kinds[0] == "sliding_attention" else None
 
 
-def _check_layer_types(settings: Settings, only: str) -> None:
+def _check_layer_types(settings: CheckedValues, only: str) -> None:
     kinds = sorted(set(settings.texts("layer_types") or [only]))
     if kinds != [only]:
         raise UserError(
             f"{settings.where}: layer_types holds {', '.join(kinds)} and the other settings mean "
-            f"{only} in all layers; all layers must look equally far: use another checkpoint"
+            f"{only} in all layers; all layers must have the same window: use another checkpoint"
         )
 
 
-# The other names that transformers takes for the same settings.
+# Other names that transformers accepts for the same settings.
 _GPT2_NAMES = {
     "num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
     "max_position_embeddings": "n_positions",
 }
 
 
-def _gpt2(settings: Settings):
+def _gpt2(settings: CheckedValues):
     settings = settings.renamed(_GPT2_NAMES)
     settings.refuse({
         "activation_function": (
@@ -220,7 +219,8 @@ _READERS = {
     "Qwen2ForCausalLM": _qwen2,
     "GPT2LMHeadModel": _gpt2,
 }
-_BY_TYPE = {
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
-    "gpt2": "GPT2LMHeadModel",
+MODEL_TYPES = {
+    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",
+    "GPT2LMHeadModel": "gpt2",
 }
+"""Architecture -> `model_type` of its config.json."""

@@ -23,7 +23,7 @@ from seq1f1b_jax.pipeline.stage import Params
 
 DTYPES: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})
 ZEROS = "layers.attention.output.bias"
-"""The leaf that a Qwen2 has not and is given to be written as a Llama."""
+"""The leaf that a Qwen2 lacks; it is zero where one is written as a Llama."""
 
 
 def export(
@@ -42,35 +42,35 @@ def export(
 ) -> Path:
     """Write a folder with config.json, generation_config.json, safetensors and the tokenizer.
 
-    What lay beside the weights that these were made from goes back as it lay: the tokenizer's
-    files, chat templates, generation_config.json, licences.
+    The files beside the weights that these were made from are copied unchanged: the tokenizer's,
+    chat templates, generation_config.json, licences.
 
-    Everything is written beside the folder first and renamed at the end, so that a folder of this
-    name is always whole.
+    Everything is written to a temporary folder that is renamed at the end, so that a folder of this
+    name is always complete.
 
     Args:
-      params: in the layout that is free of topology (`from_pipeline`), of any float type; arrays,
-        or `Rows`, of which one tensor at a time is asked for.
-      stage: the model that they are of.
+      params: in the topology-free layout (`from_pipeline`), of any float type; arrays, or `Rows`,
+        which are read one tensor at a time.
+      stage: their model.
       folder: must not exist.
       dtype: `float32` or `bfloat16`, of all tensors.
-      tokenizer_file: the model's tokenizer.json, with what belongs to it beside it; where the
-        origin has files of its own for the same tokenizer, those go.
-      origin: from `origin_of` or `kept_origin`, what the checkpoint that these parameters were made
-        from has beside its weights. Of one whose tokenizer is another, the licences go.
-      context_length: tokens of the longest sequence that the model was trained on; None: what the
-        origin says.
+      tokenizer_file: the model's tokenizer.json, with the files that belong to it beside it; the
+        origin's own files for the same tokenizer win.
+      origin: from `origin_of` or `kept_origin`, the files beside the weights that these parameters
+        were made from. If its tokenizer is another one, only its licences are copied.
+      context_length: tokens of the longest sequence that the model was trained on; None: the
+        origin's.
       special_tokens: ids by name (`bos`, `eos`, `pad`), for the config; None: the origin's.
-      eos: the end of a text where neither of these has one.
-      max_shard_bytes: tensors of one file; more make several files with an index.
-      say: told what a user should know, a line at a time.
+      eos: the end-of-text id, if neither of these has one.
+      max_shard_bytes: size of one file's tensors; more are sharded, with an index.
+      say: called with lines for the user.
 
     Returns:
       The folder.
 
     Raises:
       UserError: the folder exists or cannot be written, or transformers has no such architecture.
-      ValueError: the parameters are not those of the model.
+      ValueError: the parameters do not fit the model.
 
     Example:
       >>> import pathlib, tempfile
@@ -125,7 +125,7 @@ def export(
 
 @contextmanager
 def _renamed_when_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that gets its name at the end, or is removed."""
+    """A folder beside `folder` that is renamed to it at the end, or removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         inner = Path(temporary) / folder.name
@@ -160,7 +160,7 @@ def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_s
 def _with_rows(
     special_tokens: Mapping[str, int | list[int]], vocab_size: int
 ) -> dict[str, int | list[int]]:
-    # With an id beyond the table, such as one of a pad that is never embedded, none can be built.
+    # transformers builds no model whose ids exceed the table, such as a pad that is never embedded.
     return {
         name: value for name, value in special_tokens.items()
         if all(0 <= token < vocab_size for token in (value if isinstance(value, list) else [value]))
@@ -176,8 +176,8 @@ def _check_shapes(params: Params, stage: Decoder) -> None:
     if names:
         raise ValueError(
             f"{len(names)} parameters are not those of the model: {names[0]} is "
-            f"{given.get(names[0])}, not {wanted_shapes.get(names[0])}; give them in the layout "
-            "that is free of topology (from_pipeline)"
+            f"{given.get(names[0])}, not {wanted_shapes.get(names[0])}; give them in the "
+            "topology-free layout (from_pipeline)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which files of a tokenizer go with an export, so that others cut texts as the model saw them."""
+"""The tokenizer files of an export, such that others tokenize texts as the model was trained."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from seq1f1b_jax.models.llama import Llama
 Files = dict[str, Path | str]
 JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"
 CLASS = "PreTrainedTokenizerFast"
-"""What transformers 4 and 5 load as it stands; 5 knows it as its TokenizersBackend too."""
+"""Loaded unchanged by transformers 4 and 5; 5 also calls it TokenizersBackend."""
 
 
 def files_beside(tokenizer_file: str | Path | None, origin: Origin) -> Files:
-    """What goes beside the weights, by name: of the tokenizer that is given, then of the origin.
+    """Files to write beside the weights, by name: the given tokenizer's, then the origin's.
 
     Raises:
       UserError: it is no tokenizer.json.
@@ -34,7 +34,7 @@ def files_beside(tokenizer_file: str | Path | None, origin: Origin) -> Files:
             f"tokenizer_file={str(tokenizer_file)!r} is not a tokenizer.json; save the tokenizer "
             "as one first"
         )
-    if JSON in files:  # the same tokenizer as it lay there, with all that belongs to it
+    if JSON in files:  # the same tokenizer, with all its files
         return files
     return {**find_files(path.parent, only_tokenizer=True), JSON: path, **files}
 
@@ -42,7 +42,7 @@ def files_beside(tokenizer_file: str | Path | None, origin: Origin) -> Files:
 def fitting_stage(
     stage: Decoder, files: Files, origin: Origin, say: Callable[[str], None]
 ) -> Decoder:
-    """The model as an architecture beside which others load its tokenizer as it is.
+    """The model as an architecture with which transformers loads its tokenizer unchanged.
 
     Raises:
       UserError: there is none.
@@ -71,9 +71,9 @@ def complete(
     special_tokens: Mapping[str, int | list[int]],
     context_length: int | None,
 ) -> Files:
-    """The same with a tokenizer_config.json that names the class, special tokens and the length.
+    """The files with a tokenizer_config.json that names the class, special tokens and the length.
 
-    That of the origin says what it says; only a length that the model has outgrown is raised.
+    The origin's is kept; only a length that the model has outgrown is raised.
     """
     if JSON not in files:
         return files
@@ -86,8 +86,8 @@ def complete(
         if outgrown and isinstance(limit, int | float) and limit < (context_length or 0):
             config |= length
     else:
-        # Without a class transformers guesses one from the architecture, and rebuilds the
-        # tokenizer in its image.
+        # Without a class transformers guesses one from the architecture and rebuilds the tokenizer
+        # as that.
         config = {"tokenizer_class": CLASS, **length, **config}
         for name, content in _names(_read(files[JSON]), special_tokens).items():
             config.setdefault(name, content)
@@ -99,7 +99,7 @@ def complete(
 def _names(
     tokenizer: Mapping[str, Any], special_tokens: Mapping[str, int | list[int]]
 ) -> dict[str, str]:
-    """Special tokens by name; a piece of ordinary text would become special by having one."""
+    """Special tokens by name, of added tokens only: a name would make an ordinary token special."""
     contents = {entry["id"]: entry["content"] for entry in tokenizer.get("added_tokens") or ()}
     first = {name: i[0] if isinstance(i, list) else i for name, i in special_tokens.items()}
     return {f"{name}_token": contents[i] for name, i in first.items() if i in contents}

@@ -1,4 +1,4 @@
-"""What the metadata of a GGUF file say about its model."""
+"""The metadata of a GGUF file as fields of our models."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ import numpy as np
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats.gguf import GgufFile
 from seq1f1b_jax.models.hf.config import Description
-from seq1f1b_jax.models.hf.settings import Settings
+from seq1f1b_jax.models.hf.settings import CheckedValues
 
 ARCHITECTURES = ("llama", "qwen2")
 _FACTORS = "rope_freqs.weight"
 
 
 def read_metadata(file: GgufFile, *, where: str) -> Description:
-    """Translate a GGUF header; Mistral's files call themselves `llama`.
+    """Read a GGUF header; Mistral's files call themselves `llama`.
 
     Args:
       file: an open file.
-      where: its path, for messages.
+      where: its path, named in messages.
 
     Raises:
       UserError: an architecture or a setting that our models do not have, with reason and cure.
@@ -32,10 +32,10 @@ def read_metadata(file: GgufFile, *, where: str) -> Description:
     _check_whole(file, where)
     prefix = f"{kind}."
     values = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
-    settings = Settings(values, f"{where}, {kind}")
+    settings = CheckedValues(values, f"{where}, {kind}")
     if _FACTORS in file.tensors:
         raise UserError(
-            f"{where}: {_FACTORS} stretches each rotary frequency by a number of its own; use the "
+            f"{where}: {_FACTORS} stretches each rotary frequency by its own factor; use the "
             "checkpoint's safetensors, whose config.json names the rule"
         )
     length = settings.count("context_length")
@@ -44,21 +44,21 @@ def read_metadata(file: GgufFile, *, where: str) -> Description:
 
 
 def _check_whole(file: GgufFile, where: str) -> None:
-    """Refuse a file that holds something else than a model, or a part of one."""
-    content = Settings(file.metadata, where)
+    """Refuse a file that holds no model, or a part of one."""
+    content = CheckedValues(file.metadata, where)
     content.refuse({
         "general.type": (("model",), "it is no model: give the file of the model itself"),
         "split.count": ((0, 1), "one of several files: join them with llama-gguf-split --merge"),
     })
 
 
-def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
+def _fields(settings: CheckedValues, file: GgufFile) -> dict[str, Any]:
     num_heads = settings.count("attention.head_count")
     model_dim = settings.count("embedding_length")
     head_dim = settings.count("attention.key_length", max(model_dim // num_heads, 1))
     settings.refuse({
         "attention.value_length": ((head_dim,), f"values are as wide as keys, {head_dim}"),
-        "rope.dimension_count": ((head_dim,), f"heads are turned whole, {head_dim} dims"),
+        "rope.dimension_count": ((head_dim,), f"all {head_dim} dims of a head are turned"),
         "expert_count": ((0,), "there is no mixture of experts"),
         "attention.causal": ((True,), "a token sees those before it only"),
         "attention.scale": ((0.0,), "scores are divided by the root of head_dim"),
@@ -94,8 +94,8 @@ def _fields(settings: Settings, file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _rope(settings: Settings) -> RopeConfig:
-    """As llama.cpp reads it: linear where no type is named, and a factor of 0 is none."""
+def _rope(settings: CheckedValues) -> RopeConfig:
+    """As llama.cpp reads it: linear if no type is named, and a factor of 0 is none."""
     kind = settings.get("rope.scaling.type", "linear")
     if kind not in ("none", "linear"):
         raise UserError(
@@ -114,7 +114,7 @@ def _rope(settings: Settings) -> RopeConfig:
 
 
 def _decimal(value: float) -> float:
-    """The shortest decimal that is the same float32: 1e-05, where the file has 9.99999975e-06."""
+    """The shortest decimal of the same float32: 1e-05 for 9.99999975e-06."""
     return float(str(np.float32(value)))
 
 

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint as parameters, read one tensor at a time where they are going to lie."""
+"""Weights of a checkpoint as parameters, read one tensor at a time by the process that needs it."""
 
 import jax
 import numpy as np
@@ -14,17 +14,17 @@ from seq1f1b_jax.pipeline.stage import Params
 
 
 def load_rows(source: Source, stage: Decoder) -> Params:
-    """A checkpoint's weights, float32, each leaf read when its rows are asked for.
+    """A checkpoint's weights, float32, each leaf read when its rows are needed.
 
     Args:
       source: from `read_source`.
       stage: the model; a source's `fields` build it.
 
     Returns:
-      `Rows` in the layout that is free of topology, for `PipelineStep.from_canonical` or `export`.
+      `Rows` in the topology-free layout, for `PipelineStep.from_canonical` or `export`.
 
     Raises:
-      UserError: checkpoint and model differ; one message tells all differences.
+      UserError: checkpoint and model differ; the message lists all differences.
     """
     found = match(source, stage)
 
@@ -53,25 +53,25 @@ def load_params(source: Source, stage: Decoder, layout: Layout, mesh: Mesh) -> P
     Args:
       source: from `read_source`.
       stage: the model.
-      layout: which layer lives where.
+      layout: which layer is on which rank.
       mesh: has the axis `pipe`, and perhaps `data` and `tensor`.
 
     Raises:
-      UserError: checkpoint and model differ; one message tells all differences.
+      UserError: checkpoint and model differ; the message lists all differences.
     """
     rows = load_rows(source, stage)
     return put_tree(rows, shardings(staged_shapes(rows, layout), mesh, layout), layout)
 
 
 def load_canonical(source: Source, stage: Decoder) -> Params:
-    """A checkpoint's weights in the layout that is free of topology, NumPy, float32.
+    """A checkpoint's weights in the topology-free layout, NumPy, float32.
 
     Args:
       source: from `read_source`.
       stage: the model.
 
     Raises:
-      UserError: checkpoint and model differ; one message tells all differences.
+      UserError: checkpoint and model differ; the message lists all differences.
 
     Example:
       >>> import pathlib, tempfile

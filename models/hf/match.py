@@ -1,4 +1,4 @@
-"""Every tensor that a model wants against every tensor that a checkpoint has: all differences."""
+"""The tensors that a model needs against those of a checkpoint: all differences at once."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from seq1f1b_jax.pipeline.stage import Params
 
 HEAD = "lm_head.weight"
 LISTED = 8
-"""Tensors of one kind of mismatch that a message names."""
+"""Tensors that a message names of one kind of mismatch."""
 
 # Buffers that older checkpoints hold beside their weights: causal masks, rotary frequencies.
 _BUFFERS = re.compile(
@@ -33,7 +33,7 @@ class Match:
       source: the checkpoint.
       stage: the model.
       rules: rule of each of our leaves, by path.
-      names: the checkpoint's name of a tensor by that of the rules.
+      names: the checkpoint's name of a tensor by the name in the rules.
     """
 
     source: Source
@@ -91,8 +91,8 @@ def match(source: Source, stage: Decoder) -> Match:
     """Pair a checkpoint with a model.
 
     Raises:
-      UserError: they differ; one message tells what is missing, too much, of another shape, or of
-        a type that holds no weights.
+      UserError: they differ; the message lists what is missing, not part of the model, of another
+        shape, or of a type that holds no weights.
     """
     table = source.description.table
     found = source.tensors.tensors

@@ -1,12 +1,12 @@
-"""What a checkpoint has beside its weights, kept by a run so that its export hands it back.
+"""The files beside a checkpoint's weights, kept by a run for its export.
 
-    the tokenizer's files    tokenizer.json and what lies beside it, chat templates, the files that
-                             older or slower tokenizers are made from
-    generation_config.json   sampling settings, all ends of a text
-    licences                 they hold for weights that were made from others
+    the tokenizer's files    tokenizer.json and its companions, chat templates, files of older or
+                             slower tokenizers
+    generation_config.json   sampling settings, all end-of-text ids
+    licences                 they bind derived weights too
 
-Left out: weights and their index, config.json (written anew), code, the model card (its figures are
-those of other weights).
+Left out: weights and their index, config.json (written anew), code, the model card (its figures
+describe other weights).
 """
 
 import json
@@ -30,19 +30,19 @@ TOKENIZER_FILES = (
 TEMPLATES = "additional_chat_templates"
 LICENCES = ("licen[cs]e*", "notice*", "use_policy*", "copying*")
 ABOUT = "about.json"
-"""In a kept folder: what no file says."""
+"""In a kept folder: the fields that no file holds."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What goes back with weights that were made from a checkpoint's.
+    """What is exported with weights that were made from a checkpoint's.
 
     Attributes:
-      files: by path in the checkpoint's folder where they lie, or their text.
+      files: path in the checkpoint's folder -> the file, or its text.
       special_tokens: ids by name (`bos`, `eos`, `pad`).
-      context_length: tokens of the longest sequence that it was made for.
-      has_tokenizer: whether there is one that `load_tokenizer` reads: then the run has its tokens.
-      tokenizer_class: as config.json names it, where it does.
+      context_length: tokens of the longest sequence that it was trained for.
+      has_tokenizer: whether there is one that `load_tokenizer` reads; the run then uses it.
+      tokenizer_class: as named in config.json, if it is.
     """
 
     files: Mapping[str, Path | str]
@@ -52,7 +52,7 @@ class Origin:
     tokenizer_class: str | None = None
 
     def without_tokenizer(self) -> "Origin":
-        """The same for a model of other tokens: of the files only the licences."""
+        """The same for a model with another tokenizer: only the licences."""
         files = {name: file for name, file in self.files.items() if _is_licence(name)}
         return replace(
             self, files=files, special_tokens={}, has_tokenizer=False, tokenizer_class=None
@@ -60,7 +60,7 @@ class Origin:
 
 
 def origin_of(source: Source) -> Origin:
-    """What a checkpoint has beside its weights; files are named and not yet read.
+    """The origin of a checkpoint; its files are listed and not yet read.
 
     Example:
       >>> import json, pathlib, tempfile
@@ -89,7 +89,7 @@ def origin_of(source: Source) -> Origin:
 
 
 def keep_origin(origin: Origin, folder: Path) -> None:
-    """Copy it into a folder of its own, which must not exist."""
+    """Copy it into a folder, which must not exist."""
     folder.mkdir(parents=True)
     write_files(origin.files, folder)
     about = {
@@ -124,7 +124,7 @@ def write_files(files: Mapping[str, Path | str], folder: Path) -> None:
 
 
 def find_files(folder: Path, *, only_tokenizer: bool = False) -> dict[str, Path]:
-    """Files of a folder that go along with its weights, by their path in it."""
+    """Files of a folder that accompany its weights, by their path in it."""
 
     def goes(name: str) -> bool:
         return _is_tokenizers(name) or (

@@ -1,9 +1,9 @@
-"""Beside a config of type `qwen2` transformers 5 rebuilds any tokenizer as Qwen2's own.
+"""With a config of type `qwen2`, transformers 5 rebuilds any tokenizer as Qwen2's.
 
 Whatever class tokenizer_config.json names, it takes vocabulary, merges and added tokens out of
-tokenizer.json and puts its own pattern and normalisation around them. Other tokenizers cut words
-elsewhere. So a model with another tokenizer is written as the Llama that computes the same: with a
-bias on attention's output projection that is zero.
+tokenizer.json and applies Qwen2's pattern and normalisation, where other tokenizers split words
+differently. So a model with another tokenizer is written as the Llama that computes the same, with
+a zero bias on attention's output projection.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _PLAIN = {
 
 
 def is_rebuilt_alike(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer still cuts texts as it does once it was rebuilt as Qwen2's.
+    """Whether a tokenizer splits texts alike after it is rebuilt as Qwen2's.
 
     Args:
       tokenizer: the content of tokenizer.json.
@@ -44,7 +44,7 @@ def is_rebuilt_alike(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _cutter(settings: Mapping[str, Any]) -> str | None:
-    """The pattern, or `bytes`, or nothing that is known."""
+    """The pattern, or `bytes`, or None for any other."""
     kind, pattern = settings.get("type"), settings.get("pattern")
     if kind == "Split" and settings.get("behavior") == "Isolated" and not settings.get("invert"):
         return pattern.get("Regex") if isinstance(pattern, dict) else None

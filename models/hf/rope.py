@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seq1f1b_jax.config import RopeConfig, UserError
-from seq1f1b_jax.models.hf.settings import Settings, short
+from seq1f1b_jax.models.hf.settings import CheckedValues, short
 
 CURES = {
     "dynamic": "its frequencies change with the sequence's length; remove the setting from the "
@@ -18,7 +18,7 @@ CURES = {
 }
 
 
-# What a type is made of; what stands beside it would be overlooked.
+# The options of each type; any other would be silently ignored.
 OPTIONS = {
     "default": (),
     "linear": ("factor",),
@@ -28,18 +28,18 @@ OPTIONS = {
     "yarn": (
         "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor",
         "mscale", "mscale_all_dim", "truncate",
-        "finetuned",  # says how the weights came about, and changes no frequency
+        "finetuned",  # how the weights were made; changes no frequency
     ),
 }
 _EVERYWHERE = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
-def read_rope(settings: Settings) -> tuple[float, RopeConfig]:
+def read_rope(settings: CheckedValues) -> tuple[float, RopeConfig]:
     """Base of the frequencies, and how they are stretched.
 
     Raises:
-      UserError: a type or an option that is not supported, a value that is missing, or two places
-        that say different things.
+      UserError: a type or an option that is not supported, a missing value, or two spellings that
+        disagree.
     """
     spelled = [name for name in ("rope_parameters", "rope_scaling") if settings.get(name)]
     found = [_read(settings, name) for name in spelled or ["rope_scaling"]]
@@ -51,8 +51,8 @@ def read_rope(settings: Settings) -> tuple[float, RopeConfig]:
     return found[0]
 
 
-def _read(settings: Settings, spelled: str) -> tuple[float, RopeConfig]:
-    rope = Settings(settings.mapping(spelled), f"{settings.where}, {spelled}")
+def _read(settings: CheckedValues, spelled: str) -> tuple[float, RopeConfig]:
+    rope = CheckedValues(settings.mapping(spelled), f"{settings.where}, {spelled}")
     _refuse(rope, settings)
     theta, kind = _theta(rope, settings), _kind(rope)
     if kind == "default":
@@ -68,19 +68,19 @@ def _read(settings: Settings, spelled: str) -> tuple[float, RopeConfig]:
     return theta, _yarn(rope, settings)
 
 
-def _theta(rope: Settings, settings: Settings) -> float:
+def _theta(rope: CheckedValues, settings: CheckedValues) -> float:
     outer = settings.number("rope_theta", 10_000.0)
     inner = rope.number("rope_theta", outer)
     if settings.get("rope_theta") is not None and inner != outer:
         raise UserError(
-            f"{rope.where}: rope_theta={inner:g}, and rope_theta={outer:g} stands outside of it; "
+            f"{rope.where}: rope_theta={inner:g}, and rope_theta={outer:g} is set outside of it; "
             "correct the one that is wrong"
         )
     return inner
 
 
-def _kind(rope: Settings) -> str:
-    """The type, whose options are all that stands there."""
+def _kind(rope: CheckedValues) -> str:
+    """The type, if all options beside it are its own."""
     rope = rope.renamed({"type": "rope_type"})
     options = [name for name in rope if name not in _EVERYWHERE and rope.get(name) is not None]
     kind = rope.get("rope_type")
@@ -104,7 +104,7 @@ def _kind(rope: Settings) -> str:
     return kind
 
 
-def _refuse(rope: Settings, settings: Settings) -> None:
+def _refuse(rope: CheckedValues, settings: CheckedValues) -> None:
     nested = [name for name in rope if isinstance(rope.get(name), Mapping)]
     if nested:
         raise UserError(
@@ -114,12 +114,12 @@ def _refuse(rope: Settings, settings: Settings) -> None:
     part = rope.number("partial_rotary_factor", settings.number("partial_rotary_factor", 1.0))
     if part != 1:
         raise UserError(
-            f"{settings.where}: partial_rotary_factor={part}; heads are turned whole or not at "
-            "all: use a checkpoint without it"
+            f"{settings.where}: partial_rotary_factor={part}; rotary positions turn all dims of a "
+            "head: use a checkpoint without it"
         )
 
 
-def _yarn(rope: Settings, settings: Settings) -> RopeConfig:
+def _yarn(rope: CheckedValues, settings: CheckedValues) -> RopeConfig:
     if rope.get("truncate", True) is not True:
         raise UserError(
             f"{rope.where}: truncate={rope.get('truncate')}; yarn's ramp begins and ends at whole "
@@ -141,13 +141,13 @@ def _yarn(rope: Settings, settings: Settings) -> RopeConfig:
     )
 
 
-def _trained_length(rope: Settings, settings: Settings) -> int:
+def _trained_length(rope: CheckedValues, settings: CheckedValues) -> int:
     name = "original_max_position_embeddings"
-    given = [place for place in (rope, settings) if place.get(name) is not None]
-    lengths = [place.count(name) for place in given] or [settings.count("max_position_embeddings")]
+    given = [found for found in (rope, settings) if found.get(name) is not None]
+    lengths = [found.count(name) for found in given] or [settings.count("max_position_embeddings")]
     if lengths[0] != lengths[-1]:
         raise UserError(
-            f"{rope.where}: {name}={lengths[0]}, and {name}={lengths[-1]} stands outside of it; "
+            f"{rope.where}: {name}={lengths[0]}, and {name}={lengths[-1]} is set outside of it; "
             "correct the one that is wrong"
         )
     return lengths[0]

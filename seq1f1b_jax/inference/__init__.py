@@ -1,5 +1,14 @@
-"""The model forward: as a reference for the pipeline, with a cache, and sampling from it."""
+"""A model outside the pipeline: the reference forward and loss, decoding over a cache, sampling.
 
-from seq1f1b_jax.inference.reference import reference_loss
+What is here knows a `Stage` (`pipeline.stage`) and no model.
+"""
 
-__all__ = ["reference_loss"]
+from seq1f1b_jax.inference.forward import Cache, forward, logits
+from seq1f1b_jax.inference.generate import decode_step, generate, stream
+from seq1f1b_jax.inference.reference import naive_attention, reference_loss
+from seq1f1b_jax.inference.sampling import sample_text
+
+__all__ = [
+    "Cache", "decode_step", "forward", "generate", "logits", "naive_attention", "reference_loss",
+    "sample_text", "stream",
+]

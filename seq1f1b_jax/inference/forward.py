@@ -1,6 +1,7 @@
-"""The same model without a pipeline: whole sequences through one scan over layers."""
+"""The model without a pipeline: whole sequences through one scan over layers."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +12,58 @@ from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
 class Cache(NamedTuple):
-    """Keys and values of all layers, each `[num_layers, B, T, Hkv, D]` in the compute dtype."""
+    """Keys and values in the compute dtype, of all layers or of one."""
 
-    keys: Float[Array, "L B T Hkv D"]
-    values: Float[Array, "L B T Hkv D"]
+    keys: Float[Array, "*L B T Hkv D"]
+    values: Float[Array, "*L B T Hkv D"]
+
+
+Attention = Callable[[Array, Array, Array, Cache | None], tuple[Array, Any]]
+"""`(q, k, v, cache) -> (out, kept)`: one layer's attention over what `cache` holds of the layer."""
 
 
 def forward(
-    stage: Stage, params: Params, *, tokens: Int[Array, "B T"], attention: str = "xla_blockwise"
-) -> tuple[Float[Array, "B T d"], Cache]:
-    """Input of the head for every token, and the keys and values that later tokens look back at.
+    stage: Stage,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    attention: Attention,
+    positions: Int[Array, "*B T"] | None = None,
+    cache: Cache | None = None,
+) -> tuple[Float[Array, "B T d"], Any]:
+    """Output of the last layer for every token, and what `attention` keeps, stacked over layers.
 
     Args:
       stage: the model.
       params: its parameters, in the dtype to compute in.
       tokens: token ids below `vocab_size`.
-      attention: name of an attention backend.
+      attention: called in every layer between `pre` and `post`.
+      positions: of the tokens; `None`: 0 ... T - 1.
+      cache: of all layers; each layer's attention is given its part.
     """
-    platform = jax.default_backend()
-    attend = get_backend(attention, platform=platform, window=window_of(stage)).forward
-    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    if positions is None:
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     context = stage.context(positions)
 
     def layer_step(x, layer):
-        q, k, v = stage.pre(layer, x, context)
-        out, _ = attend(q, k, v, 0)
-        return stage.post(layer, x, out), (k, v)
+        weights, layer_cache = layer
+        attended, kept = attention(*stage.pre(weights, x, context), layer_cache)
+        return stage.post(weights, x, attended), kept
 
     x = stage.embed(params.first, jnp.take(params.embedding, tokens, axis=0), positions)
-    y, (keys, values) = jax.lax.scan(layer_step, x, params.layers)
-    return stage.final(params.last, y), Cache(keys, values)
+    return jax.lax.scan(layer_step, x, (params.layers, cache))
 
 
-def head(params: Params, y: Float[Array, "... d"]) -> Float[Array, "... vocab_size"]:
-    """Logits in float32 (float64 for float64 input) from the input of the head."""
+def caching_attention(stage: Stage, backend: str) -> Attention:
+    """A backend's causal attention that keeps the keys and values of its layer."""
+    window = window_of(stage)
+    attend = get_backend(backend, platform=jax.default_backend(), window=window).forward
+    return lambda q, k, v, _: (attend(q, k, v, 0)[0], Cache(k, v))
+
+
+def head(stage: Stage, params: Params, y: Float[Array, "B T d"]) -> Float[Array, "B T vocab_size"]:
+    """Logits in float32 (float64 for float64 input) from the output of the last layer."""
+    y = stage.final(params.last, y)
     table = params.embedding if params.head is None else params.head
     dtype = jnp.promote_types(jnp.float32, y.dtype)
     return jnp.einsum("...d,vd->...v", y, table, preferred_element_type=dtype)
@@ -53,15 +72,17 @@ def head(params: Params, y: Float[Array, "... d"]) -> Float[Array, "... vocab_si
 def logits(
     stage: Stage, params: Params, tokens: Int[Array, "B T"], *, attention: str = "xla_blockwise"
 ) -> Float[Array, "B T vocab_size"]:
-    """Logits of every next token; the slow obvious twin of the pipeline and of the cache.
+    """Logits of every next token; `attention` names a backend.
 
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
+      >>> from seq1f1b_jax.inference import logits
       >>> from seq1f1b_jax.models import build_stage
       >>> stage = build_stage("gpt", preset="tiny")
       >>> params = jax.jit(stage.init)(jax.random.key(0))
       >>> jax.jit(logits, static_argnums=0)(stage, params, jnp.zeros((1, 5), jnp.int32)).shape
       (1, 5, 64)
     """
-    return head(params, forward(stage, params, tokens=tokens, attention=attention)[0])
+    y, _ = forward(stage, params, tokens, attention=caching_attention(stage, attention))
+    return head(stage, params, y)

@@ -1,4 +1,4 @@
-"""Sampling without a pipeline: the prompt in one pass, then each token over a key/value cache."""
+"""Sampling tokens: the prompt in one pass, then one token at a time over a key/value cache."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,12 +10,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seq1f1b_jax.inference.forward import Cache, forward, head
+from seq1f1b_jax.inference.forward import Cache, caching_attention, forward, head
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
 class Sampler(NamedTuple):
-    """How the next token is chosen; traced, so that a new value does not compile again."""
+    """How the next token is chosen; traced, so that a new value does not recompile."""
 
     key: PRNGKeyArray
     temperature: Float[Array, ""]
@@ -63,7 +63,7 @@ def stream(
     top_p: float = 1.0,
     attention: str = "xla_blockwise",
 ) -> Iterator[Int[Array, "B"]]:
-    """Sampled tokens one position at a time, as device arrays that need not have been computed yet.
+    """Sampled tokens one position at a time, as device arrays that may still be computing.
 
     Args:
       stage: the model.
@@ -72,7 +72,7 @@ def stream(
       num_tokens: tokens to sample.
       key: randomness; token `i` depends on `(key, i)`.
       temperature: divides the logits; 0 takes the most likely token.
-      top_p: samples among the fewest tokens whose probabilities add up to this; 1 is all of them.
+      top_p: samples among the fewest tokens whose probabilities add up to it; 1 is all of them.
       attention: backend for the prompt.
 
     Raises:
@@ -111,25 +111,27 @@ def _stream(stage, params, prompt_tokens, num_tokens, sampler, *, attention, gre
 @partial(jax.jit, static_argnames=("stage", "capacity", "attention", "greedy"))
 def _prefill(stage, params, prompt_tokens, sampler, *, capacity, attention, greedy):
     """First token after the prompt, and a cache of `capacity` positions that holds the prompt."""
-    y, cache = forward(stage, params, tokens=prompt_tokens, attention=attention)
+    y, cache = forward(
+        stage, params, prompt_tokens, attention=caching_attention(stage, attention)
+    )
     space = capacity - prompt_tokens.shape[1]
     padding = ((0, 0), (0, 0), (0, space), (0, 0), (0, 0))
     cache = jax.tree.map(lambda entries: jnp.pad(entries, padding), cache)
-    return _sample(head(params, y[:, -1]), 0, sampler, greedy=greedy), cache
+    return _sample(head(stage, params, y[:, -1:])[:, 0], 0, sampler, greedy=greedy), cache
 
 
 @partial(jax.jit, static_argnames=("stage", "greedy"), donate_argnames=("cache",))
 def _decode(stage, params, tokens, cache, position, index, sampler, *, greedy):
-    """Token `index` after the prompt from the one before it, which stands at `position`."""
-    y, cache = decode_step(stage, params, tokens=tokens, cache=cache, position=position)
-    return _sample(head(params, y), index, sampler, greedy=greedy), cache
+    """Token `index` after the prompt from the token before it, whose position is given."""
+    y, cache = decode_step(stage, params, tokens, cache=cache, position=position)
+    return _sample(head(stage, params, y)[:, 0], index, sampler, greedy=greedy), cache
 
 
 def decode_step(
-    stage: Stage, params: Params, *, tokens: Int[Array, "B"], cache: Cache,
+    stage: Stage, params: Params, tokens: Int[Array, "B"], *, cache: Cache,
     position: Int[Array, ""],
-) -> tuple[Float[Array, "B d"], Cache]:
-    """Input of the head for one more token per sequence; its keys and values enter the cache.
+) -> tuple[Float[Array, "B 1 d"], Cache]:
+    """Output of the last layer for one more token per sequence; its keys and values are cached.
 
     Args:
       stage: the model.
@@ -138,41 +140,32 @@ def decode_step(
       cache: keys and values of every earlier position.
       position: index of the tokens, below the cache's length.
     """
-    positions = jnp.asarray(position, jnp.int32)[None]
-    context = stage.context(positions)
 
-    def layer_step(layer, carry):
-        x, cache = carry
-        weights = jax.tree.map(lambda w: w[layer], params.layers)
-        q, k, v = stage.pre(weights, x, context)
-        start = (layer, 0, position, 0, 0)
-        cache = Cache(
-            lax.dynamic_update_slice(cache.keys, k[None], start),
-            lax.dynamic_update_slice(cache.values, v[None], start),
-        )
-        out = _look_back(q, cache.keys[layer], cache.values[layer], position, window_of(stage))
-        return stage.post(weights, x, out), cache
+    def attention(q, k, v, layer):
+        keys = lax.dynamic_update_slice_in_dim(layer.keys, k, position, axis=1)
+        values = lax.dynamic_update_slice_in_dim(layer.values, v, position, axis=1)
+        return _attend_one(q, keys, values, position, window_of(stage)), Cache(k, v)
 
-    x = stage.embed(params.first, jnp.take(params.embedding, tokens[:, None], axis=0), positions)
-    y, cache = lax.fori_loop(0, stage.num_layers, layer_step, (x, cache))
-    return stage.final(params.last, y)[:, 0], cache
+    y, new = forward(
+        stage, params, tokens[:, None], attention=attention, cache=cache,
+        positions=jnp.asarray(position, jnp.int32)[None],
+    )
+    insert = partial(lax.dynamic_update_slice_in_dim, start_index=position, axis=2)
+    return y, jax.tree.map(insert, cache, new)
 
 
-def _look_back(q, keys, values, position, window):
-    """Attention of one query over the first `position + 1` entries of a layer's cache.
-
-    With a window, over the last `window` of these.
-    """
+def _attend_one(q, keys, values, position, window):
+    """Attention of the query at `position` over a layer's cache, at most `window` of its keys."""
     batch, _, _, head_dim = q.shape
     groups = keys.shape[2]
     dtype = jnp.promote_types(jnp.float32, q.dtype)
     q = q.reshape(batch, groups, -1, head_dim)
     scores = jnp.einsum("bhgd,bshd->bhgs", q, keys, preferred_element_type=dtype)
     index = jnp.arange(keys.shape[1])
-    seen = index <= position
+    visible = index <= position
     if window is not None:
-        seen &= index > position - window
-    weights = jax.nn.softmax(jnp.where(seen, scores * head_dim**-0.5, -jnp.inf), axis=-1)
+        visible &= index > position - window
+    weights = jax.nn.softmax(jnp.where(visible, scores * head_dim**-0.5, -jnp.inf), axis=-1)
     weights = weights.astype(q.dtype)
     out = jnp.einsum("bhgs,bshd->bhgd", weights, values, preferred_element_type=dtype)
     return out.reshape(batch, 1, -1, head_dim).astype(q.dtype)
@@ -201,8 +194,8 @@ def _check_hashable(stage):
         hash(stage)
     except TypeError as error:
         raise ValueError(
-            f"{type(stage).__name__} cannot be hashed ({error}), and programs are compiled once "
-            "for every stage; make it a frozen dataclass of numbers, strings and tuples"
+            f"{type(stage).__name__} cannot be hashed ({error}), and a program is compiled once "
+            "per stage; make it a frozen dataclass of numbers, strings and tuples"
         ) from None
 
 

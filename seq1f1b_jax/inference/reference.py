@@ -1,4 +1,4 @@
-"""The slow obvious twin: the same model on whole sequences, unpipelined, under plain autodiff."""
+"""The yardstick of exactness: loss on whole sequences with dense attention, for `jax.grad`."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from seq1f1b_jax.inference.forward import forward
 from seq1f1b_jax.ops.loss import cross_entropy_reference
 from seq1f1b_jax.pipeline.batch import check_ids
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
@@ -38,34 +39,6 @@ def naive_attention(
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
-def hidden(
-    stage: Stage,
-    params: Params,
-    tokens: Int[Array, "B T"],
-    starts: Int[Array, "B T"] | None = None,
-    *,
-    attention: Callable | None = None,
-    restart_positions: bool = False,
-) -> Float[Array, "B T d"]:
-    """Output of the last layer for whole sequences; `params` in the topology-free layout.
-
-    `attention(q, k, v)` is textbook attention under the masks of the documents and of the stage's
-    window, unless another one is given.
-    """
-    if attention is None:
-        attention = partial(naive_attention, starts=starts, window=window_of(stage))
-    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    if restart_positions and starts is not None:
-        positions = positions - starts
-    context = stage.context(positions)
-    x = stage.embed(params.first, params.embedding[tokens], positions)
-
-    def layer_step(x, layer):
-        return stage.post(layer, x, attention(*stage.pre(layer, x, context))), None
-
-    return jax.lax.scan(layer_step, x, params.layers)[0]
-
-
 def reference_loss(
     stage: Stage,
     params: Params,
@@ -74,11 +47,20 @@ def reference_loss(
     starts: Int[Array, "M B T"] | None = None,
     *,
     compute_dtype: DTypeLike = jnp.float32,
-    **options,
+    attention: Callable | None = None,
+    restart_positions: bool = False,
 ) -> Float[Array, ""]:
     """Mean loss over targets of all microbatches; differentiate it with `jax.grad`.
 
-    The options are those of `hidden`.
+    Args:
+      stage: the model.
+      params: its parameters in the topology-free layout.
+      tokens: token ids.
+      targets: next tokens; below zero is ignored.
+      starts: position of the first token of every token's document; `None`: one document.
+      compute_dtype: what parameters are cast to.
+      attention: `(q, k, v) -> out`; `None`: textbook attention, masked by documents and window.
+      restart_positions: whether positions count from the start of the document.
 
     Raises:
       ValueError: ids outside the vocabulary, where the arrays have values.
@@ -88,6 +70,13 @@ def reference_loss(
     head = params.embedding if params.head is None else params.head
     tokens, targets = (a.reshape(-1, a.shape[-1]) for a in (tokens, targets))
     starts = None if starts is None else starts.reshape(-1, starts.shape[-1])
-    y = hidden(stage, params, tokens, starts, **options)
+    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    if restart_positions and starts is not None:
+        positions = positions - starts
+    attend = attention or partial(naive_attention, starts=starts, window=window_of(stage))
+    y, _ = forward(
+        stage, params, tokens, positions=positions,
+        attention=lambda q, k, v, _: (attend(q, k, v), None),
+    )
     total = cross_entropy_reference(stage.final, params.last, head, y, targets)
     return total / jnp.maximum(jnp.sum(targets >= 0), 1)

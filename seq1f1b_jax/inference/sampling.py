@@ -1,4 +1,4 @@
-"""Text from a model, outside the pipeline."""
+"""Text sampled from a model."""
 
 from collections.abc import Iterator
 from itertools import chain, takewhile
@@ -15,7 +15,7 @@ from seq1f1b_jax.pipeline.stage import Params, Stage
 
 
 def encode(prompt: str, tokenizer: Tokenizer | None) -> np.ndarray:
-    """Prompt to tokens `[1, T]`; without a tokenizer it is token ids between spaces.
+    """Prompt to tokens `[1, T]`; without a tokenizer it holds token ids separated by spaces.
 
     Raises:
       UserError: an empty prompt, or words that are not token ids.
@@ -39,10 +39,10 @@ def encode(prompt: str, tokenizer: Tokenizer | None) -> np.ndarray:
 
 
 def pieces(tokens: Iterator[int], tokenizer: Tokenizer | None) -> Iterator[str]:
-    """Tokens to text that is safe to print, as they come, up to the end of the document.
+    """Tokens to printable text, as they come, up to the end of the document.
 
-    Control characters other than line feed and tab become U+FFFD: a model early in its training
-    writes any byte, and a terminal would obey some of them.
+    Control characters other than line feed and tab become U+FFFD: an untrained model writes any
+    byte, and a terminal would obey some of them.
 
     Example:
       >>> from seq1f1b_jax.data import load_tokenizer
@@ -52,20 +52,19 @@ def pieces(tokens: Iterator[int], tokenizer: Tokenizer | None) -> Iterator[str]:
     if tokenizer is None:
         yield from (f"{token} " for token in tokens)
         return
-    stream = tokenizer.decode_stream()
+    decoder = tokenizer.decode_stream()
     for token in takewhile(lambda token: token != tokenizer.eos, tokens):
-        yield _printable(stream.step(token))
-    yield _printable(stream.finish())
+        yield _printable(decoder.step(token))
+    yield _printable(decoder.finish())
 
 
 def sample_text(
     stage: Stage, params: Params, prompt: str, *, num_tokens: int, seed: int, temperature: float,
     top_p: float, tokenizer: Tokenizer | None, output: Output,
 ) -> None:
-    """Print the prompt and its continuation, piece by piece, as long as somebody reads.
+    """Print the prompt and its continuation, piece by piece, until the reader is gone.
 
-    `params` are topology-free, arrays or `Rows`; `tokenizer` is that of the text that the model was
-    trained on, `None` for token ids.
+    `params` are topology-free, arrays or `Rows`; `tokenizer` is the model's, `None` for token ids.
     """
     tokens = stream(
         stage, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params),
@@ -82,7 +81,7 @@ def _printable(text: str) -> str:
 
 
 def write_now(text: str, output: Output) -> None:
-    """Print a piece of a line at once; what the terminal's encoding lacks becomes `?`."""
+    """Print and flush; characters that the terminal's encoding lacks become `?`."""
     encoding = output.encoding or "utf-8"
     output.write(text.encode(encoding, "replace").decode(encoding))
     output.flush()

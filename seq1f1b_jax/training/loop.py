@@ -15,7 +15,6 @@ from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 from seq1f1b_jax.training.evaluation import Evaluate
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.reports.events import EVALUATE, FINISH, NO_EVENTS, SAVE, STEP, Events
-from seq1f1b_jax.training.reports.flops import step_flops
 from seq1f1b_jax.training.reports.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
@@ -30,7 +29,6 @@ class Loop:
       step: the compiled `(state, *batch) -> (state, metrics)`.
       evaluate: `(params, batches) -> HeldOut`.
       held_out: the batches that it evaluates; `bigram` is the bigram model's loss on them.
-      num_layer_params: parameters of all layers, for the FLOP count.
       meta: what every checkpoint records.
       shapes: of the state free of topology.
       group: the processes of the run.
@@ -47,7 +45,6 @@ class Loop:
     evaluate: Evaluate
     held_out: Sequence[Batch]
     bigram: float
-    num_layer_params: int
     meta: Mapping[str, Any]
     shapes: TrainState
     progress: ProgressReport
@@ -114,10 +111,7 @@ class Loop:
             self.watchdog.finish()
         seconds = time.perf_counter() - began
         self._check_finite(index, loss=loss, gradient_norm=grad_norm, update_norm=update_norm)
-        flops = step_flops(
-            self.setup.stage, num_layer_params=self.num_layer_params, num_tokens=num_tokens,
-            num_pairs=num_pairs,
-        )
+        flops = self.setup.cost.model_flops(num_tokens=num_tokens, num_pairs=num_pairs)
         return state, {
             "loss": loss,
             "grad_norm": grad_norm,

@@ -13,6 +13,7 @@ from seq1f1b_jax.host.compile_cache import use_compile_cache
 from seq1f1b_jax.host.lock import check_shared, run_lock
 from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.host.stdout import told_loss
+from seq1f1b_jax.models import num_params
 from seq1f1b_jax.models.hf import load_rows
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
@@ -40,7 +41,7 @@ from seq1f1b_jax.training.reports.metrics import (
     open_sinks,
 )
 from seq1f1b_jax.training.run_folder import check_folder, set_aside, write_recipe, write_tokenizer
-from seq1f1b_jax.training.setup import Setup, count_params
+from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, init_state
 from seq1f1b_jax.training.step_per_cut import make_step
 
@@ -139,7 +140,7 @@ def open_run(
     tokenizer, group = data.corpus.load_tokenizer(), job.group
     group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
     check_shared(job.folder, group)
-    print(describe(setup, data, count_params(job.stage), source=job.source), flush=True)
+    print(describe(setup, data, num_params(job.stage), source=job.source), flush=True)
     events = stack.enter_context(open_events(job))
     stack.enter_context(job.output.when_lost(lambda error: events.note(told_loss(error))))
     checkpointer = stack.enter_context(
@@ -242,7 +243,6 @@ def make_loop(
         stack.enter_context(open_metrics(job, run.start)),
         evaluate=make_evaluation(setup, waiting=waiting), held_out=held_out,
         bigram=bigram_loss(run.data, held_out) if job.group.is_first else 0.0,
-        num_layer_params=count_params(job.stage, only_layers=True),
         meta=make_meta(job.config, run.data), shapes=abstract_state(setup), group=job.group,
         watchdog=job.watchdog, events=run.events, progress=run.progress,
     )

@@ -11,6 +11,7 @@ from jaxtyping import DTypeLike
 from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
+from seq1f1b_jax.models import num_params
 from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
@@ -175,10 +176,9 @@ def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:
     """The model's sizes as the partition and the prediction of the bubble count them."""
     mlp_dim, gated = mlp_sizes(stage)
-    return StageCost(
-        model_dim=stage.model_dim, num_heads=stage.num_heads, num_kv_heads=stage.num_kv_heads,
-        head_dim=stage.head_dim, mlp_dim=mlp_dim, gated=gated,
-        vocab_size=stage.vocab_size, layers_per_stage=layers_per_stage,
+    return StageCost.of(
+        stage, layers_per_stage, mlp_dim=mlp_dim, gated=gated,
+        num_layer_params=num_params(stage, only_layers=True),
         num_sequences=config.data.microbatch_size // config.mesh.data,
         recompute=config.executor.recompute, window=window_of(stage),
     )
@@ -204,9 +204,3 @@ def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     heads = 2 * (stage.num_heads + stage.num_kv_heads) * stage.head_dim
     mlp = matrices / stage.num_layers / stage.model_dim - heads
     return max(1, round(mlp / 2)), False
-
-
-def count_params(stage: Stage, *, only_layers: bool = False) -> int:
-    """Parameters of the whole model, or of its layers without tables and last norm."""
-    params = jax.eval_shape(stage.init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.params.sharding import shardings
 from seq1f1b_jax.pipeline.stage import Params, window_of
-from seq1f1b_jax.training.reports.flops import Work, count_work
+from seq1f1b_jax.training.reports.work import Work, count_work
 
 
 class TrainState(NamedTuple):

@@ -206,10 +206,10 @@ REFUSED = {
         "rope_parameters=.*default.* and rope_scaling=.*linear.* stretch differently"),
     "two bases": (
         {**LLAMA, "rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
-        "rope_parameters: rope_theta=500000, and rope_theta=10000 stands outside"),
+        "rope_parameters: rope_theta=500000, and rope_theta=10000 is set outside"),
     "two lengths": (
         {**LLAMA, "rope_scaling": YARN4, "original_max_position_embeddings": 512},
-        "original_max_position_embeddings=1024, and original_max_position_embeddings=512 stands"),
+        "original_max_position_embeddings=1024, and original_max_position_embeddings=512 is set"),
     "two types": (
         {**LLAMA, "rope_scaling": {**LINEAR2, "type": "yarn"}},
         "rope_type='linear' and type='yarn' are one setting"),

@@ -274,7 +274,7 @@ def test_more_layers_than_anyone_could_list(folders, tmp_path):
     config["num_hidden_layers"] = 10**30
     shutil.copytree(folders / "llama", tmp_path / "many")
     (tmp_path / "many" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=f"says {10**30} layers and holds [0-9]+ tensors"):
+    with pytest.raises(UserError, match=f"claims {10**30} layers and holds [0-9]+ tensors"):
         read_source(tmp_path / "many")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.data.tokenizer import save_as_json
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, origin_of, read_source
 from tests.data.test_tokenizer import BPE, TEXT

@@ -11,7 +11,7 @@ import pytest
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, read_source
 from seq1f1b_jax.models.rope import inverse_frequencies
@@ -228,14 +228,14 @@ def test_frequencies_are_those_of_transformers(name, theta):
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     from seq1f1b_jax.models.hf.rope import read_rope
-    from seq1f1b_jax.models.hf.settings import Settings
+    from seq1f1b_jax.models.hf.settings import CheckedValues
 
     rope = {**STRETCHES[name], "rope_theta": theta}
     length = int(rope["factor"] * rope.get("original_max_position_embeddings", 512))
     sizes = {"hidden_size": 512, "num_attention_heads": 4, "max_position_embeddings": length}
     config = transformers.LlamaConfig(**spelled({**sizes, "rope_parameters": rope}))
     expected, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
-    base, ours = read_rope(Settings({"rope_parameters": rope}, "config.json"))
+    base, ours = read_rope(CheckedValues({"rope_parameters": rope}, "config.json"))
     frequencies, our_scale = inverse_frequencies(128, theta=base, rope=ours)
     np.testing.assert_allclose(frequencies, expected.numpy(), rtol=2e-6)
     assert our_scale == pytest.approx(scale, rel=1e-12)

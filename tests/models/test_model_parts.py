@@ -8,7 +8,7 @@ from flax import nnx
 
 from seq1f1b_jax.models.blocks import gated, gelu
 from seq1f1b_jax.models.norm import LayerNorm, RMSNorm
-from seq1f1b_jax.models.rotary import rotary_tables, rotate
+from seq1f1b_jax.models.rope import rotary_tables, rotate
 
 NORMS = {"layer": (LayerNorm, nnx.LayerNorm), "rms": (RMSNorm, nnx.RMSNorm)}
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.config import RopeConfig
-from seq1f1b_jax.models.rope import inverse_frequencies
-from seq1f1b_jax.models.rotary import rotary_tables, rotate
+from seq1f1b_jax.models.rope import inverse_frequencies, rotary_tables, rotate
 
 # Base 10**4 and 8 dims: the plain frequencies are 1, 0.1, 0.01, 0.001. A length of 2000 pi makes
 # 1000, 100, 10 and 1 turns of them; lengths are integers, so 6283, and ramps move by 1e-4.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.config import RopeConfig
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.stage import Params, Stage
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq1f1b_jax.inference.reference import naive_attention
+from seq1f1b_jax.inference import naive_attention
 from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.ops.attention.blockwise import backward, forward
 from seq1f1b_jax.ops.attention.pairs import causal_pairs

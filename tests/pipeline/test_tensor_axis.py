@@ -92,7 +92,7 @@ def test_collectives_stand_where_they_belong():
 
 
 BAD_MODELS = {
-    "query heads": (3, {}, "4 heads and an MLP of width 24 cannot be cut over tensor=3"),
+    "query heads": (3, {}, "4 heads and an MLP of width 24 cannot be sharded over tensor=3"),
     "key/value heads": (
         4, dict(num_heads=12, num_kv_heads=6, head_dim=2, model_dim=16), "6 key/value heads"
     ),

@@ -12,7 +12,7 @@ from seq1f1b_jax.data import Batch
 from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.training.evaluation import HeldOut
 from seq1f1b_jax.training.loop import Loop
-from seq1f1b_jax.training.reports.flops import Work
+from seq1f1b_jax.training.reports.work import Work
 from seq1f1b_jax.training.step import StepMetrics
 
 
@@ -55,13 +55,13 @@ def events_of(recorder, *, start=0):
     config = Config(
         train=TrainConfig(num_steps=4, eval_every=2), checkpoint=CheckpointConfig(every=3)
     )
-    stage = SimpleNamespace(vocab_size=2, model_dim=2, num_heads=1, head_dim=2, num_layers=1)
+    cost = SimpleNamespace(model_flops=lambda **_: 1.0)
     pipeline = SimpleNamespace(layout=None)
-    setup = SimpleNamespace(config=config, stage=stage, pipeline=pipeline)
+    setup = SimpleNamespace(config=config, cost=cost, pipeline=pipeline)
     loop = Loop(
         setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
-        evaluate=recorder.evaluate, held_out=(), bigram=1.0, num_layer_params=1, meta={},
-        shapes=None, progress=ProgressReport(4),
+        evaluate=recorder.evaluate, held_out=(), bigram=1.0, meta={}, shapes=None,
+        progress=ProgressReport(4),
     )
     state, finished = loop.run(_State(start), start)
     return recorder.events, int(state), finished

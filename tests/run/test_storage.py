@@ -3,9 +3,8 @@
 import jax
 import pytest
 
-from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.models import build_stage, num_params
 from seq1f1b_jax.training.run_folder import set_aside
-from seq1f1b_jax.training.setup import count_params
 from tests.run.tiny import command_line, run
 
 
@@ -40,5 +39,5 @@ def test_flops_count_the_layers_alone(tied):
     layers = jax.eval_shape(stage.init, jax.random.key(0)).layers
     d, mlp, kv = stage.model_dim, stage.mlp_dim, stage.num_kv_heads * stage.head_dim
     one_layer = 2 * d * d + 2 * d * kv + 3 * d * mlp + 2 * d
-    assert count_params(stage, only_layers=True) == stage.num_layers * one_layer
+    assert num_params(stage, only_layers=True) == stage.num_layers * one_layer
     assert layers["attention"]["query"]["kernel"].shape[0] == stage.num_layers

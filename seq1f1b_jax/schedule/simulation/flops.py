@@ -1,12 +1,12 @@
 """What a chunk of a sequence costs to compute, in floating-point operations.
 
-A token costs the same at every position, except in attention: the query at position i meets i+1
-keys, fewer where a window or the borders of documents hide some. So later chunks cost more, and
+A token costs the same at every position, except in attention: the query at position i sees i+1
+keys, fewer where a window or the boundaries of documents mask some. So later chunks cost more, and
 chunks of equal cost get shorter along the sequence.
 
     matmul, per token       2*in*out forward, twice that backward (input and weight gradients)
     attention, per pair     4*D per query head forward (2 matmuls), 10*D backward (5 matmuls)
-    head, per token         3 * 2*d*V, all at forward time: loss, its gradient and the weight's
+    head, per token         3 * 2*d*V, all in the forward: loss, its gradient and the weight's
     embedding               a lookup, not counted
 
 Elementwise work, norms and communication are left out: they grow with the tokens as the matmuls do.
@@ -15,6 +15,7 @@ Elementwise work, norms and communication are left out: they grow with the token
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from seq1f1b_jax.schedule.simulation.durations import Costs
 
 RECOMPUTE_POLICIES = ("none", "selective", "full")
+_SIZES = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class StageCost:
       num_sequences: sequences in a microbatch; all costs are proportional to it.
       recompute: `none` or `selective`, which recompute no matmul, or `full`, which runs the
         forward of the layers again in the backward.
-      window: sliding-window size; `None`: all earlier keys.
-      visible_keys: `[seq_len]`, keys that the query at each position sees, on average; `None`: what
-        causality and the window leave. For packed documents.
+      window: sliding-window size; `None`: all keys before the query.
+      visible_keys: `[seq_len]`, keys that the query at each position sees, on average over packed
+        documents; `None`: what causality and the window leave.
+      num_layer_params: parameters of all layers, biases and norms included, for `model_flops`;
+        `None`: their matmul weights.
 
     Raises:
       ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
@@ -70,11 +74,17 @@ class StageCost:
     recompute: str = "selective"
     window: int | None = None
     visible_keys: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    num_layer_params: int | None = None
+
+    @classmethod
+    def of(cls, stage: Any, layers_per_stage: tuple[int, ...], **options: Any) -> "StageCost":
+        """The cost of a `Stage`; the options are fields that it lacks, or other values for them."""
+        sizes = {name: getattr(stage, name) for name in (*_SIZES, "gated") if name not in options}
+        return cls(layers_per_stage=layers_per_stage, **sizes, **options)
 
     def __post_init__(self) -> None:
         """Refuse sizes that no model can have."""
-        sizes = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
-        for name in (*sizes, "num_sequences"):
+        for name in (*_SIZES, "num_sequences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.layers_per_stage or min(self.layers_per_stage) < 1:
@@ -139,6 +149,30 @@ class StageCost:
             weights=self._costs(weights, chunk_lengths),
         )
 
+    def model_flops(self, *, num_tokens: float, num_pairs: float) -> float:
+        """Model FLOPs of a step, forward and backward: nothing that is recomputed or padded.
+
+        A weight takes part in one multiply-add per token forward and two backward: 6 FLOPs. A query
+        and a key that it sees are `4*D` FLOPs per query head forward and twice that backward.
+
+        Args:
+          num_tokens: tokens that the step trains on.
+          num_pairs: pairs of a query and a key that it sees; `T (T + 1) / 2` in a sequence of `T`.
+
+        Example:
+          >>> from seq1f1b_jax.schedule import StageCost
+          >>> cost = StageCost(model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64,
+          ...                  mlp_dim=1024, gated=False, vocab_size=256, layers_per_stage=(2, 2))
+          >>> flops = cost.model_flops(num_tokens=512, num_pairs=cost.pairs(512))
+          >>> f"{flops / 0.5:.3e} FLOPs per second in a step of half a second"
+          '2.296e+10 FLOPs per second in a step of half a second'
+        """
+        num_layers = sum(self.layers_per_stage)
+        params = self.num_layer_params
+        params = num_layers * self._layer_weights() if params is None else params
+        attention = 12 * num_pairs * self.num_heads * self.head_dim * num_layers
+        return 6.0 * (params + self.vocab_size * self.model_dim) * num_tokens + attention
+
     def _costs(self, cost: Callable[..., int], chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
         starts = np.cumsum([0, *chunk_lengths[:-1]]).tolist()
         return np.array(
@@ -160,15 +194,15 @@ class StageCost:
         return forward, backward + (forward if self.recompute == "full" else 0)
 
     def pairs(self, num_queries: int) -> float:
-        """Keys met by the first queries of a sequence, all together."""
+        """Pairs of a query and a key that it sees, of the first queries of a sequence."""
         if self.visible_keys is not None:
-            return float(self._met[num_queries])
-        # Query i meets i+1 keys, at most the window. 4 queries, window 3: 1 + 2 + 3 and 3.
+            return float(self._seen[num_queries])
+        # Query i sees i+1 keys, at most the window. 4 queries, window 3: 1 + 2 + 3 and 3.
         rising = num_queries if self.window is None else min(num_queries, self.window)
         return rising * (rising + 1) // 2 + (num_queries - rising) * rising
 
     @cached_property
-    def _met(self) -> NDArray[np.float64]:
+    def _seen(self) -> NDArray[np.float64]:
         return np.concatenate([[0.0], np.cumsum(self.visible_keys)])
 
     def _layer_weights(self) -> int:

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.inference.forward import Cache, forward, head, logits
-from seq1f1b_jax.inference.generate import _decode, _nucleus, decode_step, generate, stream
+from seq1f1b_jax.inference import Cache, decode_step, forward, generate, logits, stream
+from seq1f1b_jax.inference.forward import caching_attention, head
+from seq1f1b_jax.inference.generate import _decode, _nucleus
 from seq1f1b_jax.models import build_stage
 
 SIZES = {
@@ -38,7 +39,10 @@ def parameters(stage, dtype=np.float32):
 
 
 plain_logits = jax.jit(logits, static_argnums=0)
-plain_forward = jax.jit(forward, static_argnums=0)
+
+
+def prefill(stage, params, tokens):
+    return forward(stage, params, tokens, attention=caching_attention(stage, "xla_blockwise"))
 
 
 @pytest.mark.parametrize(("prompt", "capacity"), [(1, 12), (7, 19)])
@@ -46,16 +50,16 @@ def test_decoding_over_the_cache_is_the_full_forward(stage, prompt, capacity):
     with jax.enable_x64(True):
         params = parameters(stage, np.float64)
         full = plain_logits(stage, params, jnp.asarray(TOKENS))
-        y, cache = plain_forward(stage, params, tokens=jnp.asarray(TOKENS[:, :prompt]))
-        np.testing.assert_allclose(head(params, y), full[:, :prompt], rtol=1e-12, atol=1e-12)
+        y, cache = jax.jit(partial(prefill, stage))(params, jnp.asarray(TOKENS[:, :prompt]))
+        np.testing.assert_allclose(head(stage, params, y), full[:, :prompt], rtol=1e-12, atol=1e-12)
         # Beyond the prompt: values that no weight but an exact zero would hide.
         space = ((0, 0), (0, 0), (0, capacity - prompt), (0, 0), (0, 0))
         cache = Cache(*(np.pad(entries, space, constant_values=1e30) for entries in cache))
         step = jax.jit(partial(decode_step, stage))
         for position in range(prompt, TOKENS.shape[1]):
-            y, cache = step(params, tokens=TOKENS[:, position], cache=cache, position=position)
+            y, cache = step(params, TOKENS[:, position], cache=cache, position=position)
             np.testing.assert_allclose(
-                head(params, y), full[:, position], rtol=1e-11, atol=1e-11
+                head(stage, params, y)[:, 0], full[:, position], rtol=1e-11, atol=1e-11
             )
 
 
@@ -115,13 +119,13 @@ def test_sampled_frequencies_follow_the_temperature():
 
 def test_bfloat16_stays_bfloat16(stage):
     params = parameters(stage, jnp.bfloat16)
-    y, cache = jax.eval_shape(partial(forward, stage, tokens=TOKENS), params)
+    y, cache = jax.eval_shape(partial(prefill, stage), params, TOKENS)
     assert {value.dtype for value in (y, *cache)} == {jnp.dtype(jnp.bfloat16)}
     step = jax.eval_shape(
-        partial(decode_step, stage), params, tokens=TOKENS[:, 0], cache=cache, position=3
+        partial(decode_step, stage), params, TOKENS[:, 0], cache=cache, position=3
     )
     assert {value.dtype for value in (step[0], *step[1])} == {jnp.dtype(jnp.bfloat16)}
-    assert jax.eval_shape(head, params, y).dtype == jnp.float32
+    assert jax.eval_shape(partial(head, stage), params, y).dtype == jnp.float32
     tokens = generate(stage, params, PROMPT, num_tokens=1, key=jax.random.key(0))
     assert ((np.asarray(tokens) >= 0) & (np.asarray(tokens) < 13)).all()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.config import RopeConfig
-from seq1f1b_jax.inference.forward import logits
+from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 
 SIZES = {

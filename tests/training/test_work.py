@@ -1,12 +1,13 @@
 """What a step trains on and the FLOPs of that, against a count token by token."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
-from seq1f1b_jax.training.reports.flops import count_work, step_flops
+from seq1f1b_jax.schedule import StageCost
+from seq1f1b_jax.training.reports.work import count_work
 from tests.data.documents import packed
 
 
@@ -46,8 +47,13 @@ def test_long_rows_of_many_sequences_do_not_round_away():
 
 
 def test_flops_of_a_step_by_hand():
-    stage = SimpleNamespace(vocab_size=7, model_dim=5, num_heads=3, head_dim=2, num_layers=4)
-    flops = step_flops(stage, num_layer_params=100, num_tokens=10, num_pairs=55)
+    cost = StageCost(
+        vocab_size=7, model_dim=5, num_heads=3, num_kv_heads=1, head_dim=2, mlp_dim=6, gated=True,
+        layers_per_stage=(3, 1), num_layer_params=100,
+    )
+    flops = cost.model_flops(num_tokens=10, num_pairs=55)
     head, layers = 7 * 5 * 10, 100 * 10
     attention = 2 * 55 * 3 * 2 * 4  # scores and their weighted sum of values
     assert flops == 3 * 2 * (head + layers + attention)
+    weights = replace(cost, num_layer_params=None).model_flops(num_tokens=1, num_pairs=0)
+    assert weights == 6 * (7 * 5 + 4 * 5 * (2 * (3 + 1) * 2 + 3 * 6))
