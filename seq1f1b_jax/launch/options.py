@@ -15,10 +15,10 @@ NO_COMMAND = "no command; name it behind --, as in --processes 2 -- train.py"
 EPILOG = """\
 example: python -m seq1f1b_jax.launch --processes 2 --restarts 3 -- train.py --mesh.pipe 4
 
-Ctrl-C and SIGTERM reach every process: the run finishes its step, saves and ends with 0; a second
-Ctrl-C kills. When a process dies, one line names it and the others are ended. Exit status: that of
-the process that died first, 128 + N for signal N; 2 for bad input. A set is started again after a
-signal, after a stall (75) and after a lost process (76), never after 2."""
+Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) reach every process: the run finishes its step,
+saves and ends with 0; a second Ctrl-C kills. When a process dies, one line names it and the others
+are ended. Exit status: that of the process that died first, 128 + N for signal N; 2 for bad input.
+A set is started again after a signal, a stall (75) or a lost process (76), never after 2."""
 
 
 @dataclass(frozen=True)

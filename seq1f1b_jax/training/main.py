@@ -86,7 +86,7 @@ def train(job: Job) -> int:
     batches = held_out_batches(setup, data, config.train.eval_sequences)
     tokenizer = data.corpus.load_tokenizer()
     with ExitStack() as stack:
-        group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
+        group.first("folder", lambda: prepare_folder(job, stack))
         check_shared(job.folder, group)
         print(describe(setup, data, count_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
@@ -170,15 +170,14 @@ def check_is_for_many(config: Config, count: int) -> None:
         )
 
 
-def prepare_folder(job: Job, tokenizer: Tokenizer | None, stack: ExitStack) -> None:
+def prepare_folder(job: Job, stack: ExitStack) -> None:
     """Make the run's folder this run's: nobody else's, and no earlier run's if it starts over."""
     folder = job.folder
     stack.enter_context(run_lock(folder))
     if job.config.train.resume == "never" and (moved := set_aside(folder)):
         job.say(f"starting over; the earlier run is kept in {moved}")
         stack.enter_context(run_lock(folder))
-    if tokenizer is not None:
-        check_folder(folder)
+    check_folder(folder)
 
 
 def write_settings(job: Job, tokenizer: Tokenizer | None) -> None:

@@ -162,7 +162,7 @@ def test_a_watchdog_that_writes_after_the_first_death_is_heard(launcher):
     assert line in err.splitlines()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_every_process(launcher, number):
     process = launcher.start(
         "--processes", 2, "--restarts", 3, "--log-dir", "logs", "--", "--all", "polite wait"

@@ -1,5 +1,6 @@
 """The watchdog: what it calls stalled or lost, whom it names, and with which status it ends."""
 
+import errno
 import json
 import threading
 import time
@@ -98,6 +99,29 @@ def test_a_stalled_step_ends_where_nothing_can_be_written(tmp_path, ended):
     with pytest.raises(Ended):
         dog._stalled(0.06)
     assert ended.statuses == [STALLED]
+
+
+def test_a_sick_file_system_keeps_nobody_from_its_end(tmp_path, ended, capfd, monkeypatch):
+    def stale(directory):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(module, "committed_steps", stale)
+    dog = watchdog_of(Peers(), tmp_path, ended)
+    with pytest.raises(Ended):
+        dog._lost(1, "it has been silent")
+    assert "its checkpoints cannot be listed (Stale file handle)" in capfd.readouterr().err
+    assert ended.statuses == [LOST_PEER]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_file_system_that_does_not_answer_keeps_nobody_from_its_end(
+    tmp_path, ended, monkeypatch
+):
+    monkeypatch.setattr(module, "DESCRIBE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "committed_steps", lambda _: wait_for(lambda: ended.statuses))
+    with pytest.raises(Ended):
+        watchdog_of(ALONE, tmp_path, ended)._stalled(0.06)
+    assert ended.statuses[0] == STALLED
 
 
 def wait_for(condition, seconds=20.0):

@@ -29,6 +29,7 @@ from jax.errors import JaxRuntimeError
 from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
+from seq1f1b_jax.distributed.output import otherwise
 from seq1f1b_jax.host.files import replace_file
 from seq1f1b_jax.pipeline.executor.trace import LastActions
 from seq1f1b_jax.training.checkpoint.folder import CHECKPOINTS, committed_steps
@@ -41,6 +42,7 @@ ASLEEP_SECONDS = 5 * LOOK_SECONDS
 BLAME_SECONDS = 5 * LOOK_SECONDS
 LINGER_SECONDS = 4 * LOOK_SECONDS
 """By so much two processes may differ in when they see that a third one is silent."""
+DESCRIBE_SECONDS = 10 * LOOK_SECONDS
 FOLDER = "watchdog"
 
 
@@ -187,12 +189,11 @@ class Watchdog:
         """Another process is gone, so this one ends."""
         standing = self._talk.standings.get(index)
         where = f", last heard of {standing}" if standing else ""
-        with self._ending:
+        with self._ending, self._ends_with(LOST_PEER):
             self._tell(
                 f"process {index} is lost{where}: {reason}; this one, {self.standing()}, ends with "
                 f"status {LOST_PEER}; {self._saved()}"
             )
-            self._leave(LOST_PEER)
 
     def _follow(self, gone: Standing) -> None:
         """Another process has told why it ends, so this one ends."""
@@ -201,12 +202,15 @@ class Watchdog:
         self._stop.wait(LOOK_SECONDS)
         if self._refused:
             return  # the same refusal came here, and this process tells it itself
-        with self._ending:
+        with self._ending, self._ends_with(USER_ERROR):
             self._tell(f"process {gone.process} was refused, so this one ends too: {gone.gone}")
-            self._leave(USER_ERROR)
 
     def _stalled(self, seconds: float) -> None:
         """A step takes far too long: say where everybody is, write stacks, end."""
+        with self._ends_with(STALLED):
+            self._describe_stall(seconds)
+
+    def _describe_stall(self, seconds: float) -> None:
         own = self.standing()
         self._tell(
             f"step {self._step} has taken {seconds:.0f} s, the limit is {self.limit:.0f} s (median "
@@ -224,10 +228,16 @@ class Watchdog:
             with stacks.open("x") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        self._tell(
-            f"stacks are in {stacks}; ending with status {STALLED}; {self._saved()}"
-        )
-        self._leave(STALLED)
+        self._tell(f"stacks are in {stacks}; ending with status {STALLED}; {self._saved()}")
+
+    @contextmanager
+    def _ends_with(self, status: int) -> Iterator[None]:
+        """Describe what happened, then end; also if that fails or a file system does not answer."""
+        try:
+            with otherwise(DESCRIBE_SECONDS, lambda: self._leave(status)):
+                yield
+        finally:
+            self._leave(status)
 
     def _leave(self, status: int) -> None:
         """End; process 0 a little later, since the others could not tell their reason after it."""
@@ -237,7 +247,10 @@ class Watchdog:
 
     def _saved(self) -> str:
         """What a new start begins with."""
-        steps = committed_steps(self._folder.parent / CHECKPOINTS)
+        try:
+            steps = committed_steps(self._folder.parent / CHECKPOINTS)
+        except OSError as error:
+            return f"its checkpoints cannot be listed ({error.strerror})"
         if not steps:
             return "nothing was saved yet: the same command begins anew"
         return f"the same command continues after step {steps[-1]}"
