@@ -123,9 +123,20 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # x: through no link
             file.write(content)
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Make the kernel write a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def first_free(path: Path) -> Path:

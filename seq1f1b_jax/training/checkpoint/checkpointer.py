@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -197,10 +198,14 @@ class Checkpointer:
         Raises:
           UserError: another process could not write.
         """
+        alone = self._group.count == 1
         while True:
+            began = time.monotonic()
             try:
-                return begun.writing.result(timeout=POLL_SECONDS if self._group.count > 1 else None)
+                return begun.writing.result(timeout=None if alone else POLL_SECONDS)
             except TimeoutError:
+                if alone or time.monotonic() - began < POLL_SECONDS:  # the storage's, not ours
+                    raise
                 if failure := self._group.peek(f"failed save {step}"):
                     raise UserError(failure) from None
 
