@@ -124,6 +124,14 @@ def test_a_file_system_that_does_not_answer_keeps_nobody_from_its_end(
     assert ended.statuses[0] == STALLED
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_of_the_watchdog_leaves_no_run_unwatched(tmp_path, ended, capfd, monkeypatch):
+    with watchdog_of(Peers(), tmp_path, ended) as dog:
+        monkeypatch.setattr(dog, "_look", lambda now: 1 // 0)
+        wait_for(lambda: ended.statuses)
+    assert ended.statuses == [STALLED] and "ZeroDivisionError" in capfd.readouterr().err
+
+
 def wait_for(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition():

@@ -100,7 +100,7 @@ class Talk:
     def forgive(self, now: float) -> None:
         """Nobody counts as silent before now, since this process has slept."""
         self.answered = now
-        self._heard = {index: (standing, now) for index, (standing, _) in self._heard.items()}
+        self._heard = {index: (standing, now) for index, (standing, _) in list(self._heard.items())}
 
     def exchange(self, now: float, own: Standing) -> None:
         """Say something and hear what there is.

@@ -17,6 +17,7 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -146,6 +147,14 @@ class Watchdog:
         return self.standing(gone=f"{type(error).__name__}: {first_line(error)}")
 
     def _watch(self) -> None:
+        try:
+            self._look_every_second()
+        finally:
+            if not self._stop.is_set():  # a defect of ours: nobody would notice a stall any more
+                traceback.print_exc(file=sys.__stderr__)
+                self._leave(STALLED)
+
+    def _look_every_second(self) -> None:
         looked = time.monotonic()
         while not self._stop.wait(LOOK_SECONDS):
             now = time.monotonic()
@@ -241,6 +250,7 @@ class Watchdog:
 
     def _leave(self, status: int) -> None:
         """End; process 0 a little later, since the others could not tell their reason after it."""
+        self._stop.set()
         if self._group.count > 1 and self._group.index == 0:
             time.sleep(LINGER_SECONDS)
         self._end(status)
