@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed.output import NotMet
 from seq1f1b_jax.distributed.processes import LOOPBACK, Processes
 
 MARK = "seq1f1b"
-RETRY_SECONDS = 0.2
+RETRY_SECONDS, CONNECT_SECONDS = 0.2, 5.0
 ANSWER_BYTES, KNOCK_BYTES = 1 << 12, 1 << 12
 
 
@@ -48,7 +49,8 @@ def meet(processes: Processes, *, seconds: float, patience: float) -> None:
       patience: how long somebody else may be at the address: an earlier run that is about to end.
 
     Raises:
-      UserError: they do not come, this one is not let in, or the address cannot be used.
+      NotMet: they do not come.
+      UserError: this one is not let in, or the address cannot be used.
     """
     deadline = time.monotonic() + seconds
     if processes.index == 0:
@@ -133,7 +135,7 @@ class _Door:
         try:
             said = json.loads(guest.heard)
             index, count, guest.who = int(said[MARK]), int(said["count"]), str(said["who"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return self._leave(guest)
         if reason := self._reason_against(index, count):
             _answer(guest, {"refused": reason})
@@ -162,7 +164,7 @@ class _Door:
     def _give_up(self) -> NoReturn:
         missing = sorted(set(range(1, self._processes.count)) - set(self._guests))
         some = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
-        raise UserError(
+        raise NotMet(
             f"could not meet the others at {self._processes.coordinator} (by "
             f"{self._processes.found}) within {self._seconds:g} s: process {some} has not come; "
             "see that all are started and can reach this host, and that the port is open"
@@ -208,7 +210,7 @@ def _knock(processes: Processes, deadline: float, seconds: float, patience: floa
                 )
         time.sleep(RETRY_SECONDS)
     else:
-        raise UserError(
+        raise NotMet(
             f"could not meet the others at {processes.coordinator} (by {processes.found}) within "
             f"{seconds:g} s; see that all are started, that process 0 is on that host and that "
             "the port is free and open"
@@ -225,7 +227,9 @@ def _ask(processes: Processes, deadline: float) -> dict | None:
     """
     said = {MARK: processes.index, "count": processes.count, "who": _own_name()}
     left = max(RETRY_SECONDS, deadline - time.monotonic())
-    with socket.create_connection(address_of(processes.coordinator), timeout=left) as connection:
+    address = address_of(processes.coordinator)
+    with socket.create_connection(address, timeout=min(left, CONNECT_SECONDS)) as connection:
+        connection.settimeout(left)
         with suppress(ConnectionError):
             connection.sendall(json.dumps(said).encode() + b"\n")
             heard = b""

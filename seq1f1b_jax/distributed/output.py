@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.distributed.exits import USER_ERROR
+from seq1f1b_jax.distributed.exits import LOST_PEER, USER_ERROR
 from seq1f1b_jax.distributed.processes import Processes
 
 REFUSED_SECONDS = 5
@@ -17,6 +17,10 @@ REFUSED_SECONDS = 5
 
 End = Callable[[int], NoReturn]
 """Ends the process with a status."""
+
+
+class NotMet(UserError):
+    """Other processes did not come in time; they may when the same command is started again."""
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def one_voice(
                 _tell(processes, error)
                 if processes.index == 0:
                     time.sleep(REFUSED_SECONDS)
-                end(USER_ERROR)
+                end(_status_of(error))
 
 
 @contextmanager
@@ -100,7 +104,7 @@ def at_most(
 
     def give_up() -> None:
         _tell(processes, error)
-        end(USER_ERROR)
+        end(_status_of(error))
 
     with otherwise(seconds, give_up):
         yield
@@ -118,8 +122,13 @@ def otherwise(seconds: float, act: Callable[[], object]) -> Iterator[None]:
         timer.cancel()
 
 
+def _status_of(error: UserError) -> int:
+    return LOST_PEER if isinstance(error, NotMet) else USER_ERROR
+
+
 def _tell(processes: Processes, error: UserError) -> None:
     who = f"[process {processes.index} of {processes.count}]"
     with suppress(OSError):  # a reader that left keeps no process from its end
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         print(f"error: {who} {error}", file=sys.stderr, flush=True)

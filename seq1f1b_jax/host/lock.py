@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
@@ -81,8 +81,9 @@ def _take(handle: int, folder: Path) -> None:
     except OSError:  # a file system without locks: better unguarded than no run
         return
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(holder).encode(), 0)
+    with suppress(OSError):  # a full disk: the lock holds without a name
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder).encode(), 0)
 
 
 def _holder(handle: int) -> str:

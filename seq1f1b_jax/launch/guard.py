@@ -29,7 +29,7 @@ class Guard:
 
     def __enter__(self) -> "Guard":
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE,
+            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, bufsize=0,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         return self
@@ -49,7 +49,6 @@ class Guard:
     def _tell(self, number: int) -> None:
         with suppress(BrokenPipeError):  # somebody has killed the guard, which is no one's loss yet
             self._process.stdin.write(b"%d\n" % number)
-            self._process.stdin.flush()
 
 
 def kill_whom_it_left(lines: Iterable[bytes]) -> None:
