@@ -111,7 +111,8 @@ class Attempt:
             return Outcome(0, None, self._stopped)
         index, code = self._first
         if self._stopped:  # all were asked: one that aborts since another was faster is no cause
-            codes = {i: child.code for i, child in enumerate(self._children.members) if child.code}
+            members = enumerate(self._children.members)
+            codes = {i: m.code for i, m in members if m.code and i not in self._killed}
             code = codes[index := first_cause(codes)]
         cause = described(index, code)
         if code == LOST_PEER and self._killed:  # the loser tells of it, and is not the cause

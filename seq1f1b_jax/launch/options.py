@@ -115,7 +115,16 @@ def _check(options: Options) -> None:
             raise UserError(
                 f"--distributed.{name} is what the launcher sets itself; leave it out behind --"
             )
-    if options.restarts and setting(options.command, "train.resume") == "never":
+    check_resumes(options.command, restarts=options.restarts)
+
+
+def check_resumes(command: Sequence[str], *, restarts: int) -> None:
+    """Refuse a command that would start over at every restart.
+
+    Raises:
+      UserError: it would.
+    """
+    if restarts and setting(command, "train.resume") == "never":
         raise UserError(
             "--train.resume never with --restarts would start over at every restart; set another "
             "--train.output_dir instead"

@@ -241,3 +241,7 @@ def test_a_set_that_was_stopped_ends_with_what_is_no_consequence():
     attempt._stopped, attempt._first = True, (1, -6)
     told = "process 0 ended with 130: it was interrupted"
     assert attempt._outcome() == Outcome(130, told, stopped=True)
+    # one that was slow to leave, and was killed for it, had been asked too
+    children.members[:] = [SimpleNamespace(code=-9), SimpleNamespace(code=77)]
+    attempt._first, attempt._killed = (1, 77), [0]
+    assert attempt._outcome().code == 77
