@@ -7,7 +7,6 @@ so the mark is unambiguous. Other tokenizers: `python -m seq1f1b_jax.data prepar
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +69,7 @@ class Corpus:
         """
         mapped = [array for array in (self.tokens, self.documents) if isinstance(array, np.memmap)]
         for array in mapped:
-            try:
-                size = os.stat(array.filename).st_size
-            except OSError:  # a file that was deleted stays as it was for those who map it
-                continue
+            size = array._mmap.size()  # of the mapped file, whatever has its name by now
             if size < array.offset + array.nbytes:
                 raise UserError(
                     f"{array.filename} was cut to {size} bytes while it was read, and had "
