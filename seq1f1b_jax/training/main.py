@@ -11,7 +11,7 @@ import jax
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.data import SequenceData, Tokenizer
 from seq1f1b_jax.host.lock import check_shared, run_lock
-from seq1f1b_jax.host.stdout import told_loss
+from seq1f1b_jax.host.stdout import describe_loss
 from seq1f1b_jax.inference.sampling import sample_text
 from seq1f1b_jax.pipeline.stage import Params, Stage
 from seq1f1b_jax.training.bigram import bigram_loss
@@ -90,7 +90,7 @@ def train(job: Job) -> int:
         check_shared(job.folder, group)
         print(describe(setup, data, count_params(stage), source=job.source), flush=True)
         events = stack.enter_context(open_events(job))
-        stack.enter_context(job.output.when_lost(lambda error: events.note(told_loss(error))))
+        stack.enter_context(job.output.when_lost(lambda error: events.note(describe_loss(error))))
         folder = job.folder / CHECKPOINTS
         checkpointer = stack.enter_context(
             Checkpointer(folder, keep=config.checkpoint.keep, group=group)

@@ -29,7 +29,7 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.host.files import flush_to_disk
 
 CHECKPOINTS = "checkpoints"
-"""In the folder of a run, where these lie."""
+"""In the folder of a run, where these are."""
 
 STATE = "state"
 META = "meta.json"
@@ -39,7 +39,7 @@ BLOCK_BYTES = 1 << 22
 
 
 def folder_of(directory: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies once it is committed."""
+    """Where the checkpoint of `step` is once it is committed."""
     return directory / f"{step:06d}"
 
 
