@@ -99,7 +99,7 @@ def _run(invocation: Invocation) -> int:
         lasting_output(prints_result=printed) as output,
         refusals(invocation.typed),
     ):
-        for line in (*told, *processes.told):  # a text that is generated stands alone
+        for line in (*told, *processes.messages):  # a text that is generated stands alone
             print(line, file=sys.stderr if invocation.command == "generate" else None, flush=True)
         return _run_in_group(invocation, config, start(processes, config.distributed), output)
 

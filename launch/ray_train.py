@@ -5,9 +5,9 @@
 
 Everything behind `--` goes to train.py, which each worker runs as a process of its own: JAX reads
 its flags when it is imported, signals need a main thread, and the watchdog ends a process with a
-status. `JaxTrainer` is therefore told of no accelerator: it would import JAX and meet the others in
+status. `JaxTrainer` is therefore given no accelerator: it would import JAX and meet the others in
 the worker itself, and give every worker of a host the same GPUs. The GPUs are Ray's to deal out all
-the same, by `CUDA_VISIBLE_DEVICES`. The repository and `train.output_dir` lie on storage that all
+the same, by `CUDA_VISIBLE_DEVICES`. The repository and `train.output_dir` are on storage that all
 hosts share. Needs `pip install '.[ray]'`; seen with Ray 2.60.
 """
 
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     cut = list(arguments).index("--") if "--" in arguments else len(arguments)
     options, unknown = parser.parse_known_args(arguments[:cut])
     if unknown:
-        raise UserError(f"{' '.join(unknown)}: unknown; arguments of train.py stand behind --")
+        raise UserError(f"{' '.join(unknown)}: unknown; arguments of train.py go behind --")
     if options.workers < 1 or options.gpus < 0 or options.restarts < 0:
         raise UserError(
             f"--workers {options.workers} --gpus {options.gpus} --restarts {options.restarts}: use "

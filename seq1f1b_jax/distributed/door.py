@@ -1,6 +1,6 @@
 """Where the processes of a run come together before JAX's service begins, on the same port.
 
-JAX's service takes whoever says a number: a stray process with the number of another one takes its
+JAX's service admits any process by its number: a stray one with the number of another one takes its
 place, and a second process 0 on a host shares its port. So process 0 first listens there itself,
 and lets in each number once. When all have come it closes, and JAX's service takes the port;
 whoever comes later meets that, which does not answer as a door does.
@@ -29,13 +29,13 @@ class Guest:
     """Somebody at the door of process 0.
 
     Attributes:
-      heard: what it has said so far.
-      index: which process it is, once it has said so.
+      received: what it has sent so far.
+      index: which process it is, once it has sent that.
       who: on which host it is, and its number there.
     """
 
     connection: socket.socket
-    heard: bytes = b""
+    received: bytes = b""
     index: int | None = None
     who: str = ""
 
@@ -71,7 +71,7 @@ def address_of(coordinator: str) -> tuple[str, int]:
 
 
 def bind_address(coordinator: str) -> str | None:
-    """Where process 0 listens: on loopback only, where it is told to be there; else everywhere.
+    """Where process 0 listens: on loopback only, where its address is there; else everywhere.
 
     Example:
       >>> bind_address("127.0.0.1:4000"), bind_address("node1:4000")
@@ -110,7 +110,7 @@ class _Door:
             if key.data is None:
                 self._open(listener)
             else:
-                self._hear(key.data)
+                self._receive(key.data)
 
     def _open(self, listener: socket.socket) -> None:
         with suppress(OSError):  # it has gone again
@@ -118,23 +118,23 @@ class _Door:
             connection.setblocking(False)
             self._selector.register(connection, selectors.EVENT_READ, Guest(connection))
 
-    def _hear(self, guest: Guest) -> None:
+    def _receive(self, guest: Guest) -> None:
         try:
             piece = guest.connection.recv(KNOCK_BYTES)
         except OSError:
             piece = b""
-        guest.heard += piece
-        if not piece or len(guest.heard) > KNOCK_BYTES:
+        guest.received += piece
+        if not piece or len(guest.received) > KNOCK_BYTES:
             return self._leave(guest)
-        if guest.index is None and guest.heard.endswith(b"\n"):
+        if guest.index is None and guest.received.endswith(b"\n"):
             self._judge(guest)
         return None
 
     def _judge(self, guest: Guest) -> None:
-        """Let it in, or tell it why not; a stranger is told nothing."""
+        """Let it in, or answer why not; a stranger gets no answer."""
         try:
-            said = json.loads(guest.heard)
-            index, count, guest.who = int(said[MARK]), int(said["count"]), str(said["who"])
+            sent = json.loads(guest.received)
+            index, count, guest.who = int(sent[MARK]), int(sent["count"]), str(sent["who"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return self._leave(guest)
         if reason := self._reason_against(index, count):
@@ -225,26 +225,26 @@ def _ask(processes: Processes, deadline: float) -> dict | None:
     Raises:
       OSError: nobody is there, or nobody answers in time.
     """
-    said = {MARK: processes.index, "count": processes.count, "who": _own_name()}
+    sent = {MARK: processes.index, "count": processes.count, "who": _own_name()}
     left = max(RETRY_SECONDS, deadline - time.monotonic())
     address = address_of(processes.coordinator)
     with socket.create_connection(address, timeout=min(left, CONNECT_SECONDS)) as connection:
         connection.settimeout(left)
         with suppress(ConnectionError):
-            connection.sendall(json.dumps(said).encode() + b"\n")
-            heard = b""
-            while len(heard) < ANSWER_BYTES and (piece := connection.recv(ANSWER_BYTES)):
-                heard += piece
-                if heard.endswith(b"\n"):
+            connection.sendall(json.dumps(sent).encode() + b"\n")
+            received = b""
+            while len(received) < ANSWER_BYTES and (piece := connection.recv(ANSWER_BYTES)):
+                received += piece
+                if received.endswith(b"\n"):
                     break
             with suppress(ValueError):
-                answer = json.loads(heard)
+                answer = json.loads(received)
                 return answer if isinstance(answer, dict) else None
     return None
 
 
 def _answer(guest: Guest, answer: dict) -> None:
-    with suppress(OSError):  # it has gone, which JAX's meeting will tell
+    with suppress(OSError):  # it has gone, which JAX's meeting will notice
         guest.connection.sendall(json.dumps(answer).encode() + b"\n")
 
 

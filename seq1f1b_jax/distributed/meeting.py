@@ -28,13 +28,13 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
 
     # CPU devices of several processes exchange by Gloo; without effect on GPUs
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Else JAX aborts this process when another dies, before anyone can say which; see `Watchdog`
+    # Else JAX aborts this process when another dies, before anyone can report which; see `Watchdog`
     jax.config.update("jax_enable_recoverability", True)
     # Else JAX swallows a SIGTERM from here to the first step, and the run goes on as if none came
     jax.config.update("jax_enable_preemption_service", False)
     patience = config.heartbeat_timeout
     meet(processes, seconds=config.initialization_timeout, patience=patience)
-    # JAX's own ends of a process that waits too long, or is silent, tell less: they come later
+    # JAX's own ends of a process that waits too long, or is silent, explain less: they come later
     with at_most(config.initialization_timeout, processes, _not_met(processes, config)):
         try:
             jax.distributed.initialize(

@@ -22,7 +22,7 @@ SHARED_SECONDS = 30.0
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the folder of a run while it runs.
 
-    The lock is the kernel's (`flock`), on a file that tells who holds it; it is gone when the
+    The lock is the kernel's (`flock`), on a file that names its holder; it is gone when the
     process is, killed or not. The file stays, which means nothing. On network file systems that
     keep locks to one host, a second host is not seen.
 

@@ -12,7 +12,7 @@ from seq1f1b_jax.distributed.exits import (
 )
 
 MEANING = {
-    USER_ERROR: "it met bad input, told above",
+    USER_ERROR: "it met bad input, as reported above",
     STALLED: "its watchdog saw a stalled step",
     LOST_PEER: "it lost another process, or met none",
     STOPPED: "it was asked to stop, and has saved",

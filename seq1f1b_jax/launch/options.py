@@ -41,7 +41,7 @@ class Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells bad input as the rest of the program does: by a `UserError`, in one line."""
+    """Reports bad input as the rest of the program does: by a `UserError`, in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise it, instead of printing and ending the process."""
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of what stands before `--`."""
+    """The parser of what is before `--`."""
     made = Parser(
         prog="python -m seq1f1b_jax.launch",
         usage="%(prog)s --processes N [--restarts N] [--log-dir D] [--grace S] -- train.py ...",
@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """Read the launcher's command line.
 
     Args:
-      arguments: without the program's name; the command stands behind the first `--`.
+      arguments: without the program's name; the command is behind the first `--`.
 
     Raises:
       UserError: bad input, in one line.

@@ -112,7 +112,8 @@ def test_no_more_than_the_error_is_told_after_bad_input(launcher):
     _, _, err = launcher.run(
         "--processes", 2, "--restarts", 1, "--", "--do.0", "err=error:x exit=2"
     )
-    assert err.splitlines() == ["error:x", "process 0 ended with 2: it met bad input, told above"]
+    cause = "process 0 ended with 2: it met bad input, as reported above"
+    assert err.splitlines() == ["error:x", cause]
 
 
 def test_what_all_refuse_is_told_once(launcher):
