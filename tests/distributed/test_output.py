@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Processes, one_voice
 from seq1f1b_jax.distributed.exits import LOST_PEER, USER_ERROR
@@ -28,7 +29,7 @@ def test_only_process_0_is_heard(index, heard, capsys):
 @pytest.mark.parametrize("kind, status", [(UserError, USER_ERROR), (NotMet, LOST_PEER)])
 def test_an_error_names_its_process_and_ends_it(kind, status, index, quick, capsys):
     ended = []
-    with one_voice(Processes(2, index, "127.0.0.1:1"), end=ended.append):
+    with one_voice(Processes(2, index, "127.0.0.1:1"), end=ended.append), refusals():
         raise kind("no such file; give another")
     assert ended == [status]
     told = capsys.readouterr().err
