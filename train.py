@@ -77,7 +77,7 @@ def run(invocation: Invocation) -> int:
         lasting_output(prints_result=command in ("evaluate", "generate")) as output,
         refusals(invocation.typed),
     ):
-        for line in (*chosen.messages, *processes.told):  # generated text stays alone
+        for line in (*chosen.messages, *processes.messages):  # generated text stays alone
             print(line, file=sys.stderr if command == "generate" else None, flush=True)
         return work(invocation, config, start(processes, config.distributed), output)
 

@@ -5,9 +5,9 @@
 
 Everything behind `--` goes to train.py, which each worker runs as a process of its own: JAX reads
 its flags when it is imported, signals need a main thread, and the watchdog ends a process with a
-status. `JaxTrainer` is therefore told of no accelerator: it would import JAX and meet the others in
+status. `JaxTrainer` is therefore given no accelerator: it would import JAX and meet the others in
 the worker itself, and give every worker of a host the same GPUs. The GPUs are Ray's to deal out all
-the same, by `CUDA_VISIBLE_DEVICES`. The repository and `train.output_dir` lie on storage that all
+the same, by `CUDA_VISIBLE_DEVICES`. The repository and `train.output_dir` are on storage that all
 hosts share. Needs `pip install '.[ray]'`; seen with Ray 2.60.
 """
 
@@ -31,7 +31,7 @@ from ray.train.v2.jax.config import JaxConfig
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed.exits import LOST_PEER
 from seq1f1b_jax.launch.death import exit_status, first_cause
-from seq1f1b_jax.launch.options import Parser
+from seq1f1b_jax.launch.options import Parser, check_resumes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,28 +85,34 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     cut = list(arguments).index("--") if "--" in arguments else len(arguments)
     options, unknown = parser.parse_known_args(arguments[:cut])
     if unknown:
-        raise UserError(f"{' '.join(unknown)}: unknown; arguments of train.py stand behind --")
+        raise UserError(f"{' '.join(unknown)}: unknown; arguments of train.py go behind --")
     if options.workers < 1 or options.gpus < 0 or options.restarts < 0:
         raise UserError(
             f"--workers {options.workers} --gpus {options.gpus} --restarts {options.restarts}: use "
             "1 or more workers, and no negative number"
         )
-    return options, list(arguments[cut + 1 :])
+    command = list(arguments[cut + 1 :])
+    check_resumes(command, restarts=options.restarts)
+    return options, command
 
 
 @ray.remote(num_cpus=0)
 class Ends:
-    """How the processes ended last, by their rank."""
+    """How the processes of the last attempt ended, by their rank."""
 
     def __init__(self) -> None:
+        self._attempt = ""
         self._codes: dict[int, int] = {}
 
-    def tell(self, rank: int, code: int) -> None:
-        """A process has ended."""
+    def add(self, attempt: str, rank: int, code: int) -> dict[int, int]:
+        """A process has ended; how those of its attempt have by now."""
+        if attempt != self._attempt:
+            self._attempt, self._codes = attempt, {}
         self._codes[rank] = code
+        return self._codes
 
     def all(self) -> dict[int, int]:
-        """What was told."""
+        """Exit statuses."""
         return self._codes
 
 
@@ -115,14 +121,15 @@ def work(job: Mapping[str, Any]) -> None:
     from ray.train.collective import broadcast_from_rank_zero
 
     sys.path.insert(0, job["root"])
+    from seq1f1b_jax.distributed.exits import USER_ERROR
     from seq1f1b_jax.launch.death import can_be_mended, described
     from seq1f1b_jax.launch.guard import Guard
 
     context = ray.train.get_context()
     rank, count = context.get_world_rank(), context.get_world_size()
+    address = broadcast_from_rank_zero(_free_address() if rank == 0 else None)
     values = {
-        "coordinator": broadcast_from_rank_zero(_free_address() if rank == 0 else None),
-        "num_processes": count, "process_id": rank,
+        "coordinator": address, "num_processes": count, "process_id": rank
     }  # fmt: skip
     who = [word for name, value in values.items() for word in (f"--distributed.{name}", str(value))]
     program = [sys.executable, "-u", str(Path(job["root"], "train.py"))]
@@ -133,8 +140,8 @@ def work(job: Mapping[str, Any]) -> None:
         guard.watch(process.pid)
         code = process.wait()
         guard.forget(process.pid)
-    ray.get(job["ends"].tell.remote(rank, code))
-    if can_be_mended(code):
+    codes = ray.get(job["ends"].add.remote(address, rank, code))
+    if can_be_mended(code) and USER_ERROR not in codes.values():
         raise RuntimeError(described(rank, code))
 
 

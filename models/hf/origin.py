@@ -112,6 +112,12 @@ def kept_origin(folder: Path) -> Origin | None:
     return Origin(find_files(folder), **about)
 
 
+def is_kept(folder: Path) -> bool:
+    """Whether `keep_origin` wrote the folder."""
+    path = folder / ABOUT
+    return path.is_file() and b'"has_tokenizer"' in path.read_bytes()
+
+
 def write_files(files: Mapping[str, Path | str], folder: Path) -> None:
     """Copy or write files under a folder, by path in it."""
     for name, file in files.items():

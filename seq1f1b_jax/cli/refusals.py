@@ -39,7 +39,7 @@ def refusals(typed: Mapping[str, str] = NOTHING_TYPED) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(as_typed(str(error), typed)) from error
+        raise type(error)(as_typed(str(error), typed)) from error
     except ValueError as error:
         *_, (frame, _) = walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").partition(".")[0] not in OURS:

@@ -261,6 +261,12 @@ def _run(config: Config) -> Iterator[str]:
         yield "train.output_dir is empty; name a folder such as runs/default"
     if not config.data.source.strip():
         yield "data.source is empty; use stdlib, or the path of a text file, folder or .bin file"
+    if config.train.resume == "never" and config.distributed.stopped_status:
+        yield (
+            f"distributed.stopped_status={config.distributed.stopped_status} is for a scheduler "
+            "that starts the run again, and train.resume=never would start it over each time; set "
+            "another train.output_dir instead"
+        )
 
 
 def _get(config: Config, key: str) -> Any:

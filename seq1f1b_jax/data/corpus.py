@@ -7,7 +7,6 @@ separator is unambiguous. For other tokenizers: `python -m seq1f1b_jax.data prep
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +69,7 @@ class Corpus:
         """
         mapped = [array for array in (self.tokens, self.documents) if isinstance(array, np.memmap)]
         for array in mapped:
-            try:
-                size = os.stat(array.filename).st_size
-            except OSError:  # a deleted file stays intact while it is mapped
-                continue
+            size = array._mmap.size()  # of the mapped file, whatever has its name by now
             if size < array.offset + array.nbytes:
                 raise UserError(
                     f"{array.filename} was cut to {size} bytes while it was read, and had "

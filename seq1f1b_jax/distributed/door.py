@@ -1,6 +1,6 @@
 """Where the processes of a run come together before JAX's service begins, on the same port.
 
-JAX's service takes whoever says a number: a stray process with the number of another one takes its
+JAX's service admits any process by its number: a stray one with the number of another one takes its
 place, and a second process 0 on a host shares its port. So process 0 first listens there itself,
 and lets in each number once. When all have come it closes, and JAX's service takes the port;
 whoever comes later meets that, which does not answer as a door does.
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.distributed.output import NotMet
 from seq1f1b_jax.distributed.processes import LOOPBACK, Processes
 
 MARK = "seq1f1b"
-RETRY_SECONDS = 0.2
+RETRY_SECONDS, CONNECT_SECONDS = 0.2, 5.0
 ANSWER_BYTES, KNOCK_BYTES = 1 << 12, 1 << 12
 
 
@@ -28,13 +29,13 @@ class Guest:
     """Somebody at the door of process 0.
 
     Attributes:
-      heard: what it has said so far.
-      index: which process it is, once it has said so.
+      received: what it has sent so far.
+      index: which process it is, once it has sent that.
       who: on which host it is, and its number there.
     """
 
     connection: socket.socket
-    heard: bytes = b""
+    received: bytes = b""
     index: int | None = None
     who: str = ""
 
@@ -48,7 +49,8 @@ def meet(processes: Processes, *, seconds: float, patience: float) -> None:
       patience: how long somebody else may be at the address: an earlier run that is about to end.
 
     Raises:
-      UserError: they do not come, this one is not let in, or the address cannot be used.
+      NotMet: they do not come.
+      UserError: this one is not let in, or the address cannot be used.
     """
     deadline = time.monotonic() + seconds
     if processes.index == 0:
@@ -69,7 +71,7 @@ def address_of(coordinator: str) -> tuple[str, int]:
 
 
 def bind_address(coordinator: str) -> str | None:
-    """Where process 0 listens: on loopback only, where it is told to be there; else everywhere.
+    """Where process 0 listens: on loopback only, where its address is there; else everywhere.
 
     Example:
       >>> bind_address("127.0.0.1:4000"), bind_address("node1:4000")
@@ -108,7 +110,7 @@ class _Door:
             if key.data is None:
                 self._open(listener)
             else:
-                self._hear(key.data)
+                self._receive(key.data)
 
     def _open(self, listener: socket.socket) -> None:
         with suppress(OSError):  # it has gone again
@@ -116,24 +118,24 @@ class _Door:
             connection.setblocking(False)
             self._selector.register(connection, selectors.EVENT_READ, Guest(connection))
 
-    def _hear(self, guest: Guest) -> None:
+    def _receive(self, guest: Guest) -> None:
         try:
             piece = guest.connection.recv(KNOCK_BYTES)
         except OSError:
             piece = b""
-        guest.heard += piece
-        if not piece or len(guest.heard) > KNOCK_BYTES:
+        guest.received += piece
+        if not piece or len(guest.received) > KNOCK_BYTES:
             return self._leave(guest)
-        if guest.index is None and guest.heard.endswith(b"\n"):
+        if guest.index is None and guest.received.endswith(b"\n"):
             self._judge(guest)
         return None
 
     def _judge(self, guest: Guest) -> None:
-        """Let it in, or tell it why not; a stranger is told nothing."""
+        """Let it in, or answer why not; a stranger gets no answer."""
         try:
-            said = json.loads(guest.heard)
-            index, count, guest.who = int(said[MARK]), int(said["count"]), str(said["who"])
-        except (ValueError, KeyError, TypeError):
+            sent = json.loads(guest.received)
+            index, count, guest.who = int(sent[MARK]), int(sent["count"]), str(sent["who"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return self._leave(guest)
         if reason := self._reason_against(index, count):
             _answer(guest, {"refused": reason})
@@ -162,7 +164,7 @@ class _Door:
     def _give_up(self) -> NoReturn:
         missing = sorted(set(range(1, self._processes.count)) - set(self._guests))
         some = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
-        raise UserError(
+        raise NotMet(
             f"could not meet the others at {self._processes.coordinator} (by "
             f"{self._processes.found}) within {self._seconds:g} s: process {some} has not come; "
             "see that all are started and can reach this host, and that the port is open"
@@ -208,7 +210,7 @@ def _knock(processes: Processes, deadline: float, seconds: float, patience: floa
                 )
         time.sleep(RETRY_SECONDS)
     else:
-        raise UserError(
+        raise NotMet(
             f"could not meet the others at {processes.coordinator} (by {processes.found}) within "
             f"{seconds:g} s; see that all are started, that process 0 is on that host and that "
             "the port is free and open"
@@ -223,24 +225,26 @@ def _ask(processes: Processes, deadline: float) -> dict | None:
     Raises:
       OSError: nobody is there, or nobody answers in time.
     """
-    said = {MARK: processes.index, "count": processes.count, "who": _own_name()}
+    sent = {MARK: processes.index, "count": processes.count, "who": _own_name()}
     left = max(RETRY_SECONDS, deadline - time.monotonic())
-    with socket.create_connection(address_of(processes.coordinator), timeout=left) as connection:
+    address = address_of(processes.coordinator)
+    with socket.create_connection(address, timeout=min(left, CONNECT_SECONDS)) as connection:
+        connection.settimeout(left)
         with suppress(ConnectionError):
-            connection.sendall(json.dumps(said).encode() + b"\n")
-            heard = b""
-            while len(heard) < ANSWER_BYTES and (piece := connection.recv(ANSWER_BYTES)):
-                heard += piece
-                if heard.endswith(b"\n"):
+            connection.sendall(json.dumps(sent).encode() + b"\n")
+            received = b""
+            while len(received) < ANSWER_BYTES and (piece := connection.recv(ANSWER_BYTES)):
+                received += piece
+                if received.endswith(b"\n"):
                     break
             with suppress(ValueError):
-                answer = json.loads(heard)
+                answer = json.loads(received)
                 return answer if isinstance(answer, dict) else None
     return None
 
 
 def _answer(guest: Guest, answer: dict) -> None:
-    with suppress(OSError):  # it has gone, which JAX's meeting will tell
+    with suppress(OSError):  # it has gone, which JAX's meeting will notice
         guest.connection.sendall(json.dumps(answer).encode() + b"\n")
 
 

@@ -7,7 +7,7 @@ STALLED = 75
 """The watchdog ended a step that took far too long (`EX_TEMPFAIL` of sysexits)."""
 
 LOST_PEER = 76
-"""Another process of the run died, and this one could not go on."""
+"""Another process of the run died or did not come, and this one could not go on."""
 
 STOPPED = 77
 """Asked to stop, saved, not complete: for a scheduler that sets `distributed.stopped_status`, which

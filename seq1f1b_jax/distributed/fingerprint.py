@@ -40,8 +40,8 @@ def check_same(group: Group, parts: Mapping[str, Any], *, clock=time.time) -> li
       UserError: which processes differ from process 0, and in what.
     """
     group.barrier("fingerprint")  # so that clocks are read at the same time
-    told = json.dumps({"parts": {k: _text(v) for k, v in parts.items()}, "clock": clock()})
-    answers = [json.loads(text) for text in group.gather("fingerprint", told)]
+    own = json.dumps({"parts": {k: _text(v) for k, v in parts.items()}, "clock": clock()})
+    answers = [json.loads(text) for text in group.gather("fingerprint", own)]
     if differing := differences([answer["parts"] for answer in answers]):
         raise UserError(
             "the processes of this run are not alike: " + "; ".join(differing) + "; start all of "
@@ -84,7 +84,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def numerics_of(environment: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, str]:
-    """What JAX and XLA have been told beside our settings, without that which may differ.
+    """What JAX and XLA are given beside our settings, without that which may differ.
 
     Args:
       environment: variables.

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: through JAX's coordination service, not by devices.
+"""What the processes of a run exchange beside their devices: through JAX's coordination service.
 
 Devices exchange in compiled programs, where a missing peer is a hang. Here every wait has an end, a
 refusal by process 0 reaches all, and background threads may take part. Calls of one name are
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 SHUTDOWN_SECONDS = 20
 LINGER_SECONDS = 2
-"""How long process 0 stays when all have been told to end: so long others can still hear it."""
+"""How long process 0 stays when all have been asked to end: so long others can still reach it."""
 
 PATIENCE_SECONDS = 3600
 """For work that others wait for, such as reading a checkpoint; a death is noticed much earlier."""
@@ -82,8 +82,8 @@ class Group:
             return make()
         key = self._key(name)
         if self.is_first:
-            # a defect of process 0 is told too: nobody may wait for an answer that never comes
-            failed = f"process 0 could not go on ({name}); its own output tells why"
+            # a defect of process 0 is reported too: nobody may wait for an answer that never comes
+            failed = f"process 0 could not go on ({name}); its own output says why"
             answer: dict[str, Any] = {"error": failed}
             try:
                 answer = {"value": make()}
@@ -98,7 +98,7 @@ class Group:
         return answer["value"]
 
     def gather(self, name: str, text: str, *, seconds: float = PATIENCE_SECONDS) -> list[str]:
-        """What every process has to say, by its index."""
+        """The texts of all processes, by index."""
         if self.count == 1:
             return [text]
         key = self._key(name)
@@ -109,10 +109,10 @@ class Group:
         ]
 
     def post(self, name: str, text: str) -> str:
-        """Leave a note that any process may have left before; whose came first stands.
+        """Leave a note that any process may have left before; the first one stays.
 
         Returns:
-          The note that stands.
+          The note that is there.
         """
         from jax.errors import JaxRuntimeError
 
@@ -134,13 +134,13 @@ class Group:
                 raise
             return None
 
-    def tell(self, name: str, text: str) -> None:
-        """Say how this process is; the last word counts."""
+    def publish(self, name: str, text: str) -> None:
+        """Publish a text of this process, in place of its last one."""
         key = f"seq1f1b/{name}/{self.index}"
         self._client.key_value_set(key, text, allow_overwrite=True)
 
-    def told(self, name: str) -> dict[int, str]:
-        """What processes said last, by their index."""
+    def published(self, name: str) -> dict[int, str]:
+        """The latest text of each process, by its index."""
         notes = self._client.key_value_dir_get(f"seq1f1b/{name}/")
         return {int(key.rpartition("/")[2]): text for key, text in notes}
 

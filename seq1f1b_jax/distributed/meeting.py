@@ -1,9 +1,9 @@
 """How the processes of a run meet: at a door of our own, then by JAX's coordination service."""
 
-from seq1f1b_jax.config import DistributedConfig, UserError
+from seq1f1b_jax.config import DistributedConfig
 from seq1f1b_jax.distributed.door import bind_address, meet
 from seq1f1b_jax.distributed.group import ALONE, SHUTDOWN_SECONDS, Group
-from seq1f1b_jax.distributed.output import at_most
+from seq1f1b_jax.distributed.output import NotMet, at_most
 from seq1f1b_jax.distributed.processes import Processes
 
 JAX_PATIENCE = 3
@@ -18,7 +18,8 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
       config: how long to wait for them, and how soon a silent one counts as dead.
 
     Raises:
-      UserError: they do not come, this process is not let in, or the address cannot be used.
+      NotMet: they do not come.
+      UserError: this process is not let in, or the address cannot be used.
     """
     if processes.count == 1:
         return ALONE
@@ -27,13 +28,13 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
 
     # CPU devices of several processes exchange by Gloo; without effect on GPUs
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Else JAX aborts this process when another dies, before anyone can say which; see `Watchdog`
+    # Else JAX aborts this process when another dies, before anyone can report which; see `Watchdog`
     jax.config.update("jax_enable_recoverability", True)
     # Else JAX swallows a SIGTERM from here to the first step, and the run goes on as if none came
     jax.config.update("jax_enable_preemption_service", False)
     patience = config.heartbeat_timeout
     meet(processes, seconds=config.initialization_timeout, patience=patience)
-    # JAX's own ends of a process that waits too long, or is silent, tell less: they come later
+    # JAX's own ends of a process that waits too long, or is silent, explain less: they come later
     with at_most(config.initialization_timeout, processes, _not_met(processes, config)):
         try:
             jax.distributed.initialize(
@@ -50,8 +51,8 @@ def start(processes: Processes, config: DistributedConfig) -> Group:
     return Group(processes.index, processes.count, distributed.global_state.client)
 
 
-def _not_met(processes: Processes, config: DistributedConfig, reason: str = "") -> UserError:
-    return UserError(
+def _not_met(processes: Processes, config: DistributedConfig, reason: str = "") -> NotMet:
+    return NotMet(
         f"all processes came to {processes.coordinator} (by {processes.found}), but JAX's service "
         f"did not begin there within {config.initialization_timeout} s{reason}; see that process 0 "
         "is still on that host"

@@ -1,4 +1,4 @@
-"""What several processes print: one speaks for all, and errors tell whose they are."""
+"""What several processes print: one for all, and errors with the number of their process."""
 
 import os
 import sys
@@ -9,14 +9,18 @@ from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.distributed.exits import USER_ERROR
+from seq1f1b_jax.distributed.exits import LOST_PEER, USER_ERROR
 from seq1f1b_jax.distributed.processes import Processes
 
 REFUSED_SECONDS = 5
-"""How long a refused process 0 stays: the others hear of it by a service in this process."""
+"""How long a refused process 0 stays: the others learn of it from a service in this process."""
 
 End = Callable[[int], NoReturn]
 """Ends the process with a status."""
+
+
+class NotMet(UserError):
+    """Other processes did not come in time; they may when the same command is started again."""
 
 
 @contextmanager
@@ -30,7 +34,7 @@ def one_voice(
 
     Args:
       processes: of the run.
-      native: whether what compiled libraries print is heard too; see `no_native_lines`.
+      native: whether what compiled libraries print is shown too; see `no_native_lines`.
       end: tests give another one.
 
     Example:
@@ -52,17 +56,17 @@ def one_voice(
             try:
                 yield
             except UserError as error:
-                _tell(processes, error)
+                _report(processes, error)
                 if processes.index == 0:
                     time.sleep(REFUSED_SECONDS)
-                end(USER_ERROR)
+                end(_status_of(error))
 
 
 @contextmanager
 def no_native_lines() -> Iterator[None]:
     """Drop what compiled libraries write to standard output; Python's own output stays.
 
-    Gloo tells of every group that it connects, from several threads at once, so that its lines
+    Gloo reports every group that it connects, from several threads at once, so that its lines
     come in pieces and fall into others. Does nothing where Python writes elsewhere already.
     """
     python = sys.stdout
@@ -89,18 +93,18 @@ def no_native_lines() -> Iterator[None]:
 def at_most(
     seconds: float, processes: Processes, error: UserError, *, end: End = os._exit
 ) -> Iterator[None]:
-    """Work that may wait in compiled code for ever, or end the process there without a good word.
+    """Work that may wait in compiled code for ever, or end the process without a message.
 
     Args:
       seconds: after which this process is refused, unless the work is done.
       processes: of the run.
-      error: what is told then.
+      error: what is printed then.
       end: tests give another one.
     """
 
     def give_up() -> None:
-        _tell(processes, error)
-        end(USER_ERROR)
+        _report(processes, error)
+        end(_status_of(error))
 
     with otherwise(seconds, give_up):
         yield
@@ -118,8 +122,13 @@ def otherwise(seconds: float, act: Callable[[], object]) -> Iterator[None]:
         timer.cancel()
 
 
-def _tell(processes: Processes, error: UserError) -> None:
+def _status_of(error: UserError) -> int:
+    return LOST_PEER if isinstance(error, NotMet) else USER_ERROR
+
+
+def _report(processes: Processes, error: UserError) -> None:
     who = f"[process {processes.index} of {processes.count}]"
     with suppress(OSError):  # a reader that left keeps no process from its end
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         print(f"error: {who} {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Which processes make up a run: as the command line says, or as whoever started them does.
+"""Which processes make up a run: from the command line, or from whoever started them.
 
 | who | how it is known | seen in |
 |---|---|---|
@@ -6,7 +6,7 @@
 | SLURM | `SLURM_STEP_*` of `srun` | manual of 23.11 |
 | Open MPI 4 (ORTE) | `OMPI_COMM_WORLD_*`, `OMPI_MCA_orte_hnp_uri` | 4.1.8 |
 | Open MPI 5 (PRRTE) | `OMPI_COMM_WORLD_*`, `PMIX_NAMESPACE` | 5.0.11 |
-| another PMIx launcher | `PMIX_RANK`; how many, its library tells | `prterun` of 5.0.11 |
+| another PMIx launcher | `PMIX_RANK`; only its library knows how many | `prterun` of 5.0.11 |
 
 Kubernetes needs no detection: `launch/jobset.yaml` passes its indices as settings. JAX's own
 detection is not asked: it would wait for peers in a job of one task, gives one device to a task
@@ -39,7 +39,7 @@ class Processes:
       index: which one this is.
       coordinator: `host:port` that process 0 listens on; None for one process.
       local_index: which one this is on its host, where each of them has one device of it.
-      found: who said so.
+      found: where this is known from.
     """
 
     count: int = 1
@@ -49,7 +49,7 @@ class Processes:
     found: str = "settings"
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def messages(self) -> tuple[str, ...]:
         """A line for the user: whom this process waits for."""
         meeting = f"meeting {self.count} processes (by {self.found}) at {self.coordinator}"
         return (meeting,) * (self.count > 1)
@@ -158,7 +158,7 @@ def _from_open_mpi(environment: Mapping[str, str]) -> Processes | None:
         host, job = prrte[1], int(prrte[2])
     else:
         raise UserError(
-            f"mpirun started {count} processes and does not tell where the first one is; give "
+            f"mpirun started {count} processes and does not say where the first one is; give "
             "--distributed.coordinator HOST:PORT, --distributed.num_processes and "
             "--distributed.process_id"
         )
@@ -177,7 +177,7 @@ def _from_pmix(environment: Mapping[str, str]) -> Processes | None:
         return None
     raise UserError(
         f"a PMIx launcher started this process ({environment['PMIX_NAMESPACE']}, rank "
-        f"{environment[RANK]}) and does not tell how many there are; give "
+        f"{environment[RANK]}) and does not say how many there are; give "
         "--distributed.coordinator HOST:PORT and --distributed.num_processes N, the rank is known; "
         "or --distributed.detect never, if it is the only one"
     )

@@ -13,8 +13,8 @@ from seq1f1b_jax.config import UserError
 class LineFile:
     r"""Adds lines to a file, each by one write, so that a kill cuts the last one at most.
 
-    A write that fails, for want of space say, is told once and stops nothing: lines wait in memory
-    from then on, until `catch_up` finds room for them. Half a line is taken back.
+    A write that fails, for want of space say, is reported once and stops nothing: then lines wait
+    in memory, until `catch_up` finds room for them. Half a line is taken back.
 
     Args:
       path: of the file; its folder exists.
@@ -41,7 +41,7 @@ class LineFile:
         self._handle = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         # a line that a killed process left unfinished is ended
         self._waiting = [b"\n"] if _is_cut(self._handle) else []
-        self._full = self._told = False
+        self._full = self._reported = False
 
     def add(self, line: str) -> None:
         """Add a line now, or once there is room."""
@@ -78,8 +78,8 @@ class LineFile:
 
     def _fail(self, error: OSError) -> None:
         self._full = True
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             self._say(
                 f"note: cannot write {self._path} ({error.strerror}); the run goes on, and its "
                 "lines are tried again with every checkpoint"
@@ -123,9 +123,20 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # x: through no link
             file.write(content)
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Make the kernel write a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def first_free(path: Path) -> Path:
@@ -143,7 +154,7 @@ def first_free(path: Path) -> Path:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to tell of a file that the system does not let us write."""
+    """The error for a file that the system does not let us write."""
     reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
     return UserError(
         f"cannot write {path} ({reason}); set train.output_dir to a folder that this user may write"

@@ -95,12 +95,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
         stop.signal = stop.signal or signal.Signals(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not again:
-            _tell("\nstopping after this step and saving; Ctrl-C again ends the process at once\n")
+            _write("\nstopping after this step and saving; Ctrl-C again ends the process at once\n")
         elif number == signal.SIGINT:  # it came before the line above took effect
             signal.raise_signal(number)
 
-    heard = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
-    before = {number: signal.signal(number, handle) for number in heard}
+    numbers = [number for number in SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:
@@ -151,7 +151,7 @@ def _is_ignored(number: signal.Signals) -> bool:
     return signal.getsignal(number) == signal.SIG_IGN
 
 
-def _tell(text: str) -> None:
+def _write(text: str) -> None:
     """Write to standard error below Python's buffers, which the interrupted code may be using."""
     with suppress(OSError):  # its terminal may be gone
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())

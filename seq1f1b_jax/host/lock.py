@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
@@ -22,7 +22,7 @@ SHARED_SECONDS = 30.0
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the folder of a run while it runs.
 
-    The lock is the kernel's (`flock`), on a file that tells who holds it; it is gone when the
+    The lock is the kernel's (`flock`), on a file that names its holder; it is gone when the
     process is, killed or not. The file stays, which means nothing. On network file systems that
     keep locks to one host, a second host is not seen.
 
@@ -81,8 +81,9 @@ def _take(handle: int, folder: Path) -> None:
     except OSError:  # a file system without locks: better unguarded than no run
         return
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.ctime()}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(holder).encode(), 0)
+    with suppress(OSError):  # a full disk: the lock holds without a name
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder).encode(), 0)
 
 
 def _holder(handle: int) -> str:

@@ -36,7 +36,7 @@ class Output:
 
     def __init__(self, stream: TextIO):
         self._stream = stream
-        self._tell: list[Callable[[OSError], None]] = []
+        self._listeners: list[Callable[[OSError], None]] = []
         self._lock = threading.Lock()
         self.lost: OSError | None = None
 
@@ -56,15 +56,15 @@ class Output:
             self._lose(error)
 
     @contextmanager
-    def when_lost(self, tell: Callable[[OSError], None]) -> Iterator[None]:
-        """Call `tell` with the first failure until the block ends; at once, where it has been."""
-        self._tell.append(tell)
+    def when_lost(self, listener: Callable[[OSError], None]) -> Iterator[None]:
+        """Call `listener` with the first failure in the block; at once, if it has been."""
+        self._listeners.append(listener)
         if self.lost is not None:
-            tell(self.lost)
+            listener(self.lost)
         try:
             yield
         finally:
-            self._tell.remove(tell)
+            self._listeners.remove(listener)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -75,8 +75,8 @@ class Output:
         with self._lock:
             first, self.lost = self.lost is None, self.lost or error
         if first:
-            for tell in self._tell:
-                tell(error)
+            for listener in self._listeners:
+                listener(error)
 
 
 def lead_nowhere(descriptor: int) -> None:
@@ -92,7 +92,7 @@ def lasting_output(*, prints_result: bool) -> Iterator[Output]:
 
     Args:
       prints_result: whether that is the command's result. A reader who leaves has had enough of it,
-        and nothing is said. Else the command goes on, for the sake of its files, and says so once.
+        and nothing is printed. Else the command goes on, for its files, and notes that once.
 
     Yields:
       Standard output.
@@ -118,10 +118,10 @@ def lasting_output(*, prints_result: bool) -> Iterator[Output]:
         )
 
 
-def told_loss(error: OSError) -> str:
-    """What a run says of a standard output that is gone."""
+def describe_loss(error: OSError) -> str:
+    """The note about a standard output that is gone."""
     return f"standard output is gone ({error.strerror}); going on without it, saving as usual"
 
 
 def _say_once(error: OSError) -> None:
-    print(f"note: {told_loss(error)}", file=sys.stderr, flush=True)
+    print(f"note: {describe_loss(error)}", file=sys.stderr, flush=True)

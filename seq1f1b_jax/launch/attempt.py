@@ -55,18 +55,18 @@ class Attempt:
         self._killed: list[int] = []
 
     def run(self, reader: int) -> Outcome:
-        """Return once all have ended; `reader` tells of signals (`wakeups.listening`)."""
+        """Return once all have ended; `reader` has their signals (`wakeups.listening`)."""
         while self._children.running:
             self._children.wait(self._seconds_left())
             for number in arrived(reader):
                 self._forward(number)
             bad = {i: code for i, code in self._children.reap().items() if code != 0}
             if bad and self._first is None:
-                self._mourn(first_cause(bad), bad)
+                self._report_first(first_cause(bad), bad)
             if self._seconds_left() == 0:
                 self._kill_rest()
-        if self._first and not self._stopped and (told := self._explain(self._first[1])):
-            self._say(told)
+        if self._first and not self._stopped and (line := self._explain(self._first[1])):
+            self._say(line)
         return self._outcome()
 
     def _seconds_left(self) -> float | None:
@@ -82,14 +82,14 @@ class Attempt:
         else:
             self._children.signal(number)
 
-    def _mourn(self, index: int, bad: dict[int, int]) -> None:
+    def _report_first(self, index: int, bad: dict[int, int]) -> None:
         """Name the process that died first and begin to wait for the others."""
         code = bad[index]
         self._first = (index, code)
         self._deadline = time.monotonic() + self._grace
         if self._stopped:
             return
-        if code == USER_ERROR:  # its own line says it best
+        if code == USER_ERROR:  # its own line is the best report
             self._children.drain(index)
         self._say(described(index, code))
         self._children.drain(index)
@@ -111,10 +111,11 @@ class Attempt:
             return Outcome(0, None, self._stopped)
         index, code = self._first
         if self._stopped:  # all were asked: one that aborts since another was faster is no cause
-            codes = {i: child.code for i, child in enumerate(self._children.members) if child.code}
+            members = enumerate(self._children.members)
+            codes = {i: m.code for i, m in members if m.code and i not in self._killed}
             code = codes[index := first_cause(codes)]
         cause = described(index, code)
-        if code == LOST_PEER and self._killed:  # the loser tells of it, and is not the cause
+        if code == LOST_PEER and self._killed:  # who lost it reports that, and is not the cause
             cause = f"{_processes(self._killed)} stood still, and process {index} lost it"
         return Outcome(code, cause, self._stopped)
 

@@ -1,4 +1,4 @@
-"""The processes of one attempt: started, heard, ended; nobody is left behind."""
+"""The processes of one attempt: started, read, ended; none is left behind."""
 
 import os
 import select
@@ -38,8 +38,8 @@ class Child:
     code: int | None = None
 
 
-class Stream(NamedTuple):
-    """One of a process' two outputs, and who hears it."""
+class ChildOutput(NamedTuple):
+    """One of the two outputs of a process, and its readers."""
 
     index: int
     pipe: IO[bytes]
@@ -95,18 +95,18 @@ class Children:
     def wait(self, seconds: float | None) -> None:
         """Pass on what is written within `seconds`, at the latest until a signal comes.
 
-        A signal comes first: a death is to be told before what the others have to say about it.
+        A signal comes first: a death is reported before what the others print about it.
         """
         ready = [key.data for key, _ in self._selector.select(seconds)]
         if None in ready or any(stream.errors for stream in ready) and self._death_follows():
             return
         for stream in ready:
-            self._hear(stream)
+            self._read(stream)
 
     def _death_follows(self) -> bool:
         """Whether a signal comes while errors are held back, as long as all processes are alive.
 
-        The sockets of a process that is killed close before its parent is told.
+        The sockets of a process that is killed close before its parent learns of it.
         """
         alive = all(child.code is None for child in self.members)
         return alive and bool(select.select([self._reader], [], [], HOLD_SECONDS)[0])
@@ -123,11 +123,11 @@ class Children:
         """Pass on what one process, or all, has written by now."""
         for _ in range(MAX_PIECES):
             ready = [key.data for key, _ in self._selector.select(0) if key.data is not None]
-            heard = [stream for stream in ready if index in (None, stream.index)]
-            if not heard:
+            streams = [stream for stream in ready if index in (None, stream.index)]
+            if not streams:
                 return
-            for stream in heard:
-                self._hear(stream)
+            for stream in streams:
+                self._read(stream)
 
     def signal(self, number: int) -> list[int]:
         """Send a signal to every process that runs, and to what it has started; their indices."""
@@ -150,10 +150,10 @@ class Children:
 
     def _listen(self, pipe: IO[bytes], hearers: Sequence[Filter], *, errors: bool) -> None:
         os.set_blocking(pipe.fileno(), False)
-        stream = Stream(len(self.members) - 1, pipe, tuple(hearers), errors)
+        stream = ChildOutput(len(self.members) - 1, pipe, tuple(hearers), errors)
         self._selector.register(pipe, selectors.EVENT_READ, stream)
 
-    def _hear(self, stream: Stream) -> None:
+    def _read(self, stream: ChildOutput) -> None:
         try:
             piece = os.read(stream.pipe.fileno(), PIECE_BYTES)
         except BlockingIOError:
@@ -163,7 +163,7 @@ class Children:
         if not piece:
             self._forget(stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _forget(self, stream: ChildOutput) -> None:
         self._selector.unregister(stream.pipe)
         for hearer in stream.hearers:
             hearer.close()

@@ -12,9 +12,9 @@ from seq1f1b_jax.distributed.exits import (
 )
 
 MEANING = {
-    USER_ERROR: "it met bad input, told above",
+    USER_ERROR: "it met bad input, as reported above",
     STALLED: "its watchdog saw a stalled step",
-    LOST_PEER: "it lost another process",
+    LOST_PEER: "it lost another process, or met none",
     STOPPED: "it was asked to stop, and has saved",
     126: "the command cannot be run",
     127: "the command was not found",

@@ -1,4 +1,4 @@
-"""What a run's folder tells the launcher: which steps are finished, and who is behind."""
+"""What the launcher reads from a run's folder: which steps are finished, and who is behind."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def _saved(folder: Path) -> list[int]:
 
 
 def who_is_behind(folder: Path, count: int, *, since: float) -> str | None:
-    """One line that names the processes behind the others, or None if the folder does not tell.
+    """One line that names the processes behind the others, or None if the folder does not show it.
 
     Each process' watchdog writes `watchdog/process-I.json` with what it has finished; a file that
     is missing, or older than the start, means that the process could not even do that.
@@ -41,20 +41,21 @@ def who_is_behind(folder: Path, count: int, *, since: float) -> str | None:
       count: number of processes.
       since: when they were started, in Unix seconds.
     """
-    places = [_place(folder / WATCHDOG / f"process-{index}.json", since) for index in range(count)]
-    last = min(map(_order, places))
-    behind = [index for index in range(count) if _order(places[index]) == last]
-    if not any(places):
+    paths = [folder / WATCHDOG / f"process-{index}.json" for index in range(count)]
+    reports = [_report(path, since) for path in paths]
+    last = min(map(_order, reports))
+    behind = [index for index in range(count) if _order(reports[index]) == last]
+    if not any(reports):
         return None
     who = " and ".join(f"process {index}" for index in behind)
     are = "is" if len(behind) == 1 else "are"
-    told = _told(places[behind[0]])
+    where = _describe(reports[behind[0]])
     if len(behind) == count:
-        return f"no process is behind: all are {told}"
-    return f"{who} {are} behind: {told}; the first is {_told(max(places, key=_order))}"
+        return f"no process is behind: all are {where}"
+    return f"{who} {are} behind: {where}; the first is {_describe(max(reports, key=_order))}"
 
 
-def _place(path: Path, since: float) -> dict[str, Any] | None:
+def _report(path: Path, since: float) -> dict[str, Any] | None:
     try:
         record = _record(path.read_bytes())
     except OSError:
@@ -63,21 +64,21 @@ def _place(path: Path, since: float) -> dict[str, Any] | None:
     return record if fresh else None
 
 
-def _order(place: dict[str, Any] | None) -> tuple[int, int]:
-    if place is None:
+def _order(report: dict[str, Any] | None) -> tuple[int, int]:
+    if report is None:
         return -1, -1
-    tick = place.get("tick")
-    return place["step"], -1 if tick is None else tick
+    tick = report.get("tick")
+    return report["step"], -1 if tick is None else tick
 
 
-def _told(place: dict[str, Any] | None) -> str:
-    if place is None:
-        return "it has left no word since the start"
-    tick, cell = place.get("tick"), place.get("cell")
-    told = f"in step {place['step']}"
+def _describe(report: dict[str, Any] | None) -> str:
+    if report is None:
+        return "it has written nothing since the start"
+    tick, cell = report.get("tick"), report.get("cell")
+    where = f"in step {report['step']}"
     if tick is not None:
-        told += f", tick {tick}"
-    return told + (f", {cell}" if cell else "")
+        where += f", tick {tick}"
+    return where + (f", {cell}" if cell else "")
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
 """Nobody outlives the launcher, even if it is killed: a process of its own ends whom it left.
 
 The kernel can be asked to kill a child with its parent, but not what that child has started: behind
-a shell wrapper the run would go on without anybody to stop or restart it. So the launcher tells a
-small process, through a pipe, which process groups it has started. When the pipe ends, however that
-came, the groups that are left are killed.
+a shell wrapper the run would go on without anybody to stop or restart it. So the launcher sends
+the process groups that it has started to a small process, through a pipe. When the pipe ends,
+however that came, the groups that are left are killed.
 """
 
 import os
@@ -29,7 +29,7 @@ class Guard:
 
     def __enter__(self) -> "Guard":
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE,
+            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, bufsize=0,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         return self
@@ -40,16 +40,15 @@ class Guard:
 
     def watch(self, group: int) -> None:
         """Kill this process group when the launcher is gone."""
-        self._tell(group)
+        self._send(group)
 
     def forget(self, group: int) -> None:
         """It has ended: its number may soon be another one's."""
-        self._tell(-group)
+        self._send(-group)
 
-    def _tell(self, number: int) -> None:
+    def _send(self, number: int) -> None:
         with suppress(BrokenPipeError):  # somebody has killed the guard, which is no one's loss yet
             self._process.stdin.write(b"%d\n" % number)
-            self._process.stdin.flush()
 
 
 def kill_whom_it_left(lines: Iterable[bytes]) -> None:

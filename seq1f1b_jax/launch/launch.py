@@ -87,7 +87,7 @@ class Progress:
     """Counts the restarts in a row that brought the run no further.
 
     Args:
-      folder: of the run, where its metrics and checkpoints lie; None: not known.
+      folder: of the run, where its metrics and checkpoints are; None: not known.
     """
 
     def __init__(self, folder: Path | None):
@@ -117,7 +117,7 @@ def _again(outcome: Outcome, restarts: int, number: int, idle: int) -> bool:
 
 
 def _verdict(outcome: Outcome, restarts: int, number: int, idle: int) -> str | None:
-    """What happens now, in one line that repeats the cause: much may stand between the two."""
+    """What happens now, in one line that repeats the cause: much may be printed between the two."""
     if outcome.cause is None or outcome.code == USER_ERROR:
         return None
     if outcome.stopped:

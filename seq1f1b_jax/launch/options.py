@@ -15,10 +15,10 @@ NO_COMMAND = "no command; name it behind --, as in --processes 2 -- train.py"
 EPILOG = """\
 example: python -m seq1f1b_jax.launch --processes 2 --restarts 3 -- train.py --mesh.pipe 4
 
-Ctrl-C and SIGTERM reach every process: the run finishes its step, saves and ends with 0; a second
-Ctrl-C kills. When a process dies, one line names it and the others are ended. Exit status: that of
-the process that died first, 128 + N for signal N; 2 for bad input. A set is started again after a
-signal, after a stall (75) and after a lost process (76), never after 2."""
+Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) reach every process: the run finishes its step,
+saves and ends with 0; a second Ctrl-C kills. When a process dies, one line names it and the others
+are ended. Exit status: that of the process that died first, 128 + N for signal N; 2 for bad input.
+A set is started again after a signal, a stall (75) or a lost process (76), never after 2."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells bad input as the rest of the program does: by a `UserError`, in one line."""
+    """Reports bad input as the rest of the program does: by a `UserError`, in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise it, instead of printing and ending the process."""
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of what stands before `--`."""
+    """The parser of what is before `--`."""
     made = Parser(
         prog="python -m seq1f1b_jax.launch",
         usage="%(prog)s --processes N [--restarts N] [--log-dir D] [--grace S] -- train.py ...",
@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """Read the launcher's command line.
 
     Args:
-      arguments: without the program's name; the command stands behind the first `--`.
+      arguments: without the program's name; the command is behind the first `--`.
 
     Raises:
       UserError: bad input, in one line.
@@ -115,7 +115,16 @@ def _check(options: Options) -> None:
             raise UserError(
                 f"--distributed.{name} is what the launcher sets itself; leave it out behind --"
             )
-    if options.restarts and setting(options.command, "train.resume") == "never":
+    check_resumes(options.command, restarts=options.restarts)
+
+
+def check_resumes(command: Sequence[str], *, restarts: int) -> None:
+    """Refuse a command that would start over at every restart.
+
+    Raises:
+      UserError: it would.
+    """
+    if restarts and setting(command, "train.resume") == "never":
         raise UserError(
             "--train.resume never with --restarts would start over at every restart; set another "
             "--train.output_dir instead"

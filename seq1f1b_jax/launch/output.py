@@ -24,11 +24,11 @@ class Filter(Protocol):
     def close(self) -> None: ...
 
 
-class Refusals:
-    r"""Which refusals were shown: all processes refuse the same bad input, and one line is enough.
+class SeenErrors:
+    r"""Which errors were shown: all processes refuse the same bad input, and one line is enough.
 
     Example:
-      >>> shown = Refusals()
+      >>> shown = SeenErrors()
       >>> shown.is_news(b"error: no such file\n"), shown.is_news(b"error: no such file\n")
       (True, False)
       >>> shown.is_news(b"error: [process 1 of 2] no such file\n"), shown.is_news(b"step 1\n")
@@ -36,17 +36,17 @@ class Refusals:
     """
 
     def __init__(self) -> None:
-        self._told: set[bytes] = set()
+        self._seen: set[bytes] = set()
 
     def is_news(self, line: bytes) -> bool:
-        """Whether a line tells something new; one that is no refusal does."""
+        """Whether a line is new; one that is no error is."""
         if line.startswith(CONSEQUENCE):
-            return not any(told in line for told in self._told)
+            return not any(seen in line for seen in self._seen)
         if not line.startswith(REFUSAL):
             return True
-        told = re.sub(rb"^error:\s*(\[process \d+ of \d+\])?\s*", b"", line).strip()
-        known = told in self._told
-        self._told.add(told)
+        error = re.sub(rb"^error:\s*(\[process \d+ of \d+\])?\s*", b"", line).strip()
+        known = error in self._seen
+        self._seen.add(error)
         return not known
 
 
@@ -64,8 +64,8 @@ class PassThrough:
       (None, None)
     """
 
-    def __init__(self, write: Write, refusals: Refusals | None = None):
-        self._write, self._refusals = write, refusals or Refusals()
+    def __init__(self, write: Write, refusals: SeenErrors | None = None):
+        self._write, self._refusals = write, refusals or SeenErrors()
         self._held = b""  # beginning of a line that may yet be dropped
         self._dropping = self._inside = False
 
@@ -94,7 +94,7 @@ class PassThrough:
 
 
 def _may_be_dropped(beginning: bytes) -> bool:
-    """Whether the rest of a line decides: of its first word, or of what is told."""
+    """Whether the rest of a line decides: its first word, or the error itself."""
     marks = (NOISE, REFUSAL, CONSEQUENCE)
     unfinished = any(mark.startswith(beginning) for mark in marks)
     return unfinished or beginning.startswith((REFUSAL, CONSEQUENCE))
@@ -105,20 +105,20 @@ class Marked:
 
     Args:
       write: takes what is passed on.
-      mark: stands before every line.
+      mark: before every line.
       refusals: of all processes.
     """
 
-    def __init__(self, write: Write, mark: bytes, refusals: Refusals | None = None):
+    def __init__(self, write: Write, mark: bytes, refusals: SeenErrors | None = None):
         self._write, self._mark = write, mark
-        self._refusals = refusals or Refusals()
+        self._refusals = refusals or SeenErrors()
         self._rest = b""
 
     def feed(self, piece: bytes) -> None:
         """Pass on the lines that are whole by now."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
-        told = [line for line in lines if line.strip() and not line.startswith(NOISE)]
-        whole = [self._mark + line + b"\n" for line in told if self._refusals.is_news(line)]
+        kept = [line for line in lines if line.strip() and not line.startswith(NOISE)]
+        whole = [self._mark + line + b"\n" for line in kept if self._refusals.is_news(line)]
         if whole:
             self._write(b"".join(whole))
 
@@ -173,7 +173,7 @@ class ToFile:
         """Leave the file open: two streams share it."""
 
 
-class Writer:
+class ConsoleStream:
     """Writes at once; silent once that fails.
 
     Nobody reads any more (`head` has seen enough) or the disk is full: the run itself goes on.
@@ -200,8 +200,8 @@ class Console:
     """The launcher's own standard output and error."""
 
     def __init__(self) -> None:
-        self.out, self.err = Writer(sys.stdout), Writer(sys.stderr)
-        self.refusals = Refusals()
+        self.out, self.err = ConsoleStream(sys.stdout), ConsoleStream(sys.stderr)
+        self.refusals = SeenErrors()
 
     def say(self, line: str) -> None:
         """A line of our own on standard error, never in the middle of another one."""

@@ -5,14 +5,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def listening() -> Iterator[int]:
-    """Turn SIGINT, SIGTERM and SIGCHLD into bytes that hold their numbers.
+    """Turn SIGINT, SIGTERM, SIGHUP and SIGCHLD into bytes that hold their numbers.
 
-    The handlers that were there before come back at the end.
+    A SIGHUP that is ignored, as under `nohup`, stays so. The handlers from before come back.
 
     Yields:
       The end of the pipe to read from; reading never blocks.
@@ -20,7 +20,9 @@ def listening() -> Iterator[int]:
     reader, writer = os.pipe()
     for end in (reader, writer):
         os.set_blocking(end, False)
-    numbers = (*FORWARDED, signal.SIGCHLD)
+    numbers = {*FORWARDED, signal.SIGCHLD}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
     before = {number: signal.signal(number, _do_nothing) for number in numbers}
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

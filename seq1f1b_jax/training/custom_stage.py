@@ -1,5 +1,6 @@
 """A custom model by its name: made from the configuration, and described by one."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
@@ -67,7 +68,7 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
     """
     kind = type(stage)
     return ModelConfig(
-        stage=name or f"{kind.__module__}:{kind.__qualname__}",
+        stage=name or re.sub("[<>]", "", f"{kind.__module__}:{kind.__qualname__}"),  # <locals>
         settings=_fields(stage) if settings is None else dict(settings),
         window=window_of(stage),
         **{size: getattr(stage, size) for size in SIZES},

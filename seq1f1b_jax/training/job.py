@@ -1,9 +1,11 @@
 """What a command works on, and where its data, its weights and its tokenizer come from."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -23,6 +25,7 @@ from seq1f1b_jax.distributed.fingerprint import (
 )
 from seq1f1b_jax.host.stdout import Output
 from seq1f1b_jax.models.hf import Origin, Source, keep_origin, kept_origin, load_rows, origin_of
+from seq1f1b_jax.models.hf.origin import is_kept
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 from seq1f1b_jax.training.checkpoint.folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint.read import LOOKS, read_again
@@ -92,17 +95,27 @@ class Model(NamedTuple):
 def keep_source(job: Job) -> None:
     """Keep in a new run's folder what its source has beside the weights; nothing of an earlier run.
 
+    A folder of that name that no run wrote stays as it is.
+
     Raises:
-      UserError: it cannot be read or written.
+      UserError: it cannot be read or written, or the name is taken.
     """
-    folder = job.folder / SOURCE
+    folder, source = job.folder / SOURCE, job.config.model.source
     try:
-        clear(folder)
+        if is_kept(folder) and (source is None or Path(source).resolve() != folder.resolve()):
+            clear(folder)
         if job.source is not None:
-            keep_origin(origin_of(job.source), folder)
+            if os.path.lexists(folder):
+                raise UserError(
+                    f"{folder} was not written by a run, which would keep there what is beside the "
+                    f"weights of {source}; move it away, or set another train.output_dir"
+                )
+            with TemporaryDirectory(dir=job.folder) as made:  # a kill leaves no half of it
+                keep_origin(origin_of(job.source), Path(made, SOURCE))
+                Path(made, SOURCE).rename(folder)
     except OSError as error:
         raise UserError(
-            f"cannot keep what lies beside the weights of {job.config.model.source} in {folder} "
+            f"cannot keep what is beside the weights of {source} in {folder} "
             f"({error.strerror}); set train.output_dir to a folder that this user may write"
         ) from error
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data import Batch, Prefetcher
 from seq1f1b_jax.distributed import ALONE, Group
@@ -18,6 +20,8 @@ from seq1f1b_jax.training.reports.events import EVALUATE, FINISH, NO_EVENTS, SAV
 from seq1f1b_jax.training.reports.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import StepMetrics, TrainState
+
+FAILED_SECONDS = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +87,16 @@ class Loop:
                 )
                 finished = index + 1 == num_steps
                 stopping = agreement.is_last(index) and not finished
+                failed = True
                 try:
                     if finished or ((index + 1) % eval_every == 0 and not stopping):
                         progress.message(self._evaluate(state, index))
+                    failed = False
                 finally:  # an evaluation that fails, for want of memory say, loses no step
                     if self.group.count == 1:  # a signal during the evaluation
                         stopping = agreement.is_last(index) and not finished
-                    if finished or stopping or (index + 1) % save_every == 0:
+                    due = finished or stopping or (index + 1) % save_every == 0
+                    if due and not (failed and self._failed_alone()):
                         self._save(state, index + 1)
                 if stopping:
                     break
@@ -149,6 +156,14 @@ class Loop:
             f"step {index + 1}: {numbers}; a number that is not finite stops the run, and {kept}; "
             "lower --optimizer.learning_rate or look at the data"
         )
+
+    def _failed_alone(self) -> bool:
+        """Whether other processes are still in the evaluation, and do not come to save."""
+        try:
+            self.group.gather("failed evaluation", "", seconds=FAILED_SECONDS)
+        except JaxRuntimeError:
+            return True
+        return False
 
     def _save(self, state: TrainState, step: int) -> None:
         self.events.begin(SAVE)

@@ -12,7 +12,7 @@ from seq1f1b_jax.data import Batch, SequenceData, Tokenizer
 from seq1f1b_jax.host.compile_cache import use_compile_cache
 from seq1f1b_jax.host.lock import check_shared, run_lock
 from seq1f1b_jax.host.progress import ProgressReport
-from seq1f1b_jax.host.stdout import told_loss
+from seq1f1b_jax.host.stdout import describe_loss
 from seq1f1b_jax.models import num_params
 from seq1f1b_jax.models.hf import load_rows
 from seq1f1b_jax.pipeline.stage import Params
@@ -138,11 +138,11 @@ def open_run(
       The run, and its state; None where it has no checkpoint.
     """
     tokenizer, group = data.corpus.load_tokenizer(), job.group
-    group.first("folder", lambda: prepare_folder(job, tokenizer, stack))
+    group.first("folder", lambda: prepare_folder(job, stack))
     check_shared(job.folder, group)
     print(describe(setup, data, num_params(job.stage), source=job.source), flush=True)
     events = stack.enter_context(open_events(job))
-    stack.enter_context(job.output.when_lost(lambda error: events.note(told_loss(error))))
+    stack.enter_context(job.output.when_lost(lambda error: events.note(describe_loss(error))))
     checkpointer = stack.enter_context(
         Checkpointer(job.folder / CHECKPOINTS, keep=job.config.checkpoint.keep, group=group)
     )
@@ -154,15 +154,14 @@ def open_run(
     return run, state
 
 
-def prepare_folder(job: Job, tokenizer: Tokenizer | None, stack: ExitStack) -> None:
+def prepare_folder(job: Job, stack: ExitStack) -> None:
     """Make the run's folder this run's: nobody else's, and no earlier run's if it starts over."""
     folder = job.folder
     stack.enter_context(run_lock(folder))
     if job.config.train.resume == "never" and (moved := set_aside(folder)):
         job.say(f"starting over; the earlier run is kept in {moved}")
         stack.enter_context(run_lock(folder))
-    if tokenizer is not None:
-        check_folder(folder)
+    check_folder(folder)
 
 
 def open_events(job: Job) -> Events:

@@ -11,6 +11,7 @@ from seq1f1b_jax.host.files import cannot_write, first_free, replace_file
 from seq1f1b_jax.host.lock import LOCK
 from seq1f1b_jax.paths import RUN_CONFIG
 from seq1f1b_jax.training.checkpoint.folder import CHECKPOINTS
+from seq1f1b_jax.training.reports.events import EVENTS
 from seq1f1b_jax.training.reports.metrics import METRICS
 
 
@@ -22,7 +23,7 @@ def set_aside(folder: Path) -> Path | None:
     """
     if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {LOCK}:
         return None
-    if not any((folder / name).exists() for name in (CHECKPOINTS, METRICS, RUN_CONFIG)):
+    if not _holds_run(folder):
         raise UserError(
             f"{folder} holds files and no run; --train.resume never moves an earlier run aside "
             "and nothing else: set --train.output_dir to a folder of its own"
@@ -55,19 +56,25 @@ def write_recipe(folder: Path, recipe: str) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with a tokenizer in it and no run, such as a checkpoint that others made.
+    """Refuse a folder that holds no run, and files that a run would overwrite.
+
+    Such as a checkpoint that others made, or a project with a `config.yaml`.
 
     Raises:
-      UserError: it is one; a run would overwrite the files.
+      UserError: it is one.
     """
-    if (folder / RUN_CONFIG).exists() or (folder / CHECKPOINTS).exists():
-        return
-    found = [name for name in (TOKENIZER, TOKENIZER_CONFIG) if (folder / name).exists()]
-    if found:
+    names = (RUN_CONFIG, TOKENIZER, TOKENIZER_CONFIG)
+    found = [name for name in names if os.path.lexists(folder / name)]
+    if found and not _holds_run(folder):
         raise UserError(
             f"{folder} holds {found[0]} and no run; nothing is overwritten: set train.output_dir "
             "to a folder of its own"
         )
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run has begun there: it makes these before it writes anything else."""
+    return any((folder / name).exists() for name in (CHECKPOINTS, EVENTS, METRICS))
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from seq1f1b_jax.cli.keys import resolve_paths
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.distributed import ALONE
-from seq1f1b_jax.host.stdout import Output
+from seq1f1b_jax.host.stdout import Output, lasting_output
 from seq1f1b_jax.pipeline import Params, Stage, check_stage
 from seq1f1b_jax.training import commands
 from seq1f1b_jax.training.faults.watchdog import Watchdog
@@ -72,7 +72,7 @@ class Trainer:
           ValueError: a stage that breaks a rule, settings that do not fit together, a folder of
             another run, or numbers that are not finite.
         """
-        with self._job() as job:
+        with lasting_output(prints_result=False) as output, self._job(output) as job:
             train(job)
         return read_metrics(job.folder / METRICS)
 
@@ -99,7 +99,7 @@ class Trainer:
             return use_model(job, setup, lambda model: jax.tree.map(np.asarray, model.params))
 
     @contextmanager
-    def _job(self) -> Iterator[Job]:
+    def _job(self, output: Output | None = None) -> Iterator[Job]:
         began = time.time()
         if jax.process_count() > 1:
             raise UserError(
@@ -112,5 +112,5 @@ class Trainer:
         folder = Path(config.train.output_dir)
         with Watchdog(config.watchdog, ALONE, folder, silence=silence) as watchdog:
             config, stage, source = resolve(config, stage=self.stage, say=self.say)
-            output = Output(sys.stdout)
+            output = output or Output(sys.stdout)
             yield Job(config, stage, source, watchdog, output, say=self.say, began=began)

@@ -86,6 +86,11 @@ CASES = {
         "--schedule.num_chunks 2",
     ),
     "empty chunk": (change(schedule={"chunk_lengths": (1024, 0)}), "[1024, 0]", "1 or more"),
+    "over and over": (
+        change(train={"resume": "never"}, distributed={"stopped_status": 77}),
+        "stopped_status=77 is for a scheduler that starts the run again",
+        "another train.output_dir",
+    ),
     "no folder": (change(train={"output_dir": " "}), "output_dir is empty", "runs/default"),
 }
 

@@ -80,4 +80,5 @@ def test_a_file_that_is_cut_is_noticed_before_it_is_read(packing, tmp_path):
     tokens.write_bytes(whole)
     np.testing.assert_array_equal(data.batch(0, **sizes).tokens, before.tokens)
     tokens.unlink()  # what is mapped stays
+    tokens.write_bytes(b"of another preparation")
     np.testing.assert_array_equal(data.batch(0, **sizes).tokens, before.tokens)

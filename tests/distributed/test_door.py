@@ -84,9 +84,10 @@ def test_who_counts_otherwise_and_who_is_no_process_are_sent_away():
     first = Coming(address, 2, 0)
     assert "it counts 3 processes, and process 0 counts 2" in Coming(address, 3, 1).end()
     host, port = address.split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n\r\n\n")
-        assert connection.recv(100) == b""
+    for says in (b"GET / HTTP/1.1\r\n\r\n", b'{"seq1f1b": Infinity}', b"[" * 4000):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(says + b"\n")
+            assert connection.recv(100) == b""
     assert Coming(address, 2, 1).end() is None and first.end() is None
 
 

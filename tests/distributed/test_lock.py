@@ -1,5 +1,6 @@
 """One run per folder, in this process and in others; a dead holder holds nothing."""
 
+import errno
 import os
 import signal
 import socket
@@ -63,6 +64,16 @@ def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
             pass
     with pytest.raises(UserError, match="cannot write .*Not a directory"):
         with run_lock(tmp_path / "file" / "run"):
+            pass
+
+
+def test_a_full_disk_keeps_nobody_out(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with run_lock(tmp_path), pytest.raises(UserError, match="it has only just begun"):
+        with run_lock(tmp_path):
             pass
 
 

@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
+from seq1f1b_jax.cli.refusals import refusals
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Processes, one_voice
-from seq1f1b_jax.distributed.exits import USER_ERROR
-from seq1f1b_jax.distributed.output import at_most
+from seq1f1b_jax.distributed.exits import LOST_PEER, USER_ERROR
+from seq1f1b_jax.distributed.output import NotMet, at_most
 
 
 @pytest.fixture
@@ -25,13 +26,21 @@ def test_only_process_0_is_heard(index, heard, capsys):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_an_error_names_its_process_and_ends_it(index, quick, capsys):
+@pytest.mark.parametrize("kind, status", [(UserError, USER_ERROR), (NotMet, LOST_PEER)])
+def test_an_error_names_its_process_and_ends_it(kind, status, index, quick, capsys):
     ended = []
-    with one_voice(Processes(2, index, "127.0.0.1:1"), end=ended.append):
-        raise UserError("no such file; give another")
-    assert ended == [USER_ERROR]
+    with one_voice(Processes(2, index, "127.0.0.1:1"), end=ended.append), refusals():
+        raise kind("no such file; give another")
+    assert ended == [status]
     told = capsys.readouterr().err
     assert told == f"error: [process {index} of 2] no such file; give another\n"
+
+
+def test_an_error_is_told_where_standard_output_is_closed(quick, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with one_voice(Processes(2, 0, "127.0.0.1:1"), native=False, end=lambda status: None):
+        raise UserError("bad")
+    assert capsys.readouterr().err == "error: [process 0 of 2] bad\n"
 
 
 def test_alone_it_is_left_to_the_caller(capsys):

@@ -57,7 +57,7 @@ for word in words(index):
     elif kind == "exit":
         sys.exit(int(text))
     elif kind == "polite":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, leave)
     elif kind == "deaf":
         for number in (signal.SIGINT, signal.SIGTERM):

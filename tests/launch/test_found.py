@@ -114,8 +114,8 @@ def test_processes_are_found(case):
 
 
 REFUSED = {
-    "prterun": (pmix(1, "prterun-gpu007-30348@1"), "rank 1) and does not tell how many there are"),
-    "mpirun without an address": (open_mpi(2, 1, 1, 0), "does not tell where the first one is"),
+    "prterun": (pmix(1, "prterun-gpu007-30348@1"), "rank 1) and does not say how many there are"),
+    "mpirun without an address": (open_mpi(2, 1, 1, 0), "does not say where the first one is"),
     "an index too high": (
         KUBEFLOW | {"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 of JAX_NUM_PROCESSES=2"
     ),

@@ -1,11 +1,12 @@
 """What becomes of a set of processes: how it ends, who is named, when it starts again."""
 
+import os
 import signal
 import subprocess
 
 import pytest
 
-from seq1f1b_jax.launch.guard import kill_whom_it_left
+from seq1f1b_jax.launch.guard import Guard, kill_whom_it_left
 from tests.launch.conftest import alive
 
 
@@ -71,7 +72,7 @@ def test_a_process_that_stands_still_is_named_and_not_the_one_that_lost_it(launc
     ("word", "status", "told"),
     [
         ("exit=75", 75, "process 1 ended with 75: its watchdog saw a stalled step"),
-        ("exit=76", 76, "process 1 ended with 76: it lost another process"),
+        ("exit=76", 76, "process 1 ended with 76: it lost another process, or met none"),
         ("exit=1", 1, "process 1 ended with 1"),
         ("kill=SIGSEGV", 139, "process 1 was killed by SIGSEGV (a crash in compiled code)"),
     ],
@@ -111,7 +112,8 @@ def test_no_more_than_the_error_is_told_after_bad_input(launcher):
     _, _, err = launcher.run(
         "--processes", 2, "--restarts", 1, "--", "--do.0", "err=error:x exit=2"
     )
-    assert err.splitlines() == ["error:x", "process 0 ended with 2: it met bad input, told above"]
+    cause = "process 0 ended with 2: it met bad input, as reported above"
+    assert err.splitlines() == ["error:x", cause]
 
 
 def test_what_all_refuse_is_told_once(launcher):
@@ -162,7 +164,7 @@ def test_a_watchdog_that_writes_after_the_first_death_is_heard(launcher):
     assert line in err.splitlines()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_every_process(launcher, number):
     process = launcher.start(
         "--processes", 2, "--restarts", 3, "--log-dir", "logs", "--", "--all", "polite wait"
@@ -217,6 +219,13 @@ def test_a_guard_kills_only_whom_it_still_watches():
         for process in groups:
             process.kill()
             process.wait()
+
+
+def test_a_guard_that_was_killed_is_no_error():
+    with Guard() as guard:
+        guard._process.kill()
+        guard._process.wait()
+        guard.watch(os.getpid())
 
 
 def test_nobody_outlives_its_parent(launcher):

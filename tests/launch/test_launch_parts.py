@@ -19,7 +19,7 @@ from seq1f1b_jax.launch.output import (
     Console,
     Marked,
     PassThrough,
-    Refusals,
+    SeenErrors,
     Tail,
     ToFile,
 )
@@ -113,7 +113,7 @@ def test_half_a_line_passes_at_once():
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_refusal_passes_once_however_it_is_cut(size):
     passed: list[bytes] = []
-    shown = Refusals()
+    shown = SeenErrors()
     other = Marked(passed.append, b"> ", shown)
     other.feed(b"error: [process 1 of 2] no file\n")
     through = PassThrough(passed.append, shown)
@@ -223,7 +223,7 @@ def place(folder, index, step, tick, time):
 def test_who_is_behind(tmp_path):
     assert who_is_behind(tmp_path, 2, since=10) is None
     place(tmp_path, 0, 5, None, 11)
-    told = "process 1 is behind: it has left no word since the start; the first is in step 5"
+    told = "process 1 is behind: it has written nothing since the start; the first is in step 5"
     assert who_is_behind(tmp_path, 2, since=10) == told
     place(tmp_path, 1, 9, 3, 9)  # left by an earlier start
     assert who_is_behind(tmp_path, 2, since=10) == told
@@ -241,3 +241,7 @@ def test_a_set_that_was_stopped_ends_with_what_is_no_consequence():
     attempt._stopped, attempt._first = True, (1, -6)
     told = "process 0 ended with 130: it was interrupted"
     assert attempt._outcome() == Outcome(130, told, stopped=True)
+    # one that was slow to leave, and was killed for it, had been asked too
+    children.members[:] = [SimpleNamespace(code=-9), SimpleNamespace(code=77)]
+    attempt._first, attempt._killed = (1, 77), [0]
+    assert attempt._outcome().code == 77

@@ -84,7 +84,7 @@ def test_bad_input_is_not_started_again(driver, tmp_path):
         ([], "--workers"),
         (["--workers", "two"], "'two'"),
         (["--workers", "0"], "--workers 0 --gpus 0 --restarts 3: use 1 or more workers"),
-        (["--workers", "2", "--config", "x"], "--config x: unknown; arguments of train.py stand"),
+        (["--workers", "2", "--config", "x"], "--config x: unknown; arguments of train.py go"),
     ],
 )
 def test_bad_options_are_one_line(options, told):

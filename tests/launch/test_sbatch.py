@@ -100,7 +100,6 @@ def test_the_stand_in_ends_as_srun_does(tasks, status, tmp_path):
         ("75,waits;0,0", 2, 0),
         ("76,late-76;SIGKILL,waits;0,0", 3, 0),
         ("75,waits;2,waits", 2, 2),
-        ("SIGTERM,waits;0,0", 2, 0),
         ("SIGKILL,lingers-1;0,0", 2, 0),
         ("75;75;75", 3, 75),
     ],
@@ -114,9 +113,9 @@ def test_sbatch_starts_again_what_that_can_mend(sbatch, tasks, steps, ended):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "status"), [("77,77", 77), ("77,waits", 77), ("75,waits;77,late-77", 77)]
+    "tasks", ["77,77", "77,waits", "SIGTERM,waits", "75,waits;77,late-77"]
 )
-def test_sbatch_goes_back_into_the_queue_when_it_was_stopped(sbatch, tasks, status):
+def test_sbatch_goes_back_into_the_queue_when_it_was_stopped(sbatch, tasks):
     ended, calls, err = sbatch(tasks=tasks)
-    assert ended == status
+    assert ended == 77
     assert calls[-1] == ["scontrol", "requeue", "7"] and "back into the queue" in err

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 import train
-from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig
+from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig, UserError
 from seq1f1b_jax.data import Batch
+from seq1f1b_jax.distributed import ALONE
 from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.training.evaluation import HeldOut
 from seq1f1b_jax.training.loop import Loop
@@ -50,7 +52,7 @@ class Recorder:
         """It lags behind nothing."""
 
 
-def events_of(recorder, *, start=0):
+def events_of(recorder, *, start=0, group=ALONE):
     """Run 4 steps, evaluating every 2 and saving every 3; also state and whether it finished."""
     config = Config(
         train=TrainConfig(num_steps=4, eval_every=2), checkpoint=CheckpointConfig(every=3)
@@ -61,7 +63,7 @@ def events_of(recorder, *, start=0):
     loop = Loop(
         setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
         evaluate=recorder.evaluate, held_out=(), bigram=1.0, meta={}, shapes=None,
-        progress=ProgressReport(4),
+        progress=ProgressReport(4), group=group,
     )
     state, finished = loop.run(_State(start), start)
     return recorder.events, int(state), finished
@@ -101,6 +103,27 @@ def test_a_signal_at_any_moment_stops_with_the_last_step_saved(moment, saved, ca
     assert events[-2:] == [f"save {saved}", "wait"]
     assert (state, finished) == (saved, saved == 4)
     assert "stopping after this step" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("others", "saved"), [("fail too", True), ("evaluate", False)])
+def test_a_process_whose_evaluation_fails_alone_does_not_wait_for_a_save(others, saved):
+    class Two:
+        count = 2
+        peek = post = staticmethod(lambda *_: None)
+
+        def gather(self, name, text, *, seconds):
+            assert seconds <= 30
+            if others == "evaluate":
+                raise JaxRuntimeError("DEADLINE_EXCEEDED")
+
+    def out_of_memory(params, batches):
+        raise UserError("no memory")
+
+    recorder = Recorder()
+    recorder.evaluate = out_of_memory
+    with pytest.raises(UserError, match="no memory"):
+        events_of(recorder, start=2, group=Two())
+    assert ("save 4" in recorder.events) == saved
 
 
 def test_ctrl_c_outside_the_steps_is_one_line_and_the_usual_status(monkeypatch, capsys):

@@ -54,6 +54,15 @@ def by_signal(number):
     return send
 
 
+def stalled(child, rng):
+    """Stopped in the middle of something, as a machine that swaps, and continued."""
+    if child.process.is_alive():
+        os.kill(child.process.pid, signal.SIGSTOP)
+        time.sleep(rng.uniform(0, 1))
+        os.kill(child.process.pid, signal.SIGCONT)
+    return ended(child)
+
+
 def full_disk(child, rng):
     """No file gets longer than so many bytes, from some moment on."""
     limit = rng.randrange(500, 60_000)
@@ -95,7 +104,8 @@ def lost_checkpoints(folder, rng):
 
 
 RUNNING = (
-    by_signal(signal.SIGKILL), by_signal(signal.SIGTERM), by_signal(signal.SIGHUP), full_disk,
+    by_signal(signal.SIGKILL), by_signal(signal.SIGTERM), by_signal(signal.SIGHUP), stalled,
+    full_disk,
 )
 RESTING = (torn_line, foreign_bytes, damaged_checkpoint, lost_checkpoints)
 ENDS = {0, 2, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP}

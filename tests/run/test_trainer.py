@@ -2,12 +2,13 @@
 
 import importlib
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from seq1f1b_jax.training.own_stage import model_of
 
 from seq1f1b_jax.config import (
     CheckpointConfig,
@@ -19,6 +20,7 @@ from seq1f1b_jax.config import (
     TrainConfig,
     UserError,
 )
+from seq1f1b_jax.config.model import stage_problems
 from seq1f1b_jax.training.trainer import Trainer
 from tests.pipeline import own_stage
 from tests.run.tiny import checkpoint_steps, held_out_losses, losses, run, saved_state
@@ -88,6 +90,22 @@ def test_the_command_line_takes_it_up(stage, whole):
 def test_the_folder_of_another_stage_is_refused(stage, whole, source):
     with pytest.raises(UserError, match="num_layers: checkpoint 3, this run 2"):
         Trainer(replace(stage, num_layers=2), config_of(whole, source, 6)).train()
+
+
+def test_a_class_made_in_a_function_has_a_name_that_a_configuration_takes():
+    @dataclass(frozen=True)
+    class Mine(own_stage.OwnStage):
+        pass
+
+    model = model_of(Mine(vocab_size=256))
+    assert list(stage_problems(model)) == [] and model.stage.endswith(".locals.Mine")
+
+
+def test_a_reader_who_leaves_ends_no_training(stage, source, tmp_path, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        lines = Trainer(stage, config_of(tmp_path / "run", source, 2)).train()
+    assert [line["step"] for line in lines if "loss" in line] == [0, 1]
 
 
 def test_a_stage_that_breaks_a_rule_is_refused_and_leaves_nothing(source, tmp_path):

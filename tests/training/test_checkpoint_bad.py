@@ -1,16 +1,21 @@
 """Checkpoints that say what cannot be, that a run deletes meanwhile, or that find no room."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.training.checkpoint import checkpointer as module
 from seq1f1b_jax.training.checkpoint import folder as folders
-from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
+from seq1f1b_jax.training.checkpoint.checkpointer import Begun, Checkpointer
 from seq1f1b_jax.training.checkpoint.read import LOOKS, find_checkpoint, load_state
 from seq1f1b_jax.training.checkpoint.record import Vanished
 
@@ -136,6 +141,63 @@ def test_arrays_that_go_while_they_are_read_are_told_so(tmp_path):
     folders.remove(tmp_path / "000001")
     with pytest.raises(Vanished, match="000001 was deleted while it was read"):
         load_state(checkpoint, LIKE)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["there", "pruned"])
+def test_a_file_system_that_is_sick_is_an_error_and_no_damage(cut, tmp_path, monkeypatch):
+    saved_run(tmp_path, 1, 2)
+
+    def stale(path):
+        if cut:
+            shutil.rmtree(tmp_path / "000002", ignore_errors=True)
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_size_and_crc", stale)
+        told = "000001" if cut else "000002"
+        with pytest.raises(UserError, match=rf"cannot read the checkpoint .*{told} \(Stale file"):
+            find_checkpoint(tmp_path)
+    assert find_checkpoint(tmp_path).step == (1 if cut else 2)
+
+
+def test_a_folder_that_goes_while_its_files_are_listed_is_no_damage(tmp_path, monkeypatch):
+    saved_run(tmp_path, 1, 2)
+    real = folders._files
+
+    def pruned(folder):
+        if folder.name == "000002":
+            folders.remove(folder)
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(folders, "_files", pruned)
+    assert find_checkpoint(tmp_path, report=pytest.fail).step == 1
+
+
+# ---- writes that take too long
+
+
+class Writing:
+    """A save of Orbax that ends with an error of the storage, or takes a while."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+
+    def result(self, timeout):
+        if (outcome := self.outcomes.pop(0)) == "late":
+            time.sleep(timeout)
+            raise TimeoutError
+        raise outcome
+
+
+@pytest.mark.parametrize(("count", "outcomes"), [(1, ()), (2, ()), (2, ("late", "late"))])
+def test_a_time_out_of_the_storage_is_a_failure(count, outcomes, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+    error = TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        checkpointer._group = SimpleNamespace(count=count, peek=lambda name: None)
+        with pytest.raises(TimeoutError, match="Connection timed out"):
+            checkpointer._written(Begun(Writing(*outcomes, error)), 7)
 
 
 # ---- links

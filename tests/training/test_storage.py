@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from seq1f1b_jax.config import Config, DataConfig, ModelConfig
 from seq1f1b_jax.data.tokenizer import BYTES
+from seq1f1b_jax.models.hf import Origin, keep_origin
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.training.checkpoint.record import layout_from
 from seq1f1b_jax.training.checkpoint.restore import check_same_run, make_meta
+from seq1f1b_jax.training.job import keep_source
 from seq1f1b_jax.training.run_folder import check_folder
 
 DOCUMENTS = DataConfig(packing="documents")
@@ -62,11 +65,35 @@ def test_windows_have_no_positions_to_restart():
     check_same_run(make_meta(setup.config, data), *run(DataConfig(restart_positions=False)))
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_the_tokenizer_of_a_checkpoint_is_not_overwritten(tmp_path, name):
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.yaml"])
+def test_files_of_others_are_not_overwritten(tmp_path, name):
     check_folder(tmp_path)
     (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=f"holds {name} and no run; nothing is overwritten"):
         check_folder(tmp_path)
-    (tmp_path / "config.yaml").write_text("")  # a run that was killed before its first checkpoint
+    (tmp_path / "events.jsonl").write_text("")  # a run that was killed before its first checkpoint
     check_folder(tmp_path)
+
+
+def test_a_folder_named_source_that_no_run_wrote_stays(tmp_path):
+    def job(source=None, keep=None):
+        config = SimpleNamespace(model=SimpleNamespace(source=source))
+        return SimpleNamespace(
+            folder=tmp_path, config=config, source=source and SimpleNamespace(keep=keep)
+        )
+
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "main.c").write_text("mine")
+    (source / "about.json").write_text("{}")
+    keep_source(job())
+    with pytest.raises(ValueError, match="source was not written by a run"):
+        keep_source(job(str(source)))
+    assert (source / "main.c").read_text() == "mine"
+    source.rename(tmp_path / "project")
+    for number in (1, 2):  # an earlier run's makes room
+        origin = Origin({"LICENSE": str(number)}, {}, None, False)
+        keep_source(job("weights", partial(keep_origin, origin)))
+        assert (source / "LICENSE").read_text() == str(number)
+    keep_source(job())
+    assert [path.name for path in tmp_path.iterdir()] == ["project"]

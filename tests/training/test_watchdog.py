@@ -1,8 +1,10 @@
 """The watchdog: what it calls stalled or lost, whom it names, and with which status it ends."""
 
+import errno
 import json
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 from jax.errors import JaxRuntimeError
@@ -11,7 +13,7 @@ from seq1f1b_jax.config import UserError, WatchdogConfig
 from seq1f1b_jax.distributed import ALONE
 from seq1f1b_jax.distributed.exits import LOST_PEER, STALLED, USER_ERROR
 from seq1f1b_jax.schedule import Op
-from seq1f1b_jax.training.faults import standing
+from seq1f1b_jax.training.faults import heartbeat
 from seq1f1b_jax.training.faults import watchdog as module
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 
@@ -28,12 +30,12 @@ class Peers:
     def __init__(self):
         self.notes, self.is_reachable = {}, True
 
-    def tell(self, name, text):
+    def publish(self, name, text):
         if not self.is_reachable:
             raise JaxRuntimeError("UNAVAILABLE: socket closed")
         self.notes[self.index] = text
 
-    def told(self, name):
+    def published(self, name):
         return dict(self.notes)
 
     def say(self, process, **fields):
@@ -46,7 +48,7 @@ def ended(monkeypatch):
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(module, "BLAME_SECONDS", 0.3)
     monkeypatch.setattr(module, "LINGER_SECONDS", 0.02)
-    monkeypatch.setattr(standing, "SPEAK_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.02)
     statuses = []
 
     def end(status):
@@ -59,7 +61,7 @@ def ended(monkeypatch):
 
 def hear(dog, now):
     """What its two threads do at a time."""
-    dog._talk.exchange(now, dog.standing())
+    dog._heartbeats.exchange(now, dog.heartbeat())
     dog._look(now)
 
 
@@ -98,6 +100,29 @@ def test_a_stalled_step_ends_where_nothing_can_be_written(tmp_path, ended):
     with pytest.raises(Ended):
         dog._stalled(0.06)
     assert ended.statuses == [STALLED]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sick_file_system_keeps_nobody_from_its_end(tmp_path, ended, capfd, monkeypatch):
+    dog, stale = watchdog_of(Peers(), tmp_path, ended), OSError(errno.ESTALE, "Stale file handle")
+    monkeypatch.setattr(module, "committed_steps", Mock(side_effect=stale))
+    with pytest.raises(Ended):
+        dog._lost(1, "it has been silent")
+    assert "its checkpoints cannot be listed (Stale file handle)" in capfd.readouterr().err
+    monkeypatch.setattr(module, "DESCRIBE_SECONDS", 0.05)
+    hangs = Mock(side_effect=lambda _: wait_for(lambda: STALLED in ended.statuses))
+    monkeypatch.setattr(module, "committed_steps", hangs)
+    with pytest.raises(Ended):
+        dog._stalled(0.06)
+    assert ended.statuses[:2] == [LOST_PEER, STALLED]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_defect_of_the_watchdog_leaves_no_run_unwatched(tmp_path, ended, capfd, monkeypatch):
+    with watchdog_of(Peers(), tmp_path, ended) as dog:
+        monkeypatch.setattr(dog, "_look", lambda now: 1 // 0)
+        wait_for(lambda: ended.statuses)
+    assert ended.statuses == [STALLED] and "ZeroDivisionError" in capfd.readouterr().err
 
 
 def wait_for(condition, seconds=20.0):
@@ -162,7 +187,7 @@ def test_after_this_process_slept_nobody_counts_as_silent(tmp_path, ended):
     dog = watchdog_of(peers, tmp_path, ended, silence=5.0)
     peers.say(1, beat=1)
     hear(dog, 100.0)
-    dog._talk.forgive(1000.0)
+    dog._heartbeats.forgive(1000.0)
     hear(dog, 1000.0)
     assert ended.statuses == []
 
@@ -221,8 +246,8 @@ def test_a_lost_coordinator_is_process_0(tmp_path, ended, capfd):
     peers = Peers()
     dog = watchdog_of(peers, tmp_path, ended)
     peers.is_reachable = False
-    dog._talk.start()
-    wait_for(lambda: dog._talk.broken)
+    dog._heartbeats.start()
+    wait_for(lambda: dog._heartbeats.broken)
     with pytest.raises(Ended):
         dog._look(time.monotonic())
     told = capfd.readouterr().err
@@ -240,21 +265,21 @@ class Stopped(Peers):
         self.beats = 0
         self.stands_still, self.goes_on = threading.Event(), threading.Event()
 
-    def told(self, name):
+    def published(self, name):
         if self.stands_still.is_set():
             self.goes_on.wait()
         self.beats += 1
         for index in (0, 2):
             self.say(index, step=7, beat=self.beats)
-        return super().told(name)
+        return super().published(name)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_service_that_stands_still_is_process_0(tmp_path, ended, capfd, monkeypatch):
-    monkeypatch.setattr(standing, "PARTING_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "PARTING_SECONDS", 0.1)
     peers = Stopped()
     with watchdog_of(peers, tmp_path, ended, silence=0.5) as dog:
-        wait_for(lambda: 2 in dog._talk.standings)
+        wait_for(lambda: 2 in dog._heartbeats.latest)
         peers.stands_still.set()
         wait_for(lambda: ended.statuses)
     peers.goes_on.set()
@@ -267,8 +292,8 @@ def test_a_failed_exchange_is_blamed_on_who_went_silent(tmp_path, ended, capfd):
     peers = Peers()
     dog = watchdog_of(peers, tmp_path, ended)
     peers.say(1, step=7, beat=1)
-    dog._talk.start()
+    dog._heartbeats.start()
     with pytest.raises(Ended):
         dog._blame()
-    dog._talk.stop()
+    dog._heartbeats.stop()
     assert "process 1 is lost" in capfd.readouterr().err and ended.statuses == [LOST_PEER]

@@ -1,16 +1,17 @@
 """Checkpoints: saved in the background, committed whole or not at all, checked when they are read.
 
-Every process of a run writes what its devices own, as it lies there, so that no host holds the
-whole state; `meta.json` tells the layout. `checkpoint_read` turns it into the layout that is free
+Every process of a run writes what its devices own, in the layout it has there, so that no host
+holds the whole state; `meta.json` records the layout. `read` turns it into the layout that is free
 of topology (`[num_layers, ...]`): a run may continue under another number of stages, chunks,
-microbatches, devices or processes. Orbax writes the arrays, `stored` reads parts of them;
-`checkpoint_folder` makes the folder atomic and damage visible. One run writes one directory.
+microbatches, devices or processes. Orbax writes the arrays, `arrays` reads parts of them;
+`folder` makes the folder atomic and damage visible. One run writes one directory.
 """
 
 import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.pipeline.params.layout import Kind, Layout, kind_of
 from seq1f1b_jax.training.checkpoint import folder as folders
+from seq1f1b_jax.training.checkpoint.arrays import by_layer
 from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
 from seq1f1b_jax.training.checkpoint.record import make_record, named_leaves, names_of
-from seq1f1b_jax.training.checkpoint.stored import by_layer
 
 
 class Restored(NamedTuple):
@@ -44,7 +45,7 @@ POLL_SECONDS = 0.5
 
 
 class Begun(NamedTuple):
-    """A write under way, or the line that tells why there is none; an empty one if there is."""
+    """A write under way, or the line that says why there is none; an empty one if there is."""
 
     writing: Any = None
     failure: str = ""
@@ -107,7 +108,7 @@ class Checkpointer:
           step: finished steps.
           state: tree of NumPy or JAX arrays without empty ones.
           meta: anything JSON can hold; committed together with the state.
-          like: shapes of the state free of topology, where it lies on devices in a layout.
+          like: shapes of the state free of topology, where it is on devices in a layout.
           layout: that one; None: the state is free of topology.
         """
         self.wait()
@@ -183,7 +184,7 @@ class Checkpointer:
     ) -> None:
         """In the background: wait for Orbax in all processes, then let the first one commit."""
         failure = begun.failure or self._attempt(step, partial(self._written, begun, step)).failure
-        self._tell(step, failure)
+        self._announce(step, failure)
         failures = self._group.gather("saved", failure)
         if any(failures):
             raise UserError(next(filter(None, failures)))
@@ -192,25 +193,29 @@ class Checkpointer:
         self._history = self._past(step)
 
     def _written(self, begun: Begun, step: int) -> None:
-        """Wait for Orbax, which waits for all processes, or for one that tells why it failed.
+        """Wait for Orbax, which waits for all processes, or for one that reports why it failed.
 
         Raises:
           UserError: another process could not write.
         """
+        alone = self._group.count == 1
         while True:
+            began = time.monotonic()
             try:
-                return begun.writing.result(timeout=POLL_SECONDS if self._group.count > 1 else None)
+                return begun.writing.result(timeout=None if alone else POLL_SECONDS)
             except TimeoutError:
+                if alone or time.monotonic() - began < POLL_SECONDS:  # the storage's, not ours
+                    raise
                 if failure := self._group.peek(f"failed save {step}"):
                     raise UserError(failure) from None
 
-    def _tell(self, step: int, failure: str) -> None:
-        """Leave word for the others, which would wait in vain; the first word stands."""
+    def _announce(self, step: int, failure: str) -> None:
+        """Leave a note for the others, which would wait in vain; the first note stays."""
         if failure and self._group.count > 1:
             self._group.post(f"failed save {step}", failure)
 
     def _attempt(self, step: int, write: Callable[[], Any]) -> Begun:
-        """What `write` returns, or the line that tells why it failed."""
+        """What `write` returns, or the line that says why it failed."""
         try:
             with self._write_errors(step):
                 return Begun(write())
@@ -232,7 +237,7 @@ class Checkpointer:
 
     @contextmanager
     def _write_errors(self, step: int) -> Iterator[None]:
-        """Say what is left when a write fails; Orbax raises any of the three for a full disk."""
+        """Report what is left when a write fails; Orbax raises any of the three for a full disk."""
         try:
             yield
         except UserError:
@@ -251,7 +256,7 @@ def _begin(folder: Path, leaves: Mapping[str, Any], kinds: Mapping[str, Kind]) -
 
 
 def cause_of(error: Exception) -> str:
-    r"""The system's reason for a failed write, or else the first line of what is told.
+    r"""The system's reason for a failed write, or else its first line.
 
     Example:
       >>> cause_of(OSError(28, "No space left on device", "a")), cause_of(ValueError("a\nb"))
@@ -268,7 +273,7 @@ def cause_of(error: Exception) -> str:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    """Whether a log record is no stack trace of Orbax: of a write that failed, our line tells.
+    """Whether a log record is no stack trace of Orbax: a write that failed has our own line.
 
     Nor of those that nobody waits for any more, since another one has failed.
     """

@@ -15,6 +15,7 @@ damaged indices by itself, but not a flipped bit in the values of an array (trie
 a small checkpoint: 102 of 120 flips in value files loaded without a word), hence files.json.
 """
 
+import errno
 import json
 import os
 import re
@@ -24,8 +25,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.host.files import flush_to_disk
+
 CHECKPOINTS = "checkpoints"
-"""In the folder of a run, where these lie."""
+"""In the folder of a run, where these are."""
 
 STATE = "state"
 META = "meta.json"
@@ -35,7 +39,7 @@ BLOCK_BYTES = 1 << 22
 
 
 def folder_of(directory: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies once it is committed."""
+    """Where the checkpoint of `step` is once it is committed."""
     return directory / f"{step:06d}"
 
 
@@ -53,7 +57,7 @@ def seal(folder: Path, meta: Mapping[str, Any]) -> None:
     files = {path.relative_to(folder).as_posix(): _size_and_crc(path) for path in _files(folder)}
     (folder / FILES).write_text(json.dumps(files, indent=1), encoding="utf-8")
     for path in [*_files(folder), *(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _flush(path)
+        flush_to_disk(path)
 
 
 def commit(saved: Path, target: Path) -> None:
@@ -62,7 +66,7 @@ def commit(saved: Path, target: Path) -> None:
     if target.exists():
         os.rename(target, replaced)
     os.rename(saved, target)
-    _flush(target.parent)
+    flush_to_disk(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -92,9 +96,13 @@ def clear(path: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a committed checkpoint, or None: every byte is read and compared."""
-    there = {path.relative_to(folder).as_posix() for path in _files(folder)}
+    """What is wrong with a committed checkpoint, or None: every byte is read and compared.
+
+    Raises:
+      UserError: it cannot be read, which may pass.
+    """
     try:
+        there = {path.relative_to(folder).as_posix() for path in _files(folder)}
         expected = json.loads((folder / FILES).read_text(encoding="utf-8"))
         for name, (size, crc) in expected.items():
             if name not in there:
@@ -105,6 +113,11 @@ def damage(folder: Path) -> str | None:
             if found[1] != crc:
                 return f"{name} is not what was written: CRC-32 {found[1]:08x}, was {crc:08x}"
     except OSError as error:
+        if error.errno != errno.ENOENT and folder.is_dir():
+            raise UserError(
+                f"cannot read the checkpoint {folder} ({error.strerror}); give the command again, "
+                "or move it away to continue from the one before"
+            ) from error
         return f"{Path(error.filename or folder).name}: {error.strerror}"
     except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON, or of another shape
         return f"{FILES} is unreadable"
@@ -126,12 +139,3 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
         while block := file.read(BLOCK_BYTES):
             size, crc = size + len(block), zlib.crc32(block, crc)
     return size, crc
-
-
-def _flush(path: Path) -> None:
-    """Make the kernel write a file or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,6 @@
 """Checkpoints read back: found, verified byte by byte, and in the layout that is free of topology.
 
-A run stores arrays as they lie on its devices; `meta.json` says which layout that is. They are read
+A run stores arrays in the layout of its devices, which `meta.json` records. They are read
 some rows at a time in the layout that is free of topology, so that a process need not hold more of
 them than it wants.
 """
@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.pipeline.params.rows import Reader, Rows, Take, unstacked
 from seq1f1b_jax.training.checkpoint import folder as folders
+from seq1f1b_jax.training.checkpoint.arrays import open_array
 from seq1f1b_jax.training.checkpoint.record import (
     Checkpoint,
     Vanished,
@@ -28,7 +29,6 @@ from seq1f1b_jax.training.checkpoint.record import (
     read_checkpoint,
     refuse_vanished,
 )
-from seq1f1b_jax.training.checkpoint.stored import open_stored
 
 T = TypeVar("T")
 
@@ -53,11 +53,11 @@ def find_checkpoint(
       UserError: there is none, all are damaged, or the one asked for is missing or damaged.
     """
     directory = Path(directory).absolute()
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def once(line: str) -> None:
-        if line not in told:
-            told.add(line)
+        if line not in reported:
+            reported.add(line)
             report(line)
 
     return read_again(partial(_look, directory, step, once, is_ours))
@@ -127,7 +127,7 @@ def load_state(checkpoint: Checkpoint, like: PyTree) -> PyTree[np.ndarray]:
 
 
 def check_leaves(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> None:
-    """Refuse a checkpoint with other arrays than `like`, a tree of what lies `under` a name.
+    """Refuse a checkpoint with other arrays than `like`, a tree of what is `under` a name.
 
     Raises:
       UserError: all differences in one line.
@@ -144,7 +144,7 @@ def check_leaves(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> No
 
 
 def open_state(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> PyTree:
-    """The arrays of a checkpoint, free of topology, in the structure of `like`, a tree of what lies
+    """The arrays of a checkpoint, free of topology, in the structure of `like`, a tree of what is
     `under` a name; `Rows` that are read when they are asked for.
 
     Raises:
@@ -158,13 +158,13 @@ def open_state(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> PyTr
 def open_leaf(checkpoint: Checkpoint, name: str) -> Rows | np.ndarray:
     """One array by its name, free of topology; one without dims is read at once.
 
-    Whoever reads its rows hears `Vanished` where the checkpoint was deleted meanwhile.
+    Reading its rows raises `Vanished` where the checkpoint was deleted meanwhile.
     """
     stored, kind = abstract(checkpoint.stored[name]), checkpoint.kinds.get(name)
 
     def opened() -> Callable[..., np.ndarray]:
         with _unless_deleted(checkpoint):
-            array = open_stored(checkpoint.path / folders.STATE, name)
+            array = open_array(checkpoint.path / folders.STATE, name)
 
         def read(*index: Any) -> np.ndarray:
             with _unless_deleted(checkpoint):
@@ -191,7 +191,7 @@ def open_leaf(checkpoint: Checkpoint, name: str) -> Rows | np.ndarray:
 
 @contextmanager
 def _unless_deleted(checkpoint: Checkpoint) -> Iterator[None]:
-    """Tell what cannot be read because it was deleted from what is damaged."""
+    """Distinguish what was deleted from what is damaged."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: its step, its arrays and how they lie, what came with them."""
+"""The record of a checkpoint: its step, its arrays and their layout, what came with them."""
 
 import json
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Checkpoint:
       leaves: type and shape of every array by name, as in `{"params.head": "float32[256,128]"}`,
         in the layout that is free of topology.
       meta: what was given to `save`.
-      stored: likewise, as the arrays lie on disk.
+      stored: likewise, of the arrays on disk.
       layout: of those; None: free of topology.
       kinds: of arrays that are not the same in every layout, by name.
     """
@@ -87,7 +87,7 @@ def read_checkpoint(folder: Path, step: int) -> Checkpoint:
 
 
 def refuse_vanished(folder: Path, error: Exception | None = None) -> None:
-    """Tell what could not be read because somebody deletes it, from what is damaged."""
+    """Distinguish what is being deleted from what is damaged."""
     if not folder.is_dir():
         raise Vanished(
             f"{folder} was deleted while it was read: a run goes on there; give the command again"
@@ -129,7 +129,7 @@ def describe(leaves: Mapping[str, Any]) -> dict[str, str]:
 
 
 def abstract(text: str) -> jax.ShapeDtypeStruct:
-    """Shape and type from what `describe` tells.
+    """Shape and type from a text of `describe`.
 
     Example:
       >>> abstract("float32[8,128]")

@@ -33,7 +33,7 @@ from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
 
 OPTIMIZER = tuple(f.name for f in fields(OptimizerConfig) if f.name != "decay_steps")
-"""Settings whose change is told; `describe_change` tells that of the other, by what it does."""
+"""Settings whose change is reported; `describe_change` reports that of the other, by its effect."""
 NEEDED_SIZES = (
     ("schedule", "num_microbatches"), ("data", "microbatch_size"), ("train", "num_steps"),
 )
@@ -70,10 +70,10 @@ def is_of_run(meta: Mapping[str, Any]) -> bool:
     )
 
 
-def tell_changes(
+def report_changes(
     meta: Mapping[str, Any], setup: Setup, step: int, report: Callable[[str], None]
 ) -> None:
-    """Say what makes the run's later steps other ones than they would have been, a line each.
+    """Report settings that change the later steps of the run, a line each.
 
     How the work is spread over devices is none of it.
     """
@@ -82,8 +82,8 @@ def tell_changes(
     ))
     for line in differences(defaults | before, now):
         report(f"note: {line}")
-    if told := describe_change(meta["config"], setup.config, step):
-        report(told)
+    if line := describe_change(meta["config"], setup.config, step):
+        report(line)
 
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
         )
 
 
-def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], None]) -> None:
-    """Say so where a run that has started is given another source: it has weights of its own."""
+def report_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], None]) -> None:
+    """Report where a run that has started is given another source: it has weights of its own."""
     given, began = setup.config.model.source, meta["config"]["model"].get("source")
     if given is not None and (began is None or resolve(given) != resolve(began)):
         what = "from fresh weights" if began is None else f"from model.source={began}"
@@ -163,7 +163,7 @@ def tell_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], N
 
 
 def checkpoints_of(config: Config) -> Path:
-    """Where the checkpoints of a run lie; absolute, as Orbax wants it."""
+    """Where the checkpoints of a run are; absolute, as Orbax wants it."""
     return Path(config.train.output_dir).absolute() / CHECKPOINTS
 
 
@@ -186,8 +186,8 @@ def restore_run(
             return None
         found = find_checkpoint(folder, report=report, is_ours=is_of_run)
         check_same_run(found.meta, setup, data)
-        tell_source(found.meta, setup, report)
-        tell_changes(found.meta, setup, found.step, report)
+        report_source(found.meta, setup, report)
+        report_changes(found.meta, setup, found.step, report)
         return found.step
 
     step = group.first("newest checkpoint", newest)
@@ -200,7 +200,7 @@ def restore_run(
 
 
 def place_state(checkpoint: Checkpoint, setup: Setup) -> TrainState:
-    """A checkpoint's arrays on the mesh; each process reads what lies on its devices.
+    """A checkpoint's arrays on the mesh; each process reads what its devices own.
 
     Raises:
       UserError: the arrays are not those of the run's model and optimizer.
@@ -222,7 +222,7 @@ def load_newest(
     def newest() -> int:
         found = find_checkpoint(folder, report=report, is_ours=is_of_run)
         check_same_model(found.meta, setup)
-        tell_source(found.meta, setup, report)
+        report_source(found.meta, setup, report)
         return found.step
 
     step = group.first("newest checkpoint", newest)

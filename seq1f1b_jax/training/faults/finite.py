@@ -10,15 +10,15 @@ from seq1f1b_jax.pipeline.params.rows import Reader, Rows, opened
 from seq1f1b_jax.training.checkpoint.record import named_leaves
 from seq1f1b_jax.training.evaluation import whole
 
-BAD = "{told}: {name} holds numbers that are not finite{more}; take another"
+BAD = "{whose}: {name} holds numbers that are not finite{more}; take another"
 
 
-def check_finite(tree: PyTree, told: str) -> None:
+def check_finite(tree: PyTree, whose: str) -> None:
     """Refuse arrays that hold NaN or infinity; all processes that hold a part call this.
 
     Args:
       tree: arrays on devices, or NumPy's.
-      told: whose they are, for the message.
+      whose: what the message calls them.
 
     Raises:
       UserError: the first such array.
@@ -38,15 +38,15 @@ def check_finite(tree: PyTree, told: str) -> None:
     bad = [name for name, good in zip(leaves, finite, strict=True) if not good]
     if bad:
         more = f", and so do {len(bad) - 1} others" * (len(bad) > 1)
-        raise UserError(BAD.format(told=told, name=bad[0], more=more))
+        raise UserError(BAD.format(whose=whose, name=bad[0], more=more))
 
 
-def finite_rows(tree: PyTree, told: str) -> PyTree:
+def finite_rows(tree: PyTree, whose: str) -> PyTree:
     """The same leaves, `Rows` or arrays, which refuse what they hold when it is read.
 
     Args:
       tree: topology-free.
-      told: whose they are, for the message.
+      whose: what the message calls them.
 
     Example:
       >>> import numpy as np
@@ -66,7 +66,7 @@ def finite_rows(tree: PyTree, told: str) -> PyTree:
             def checked(start: int, stop: int) -> np.ndarray:
                 found = read(start, stop)
                 if not np.isfinite(found).all():
-                    raise UserError(BAD.format(told=told, name=name, more=""))
+                    raise UserError(BAD.format(whose=whose, name=name, more=""))
                 return found
 
             return checked

@@ -1,4 +1,4 @@
-"""What a run needs of every device, and what is there: told before anything is compiled."""
+"""What a run needs of every device, and what is there: reported before anything is compiled."""
 
 import math
 import os
@@ -81,18 +81,18 @@ def _present(setup: Setup) -> tuple[int | None, int]:
 
 
 def _state_bytes(setup: Setup) -> int:
-    """Of one device: parameters and the optimizer's state as they are cut over the mesh."""
+    """Of one device: parameters and the optimizer's state as they are sharded over the mesh."""
     shapes = staged_shapes(abstract_state(setup), setup.pipeline.layout)
-    places = state_shardings(shapes, setup.pipeline)
-    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(places), strict=True)
+    shardings = state_shardings(shapes, setup.pipeline)
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
     return sum(
-        math.prod(place.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
-        for leaf, place in leaves
+        math.prod(sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+        for leaf, sharding in leaves
     )
 
 
 def _memory_of_machine() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not every system tells
+    except (ValueError, OSError):  # not every system knows
         return None

@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint in parts, as Orbax lays them down: layer by layer, read by TensorStore.
+"""Arrays of a checkpoint in parts, as Orbax writes them: layer by layer, read by TensorStore.
 
 Orbax reads whole arrays, or the shards of a sharding that its arrays must be divisible by. What a
 process wants of a checkpoint that another mesh wrote is neither, so the store beneath it is asked.
@@ -34,7 +34,7 @@ def by_layer(kinds: Mapping[str, Kind]) -> ocp.Context:
     return context
 
 
-def open_stored(folder: Path, name: str) -> ts.TensorStore:
+def open_array(folder: Path, name: str) -> ts.TensorStore:
     """An array of the folder that Orbax wrote, by its name; nothing of it is read.
 
     Where rows share a chunk, the chunk that was read last is kept for the next ones.

@@ -1,6 +1,6 @@
-"""What the processes of a run say of themselves, every second, and when they last did.
+"""Heartbeats: where each process of a run is, published every second, and when they came.
 
-Their notes lie in a service in process 0, which may stand still like any other: a call to it then
+They are kept by a service in process 0, which may stall like any other: a call to it then
 returns late or never. So a thread does nothing else, and who judges the others looks at its times.
 """
 
@@ -15,14 +15,14 @@ from jax.errors import JaxRuntimeError
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.distributed.exits import LOST_PEER
 
-SPEAK_SECONDS = 1.0
+BEAT_SECONDS = 1.0
 PARTING_SECONDS = 5.0
-"""How long a process that ends waits for its last word to be taken."""
+"""How long a process that ends waits for its last heartbeat to be taken."""
 NOTE = "alive"
 
 
 @dataclass(frozen=True)
-class Standing:
+class Heartbeat:
     """Where a process is.
 
     Attributes:
@@ -31,7 +31,7 @@ class Standing:
       cell: the action that each of its stages finished last, where they are followed.
       gone: why it ended, once it has.
       status: with which the others end then.
-      beat: counts what it said; `Talk` does.
+      beat: number of this heartbeat.
     """
 
     process: int
@@ -46,8 +46,8 @@ class Standing:
         return where + (f", last finished {self.cell}" if self.cell else "")
 
 
-class Talk:
-    """Says every second where this process is, and hears where the others are.
+class Heartbeats:
+    """Publishes every second where this process is, and reads where the others are.
 
     Args:
       group: the processes.
@@ -58,41 +58,41 @@ class Talk:
 
     Example:
       >>> from seq1f1b_jax.distributed import ALONE
-      >>> talk = Talk(ALONE, lambda: Standing(0, step=3))
-      >>> talk.silence(0, talk.answered + 2.5)  # nobody has answered since the start
+      >>> heartbeats = Heartbeats(ALONE, lambda: Heartbeat(0, step=3))
+      >>> heartbeats.silence(0, heartbeats.answered + 2.5)  # nobody has answered since the start
       2.5
     """
 
-    def __init__(self, group: Group, own: Callable[[], Standing]):
+    def __init__(self, group: Group, own: Callable[[], Heartbeat]):
         self._group, self._own = group, own
-        self._heard: dict[int, tuple[Standing, float]] = {}
-        self._last: Standing | None = None
+        self._received: dict[int, tuple[Heartbeat, float]] = {}
+        self._last: Heartbeat | None = None
         self._beat = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._speak, name="standing", daemon=True)
+        self._thread = threading.Thread(target=self._publish, name="heartbeat", daemon=True)
         self.answered = time.monotonic()
         self.broken = ""
 
     @property
-    def standings(self) -> dict[int, Standing]:
-        """What each process has said last, by its index."""
-        return {index: standing for index, (standing, _) in sorted(self._heard.items())}
+    def latest(self) -> dict[int, Heartbeat]:
+        """The latest of each process, by its index."""
+        return {index: beat for index, (beat, _) in sorted(self._received.items())}
 
     def silence(self, index: int, now: float) -> float:
-        """Seconds for which a process has said nothing new.
+        """Seconds since the last new heartbeat of a process.
 
         Counted as long as the service answers; where it does not, it is process 0 that is silent.
         """
         unanswered = now - self.answered if index == 0 else 0.0
-        heard = self._heard.get(index)
-        return max(unanswered, self.answered - heard[1] if heard else 0.0)
+        received = self._received.get(index)
+        return max(unanswered, self.answered - received[1] if received else 0.0)
 
     def start(self) -> None:
-        """Speak at once, and from now on: who has never spoken cannot be missed."""
+        """Publish at once, and from now on: who never did cannot be missed."""
         self._thread.start()
 
-    def stop(self, last: Standing | None = None) -> None:
-        """Be silent; before that say a last word, if there is one and somebody takes it."""
+    def stop(self, last: Heartbeat | None = None) -> None:
+        """Stop, after a last heartbeat, if there is one and the service takes it."""
         self._last = last
         self._stop.set()
         self._thread.join(PARTING_SECONDS)
@@ -100,28 +100,28 @@ class Talk:
     def forgive(self, now: float) -> None:
         """Nobody counts as silent before now, since this process has slept."""
         self.answered = now
-        self._heard = {index: (standing, now) for index, (standing, _) in self._heard.items()}
+        self._received = {index: (beat, now) for index, (beat, _) in list(self._received.items())}
 
-    def exchange(self, now: float, own: Standing) -> None:
-        """Say something and hear what there is.
+    def exchange(self, now: float, own: Heartbeat) -> None:
+        """Publish one, and read those of the others.
 
         Args:
           now: when, in seconds.
-          own: what to say.
+          own: to be published.
         """
         self._beat += 1
-        self._group.tell(NOTE, json.dumps(asdict(replace(own, beat=self._beat))))
-        for index, text in self._group.told(NOTE).items():
-            standing, before = Standing(**json.loads(text)), self._heard.get(index)
-            if before is None or before[0].beat != standing.beat:
-                self._heard[index] = (standing, now)
+        self._group.publish(NOTE, json.dumps(asdict(replace(own, beat=self._beat))))
+        for index, text in self._group.published(NOTE).items():
+            beat, before = Heartbeat(**json.loads(text)), self._received.get(index)
+            if before is None or before[0].beat != beat.beat:
+                self._received[index] = (beat, now)
         self.answered = now
 
-    def _speak(self) -> None:
+    def _publish(self) -> None:
         try:
             while not self._stop.is_set():
                 self.exchange(time.monotonic(), self._own())
-                self._stop.wait(SPEAK_SECONDS)
+                self._stop.wait(BEAT_SECONDS)
             if self._last is not None:
                 self.exchange(time.monotonic(), self._last)
         except JaxRuntimeError as error:
@@ -129,5 +129,5 @@ class Talk:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the pages below it."""
+    """The first line of an error, without the pages below it."""
     return (str(error).splitlines() or [""])[0][:300]

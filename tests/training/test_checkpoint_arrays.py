@@ -10,9 +10,9 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import make_layout
 from seq1f1b_jax.pipeline.params.rows import to_pipeline
 from seq1f1b_jax.training.checkpoint import checkpointer as checkpoint_module
+from seq1f1b_jax.training.checkpoint.arrays import open_array
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 from seq1f1b_jax.training.checkpoint.read import find_checkpoint, open_state
-from seq1f1b_jax.training.checkpoint.stored import open_stored
 from tests.models.hf_cases import parameters
 
 STAGE = build_stage("gpt", preset="tiny", num_layers=6)
@@ -55,6 +55,6 @@ def test_every_row_comes_back(saved):
 
 def test_a_layer_lies_apart_on_disk(saved):
     params, checkpoint, form = saved
-    chunk = open_stored(checkpoint.path / "state", KERNEL).chunk_layout.read_chunk.shape
+    chunk = open_array(checkpoint.path / "state", KERNEL).chunk_layout.read_chunk.shape
     layer = params.layers["mlp"]["up"]["kernel"].shape[1:]
     assert chunk[1:] == (1 if form == "layers apart" else 4, *layer)
