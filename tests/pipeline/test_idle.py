@@ -1,4 +1,4 @@
-"""Idle slots, idle messages and padded layers hold NaN, and nothing changes, bit for bit."""
+"""Unused slots, blank messages and padded layers hold NaN, and nothing changes, bit for bit."""
 
 import chex
 import jax
@@ -26,7 +26,7 @@ def with_padding(params, layout, value: float):
     """In-memory parameters whose padded layers hold `value`."""
     padded = np.ones((layout.num_ranks, layout.rank_layers), bool)
     for run in layout.runs("layer"):
-        padded[run.rank, run.place : run.place + run.count] = False
+        padded[run.rank, run.position : run.position + run.count] = False
 
     def fill(leaf):
         mask = padded.reshape(padded.shape + (1,) * (leaf.ndim - 2))
@@ -42,7 +42,7 @@ def with_padding(params, layout, value: float):
         for name, case in CASES.items()
     ],
 )
-def test_nan_in_idle_places_changes_nothing(x64, case):
+def test_nan_in_what_is_not_computed_changes_nothing(x64, case):
     results = []
     for fill in (0.0, float("nan")):
         step = cases.build(case, fill=fill)

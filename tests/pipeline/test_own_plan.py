@@ -73,7 +73,7 @@ def random_plan(own: Own) -> Plan:
         for name, own in PLANS.items()
     ],
 )
-def test_random_order_is_exact_with_nan_in_idle_places(x64, own):
+def test_random_order_is_exact_with_nan_in_unused_slots(x64, own):
     plan, stage = random_plan(own), OwnStage(num_layers=sum(own.layers))
     step = build_step(
         stage, plan, make_mesh(own.P), chunk_lengths=own.lengths, layers_per_stage=own.layers,
