@@ -92,11 +92,10 @@ def test_prediction_is_close_to_the_compiled_bytes():
 
 
 @pytest.mark.slow
-def test_gpu_script_runs_at_toy_sizes(monkeypatch, tmp_path):
-    from benchmarks import gpu
+def test_gpu_script_runs_at_toy_sizes(tmp_path):
+    from benchmarks.gpu.__main__ import main
 
-    monkeypatch.setenv("OUT", str(tmp_path))
-    gpu.main(["--toy"])
+    main(["--toy", "--out", str(tmp_path / "gpu.json")])
     values = json.loads((tmp_path / "gpu.json").read_text())
     assert values["exactness_worst_leaf"] < 1e-5
     assert all("cudnn" in name for name in values["failed"])

@@ -12,7 +12,7 @@ from seq1f1b_jax.data.prepare.encode import spelling_pattern
 from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from tests.data.prepared import documents, json_lines
 from tests.data.test_prepare import bpe
-from tests.data.test_tokenizer import BPE
+from tests.data.test_tokenizer import BPE, save_with_prefix
 
 __all__ = ["bpe"]  # a fixture
 TEXTS = ["to be<|endoftext|> or<|endoftext|><|endoftext|> not", "<|endof text|>", "<|endoftext|>"]
@@ -33,18 +33,7 @@ def test_spellings_are_counted_and_read_as_asked(tmp_path, bpe, small_portions, 
 
 
 def test_kept_tokens_are_those_of_a_prompt_without_its_beginning(tmp_path, monkeypatch):
-    described = json.loads(BPE._inner.to_str())
-    described["post_processor"] = {
-        "type": "TemplateProcessing", "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
-        "single": [
-            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "special_tokens": {
-            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
-        },
-    }
-    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    save_with_prefix(tmp_path)
     (tmp_path / "a.txt").write_text(TEXTS[0] * 20)
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 16)
     source = [str(tmp_path / "a.txt")]

@@ -149,7 +149,8 @@ def test_a_text_is_never_cut_to_the_length_of_the_model_it_came_with(tmp_path):
     assert load_tokenizer(tmp_path).encode(TEXT) == BPE.encode(TEXT)
 
 
-def test_a_token_that_begins_texts_is_put_before_prompts_only(tmp_path):
+def save_with_prefix(folder):
+    """BPE, with its special token before every prompt."""
     described = json.loads(BPE._inner.to_str())
     described["post_processor"] = {
         "type": "TemplateProcessing", "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
@@ -161,7 +162,11 @@ def test_a_token_that_begins_texts_is_put_before_prompts_only(tmp_path):
             "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
         },
     }
-    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+
+
+def test_a_token_that_begins_texts_is_put_before_prompts_only(tmp_path):
+    save_with_prefix(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert loaded.prefix == (0,)
     assert loaded.encode("be") == [0, *BPE.encode("be")]
