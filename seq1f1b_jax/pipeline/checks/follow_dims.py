@@ -79,7 +79,7 @@ def _iota(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
 
 
 def _broadcast_in_dim(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return move(flows[0], dict(enumerate(equation.params["broadcast_dimensions"])))
+    return move(flows[0], dict(enumerate(map(int, equation.params["broadcast_dimensions"]))))
 
 
 def _transpose(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
