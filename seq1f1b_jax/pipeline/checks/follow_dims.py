@@ -5,7 +5,9 @@ gives the flow of its outputs, one for all of them, or raises a `FlowError`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 from jax.extend.core import JaxprEqn
 
@@ -37,17 +39,18 @@ RUNNING = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
 SCATTERS = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub")
 
 
-def move(flow: Flow, places: dict[int, int]) -> Flow:
+def move(flow: Flow, places: Mapping[SupportsIndex, SupportsIndex]) -> Flow:
     """The flow after a permutation or a loss of dims; the axis must have a place.
 
     Raises:
       FlowError: it has none.
     """
     if flow.axis is None:
-        return Flow(varies=frozenset(places[dim] for dim in flow.varies if dim in places))
+        varies = (operator.index(places[dim]) for dim in flow.varies if dim in places)
+        return Flow(varies=frozenset(varies))
     if flow.axis.dim not in places:
         raise FlowError(MIXES)
-    return Flow(flow.axis._replace(dim=places[flow.axis.dim]))
+    return Flow(flow.axis._replace(dim=operator.index(places[flow.axis.dim])))
 
 
 def _shape(equation: JaxprEqn, operand: int = 0) -> tuple[int, ...]:
@@ -79,7 +82,7 @@ def _iota(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
 
 
 def _broadcast_in_dim(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return move(flows[0], dict(enumerate(map(int, equation.params["broadcast_dimensions"]))))
+    return move(flows[0], dict(enumerate(equation.params["broadcast_dimensions"])))
 
 
 def _transpose(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
