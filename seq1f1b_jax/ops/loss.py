@@ -49,7 +49,7 @@ class VocabCut:
     def largest(self, values: Array) -> Array:
         return lax.pmax(values, AXIS)
 
-    def total(self, values: Array) -> Array:
+    def total(self, values: Tree) -> Tree:
         return lax.psum(values, AXIS)
 
 
