@@ -113,14 +113,14 @@ class Decoder(ABC):
         return x + nnx.merge(self._first_graph, first)(positions)
 
     def pre(
-        self, layer: Tree, x: Float[Array, "B T d"], context: Tree
+        self, layer: Tree, x: Float[Array, "B t d"], context: Tree
     ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
         """One layer before attention."""
         return nnx.merge(self._layer_graph, layer).pre(x, context)
 
     def post(
-        self, layer: Tree, x: Float[Array, "B T d"], attended: Float[Array, "B T Hq D"]
-    ) -> Float[Array, "B T d"]:
+        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq D"]
+    ) -> Float[Array, "B t d"]:
         """One layer after attention."""
         return nnx.merge(self._layer_graph, layer).post(x, attended)
 

@@ -22,6 +22,7 @@ class LayerNorm(nnx.LayerNorm):
     """`nnx.LayerNorm` with a lean backward; input and output `[B, T, d]` in the input's dtype."""
 
     def __call__(self, x: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
+        assert self.scale is not None and self.bias is not None
         return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 
 
@@ -29,6 +30,7 @@ class RMSNorm(nnx.RMSNorm):
     """`nnx.RMSNorm` with a lean backward; input and output `[B, T, d]` in the input's dtype."""
 
     def __call__(self, x: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
+        assert self.scale is not None
         return rms_norm(x, self.scale[...], self.epsilon)
 
 

@@ -18,6 +18,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.signatures import check_signatures
+
+check_signatures()
+
 for number in (signal.SIGINT, signal.SIGHUP):
     # What `nohup` or a shell without job control starts ignores these, and so do its children.
     if signal.getsignal(number) is signal.SIG_IGN:

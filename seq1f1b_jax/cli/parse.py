@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from seq1f1b_jax.cli.keys import describe, is_setting, resolve_paths, sections, setting_types
 from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
@@ -157,7 +157,7 @@ def _parser(command: str) -> ArgumentParser:
     )
     parser.add_argument(
         "--config",
-        action=ActionConfigFile,
+        action="config",
         help="YAML file or name of a packaged recipe; may be repeated, later ones win; "
         f"without it: {DEFAULT_RECIPE}",
     )

@@ -210,7 +210,7 @@ def first_host(nodes: str) -> str:
       >>> first_host("gpu[007,010-012],login1"), first_host("rack[1-2]n[3,5]"), first_host("a,b")
       ('gpu007', 'rack1n3', 'a')
     """
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)[0]
+    first = re.findall(r"(?:[^,\[]|\[[^\]]*\])*", nodes)[0]
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
 
 

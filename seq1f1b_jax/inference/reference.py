@@ -10,7 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from seq1f1b_jax.inference.forward import forward
 from seq1f1b_jax.ops.loss import cross_entropy_reference
-from seq1f1b_jax.pipeline.batch import check_ids
+from seq1f1b_jax.pipeline.batch import Tokens, check_ids
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
@@ -42,9 +42,9 @@ def naive_attention(
 def reference_loss(
     stage: Stage,
     params: Params,
-    tokens: Int[Array, "M B T"],
-    targets: Int[Array, "M B T"],
-    starts: Int[Array, "M B T"] | None = None,
+    tokens: Tokens,
+    targets: Tokens,
+    starts: Tokens | None = None,
     *,
     compute_dtype: DTypeLike = jnp.float32,
     attention: Callable | None = None,

@@ -50,7 +50,7 @@ class VocabShard:
     def largest(self, values: Array) -> Array:
         return lax.pmax(values, TENSOR)
 
-    def total(self, values: Array) -> Array:
+    def total(self, values: Tree) -> Tree:
         return lax.psum(values, TENSOR)
 
 

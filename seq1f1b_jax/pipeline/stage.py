@@ -86,14 +86,14 @@ class Stage(Protocol):
         ...
 
     def pre(
-        self, layer: Tree, x: Float[Array, "B T d"], context: Tree
+        self, layer: Tree, x: Float[Array, "B t d"], context: Tree
     ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
         """One layer before attention: norm, query/key/value projections, rotary."""
         ...
 
     def post(
-        self, layer: Tree, x: Float[Array, "B T d"], attended: Float[Array, "B T Hq D"]
-    ) -> Float[Array, "B T d"]:
+        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq D"]
+    ) -> Float[Array, "B t d"]:
         """One layer after attention: output projection, residual, norm, MLP, residual."""
         ...
 

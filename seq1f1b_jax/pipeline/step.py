@@ -17,7 +17,7 @@ from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.axes import DATA, PIPE, axis_size
 from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import TensorAxis
-from seq1f1b_jax.pipeline.batch import check_batch, check_ids
+from seq1f1b_jax.pipeline.batch import Tokens, check_batch, check_ids
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
@@ -33,8 +33,6 @@ from seq1f1b_jax.pipeline.params.sharding import (
 )
 from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
-
-Tokens = Int[Array, "M B T"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ class Feed:
         each = self.microbatch_size // axis_size(self.mesh, DATA)
         shape = (self.num_microbatches, self.microbatch_size, 1)
         indices = self._sharding.addressable_devices_indices_map(shape).values()
-        firsts = {index[1].indices(self.microbatch_size)[0] for index in indices}
+        firsts = {at[1].indices(self.microbatch_size)[0] for at in indices if at is not None}
         first, end = min(firsts), max(firsts) + each
         assert end - first == each * len(firsts), "pipelines of a process are neighbours"
         return slice(first, end)

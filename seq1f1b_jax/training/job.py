@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jaxlib
+import jaxlib.version
 
 from seq1f1b_jax.cli import to_yaml
 from seq1f1b_jax.config import Config, DistributedConfig, UserError
@@ -162,7 +162,7 @@ def check_alike(job: Job, data: SequenceData) -> None:
     """
     if job.group.count == 1:
         return
-    parts = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code_hash()}
+    parts = {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__, "code": code_hash()}
     module = sys.modules.get(type(job.stage).__module__)
     parts["code of the model"] = file_hash(getattr(module, "__file__", None))
     parts |= settings_of(job.config) | numerics_of(job.environment, jax.config.values)

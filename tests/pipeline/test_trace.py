@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.pipeline.executor.trace import Recorder
+from seq1f1b_jax.schedule import Op
 from seq1f1b_jax.schedule.dependencies import dependencies
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
@@ -54,7 +55,7 @@ def test_trace_of_a_step(case):
 
 def test_a_cleared_recorder_starts_its_clock_anew():
     recorder = Recorder()
-    recorder.finish("F", 0, 1, 2, 5)
+    recorder.finish(Op.F, 0, 1, 2, 5)
     (record,) = recorder.records
     assert (record.action.stage, record.action.microbatch, record.start_seconds) == (1, 2, 5e-6)
     recorder.clear()

@@ -25,7 +25,7 @@ SIZES = ("num_layers", "vocab_size", "model_dim", "num_heads", "num_kv_heads", "
 FUNCTIONS = ("init", "context", "embed", "pre", "post", "final")
 
 
-def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None:
+def check_stage(stage: Any, *, compute_dtype: DTypeLike = jnp.float32) -> None:
     """Refuse a stage that breaks a rule of the protocol; `build_step` does so too.
 
     Sizes fit together; `init` gives float32 parameters of these sizes; every function returns the
@@ -55,12 +55,12 @@ def check_stage(stage: Stage, *, compute_dtype: DTypeLike = jnp.float32) -> None
 
 
 @lru_cache(maxsize=128)
-def _check_once(stage: Stage, dtype: jnp.dtype, default: jnp.dtype) -> None:
+def _check_once(stage: Any, dtype: jnp.dtype, default: jnp.dtype) -> None:
     """A stage that keeps the rules is not checked again, under the same default dtype of JAX."""
     check_rules(stage, dtype)
 
 
-def check_rules(stage: Stage, dtype: jnp.dtype) -> None:
+def check_rules(stage: Any, dtype: jnp.dtype) -> None:
     """`check_stage` without its cache."""
     _check_sizes(stage)
     for piece in pieces_of(stage, _check_init(stage), dtype):
@@ -70,7 +70,7 @@ def check_rules(stage: Stage, dtype: jnp.dtype) -> None:
         check_tokenwise(piece, program)
 
 
-def _check_sizes(stage: Stage) -> None:
+def _check_sizes(stage: Any) -> None:
     name = type(stage).__name__
     missing = [member for member in (*SIZES, "tied", *FUNCTIONS) if not hasattr(stage, member)]
     if missing:

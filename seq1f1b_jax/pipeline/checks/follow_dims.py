@@ -5,7 +5,9 @@ gives the flow of its outputs, one for all of them, or raises a `FlowError`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 from jax.extend.core import JaxprEqn
 
@@ -37,17 +39,18 @@ RUNNING = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
 SCATTERS = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub")
 
 
-def move(flow: Flow, places: dict[int, int]) -> Flow:
+def move(flow: Flow, places: Mapping[SupportsIndex, SupportsIndex]) -> Flow:
     """The flow after a permutation or a loss of dims; the axis must keep a dim.
 
     Raises:
       FlowError: it loses its dim.
     """
     if flow.axis is None:
-        return Flow(varies=frozenset(places[dim] for dim in flow.varies if dim in places))
+        varies = (operator.index(places[dim]) for dim in flow.varies if dim in places)
+        return Flow(varies=frozenset(varies))
     if flow.axis.dim not in places:
         raise FlowError(MIXES)
-    return Flow(flow.axis._replace(dim=places[flow.axis.dim]))
+    return Flow(flow.axis._replace(dim=operator.index(places[flow.axis.dim])))
 
 
 def _shape(equation: JaxprEqn, operand: int = 0) -> tuple[int, ...]:

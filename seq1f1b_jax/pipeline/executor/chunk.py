@@ -93,8 +93,8 @@ class Chunk:
         starts = self.inputs.starts
         return None if starts is None else self.tokens(unit, starts)
 
-    def tokens(self, unit: Unit | WeightUnit, tokens: Int[Array, "M B T"]) -> Int[Array, "B T"]:
-        """The unit's part of the step's tokens, targets or starts."""
+    def tokens(self, unit: Unit | WeightUnit, tokens: Int[Array, "M B S"]) -> Int[Array, "B T"]:
+        """The unit's part of the step's tokens, targets or starts, in sequences of length S."""
         shape = (self.program.num_sequences, self.length)
         return buffers.read(tokens, shape, unit.microbatch, 0, self.offset)
 

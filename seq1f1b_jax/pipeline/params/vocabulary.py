@@ -36,10 +36,10 @@ def gather_tables(
     """
     if layout.num_ranks == 1:
         tables = {table_names(layout)[0]: embedding[0]}
-        return tables if layout.tied else {**tables, "head": head[0]}
+        return tables if head is None else {**tables, "head": head[0]}
     send = jnp.zeros((layout.num_ranks, *embedding.shape[1:]), embedding.dtype)
     send = send.at[0].set(embedding[0])
-    send = send.at[-1].set((embedding if layout.tied else head)[0])
+    send = send.at[-1].set((embedding if head is None else head)[0])
     received = lax.all_to_all(send, PIPE, split_axis=0, concat_axis=0)
     return {"shared": received.reshape(-1, embedding.shape[-1])[: layout.vocab_part]}
 

@@ -1,0 +1,17 @@
+"""Types, shapes and dtypes in signatures are checked at every call while tests run.
+
+Not of `inference`, whose functions refuse by themselves what is not a stage or a prompt. The array
+fields of NamedTuples are not checked: one may hold specs or shapes in their place.
+"""
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+CHECKED = [f"seq1f1b_jax.{part}" for part in ("ops", "pipeline", "models")]
+
+checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+
+
+def check_signatures() -> None:
+    """Modules imported from now on are checked."""
+    install_import_hook(CHECKED, f"{__name__}.checker")
