@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.pipeline.checks.flow import Axis, Flow
+from seq1f1b_jax.pipeline.checks.flow import Flow, along, axis_size
 from seq1f1b_jax.pipeline.checks.follow import follow
 from seq1f1b_jax.pipeline.checks.probe import differs
 
@@ -53,13 +53,13 @@ BREAKS = {
     "mean": (lambda x: x - x.mean(1, keepdims=True), "mixes"),
     "attention": (lambda x: jnp.einsum("bqd,bkd->bqk", x, x), "mixes"),
     "contraction": (lambda x: jnp.einsum("btd,bte->bde", x, x), "mixes"),
-    "slice": (lambda x: x[:, :-1], "mixes"),
-    "first": (lambda x: x[:, 0], "mixes"),
-    "reverse": (lambda x: x[:, ::-1], "mixes"),
-    "roll": (lambda x: jnp.roll(x, 1, 1), "mixes"),
-    "pad": (lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0))), "mixes"),
+    "slice": (lambda x: x[:, :-1], "moves"),
+    "first": (lambda x: x[:, 0], "moves"),
+    "reverse": (lambda x: x[:, ::-1], "moves"),
+    "roll": (lambda x: jnp.roll(x, 1, 1), "moves"),
+    "pad": (lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0))), "moves"),
     "running": (lambda x: jax.lax.cummax(x, 1), "mixes"),
-    "tokens and sequences": (lambda x: x.reshape(-1, D)[1:], "mixes"),
+    "tokens and sequences": (lambda x: x.reshape(-1, D)[1:], "moves"),
     "a mean over both": (lambda x: x.reshape(-1, D).mean(0), "mixes"),
     "a loop's end": (lambda x: jax.lax.while_loop(lambda y: y.sum() < 9, jnp.exp, x), "mixes"),
     "by index": (lambda x: x * jnp.arange(T)[:, None], "index"),
@@ -68,20 +68,21 @@ BREAKS = {
     "by a running sum of ones": (lambda x: x * jnp.cumsum(jnp.ones((T, 1)), 0), "index"),
     "sort": (lambda x: jnp.sort(x, axis=1), "unknown"),
     "chosen tokens": (lambda x: jnp.take_along_axis(x, jnp.argsort(x, 1), axis=1), "unknown"),
-    "split": (lambda x: x.reshape(B, 2, T // 2, D).sum(1), "unknown"),
+    "split": (lambda x: x.reshape(B, 2, T // 2, D).sum(1), "mixes"),
     "a host call": (lambda x: jax.pure_callback(lambda a: a, X, x), "unknown"),
 }  # fmt: skip
 
 
 def flow_of(function) -> Flow:
-    return follow(jax.make_jaxpr(function)(X), [Flow(Axis(1))], size=T)[0]
+    return follow(jax.make_jaxpr(function)(X), [along(X.shape, 1)])[0]
 
 
 @pytest.mark.parametrize("function, dim", APART.values(), ids=APART)
 def test_tokens_that_stay_apart_are_seen_to(function, dim):
     flow = flow_of(function)
     assert flow.broken is None
-    assert (flow.axis and flow.axis.dim) == dim
+    where = [at for at, parts in enumerate(flow.dims) if axis_size(parts) == T]
+    assert where == ([] if dim is None else [dim]) and (flow.loops is None) == (dim is None)
 
 
 @pytest.mark.parametrize("function, how", BREAKS.values(), ids=BREAKS)

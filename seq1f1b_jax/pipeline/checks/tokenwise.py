@@ -1,13 +1,25 @@
 """That a function keeps tokens apart, and sequences: read in its program, or seen in its values."""
 
 import math
+import warnings
 
 import jax
 from jax.extend.core import ClosedJaxpr
 
-from seq1f1b_jax.pipeline.checks.flow import INDEX, MIXES, UNKNOWN, Axis, Broken, Flow
+from seq1f1b_jax.pipeline.checks.flow import (
+    DIFFERS,
+    INDEX,
+    MIXES,
+    MOVES,
+    UNKNOWN,
+    Broken,
+    Flow,
+    along,
+    axis_size,
+    constant,
+)
 from seq1f1b_jax.pipeline.checks.follow import follow
-from seq1f1b_jax.pipeline.checks.pieces import SEQUENCES, TOKENS, Piece
+from seq1f1b_jax.pipeline.checks.pieces import Piece
 from seq1f1b_jax.pipeline.checks.probe import MAX_PARAMS, differs
 
 DIMS = {"sequence": 0, "token": 1}
@@ -16,8 +28,9 @@ DIMS = {"sequence": 0, "token": 1}
 def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
     """Refuse a function of which an output, or a gradient of an input, depends on another token.
 
-    What its program does not show is read from its values, where its parameters are few enough to
-    be made; a larger one is accepted.
+    What its program leaves open is read from its values. A function with too many parameters to be
+    run here is refused if it picks tokens by their index, as a shift does, and accepted with a
+    warning if a primitive of it cannot be read.
 
     Args:
       piece: the function.
@@ -27,40 +40,61 @@ def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
       ValueError: which output depends on other tokens or sequences, or on their index in the chunk,
         and the primitive that brings them together.
     """
+    num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(piece.weights))
     for unit, dim in DIMS.items():
         broken = _broken(program, piece, dim)
         if broken is None:
             continue
         result, (how, primitive) = broken
-        if how == UNKNOWN:
-            small = sum(math.prod(w.shape) for w in jax.tree.leaves(piece.weights)) <= MAX_PARAMS
-            shapes = piece.arguments_with_cotangents
-            if not (small and differs(piece.with_gradients, shapes, dim=dim)):
+        if how in (MOVES, UNKNOWN) and num_params <= MAX_PARAMS:
+            if not differs(piece.with_gradients, piece.arguments_with_cotangents, dim=dim):
                 continue
+        elif how == UNKNOWN:
+            warnings.warn(
+                f"{piece.name} returned {result} of which it is not known whether it depends on "
+                f"other {unit}s ({primitive} cannot be read, and {num_params:,} parameters are too "
+                "many to try it); check_stage the same class in a smaller size",
+                stacklevel=2,
+            )
+            continue
         if how == INDEX:
             raise ValueError(
                 f"{piece.name} returned {result} that depends on where in the chunk a {unit} "
                 f"is ({primitive}); functions must be token-wise, and `positions` count from "
                 "the start of the sequence"
             )
+        blocks = "; for blocks of tokens use jax.lax.map" if how == MOVES else ""
         raise ValueError(
-            f"{piece.name} returned {result} that depends on other {unit}s ({primitive}); "
-            "functions must be token-wise: only attention, which the executor calls, looks back"
+            f"{piece.name} returned {result} that depends on other {unit}s ({primitive}); functions "
+            f"must be token-wise: only attention, which the executor calls, looks back{blocks}"
         )
 
 
 def _broken(program: ClosedJaxpr, piece: Piece, dim: int) -> tuple[str, Broken] | None:
-    """The first result in which the elements of `dim` do not stay apart, and why."""
-    along = Flow(Axis(dim))
-    positions = Flow(Axis(0)) if dim == DIMS["token"] else Flow()
-    weights = [Flow()] * len(jax.tree.leaves(piece.weights))
-    values = [along] * (len(piece.inputs) + len(piece.outputs))
-    flows = follow(program, [*weights, positions, *values], size=(SEQUENCES, TOKENS)[dim])
-    for result, flow in zip(piece.results, flows, strict=True):
-        if flow.broken:
-            return result, flow.broken
-        if flow.axis not in (None, Axis(dim)):
-            return result, Broken(MIXES, "it is in another dim")
-        if flow.axis is None and dim in flow.varies:
-            return result, Broken(INDEX, "it is a constant")
-    return None
+    """The result in which the elements of `dim` most surely do not stay apart, and why."""
+    weights, at, *values = piece.arguments_with_cotangents
+    flows = [constant(leaf.shape) for leaf in jax.tree.leaves(weights)]
+    place = dim - (2 - len(at.shape))  # positions may be those of all sequences
+    flows.append(along(at.shape, place) if place >= 0 else constant(at.shape))
+    flows += [along(leaf.shape, dim) for leaf in jax.tree.leaves(values)]
+    found = [
+        (name, _why(flow, dim))
+        for name, flow in zip(piece.results, follow(program, flows), strict=True)
+    ]
+    broken = [(name, why) for name, why in found if why]
+    return min(
+        broken, key=lambda pair: (MIXES, INDEX, MOVES, UNKNOWN).index(pair[1].how), default=None
+    )
+
+
+def _why(flow: Flow, dim: int) -> Broken | None:
+    """How the flow of a result is broken."""
+    if flow.broken:
+        return flow.broken
+    if flow.loops is None:
+        differs = any(part.kind == DIFFERS for part in flow.dims[dim])
+        return Broken(INDEX, "it is a constant") if differs else None
+    apart = [part.kind for part in flow.dims[dim]] == [1] and axis_size(*flow.dims) == flow.dims[
+        dim
+    ][0].size
+    return None if apart else Broken(MIXES, "it is in another dim")
