@@ -18,7 +18,7 @@ from jaxtyping import DTypeLike
 
 from seq1f1b_jax.pipeline.checks.pieces import Piece, pieces_of
 from seq1f1b_jax.pipeline.checks.tokenwise import check_tokenwise
-from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.pipeline.stage import Params, Stage, max_positions_of, window_of
 
 SIZES = ("num_layers", "vocab_size", "model_dim", "num_heads", "num_kv_heads", "head_dim")
 FUNCTIONS = ("init", "context", "embed", "pre", "post", "final")
@@ -103,6 +103,11 @@ def _check_sizes(stage: Stage) -> None:
     window = window_of(stage)
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"{name}.window is {window!r}; it must count 1 or more keys, or be None")
+    positions = max_positions_of(stage)
+    if positions is not None and (not isinstance(positions, int) or positions < 1):
+        raise ValueError(
+            f"{name}.max_positions is {positions!r}; it must count 1 or more positions, or be None"
+        )
 
 
 def _check_init(stage: Stage) -> Params:
@@ -161,7 +166,7 @@ def _check_outputs(piece: Piece) -> None:
     for _ in range(1, CALLS):
         if not _same(program, _traced(piece.name, trace)[0]):
             raise ValueError(
-                f"{piece.name} returned something else when it was called again; it must be a pure "
+                f"{piece.name} returned something else at another call; it must be a pure "
                 "function: no random numbers of NumPy, no clock, no state (the backward calls it "
                 "again)"
             )

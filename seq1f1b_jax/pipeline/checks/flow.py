@@ -5,8 +5,8 @@ from functools import reduce
 from math import gcd, prod
 from typing import Any, NamedTuple
 
-MIXES, INDEX, MOVES, UNKNOWN = "mixes", "index", "moves", "unknown"
-"""How a flow breaks, the surest first: elements of the axis are combined; their index alone makes a
+MIXES, INDEX, MOVES, UNKNOWN = SUREST_FIRST = "mixes", "index", "moves", "unknown"
+"""How a flow breaks: elements of the axis are combined; their index alone makes a
 difference; some are picked or moved, which may yet put all back; by a primitive without a rule."""
 
 SAME, DIFFERS = 0, -1
@@ -66,7 +66,7 @@ def whole(size: int, kind: int) -> Dim:
 
 
 def constant(shape: Sequence[int], differs: Iterable[int] | None = None) -> Flow:
-    """A value that does not depend on the axis; `differs`: along which dims, `None`: perhaps all."""
+    """A value that does not depend on the axis; it `differs` along these dims, `None`: all."""
     dims = range(len(shape)) if differs is None else set(differs)
     return Flow(tuple(whole(n, DIFFERS if d in dims else SAME) for d, n in enumerate(shape)))
 

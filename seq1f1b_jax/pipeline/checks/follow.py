@@ -24,7 +24,6 @@ from seq1f1b_jax.pipeline.checks.flow import (
     FlowError,
     axis_size,
     constant,
-    join,
     merge,
     shape_of,
     whole,

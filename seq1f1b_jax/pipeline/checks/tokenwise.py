@@ -11,15 +11,17 @@ from seq1f1b_jax.pipeline.checks.flow import (
     INDEX,
     MIXES,
     MOVES,
+    SUREST_FIRST,
     UNKNOWN,
     Broken,
     Flow,
     along,
     axis_size,
     constant,
+    whole,
 )
 from seq1f1b_jax.pipeline.checks.follow import follow
-from seq1f1b_jax.pipeline.checks.pieces import Piece
+from seq1f1b_jax.pipeline.checks.pieces import SEQUENCES, TOKENS, Piece
 from seq1f1b_jax.pipeline.checks.probe import MAX_PARAMS, differs
 
 DIMS = {"sequence": 0, "token": 1}
@@ -65,8 +67,9 @@ def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
             )
         blocks = "; for blocks of tokens use jax.lax.map" if how == MOVES else ""
         raise ValueError(
-            f"{piece.name} returned {result} that depends on other {unit}s ({primitive}); functions "
-            f"must be token-wise: only attention, which the executor calls, looks back{blocks}"
+            f"{piece.name} returned {result} that depends on other {unit}s ({primitive}); "
+            "functions must be token-wise: only attention, which the executor calls, looks back"
+            f"{blocks}"
         )
 
 
@@ -74,17 +77,12 @@ def _broken(program: ClosedJaxpr, piece: Piece, dim: int) -> tuple[str, Broken] 
     """The result in which the elements of `dim` most surely do not stay apart, and why."""
     weights, at, *values = piece.arguments_with_cotangents
     flows = [constant(leaf.shape) for leaf in jax.tree.leaves(weights)]
-    place = dim - (2 - len(at.shape))  # positions may be those of all sequences
+    place = dim - (2 - len(at.shape))  # negative: positions are those of all sequences
     flows.append(along(at.shape, place) if place >= 0 else constant(at.shape))
     flows += [along(leaf.shape, dim) for leaf in jax.tree.leaves(values)]
-    found = [
-        (name, _why(flow, dim))
-        for name, flow in zip(piece.results, follow(program, flows), strict=True)
-    ]
-    broken = [(name, why) for name, why in found if why]
-    return min(
-        broken, key=lambda pair: (MIXES, INDEX, MOVES, UNKNOWN).index(pair[1].how), default=None
-    )
+    reasons = [_why(flow, dim) for flow in follow(program, flows)]
+    found = [(name, why) for name, why in zip(piece.results, reasons, strict=True) if why]
+    return min(found, key=lambda pair: SUREST_FIRST.index(pair[1].how), default=None)
 
 
 def _why(flow: Flow, dim: int) -> Broken | None:
@@ -94,7 +92,6 @@ def _why(flow: Flow, dim: int) -> Broken | None:
     if flow.loops is None:
         differs = any(part.kind == DIFFERS for part in flow.dims[dim])
         return Broken(INDEX, "it is a constant") if differs else None
-    apart = [part.kind for part in flow.dims[dim]] == [1] and axis_size(*flow.dims) == flow.dims[
-        dim
-    ][0].size
+    where = {at: parts for at, parts in enumerate(flow.dims) if axis_size(parts) > 1}
+    apart = where == {dim: whole((SEQUENCES, TOKENS)[dim], 1)}
     return None if apart else Broken(MIXES, "it is in another dim")
