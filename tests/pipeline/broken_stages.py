@@ -124,7 +124,7 @@ class TableOfTheChunkInEmbed(OwnStage):
 
 
 class StateOfBlocksInPost(OwnStage):
-    """Blocks of tokens one after the other, and something of those before it."""
+    """A loop over blocks of tokens that carries a state."""
 
     def post(self, layer, x, attended):
         blocks = jnp.moveaxis(x.reshape(x.shape[0], -1, 32, x.shape[2]), 1, 0)

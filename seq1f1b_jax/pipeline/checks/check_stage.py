@@ -1,7 +1,8 @@
 """The rules of a `Stage`, checked before it runs.
 
 No parameter is made: all are shapes, and what a function does with tokens is read in its jaxpr and
-in that of its vjp, so a model of any size takes a fraction of a second.
+in that of its vjp, so a model of any size takes a fraction of a second. Only where that leaves it
+open, a function that is small enough is run.
 """
 
 import re
@@ -49,8 +50,7 @@ def check_stage(stage: Stage, *, compute_dtype: DTypeLike | None = None) -> None
       ValueError: what was returned by which function, and the rule, in one line.
 
     Warns:
-      UserWarning: a function has a primitive that cannot be read, and too many parameters to be
-        tried on random numbers.
+      UserWarning: a function has a primitive that cannot be read, and is too large to be run.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage

@@ -6,8 +6,8 @@ from math import gcd, prod
 from typing import Any, NamedTuple
 
 MIXES, INDEX, MOVES, UNKNOWN = SUREST_FIRST = "mixes", "index", "moves", "unknown"
-"""How a flow breaks: elements of the axis are combined; their index alone makes a
-difference; some are picked or moved, which may yet put all back; by a primitive without a rule."""
+"""How a flow breaks: elements of the axis are combined; a value differs along it by index alone;
+elements are picked or moved, perhaps back to where they were; a primitive has no rule."""
 
 SAME, DIFFERS = 0, -1
 
@@ -40,11 +40,11 @@ class Flow(NamedTuple):
     """What a value has to do with the axis.
 
     Attributes:
-      dims: parts of every dim; a dim of size 1 has none. `()` also for a scalar of any shape.
-      loops: `None` where the value does not depend on the axis. Otherwise an element depends on one
-        element of the axis only: where `dims` say, and in loops over parts of the axis, which are
-        these (the loop, the parts), on where each loop is.
-      broken: what became of it otherwise.
+      dims: parts of every dim; a dim of size 1 has none.
+      loops: `None` where the value does not depend on the axis. Otherwise each element depends on
+        one element of the axis: that which `dims` name together with the iteration of these loops
+        (an id, the parts that it is over) in which the value is computed.
+      broken: how the flow broke, if it did; the rest is void then.
     """
 
     dims: tuple[Dim, ...] = ()
@@ -66,7 +66,7 @@ def whole(size: int, kind: int) -> Dim:
 
 
 def constant(shape: Sequence[int], differs: Iterable[int] | None = None) -> Flow:
-    """A value that does not depend on the axis; it `differs` along these dims, `None`: all."""
+    """A value that does not depend on the axis; it varies along the dims `differs`, or all."""
     dims = range(len(shape)) if differs is None else set(differs)
     return Flow(tuple(whole(n, DIFFERS if d in dims else SAME) for d, n in enumerate(shape)))
 
@@ -106,11 +106,17 @@ def move(flow: Flow, places: Mapping[int, int], shape: Sequence[int]) -> Flow:
 def touch(
     flow: Flow, dims: Iterable[int], shape: Sequence[int], how: str = MOVES, *, added: bool = False
 ) -> Flow:
-    """The flow of a value of which elements are picked or moved along `dims`, or to which some are
-    added; `shape` is that afterwards.
+    """The flow after elements are picked or moved along `dims`, or others `added`.
+
+    Args:
+      flow: before.
+      dims: along which.
+      shape: afterwards.
+      how: the flow breaks, where the axis is in one of these dims.
+      added: whether the value varies along `dims` now, though it did not before.
 
     Raises:
-      FlowError: they are elements of the axis; `how` it breaks.
+      FlowError: the axis is in one of these dims.
     """
     made = list(flow.dims)
     for dim in dims:

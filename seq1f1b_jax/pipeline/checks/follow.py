@@ -111,8 +111,8 @@ def _of_constant(value) -> Flow:
 def _scan(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     """What is stacked over iterations has a dim more outside of the body than inside.
 
-    The flow of the carry is that after any number of iterations. In a loop over the axis, or a part
-    of it, what the carry has become is of other elements.
+    The flow of the carry is that after any number of iterations. In a loop over the axis, or over a
+    part of it, a carry that has changed comes from other elements.
     """
     params, body = equation.params, equation.params["jaxpr"]
     num_consts, num_carry = _counts(equation)
@@ -162,9 +162,8 @@ def _item(flow: Flow, loop: int, over: bool) -> Flow:
 
 def _carried(flow: Flow) -> Flow:
     """What a loop over the axis has made of a carried value."""
-    return (
-        flow if flow.broken else Flow(broken=Broken(INDEX if flow.loops is None else MIXES, "scan"))
-    )
+    how = INDEX if flow.loops is None else MIXES
+    return flow if flow.broken else Flow(broken=Broken(how, "scan"))
 
 
 def _stack(flow: Flow, loop: int, length: int) -> Flow:

@@ -8,24 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 
 MAX_PARAMS = 1 << 25
-"""Parameters of a function that are made for it at most."""
+"""A function with more parameters is not run."""
 
 CHOSEN = 1
-"""The token, or the sequence, that is given other values, or gives all others its own."""
+"""The token, or the sequence, that is changed, or takes the place of all others."""
 
 
-def differs(function: Callable, shapes: Any, *, dim: int) -> bool:
+def differs(function: Callable, shapes: Any, *, dim: int) -> bool | None:
     """Whether results at one element of `dim` change with another, or with its index.
 
-    All is computed four times in float32 by one compiled program: as it is; with one element
-    changed, which must leave the others bit for bit; with all elements shifted in a circle, which
-    must shift the results, up to rounding; and with all alike, so that results are alike even where
-    experts take no more than so many tokens.
+    One compiled program runs four times in float32: as it is; with one element changed, which must
+    leave the others bit for bit; with all elements shifted in a circle, which must shift the
+    results, up to rounding; and with equal elements, whose results must be equal, even where an
+    expert takes a limited number of tokens.
 
     Args:
       function: `(weights, positions, inputs, cotangents)`; its results are `[B, T, ...]`.
       shapes: of its arguments.
       dim: 0 for sequences, 1 for tokens.
+
+    Returns:
+      `None` where results are not numbers, which shows nothing.
 
     Example:
       >>> import jax
@@ -49,6 +52,8 @@ def differs(function: Callable, shapes: Any, *, dim: int) -> bool:
     size = jax.tree.leaves(values)[0].shape[dim]
     others = [index for index in range(size) if index != CHOSEN]
     plain, changed, shifted, alike = map(run, (lambda value, _: value, _change, _shift, _repeat))
+    if any(np.isnan(leaf).any() for leaf in plain):
+        return None
     return any(
         not np.array_equal(a.take(others, dim), b.take(others, dim), equal_nan=True)
         or not _near(_shift(a, dim), c)
@@ -82,7 +87,7 @@ def _shift(value: np.ndarray, dim: int) -> np.ndarray:
 
 
 def _repeat(value: np.ndarray, dim: int) -> np.ndarray:
-    """The values of one element at all."""
+    """One element in place of every other."""
     return np.repeat(value.take([CHOSEN], dim), value.shape[dim], dim)
 
 

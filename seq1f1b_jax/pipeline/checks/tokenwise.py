@@ -10,7 +10,6 @@ from seq1f1b_jax.pipeline.checks.flow import (
     DIFFERS,
     INDEX,
     MIXES,
-    MOVES,
     SUREST_FIRST,
     UNKNOWN,
     Broken,
@@ -30,9 +29,9 @@ DIMS = {"sequence": 0, "token": 1}
 def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
     """Refuse a function of which an output, or a gradient of an input, depends on another token.
 
-    What its program leaves open is read from its values. A function with too many parameters to be
-    run here is refused if it picks tokens by their index, as a shift does, and accepted with a
-    warning if a primitive of it cannot be read.
+    What its program leaves open is read from its values. A function that is too large to be run is
+    refused where it picks or moves tokens, as a shift does, and accepted with a warning where a
+    primitive cannot be read.
 
     Args:
       piece: the function.
@@ -48,16 +47,10 @@ def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
         if broken is None:
             continue
         result, (how, primitive) = broken
-        if how in (MOVES, UNKNOWN) and num_params <= MAX_PARAMS:
-            if not differs(piece.with_gradients, piece.arguments_with_cotangents, dim=dim):
-                continue
-        elif how == UNKNOWN:
-            warnings.warn(
-                f"{piece.name} returned {result} of which it is not known whether it depends on "
-                f"other {unit}s ({primitive} cannot be read, and {num_params:,} parameters are too "
-                "many to try it); check_stage the same class in a smaller size",
-                stacklevel=2,
-            )
+        seen = True if how in (MIXES, INDEX) else None
+        if seen is None and num_params <= MAX_PARAMS:
+            seen = differs(piece.with_gradients, piece.arguments_with_cotangents, dim=dim)
+        if seen is False:
             continue
         if how == INDEX:
             raise ValueError(
@@ -65,11 +58,18 @@ def check_tokenwise(piece: Piece, program: ClosedJaxpr) -> None:
                 f"is ({primitive}); functions must be token-wise, and `positions` count from "
                 "the start of the sequence"
             )
-        blocks = "; for blocks of tokens use jax.lax.map" if how == MOVES else ""
+        run = "a run gives NaN" if num_params <= MAX_PARAMS else "it is too large to be run"
+        verb, why = ("depends", primitive) if seen else ("may depend", f"{primitive}, and {run}")
+        line = f"{piece.name} returned {result} that {verb} on other {unit}s ({why}); "
+        if seen is None and how == UNKNOWN:
+            warnings.warn(
+                f"{line}run check_stage on the same class in a smaller size", stacklevel=2
+            )
+            continue
+        cure = "" if seen else "; if it works in blocks of tokens, use jax.lax.map"
         raise ValueError(
-            f"{piece.name} returned {result} that depends on other {unit}s ({primitive}); "
-            "functions must be token-wise: only attention, which the executor calls, looks back"
-            f"{blocks}"
+            f"{line}functions must be token-wise: only attention, which the executor calls, looks "
+            f"back{cure}"
         )
 
 
