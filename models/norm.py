@@ -14,8 +14,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
+
+Weight = Float[Array | np.ndarray, "d"]
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -36,7 +39,7 @@ class RMSNorm(nnx.RMSNorm):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
-    x: Float[Array, "B T d"], scale: Float[Array, "d"], bias: Float[Array, "d"], epsilon: float
+    x: Float[Array, "B T d"], scale: Weight, bias: Weight, epsilon: float
 ) -> Float[Array, "B T d"]:
     """Normalise each token to mean 0 and variance 1, then scale and shift.
 
@@ -68,7 +71,7 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(
-    x: Float[Array, "B T d"], scale: Float[Array, "d"], epsilon: float
+    x: Float[Array, "B T d"], scale: Weight, epsilon: float
 ) -> Float[Array, "B T d"]:
     """Divide each token by its root mean square, then scale.
 

@@ -1,13 +1,15 @@
 """Types, shapes and dtypes in signatures are checked at every call while tests run.
 
-Not of `inference`, whose functions refuse by themselves what is not a stage or a prompt. The array
-fields of NamedTuples are not checked: one may hold specs or shapes in their place.
+Not at the doors that users come through (`pipeline.step`, `inference`), which refuse bad input by
+themselves, in words. The array fields of NamedTuples are not checked: one may hold specs or shapes in
+their place.
 """
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-CHECKED = [f"seq1f1b_jax.{part}" for part in ("ops", "pipeline", "models")]
+PARTS = ("ops", "pipeline.executor", "pipeline.params", "pipeline.memory", "models")
+CHECKED = [f"seq1f1b_jax.{part}" for part in PARTS]
 
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from seq1f1b_jax.models.hf.gguf import read_metadata
 from seq1f1b_jax.models.hf.settings import CheckedValues
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """Tensors by name, as both formats give them."""
 

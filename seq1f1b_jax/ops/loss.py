@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -54,7 +55,7 @@ class VocabShard:
         return lax.psum(values, TENSOR)
 
 
-def num_targets(targets: Int[Array, "..."]) -> Int[Array, ""]:
+def num_targets(targets: Int[Array | np.ndarray, "..."]) -> Int[Array, ""]:
     """How many targets count, int32.
 
     Example:

@@ -10,7 +10,7 @@ from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
-from seq1f1b_jax.pipeline.stage import Stage, shard_stage, window_of
+from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage, window_of
 from seq1f1b_jax.pipeline.step import PipelineStep
 from seq1f1b_jax.schedule import Plan, lower, validate
 
@@ -65,6 +65,13 @@ def build_step(
         raise ValueError(
             f"the plan has {plan.num_ranks} stages and the mesh has axes {dict(mesh.shape)}; "
             f"the mesh needs an axis {PIPE!r} of size {plan.num_ranks} (pipeline.make_mesh)"
+        )
+    limit = max_positions_of(stage)
+    if limit is not None and sum(chunk_lengths) > limit:
+        raise ValueError(
+            f"chunk_lengths={tuple(chunk_lengths)} are {sum(chunk_lengths)} tokens, and "
+            f"{type(stage).__name__}.max_positions={limit}; use shorter sequences, or a stage with "
+            "more positions"
         )
     tensor = TensorAxis(axis_size(mesh, TENSOR), options.sequence_parallel)
     tensor.check_chunks(chunk_lengths)

@@ -43,8 +43,9 @@ class Stage(Protocol):
     They must be token-wise: no function may look at another position of its input (only attention,
     which the executor calls, looks back). Properties may be fields of a frozen dataclass.
 
-    A stage may also have `window`, a sliding-window size in keys; see `window_of`. One whose layers
-    can be sharded over devices has `shard(tensor)`; see `shard_stage`.
+    A stage may also have `window`, a sliding-window size in keys; see `window_of`. One that has
+    learned so many positions and no more has `max_positions`; see `max_positions_of`. One whose
+    layers can be sharded over devices has `shard(tensor)`; see `shard_stage`.
     """
 
     @property
@@ -105,6 +106,14 @@ class Stage(Protocol):
 def window_of(stage: Stage) -> int | None:
     """Sliding-window size in keys; `None`, the default of a stage without the field: no window."""
     return getattr(stage, "window", None)
+
+
+def max_positions_of(stage: Stage) -> int | None:
+    """Longest sequence that positions cover; `None`, the default without the field: no limit.
+
+    A lookup past a table gives its last row, without an error, so longer sequences are refused.
+    """
+    return getattr(stage, "max_positions", None)
 
 
 def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:

@@ -1,6 +1,7 @@
 """Needles lie behind a border, answers are theirs alone, and chunks train as whole sequences do."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -94,6 +95,7 @@ def test_control_drops_the_gradient_of_the_prefix_only(pipelines):
     normal = np.random.default_rng(0).standard_normal
     q, dout = normal((2, 1, 3, 2, 4), np.float32)
     k, v = normal((2, 1, 8, 2, 4), np.float32)
+    q, dout, k, v = map(jnp.asarray, (q, dout, k, v))
     inputs = (q, k, v, 5, *chunked.forward(q, k, v, 5), dout)
     exact, ours = chunked.backward(*inputs), control.backward(*inputs)
     np.testing.assert_array_equal(exact[0], ours[0])

@@ -1,5 +1,6 @@
 """Stages that break a rule each, and what is said of them."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import jax
@@ -111,6 +112,66 @@ class DropoutInPost(OwnStage):
         return super().post(layer, jnp.where(kept, x / 0.9, 0), attended)
 
 
+class TableOfTheChunkInEmbed(OwnStage):
+    """As many rows as the check has tokens."""
+
+    def init(self, key):
+        params = super().init(key)
+        return params._replace(first={"table": jnp.ones((128, self.model_dim))})
+
+    def embed(self, first, x, positions):
+        return x + first["table"][: x.shape[1]]
+
+
+class StateOfBlocksInPost(OwnStage):
+    """A loop over blocks of tokens that carries a state."""
+
+    def post(self, layer, x, attended):
+        blocks = jnp.moveaxis(x.reshape(x.shape[0], -1, 32, x.shape[2]), 1, 0)
+        state = jnp.zeros(x.shape[::2], x.dtype)
+        _, before = jax.lax.scan(lambda s, b: (s + b[:, 0], s[:, None] + b), state, blocks)
+        return super().post(layer, jnp.moveaxis(before, 0, 1).reshape(x.shape), attended)
+
+
+class HalvesSwappedInPost(OwnStage):
+    def post(self, layer, x, attended):
+        halves = x.reshape(x.shape[0], 2, -1, x.shape[2])
+        return super().post(layer, halves[:, ::-1].reshape(x.shape), attended)
+
+
+class PairsInPost(OwnStage):
+    def post(self, layer, x, attended):
+        pairs = x.reshape(x.shape[0], -1, 2, x.shape[2])
+        mixed = jnp.einsum("btpd,pq->btqd", pairs, layer["up"][:2, :2])
+        return super().post(layer, mixed.reshape(x.shape), attended)
+
+
+class TokenBeforeInPost(OwnStage):
+    """Read by index."""
+
+    def post(self, layer, x, attended):
+        b, t = np.arange(x.shape[0])[:, None], np.maximum(np.arange(x.shape[1]) - 1, 0)
+        return super().post(layer, x + x[b, t, jnp.argmax(x, -1)][..., None], attended)
+
+
+class FullExpertsInPost(OwnStage):
+    """An expert takes its first 96 tokens and no more."""
+
+    def post(self, layer, x, attended):
+        choice = jnp.argmax(x @ layer["up"][:, :4], -1)
+        order = jnp.argsort(choice, axis=1)
+        ordered = jnp.take_along_axis(choice, order, axis=1)
+        first = jax.vmap(lambda row: jnp.searchsorted(row, row, method="compare_all"))(ordered)
+        place = jnp.argsort(order, axis=1)  # in the order of experts
+        rank = place - jnp.take_along_axis(first, place, axis=1)
+        return super().post(layer, jnp.where((rank < 96)[..., None], x, 0), attended)
+
+
+class LittleOfASortInFinal(OwnStage):
+    def final(self, last, y):
+        return super().final(last, y + 0.03 * jnp.sort(y, axis=1))
+
+
 # id -> stage, function that is named, what else the line says
 MIXES = {
     "a shift in pre": (ShiftInPre(), "pre", "q that depends on other tokens (pad)"),
@@ -127,6 +188,13 @@ MIXES = {
     "an index for a position in pre": (IndexInPre(), "pre", "k that depends on where in the chunk"),
     "chunk-relative positions": (FirstPositionInContext(), "pre", "q that depends on other tokens"),
     "dropout in post": (DropoutInPost(), "post", "x that depends on where in the chunk"),
+    "a table of the chunk": (TableOfTheChunkInEmbed(), "embed", "x that depends on where in the c"),
+    "a state of blocks": (StateOfBlocksInPost(), "post", "x that depends on other tokens (s"),
+    "halves swapped": (HalvesSwappedInPost(), "post", "(rev)"),
+    "pairs": (PairsInPost(), "post", "x that depends on other tokens (dot_general)"),
+    "the token before, by index": (TokenBeforeInPost(), "post", "x that depends on other tokens"),
+    "experts that are full": (FullExpertsInPost(), "post", "x that depends on other tokens"),
+    "a little of a sort": (LittleOfASortInFinal(), "final", "y that depends on other t"),
 }  # fmt: skip
 
 
@@ -182,6 +250,30 @@ class Noisy(OwnStage):
         return y * np.random.default_rng().normal()
 
 
+class Moody(OwnStage):
+    """Something else from the fifth call on."""
+
+    calls = itertools.count()
+
+    def final(self, last, y):
+        return y * (2 if next(self.calls) > 3 else 1)
+
+
+class PositionsOfAll(OwnStage):
+    """Positions are `[T]` to it."""
+
+    def context(self, positions):
+        return jnp.cos(positions)[None, :, None, None]
+
+    def pre(self, layer, x, context):
+        q, k, v = super().pre(layer, x, ())
+        return q * context.astype(x.dtype), k, v
+
+
+class NoPositions(OwnStage):
+    max_positions = 0
+
+
 class Mistaken(OwnStage):
     def post(self, layer, x, attended):
         return x @ layer["gate"]
@@ -205,11 +297,14 @@ BREAKS = {
     "vocabulary": (HalfVocabulary(), [".head as float32[6, 8]", "[vocab_size, model_dim]"]),
     "parameters' dtype": (HalfPrecision(), ["init returned .layers['down'] as bfloat16[3, "]),
     "no Params": (PlainTuple(), ["PlainTuple.init returned a tuple", "pipeline.Params"]),
-    "random": (Noisy(), ["Noisy.final returned something else at its second call", "pure"]),
+    "random": (Noisy(), ["Noisy.final returned something else at another call", "pure"]),
+    "now and then": (Moody(), ["Moody.final returned something else at another call", "pure"]),
+    "one row of positions": (PositionsOfAll(), ["PositionsOfAll.pre with positions [B, T] "]),
     "a mistake": (Mistaken(), ["Mistaken.post raised KeyError", "'gate'"]),
     "missing members": (NoFinal(), ["NoFinal has no vocab_size, model_dim", "final"]),
     "head that is not tied": (HeadBesideTied(tied=True), ["init returned .head as", "tied"]),
     "heads that do not divide": (OwnStage(num_kv_heads=3), ["num_heads=4", "num_kv_heads=3"]),
     "no number": (OwnStage(num_layers="3"), ["OwnStage.num_layers is '3'", "whole number"]),
+    "no positions": (NoPositions(), ["NoPositions.max_positions is 0", "or be None"]),
     "zero": (OwnStage(vocab_size=0), ["OwnStage.vocab_size is 0"]),
 }

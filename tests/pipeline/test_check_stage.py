@@ -1,5 +1,6 @@
 """A stage that breaks a rule is refused where a step is built, in one line; others are accepted."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -12,10 +13,19 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh
 from seq1f1b_jax.pipeline.checks.check_stage import _check_once
 from seq1f1b_jax.schedule import make_plan
-from tests.pipeline.broken_stages import BREAKS, MIXES, MeanInPost
+from tests.pipeline.broken_stages import BREAKS, MIXES, MeanInPost, ShiftInPre, WideInPost
 from tests.pipeline.cut_stage import CutStage
 from tests.pipeline.own_stage import OwnStage
-from tests.pipeline.unusual_stages import KEEPS, SortedExperts
+from tests.pipeline.unusual_stages import (
+    KEEPS,
+    Experts,
+    Gated,
+    InBlocks,
+    MappedBlocks,
+    Modulated,
+    RotaryRows,
+    SortedExperts,
+)
 
 ROPES = {
     "yarn": {"type": "yarn", "factor": 4.0, "original_max_positions": 64},
@@ -64,13 +74,41 @@ def refusal(stage) -> str:
     return str(caught.value)
 
 
-def test_a_large_stage_that_mixes_tokens_is_refused_though_nothing_of_it_is_made():
-    stage = replace(MeanInPost(), model_dim=2**14, num_heads=2**13, mlp_dim=2**16)
-    assert "depends on other tokens" in refusal(stage)
+LARGE = {"model_dim": 2**14, "num_heads": 2**13, "mlp_dim": 2**16}
+READ = ["a mean in post", "a shift in pre", "a roll of keys in pre", "a state of blocks"]
 
 
-def test_a_large_stage_that_cannot_be_read_is_let_through():
-    check_stage(replace(SortedExperts(), model_dim=1024, num_heads=512, mlp_dim=4096))
+@pytest.mark.parametrize("name", [*READ, "halves swapped", "pairs", "a loop over tokens in post"])
+def test_a_large_stage_that_mixes_tokens_is_refused_though_nothing_of_it_is_made(name):
+    assert re.search("depends? on other tokens", refusal(replace(MIXES[name][0], **LARGE)))
+
+
+@pytest.mark.parametrize("cls", [MappedBlocks, Experts, RotaryRows, Modulated])
+def test_a_large_stage_that_keeps_the_rules_is_read(cls):
+    check_stage(replace(cls(), **LARGE))
+
+
+@pytest.mark.parametrize("cls", [SortedExperts, Gated])
+def test_a_large_stage_that_cannot_be_read_is_accepted_with_a_warning(cls):
+    with pytest.warns(UserWarning, match=rf"{cls.__name__}.post returned .* a smaller size"):
+        check_stage(replace(cls(), **LARGE))
+
+
+def test_blocks_of_tokens_in_a_large_stage_are_refused_with_the_way_round():
+    assert "in blocks of tokens, use jax.lax.map" in refusal(replace(InBlocks(), **LARGE))
+
+
+def test_a_run_that_gives_nan_shows_nothing():
+    class Roots(ShiftInPre):
+        def pre(self, layer, x, context):
+            return super().pre(layer | {"scale": jnp.sqrt(layer["scale"])}, x, context)
+
+    assert "may depend on other tokens (pad, and a run gives NaN)" in refusal(Roots())
+
+
+def test_a_cast_to_float32_is_refused_whatever_a_run_computes_in():
+    with pytest.raises(ValueError, match=r"WideInPost.post returned float32.* for x bfloat16"):
+        check_stage(WideInPost())
 
 
 def test_build_step_refuses_and_checks_a_stage_once():

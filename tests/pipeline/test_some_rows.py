@@ -45,8 +45,12 @@ def shifted_table(key):
     return 1 + jnp.reshape(0.3 * jax.random.normal(key, (9, 120)), (9, 40, 3))
 
 
+def checkpointed(key):
+    return jax.checkpoint(one_key_for_all)(key)
+
+
 @pytest.mark.parametrize(
-    "function", [one_key_per_layer, one_key_for_all, by_index, shifted_table, ones]
+    "function", [one_key_per_layer, one_key_for_all, by_index, shifted_table, ones, checkpointed]
 )
 @pytest.mark.parametrize("count", [1, 4])
 def test_rows_are_those_of_the_whole(function, count):
@@ -58,11 +62,36 @@ def test_rows_are_those_of_the_whole(function, count):
         np.testing.assert_array_equal(rows, whole[start : start + count])
 
 
-def test_rows_that_depend_on_each_other_are_not_made_apart():
-    def orthogonal(key):
-        return jnp.linalg.qr(jax.random.normal(key, (8, 8)))[0]
+def orthogonal(key):
+    return jnp.linalg.qr(jax.random.normal(key, (8, 8)))[0]
 
-    assert some_rows(jax.make_jaxpr(orthogonal)(KEY), 0, 1) is None
+
+def of_norm_one(key):
+    table = jax.random.normal(key, (9, 40))
+    return table / jnp.linalg.norm(table, axis=0)
+
+
+def folded(key):
+    return jax.vmap(lambda at: jax.random.normal(jax.random.fold_in(key, at), (40, 3)))(
+        jnp.arange(9)
+    )
+
+
+# id -> function, its key
+WHOLE = {
+    "orthogonal": (orthogonal, KEY),
+    "of norm one": (of_norm_one, KEY),
+    **{
+        f"{impl}, {function.__name__}": (function, jax.random.key(3, impl=impl))
+        for impl in ("rbg", "unsafe_rbg")
+        for function in (one_key_per_layer, one_key_for_all, folded)
+    },
+}
+
+
+@pytest.mark.parametrize("function, key", WHOLE.values(), ids=WHOLE)
+def test_rows_that_depend_on_each_other_are_not_made_apart(function, key):
+    assert some_rows(jax.make_jaxpr(function)(key), 0, 1) is None
 
 
 def test_places_beyond_32_bits_are_hashed_right():

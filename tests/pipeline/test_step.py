@@ -1,12 +1,14 @@
 """The public step: evaluation, placement, gradients that are sums over tokens, and its errors."""
 
 from dataclasses import replace
+from functools import partial
 from typing import get_args, get_type_hints
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from seq1f1b_jax.config.sections import ExecutorConfig
@@ -17,6 +19,7 @@ from seq1f1b_jax.schedule import PlanError, make_plan
 from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
+from tests.pipeline.cut_stage import CutStage
 from tests.pipeline.own_stage import OwnStage
 
 EVALUATIONS = [
@@ -54,6 +57,36 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
 
 def test_a_configuration_and_the_executor_name_the_same_policies():
     assert get_args(get_type_hints(ExecutorConfig)["recompute"]) == RECOMPUTE_POLICIES
+
+
+OPTIMIZERS = {
+    "adafactor": partial(optax.adafactor, 0.01, min_dim_size_to_factor=2),
+    "novograd": partial(optax.novograd, 0.01),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("data, tensor", [(1, 1), (2, 2)])
+def test_a_state_in_other_shapes_than_its_parameters_is_on_the_mesh(make, data, tensor):
+    plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=1, num_chunks=1)
+    mesh = make_mesh(2, num_data=data, num_tensor=tensor)
+    step = build_step(CutStage(), plan, mesh, chunk_lengths=(4,))
+    params, optimizer = step.init(jax.random.key(0)), make()
+    state = step.init_optimizer(optimizer, params)
+    _, after = jax.jit(optimizer.update)(params, state, params)
+    chex.assert_trees_all_equal_shapes(state, after)
+    for leaf in jax.tree.leaves(state):
+        assert len(leaf.sharding.device_set) == 2 * data * tensor
+
+
+def test_a_sequence_longer_than_the_positions_that_a_stage_has_learned_is_refused():
+    class Short(OwnStage):
+        max_positions = 8
+
+    plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=1, num_chunks=2)
+    build_step(Short(), plan, make_mesh(1), chunk_lengths=(4, 4))
+    with pytest.raises(ValueError, match=r"9 tokens.*Short.max_positions=8"):
+        build_step(Short(), plan, make_mesh(1), chunk_lengths=(4, 5))
 
 
 def test_a_custom_stage_trains():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tests.pipeline.own_stage import OwnStage, normalise
 
@@ -106,4 +107,77 @@ class Convolved(OwnStage):
         return normalise(mixed) * last["scale"]
 
 
-KEEPS = [Flattened, TokensFirst, Experts, SortedExperts, Looped, Learned, Tables, Convolved]
+class Modulated(OwnStage):
+    """Rows of a weight as scale and shift."""
+
+    def post(self, layer, x, attended):
+        rows = layer["up"].T[:2]
+        scale, shift = rows[0:1], jax.lax.dynamic_slice_in_dim(rows, 1, 1)
+        return super().post(layer, x * (1 + scale) + jnp.split(rows, 2)[1] * shift, attended)
+
+
+class Gated(OwnStage):
+    """Gates of the best experts, written and read by the index of their token."""
+
+    def post(self, layer, x, attended):
+        rows, (best, chosen) = x.reshape(-1, x.shape[-1]), jax.lax.top_k(x, 2)
+        at = jnp.arange(len(x))[:, None, None], jnp.arange(x.shape[1])[None, :, None], chosen
+        gates = jnp.zeros_like(x).at[at].set(best) + x.at[at].add(best) * x[at][..., :1]
+        gates += jnp.put_along_axis(x, chosen, best, axis=-1, inplace=False)
+        at = jnp.arange(len(rows))[:, None], chosen.reshape(-1, 2)
+        flat = jnp.zeros_like(rows).at[at].set(best.reshape(-1, 2)) * rows[at][:, :1]
+        return super().post(layer, x * (gates + flat.reshape(x.shape)), attended)
+
+
+class InBlocks(OwnStage):
+    """Four blocks of tokens one after the other, to save memory: read in values only."""
+
+    def post(self, layer, x, attended):
+        post, pairs = super().post, zip(*(jnp.split(v, 4, 1) for v in (x, attended)), strict=True)
+        return jnp.concatenate([post(layer, *pair) for pair in pairs], axis=1)
+
+
+class MappedBlocks(OwnStage):
+    """The same by a loop."""
+
+    def post(self, layer, x, attended):
+        blocks = [v.reshape(-1, 1, 32, *v.shape[2:]) for v in (x, attended)]
+        post = super().post
+        return jax.lax.map(lambda pair: post(layer, *pair), blocks).reshape(x.shape)
+
+
+class RotaryRows(Flattened):
+    """Tables of positions for tokens of all sequences in one dim."""
+
+    def context(self, positions):
+        return jnp.cos(positions[..., None] * 0.5 ** jnp.arange(self.head_dim))
+
+    def pre(self, layer, x, context):
+        q, k, v = super().pre(layer, x, ())
+        table = jnp.broadcast_to(context, (*x.shape[:2], self.head_dim)).astype(x.dtype)
+        turned = q.reshape(-1, *q.shape[2:]) * table.reshape(-1, 1, self.head_dim)
+        return turned.reshape(q.shape), k, v
+
+
+class HalfInside(SortedExperts):
+    """A part of it in bfloat16."""
+
+    def post(self, layer, x, attended):
+        layer = layer | {"up": layer["up"].astype(jnp.bfloat16), "down": layer["down"]}
+        return super().post(layer, x.astype(jnp.bfloat16), attended.astype(jnp.bfloat16)).astype(
+            x.dtype
+        )
+
+
+class Masked(OwnStage):
+    """Constants that are the same at every token."""
+
+    def final(self, last, y):
+        kept, ones = np.ones((y.shape[1], 1), bool), np.ones((y.shape[1], 1), jnp.bfloat16)
+        return jnp.where(kept, super().final(last, y) * ones.astype(y.dtype), 0)
+
+
+KEEPS = [
+    Flattened, TokensFirst, Experts, SortedExperts, Looped, Learned, Tables, Convolved, Modulated,
+    Gated, InBlocks, MappedBlocks, RotaryRows, HalfInside, Masked,
+]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.config import ScheduleConfig
-from seq1f1b_jax.pipeline import build_step, make_mesh
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import (
     SCHEDULES,
     Costs,
@@ -72,8 +72,8 @@ def test_it_runs_exactly(x64, name):
         ScheduleConfig(name=name, num_microbatches=3, num_chunks=2), num_ranks=2
     )
     assert (plan.name, notes) == (name, ())
-    stage = OwnStage()
-    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(3, 4), compute_dtype="float64")
+    stage, float64 = OwnStage(), ExecutorOptions(compute_dtype="float64")
+    step = build_step(stage, plan, make_mesh(2), chunk_lengths=(3, 4), options=float64)
     params = cases.parameters(stage, "float64")
     tokens = np.random.default_rng(0).integers(11, size=(3, 1, 7)).astype(np.int32)
     loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), tokens, tokens)

@@ -42,7 +42,7 @@ def first_keys(
 
 
 def visible(
-    first: Int[Array, "B rows"] | None, pairs: Pairs, key, *, num_rows: int
+    first: Int[Array | np.ndarray, "B rows"] | None, pairs: Pairs, key, *, num_rows: int
 ) -> Bool[Array, "B 1 GR K"] | None:
     """Mask of one pair of blocks, rows `(g, i)` as in `heads.to_rows`; `None`: all is visible.
 

@@ -1,7 +1,8 @@
 """The rules of a `Stage`, checked before it runs.
 
 No parameter is made: all are shapes, and what a function does with tokens is read in its jaxpr and
-in that of its vjp, so a model of any size takes a fraction of a second.
+in that of its vjp, so a model of any size takes a fraction of a second. Only where that leaves it
+open, a function that is small enough is run.
 """
 
 import re
@@ -18,14 +19,17 @@ from jaxtyping import DTypeLike
 
 from seq1f1b_jax.pipeline.checks.pieces import Piece, pieces_of
 from seq1f1b_jax.pipeline.checks.tokenwise import check_tokenwise
-from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.pipeline.stage import Params, Stage, max_positions_of, window_of
 from seq1f1b_jax.schedule.user_code import MISTAKES
 
 SIZES = ("num_layers", "vocab_size", "model_dim", "num_heads", "num_kv_heads", "head_dim")
 FUNCTIONS = ("init", "context", "embed", "pre", "post", "final")
+DTYPES = (jnp.float32, jnp.bfloat16)
+CALLS = 8
+"""Traces of a function, which must all be the same: by a coin it passes in 1 of 128 cases."""
 
 
-def check_stage(stage: Any, *, compute_dtype: DTypeLike = jnp.float32) -> None:
+def check_stage(stage: Any, *, compute_dtype: DTypeLike | None = None) -> None:
     """Refuse a stage that breaks a rule of the protocol; `build_step` does so too.
 
     Sizes fit together; `init` gives float32 parameters of these sizes; every function returns the
@@ -35,23 +39,28 @@ def check_stage(stage: Any, *, compute_dtype: DTypeLike = jnp.float32) -> None:
 
     Args:
       stage: the model.
-      compute_dtype: dtype of weights and activations.
+      compute_dtype: dtype of weights and activations; `None`: float32 and bfloat16, one after the
+        other.
 
     Raises:
       ValueError: what was returned by which function, and the rule, in one line.
+
+    Warns:
+      UserWarning: a function has a primitive that cannot be read, and is too large to be run.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
       >>> from seq1f1b_jax.pipeline import check_stage
       >>> check_stage(build_stage("llama", preset="30b"))  # no error: it keeps the rules
     """
-    dtype, default = jnp.dtype(compute_dtype), jnp.result_type(float)
-    try:
-        hash(stage)
-    except TypeError:
-        check_rules(stage, dtype)
-    else:
-        _check_once(stage, dtype, default)
+    default = jnp.result_type(float)
+    for dtype in DTYPES if compute_dtype is None else (compute_dtype,):
+        try:
+            hash(stage)
+        except TypeError:
+            check_rules(stage, jnp.dtype(dtype))
+        else:
+            _check_once(stage, jnp.dtype(dtype), default)
 
 
 @lru_cache(maxsize=128)
@@ -90,6 +99,11 @@ def _check_sizes(stage: Any) -> None:
     window = window_of(stage)
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"{name}.window is {window!r}; it must count 1 or more keys, or be None")
+    positions = max_positions_of(stage)
+    if positions is not None and (not isinstance(positions, int) or positions < 1):
+        raise ValueError(
+            f"{name}.max_positions is {positions!r}; it must count 1 or more positions, or be None"
+        )
 
 
 def _check_init(stage: Stage) -> Params:
@@ -130,13 +144,13 @@ def _check_init(stage: Stage) -> Params:
 
 
 def _check_outputs(piece: Piece) -> None:
-    """Shapes and dtypes, and that a second call is the same program."""
+    """Shapes and dtypes, and that every call is the same program."""
 
     def trace() -> tuple[ClosedJaxpr, Any]:
         function = lambda *arguments: piece.call(*arguments)  # noqa: E731 - new, so never cached
         return jax.make_jaxpr(function, return_shape=True)(*piece.arguments)
 
-    (program, outputs), (second, _) = _traced(piece.name, trace), _traced(piece.name, trace)
+    program, outputs = _traced(piece.name, trace)
     returned = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     wanted = [f"{name} {_text(shape)}" for name, shape in piece.outputs.items()]
     if [_text(value) for value in returned] != [_text(s) for s in piece.outputs.values()]:
@@ -145,11 +159,13 @@ def _check_outputs(piece: Piece) -> None:
             f"{piece.name} returned {', '.join(map(_text, returned))} for {', '.join(given)}; it "
             f"must return {', '.join(wanted)}, in the dtype that it was given"
         )
-    if not _same(program, second):
-        raise ValueError(
-            f"{piece.name} returned something else at its second call; it must be a pure function: "
-            "no random numbers of NumPy, no clock, no state (the backward calls it again)"
-        )
+    for _ in range(1, CALLS):
+        if not _same(program, _traced(piece.name, trace)[0]):
+            raise ValueError(
+                f"{piece.name} returned something else at another call; it must be a pure "
+                "function: no random numbers of NumPy, no clock, no state (the backward calls it "
+                "again)"
+            )
 
 
 def _same(program: ClosedJaxpr, other: ClosedJaxpr) -> bool:

@@ -1,30 +1,35 @@
 """Follow one axis of a program's inputs to its outputs: does it stay apart, element by element?
 
 Every value of a jaxpr is given a `Flow`: where the axis is in it, or none where it does not depend
-on the axis, or what broke it. A rule per primitive propagates the flow; a primitive
-without one breaks the flow as `unknown`. Only shapes are looked at, so the size of a model does not
-matter. The rules of primitives that move dims are in `follow_dims`.
+on the axis, or what broke it. A rule per primitive propagates the flow; a primitive without one
+breaks the flow as `unknown`. Only shapes are looked at, so the size of a model does not matter. The
+rules of primitives that move dims are in `follow_dims`.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from seq1f1b_jax.pipeline.checks.flow import (
+    DIFFERS,
+    INDEX,
+    MIXES,
     UNKNOWN,
     Broken,
     Flow,
     FlowError,
-    join,
+    axis_size,
+    constant,
     merge,
-    nothing_of,
     shape_of,
+    whole,
 )
 from seq1f1b_jax.pipeline.checks.follow_dims import RULES
-
-CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-"""Parameters in which a primitive that calls keeps what it calls."""
+from seq1f1b_jax.pipeline.params.some_rows import CALLS
 
 EACH_ITS_OWN = frozenset(
     ("optimization_barrier", "sharding_constraint", "device_put", "layout_constraint", "copy_p")
@@ -35,140 +40,159 @@ SMALL = 1 << 16
 """Elements of a constant that is read to see along which dims it varies."""
 
 
-def follow(program: ClosedJaxpr, flows: Sequence[Flow], *, size: int) -> list[Flow]:
+def follow(program: ClosedJaxpr, flows: Sequence[Flow]) -> list[Flow]:
     """The flow of every output.
 
     Args:
       program: what is followed through.
       flows: of its inputs.
-      size: of the axis.
 
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> from seq1f1b_jax.pipeline.checks.flow import Axis, Flow
+      >>> from seq1f1b_jax.pipeline.checks.flow import along
       >>> from seq1f1b_jax.pipeline.checks.follow import follow
       >>> program = jax.make_jaxpr(lambda x: (2 * x.T, x - x.mean(0)))(jnp.ones((5, 3)))
-      >>> kept, mixed = follow(program, [Flow(Axis(0))], size=5)
-      >>> kept.axis.dim, mixed.broken.how
-      (1, 'mixes')
+      >>> kept, mixed = follow(program, [along((5, 3), 0)])
+      >>> kept == along((3, 5), 1), mixed.broken.how
+      (True, 'mixes')
     """
     constants = [_of_constant(value) for value in program.consts]
-    return _run(program.jaxpr, [*constants, *flows], size)
+    return _run(program.jaxpr, [*constants, *flows])
 
 
-def _run(jaxpr: Jaxpr, flows: Sequence[Flow], size: int) -> list[Flow]:
+def _run(jaxpr: Jaxpr, flows: Sequence[Flow]) -> list[Flow]:
     """`flows` are those of constants and inputs."""
     known: dict[Var, Flow] = dict(zip([*jaxpr.constvars, *jaxpr.invars], flows, strict=True))
 
     def read(atom) -> Flow:
-        return Flow() if isinstance(atom, Literal) else known[atom]
+        return _of_constant(atom.val) if isinstance(atom, Literal) else known[atom]
 
     for equation in jaxpr.eqns:
-        outputs = _equation(equation, [read(atom) for atom in equation.invars], size)
+        outputs = _equation(equation, [read(atom) for atom in equation.invars])
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _equation(equation: JaxprEqn, flows: list[Flow], size: int) -> list[Flow]:
+def _equation(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     name = equation.primitive.name
     try:
         if name in CONTROL:
-            return CONTROL[name](equation, flows, size)
-        called = next((equation.params[key] for key in CALLED if key in equation.params), None)
-        if isinstance(called, (Jaxpr, ClosedJaxpr)) and name not in ("shard_map", "pallas_call"):
-            return _call(called, flows, size)
+            return CONTROL[name](equation, flows)
+        if name in CALLS:
+            called = equation.params[CALLS[name]]
+            return (follow if hasattr(called, "consts") else _run)(called, flows)
         if name in EACH_ITS_OWN:
             return flows
         broken = next((flow for flow in flows if flow.broken), None)
         if broken:
             return [broken] * len(equation.outvars)
         if name in RULES:
-            made = RULES[name](equation, flows, size)
+            made = RULES[name](equation, flows)
             return made if isinstance(made, list) else [made] * len(equation.outvars)
-        if any(flow.axis for flow in flows):
+        if any(flow.loops is not None for flow in flows):
             raise FlowError(UNKNOWN)
     except FlowError as error:
         return [Flow(broken=Broken(error.how, name))] * len(equation.outvars)
-    return [nothing_of(shape_of(var)) for var in equation.outvars]
-
-
-def _call(called: Jaxpr | ClosedJaxpr, flows: list[Flow], size: int) -> list[Flow]:
-    if isinstance(called, ClosedJaxpr):
-        return follow(called, flows, size=size)
-    return _run(called, flows, size)
+    return [constant(shape_of(var)) for var in equation.outvars]
 
 
 def _of_constant(value) -> Flow:
     """A constant varies along the dims in which its parts differ."""
     shape = np.shape(value)
-    if not hasattr(value, "dtype") or not np.issubdtype(value.dtype, np.number):
-        return nothing_of(shape)
-    if np.size(value) > SMALL:
-        return nothing_of(shape)
+    key = hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    if key or np.size(value) > SMALL:
+        return constant(shape)
     array = np.asarray(value)
     differs = (np.any(array != array.take([0], dim)) for dim in range(array.ndim) if array.size)
-    return Flow(varies=frozenset(dim for dim, found in enumerate(differs) if found))
+    return constant(shape, (dim for dim, found in enumerate(differs) if found))
 
 
-def _scan(equation: JaxprEqn, flows: list[Flow], size: int) -> list[Flow]:
-    """The carry until it changes no more; a loop over the axis itself is not looked into.
+def _scan(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
+    """What is stacked over iterations has a dim more outside of the body than inside.
 
-    What is stacked over iterations has a dim more outside of the body than inside.
+    The flow of the carry is that after any number of iterations. In a loop over the axis, or over a
+    part of it, a carry that has changed comes from other elements.
     """
+    params, body = equation.params, equation.params["jaxpr"]
+    num_consts, num_carry = _counts(equation)
+    consts, carry = flows[:num_consts], flows[num_consts : num_consts + num_carry]
+    stacked = flows[num_consts + num_carry :]
+    over = any(not flow.broken and axis_size(flow.dims[0]) > 1 for flow in stacked)
+    items = [_item(flow, id(equation), over) for flow in stacked]
+    while True:
+        outputs = follow(body, [*consts, *carry, *items])
+        after = outputs[:num_carry]
+        if over:
+            kept = body.jaxpr.invars[num_consts : num_consts + num_carry]
+            same = [a is b for a, b in zip(kept, body.jaxpr.outvars, strict=False)]
+            after = [a if s else _carried(a) for a, s in zip(after, same, strict=True)]
+        merged = [merge(a, b) for a, b in zip(carry, after, strict=True)]
+        if merged == carry:
+            stacks = outputs[num_carry:]
+            return [*carry, *(_stack(flow, id(equation), params["length"]) for flow in stacks)]
+        carry = merged
+
+
+def _counts(equation: JaxprEqn) -> tuple[int, int]:
+    """How many constants and carried values a scan has."""
     body = equation.params["jaxpr"]
     stacked_in, stacked_out = (
         sum(shape_of(a) != shape_of(b) for a, b in zip(outside, inside, strict=True))
         for outside, inside in (
-            (equation.invars, body.jaxpr.invars), (equation.outvars, body.jaxpr.outvars)
+            (equation.invars, body.jaxpr.invars),
+            (equation.outvars, body.jaxpr.outvars),
         )
     )
-    num_carry, first = len(equation.outvars) - stacked_out, len(flows) - stacked_in
-    consts, carry = flows[: first - num_carry], flows[first - num_carry : first]
-    items = [_shift_dims(flow, -1) for flow in flows[first:]]
-    while True:
-        outputs = follow(body, [*consts, *carry, *items], size=size)
-        merged = [merge(a, b) for a, b in zip(carry, outputs[:num_carry], strict=True)]
-        if merged == carry:
-            return [*carry, *(_shift_dims(flow, 1) for flow in outputs[num_carry:])]
-        carry = merged
+    num_carry = len(equation.outvars) - stacked_out
+    return len(equation.invars) - stacked_in - num_carry, num_carry
 
 
-def _shift_dims(flow: Flow, by: int) -> Flow:
-    """A value that is stacked over iterations, as one of them sees it (`by` = -1), and back."""
-    if flow.axis is None:
-        varies = {dim + by for dim in flow.varies if dim + by >= 0}
-        return flow._replace(varies=frozenset(varies | {0} if by > 0 else varies))
-    if flow.axis.dim + by < 0:
-        return Flow(broken=Broken(UNKNOWN, "scan"))
-    return flow._replace(axis=flow.axis._replace(dim=flow.axis.dim + by))
+def _item(flow: Flow, loop: int, over: bool) -> Flow:
+    """A stacked value as one iteration sees it; `over`: the loop is over the axis."""
+    if flow.broken:
+        return flow
+    first, *dims = flow.dims
+    if axis_size(first) > 1:
+        return Flow(tuple(dims), (*(flow.loops or ()), (loop, first)))
+    if over and flow.loops is None and any(part.kind == DIFFERS for part in first):
+        return Flow(broken=Broken(INDEX, "scan"))
+    return flow._replace(dims=tuple(dims))
 
 
-def _while(equation: JaxprEqn, flows: list[Flow], size: int) -> list[Flow]:
+def _carried(flow: Flow) -> Flow:
+    """What a loop over the axis has made of a carried value."""
+    how = INDEX if flow.loops is None else MIXES
+    return flow if flow.broken else Flow(broken=Broken(how, "scan"))
+
+
+def _stack(flow: Flow, loop: int, length: int) -> Flow:
+    """The values of all iterations."""
+    if flow.broken:
+        return flow
+    if flow.loops and flow.loops[-1][0] == loop:
+        return Flow((flow.loops[-1][1], *flow.dims), flow.loops[:-1])
+    return flow._replace(dims=(whole(length, DIFFERS), *flow.dims))
+
+
+def _while(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     params = equation.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     cond_consts, body_consts, carry = flows[:first], flows[first:second], flows[second:]
     while True:
-        outputs = follow(params["body_jaxpr"], [*body_consts, *carry], size=size)
+        outputs = follow(params["body_jaxpr"], [*body_consts, *carry])
         merged = [merge(a, b) for a, b in zip(carry, outputs, strict=True)]
         if merged == carry:
             break
         carry = merged
-    (goes_on,) = follow(params["cond_jaxpr"], [*cond_consts, *carry], size=size)
-    return [goes_on] * len(carry) if goes_on.broken else carry
+    (goes_on,) = follow(params["cond_jaxpr"], [*cond_consts, *carry])
+    return [merge(goes_on, flow) for flow in carry]
 
 
-def _cond(equation: JaxprEqn, flows: list[Flow], size: int) -> list[Flow]:
+def _cond(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     which, *operands = flows
-    if which.broken:
-        return [which] * len(equation.outvars)
-    branches = [follow(branch, operands, size=size) for branch in equation.params["branches"]]
-    return [_merge_all(found) for found in zip(*branches, strict=True)]
-
-
-def _merge_all(flows: Sequence[Flow]) -> Flow:
-    broken = [flow for flow in flows if flow.broken]
-    return broken[0] if broken else join(flows)
+    branches = [follow(branch, operands) for branch in equation.params["branches"]]
+    return [reduce(merge, found, which) for found in zip(*branches, strict=True)]
 
 
 CONTROL = {"scan": _scan, "while": _while, "cond": _cond}

@@ -1,25 +1,30 @@
 """How the flow of an axis goes through primitives: elementwise ones, and those that move dims.
 
-A rule takes the equation, the flows of its operands (none broken) and the size of the axis; it
-gives the flow of its outputs, one for all of them, or raises a `FlowError`.
+A rule takes the equation and the flows of its operands (none broken); it gives the flow of its
+outputs, one for all of them or a list, or raises a `FlowError`.
 """
 
-import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import SupportsIndex
+from collections.abc import Callable, Iterable, Sequence
 
+import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from seq1f1b_jax.pipeline.checks.flow import (
     INDEX,
     MIXES,
+    MOVES,
+    SAME,
     UNKNOWN,
-    Axis,
     Flow,
     FlowError,
+    axis_size,
+    constant,
     join,
+    move,
+    regroup,
     shape_of,
+    touch,
+    whole,
 )
 
 ELEMENTWISE = """
@@ -39,20 +44,6 @@ RUNNING = ("cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum")
 SCATTERS = ("scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub")
 
 
-def move(flow: Flow, places: Mapping[SupportsIndex, SupportsIndex]) -> Flow:
-    """The flow after a permutation or a loss of dims; the axis must keep a dim.
-
-    Raises:
-      FlowError: it loses its dim.
-    """
-    if flow.axis is None:
-        varies = (operator.index(places[dim]) for dim in flow.varies if dim in places)
-        return Flow(varies=frozenset(varies))
-    if flow.axis.dim not in places:
-        raise FlowError(MIXES)
-    return Flow(flow.axis._replace(dim=operator.index(places[flow.axis.dim])))
-
-
 def _shape(equation: JaxprEqn, operand: int = 0) -> tuple[int, ...]:
     return shape_of(equation.invars[operand])
 
@@ -67,127 +58,98 @@ def _kept(rank: int, lost: Iterable[int]) -> dict[int, int]:
     return {dim: place for place, dim in enumerate(d for d in range(rank) if d not in lost)}
 
 
-def _elementwise(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
+def _elementwise(equation: JaxprEqn, flows: list[Flow]) -> Flow:
     return join(flows)
 
 
-def _bitcast(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
+def _bitcast(equation: JaxprEqn, flows: list[Flow]) -> Flow:
     if _shape(equation) != _result(equation):  # a dim for the parts of an element
         raise FlowError(UNKNOWN)
     return flows[0]
 
 
-def _iota(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return Flow(varies=frozenset([equation.params["dimension"]]))
+def _iota(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    return constant(_result(equation), [equation.params["dimension"]])
 
 
-def _broadcast_in_dim(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return move(flows[0], dict(enumerate(equation.params["broadcast_dimensions"])))
+def _broadcast_in_dim(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    places = dict(enumerate(equation.params["broadcast_dimensions"]))
+    return move(flows[0], places, _result(equation))
 
 
-def _transpose(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
+def _transpose(equation: JaxprEqn, flows: list[Flow]) -> Flow:
     order = equation.params["permutation"]
-    return move(flows[0], {dim: place for place, dim in enumerate(order)})
+    return move(flows[0], {dim: place for place, dim in enumerate(order)}, _result(equation))
 
 
-def _squeeze(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return move(flows[0], _kept(len(_shape(equation)), equation.params["dimensions"]))
+def _without(name: str) -> Callable:
+    """A rule for primitives that drop the dims of a parameter."""
 
-
-def _unstack(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return move(flows[0], _kept(len(_shape(equation)), (equation.params["axis"],)))
-
-
-def _stack(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    new = equation.params["axis"]
-    found = move(join(flows), {d: d + (d >= new) for d in range(len(_shape(equation)))})
-    return found if found.axis else Flow(varies=found.varies | {new})
-
-
-def _reduce(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return move(join(flows), _kept(len(_shape(equation)), equation.params["axes"]))
-
-
-def _reshape(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    """Row-major order stays: the axis keeps its distance between neighbours in it.
-
-    Its index counts `inner * (product of later dims)` elements: in `[2, 5, 3]` the middle dim
-    counts 3, and so does the axis of size 5 inside dim 0 of `[10, 3]`.
-    """
-    (flow, *_), old, new = flows, _shape(equation), _result(equation)
-    if flow.axis is None:
-        places = _same_dims(old, new)
-        return move(flow, places) if places or not flow.varies else Flow(varies=_wide(new))
-    distance = flow.axis.inner * math.prod(old[flow.axis.dim + 1 :])
-    for dim in range(len(new)):
-        below = math.prod(new[dim + 1 :])
-        if distance % below == 0 and below * new[dim] % (distance * size) == 0:
-            return Flow(Axis(dim, distance // below))
-    raise FlowError(UNKNOWN)  # cut into several dims
-
-
-def _same_dims(old: Sequence[int], new: Sequence[int]) -> dict[int, int]:
-    """New indices of dims where a reshape does no more than add or drop dims of size 1."""
-    before, after = sorted(_wide(old)), sorted(_wide(new))
-    same = [old[dim] for dim in before] == [new[dim] for dim in after]
-    return dict(zip(before, after, strict=True)) if same else {}
-
-
-def _wide(shape: Sequence[int]) -> frozenset[int]:
-    return frozenset(dim for dim, size in enumerate(shape) if size > 1)
-
-
-def _along(*names: str, how: str = MIXES) -> Callable:
-    """A rule for primitives that work along dims, named by a parameter; others are left alone."""
-
-    def rule(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-        given = next(equation.params[name] for name in names if name in equation.params)
-        dims = given if isinstance(given, tuple) else (given,)
-        if any(flow.axis and flow.axis.dim in dims for flow in flows):
-            raise FlowError(how)
-        flow = join(flows)
-        return flow if flow.axis else Flow(varies=flow.varies | frozenset(dims))
+    def rule(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+        lost = equation.params[name]
+        places = _kept(len(_shape(equation)), lost if isinstance(lost, Sequence) else (lost,))
+        return move(join(flows), places, _result(equation))
 
     return rule
 
 
-def _top_k(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    dim = equation.params.get("axis", -1) % len(_shape(equation))
-    if flows[0].axis and flows[0].axis.dim == dim:
-        raise FlowError(UNKNOWN)
-    return flows[0] if flows[0].axis else Flow(varies=flows[0].varies | {dim})
+def _stack(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    new, shape = equation.params["axis"], _result(equation)
+    places = {dim: dim + (dim >= new) for dim in range(len(_shape(equation)))}
+    return touch(move(join(flows), places, shape), [new], shape, added=True)
 
 
-def _pad(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    padded = {dim for dim, sizes in enumerate(equation.params["padding_config"]) if any(sizes)}
-    return _touched(flows[0], padded)
+def _reshape(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    return regroup(flows[0], _result(equation))
 
 
-def _tile(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return _touched(flows[0], {dim for dim, n in enumerate(equation.params["reps"]) if n != 1})
+def _tile(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    copies = [whole(reps, SAME) for reps in equation.params["reps"]]
+    dims = [(*many, *dim) for many, dim in zip(copies, flows[0].dims, strict=True)]
+    return flows[0]._replace(dims=tuple(dims))
 
 
-def _slice(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    return _touched(flows[0], _shorter(_shape(equation), _result(equation)))
+def _along(name: str, how: str = MOVES, *, added: bool = False) -> Callable:
+    """A rule for primitives that work along dims, named by a parameter; others are left alone."""
+
+    def rule(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
+        given = equation.params.get(name, -1)
+        dims = given if isinstance(given, tuple) else (given % len(_shape(equation)),)
+        made = join([touch(flow, dims, _result(equation), how, added=added) for flow in flows])
+        return [touch(made, dims, shape_of(var)) for var in equation.outvars]
+
+    return rule
 
 
-def _update_slice(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    flow = join(flows[:2])
-    return _touched(flow, _shorter(_shape(equation), _shape(equation, 1)))
+def _concatenate(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
+    """Whole numbers that differ by index may look up or write what belongs to that index."""
+    try:
+        return _along("dimension", added=True)(equation, flows)
+    except FlowError as error:
+        index = error.how == INDEX and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.integer)
+        raise FlowError(UNKNOWN if index else error.how) from error
 
 
-def _shorter(old: Sequence[int], new: Sequence[int]) -> set[int]:
-    return {dim for dim in range(len(old)) if old[dim] != new[dim]}
+def _pad(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    padded = [dim for dim, sizes in enumerate(equation.params["padding_config"]) if any(sizes)]
+    return join([touch(flows[0], padded, _result(equation), added=True), flows[1]])
 
 
-def _touched(flow: Flow, dims: set[int]) -> Flow:
-    """The flow of a value of which parts are taken, or to which some are added, along `dims`."""
-    if flow.axis and flow.axis.dim in dims:
-        raise FlowError(MIXES)
-    return flow if flow.axis else Flow(varies=flow.varies | dims)
+def _slice(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    shorter = _shorter(_shape(equation), _result(equation))
+    return join([touch(flows[0], shorter, _result(equation)), *flows[1:]])
 
 
-def _dot_general(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
+def _update_slice(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    shape, shorter = _result(equation), _shorter(_shape(equation), _shape(equation, 1))
+    return join([*(touch(flow, shorter, shape, added=True) for flow in flows[:2]), *flows[2:]])
+
+
+def _shorter(old: Sequence[int], new: Sequence[int]) -> list[int]:
+    return [dim for dim in range(len(old)) if old[dim] != new[dim]]
+
+
+def _dot_general(equation: JaxprEqn, flows: list[Flow]) -> Flow:
     """Dims of the product: those of the batch, then those free on the left and on the right."""
     contracted, batch = equation.params["dimension_numbers"]
     place, moved = len(batch[0]), []
@@ -197,52 +159,52 @@ def _dot_general(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
         places = {dim: index for index, dim in enumerate(batch[side])}
         places |= {dim: place + index for index, dim in enumerate(free)}
         place += len(free)
-        moved.append(move(flows[side], places))
+        moved.append(move(flows[side], places, _result(equation)))
     return join(moved)
 
 
-def _conv(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
-    """The axis may be the batch, or a spatial dim over which the kernel is one element wide."""
-    params, axis = equation.params, flows[0].axis
-    if flows[1].axis or axis is None:
+def _conv(equation: JaxprEqn, flows: list[Flow]) -> Flow:
+    """The axis may be in the batch, or a spatial dim over which the kernel is one element wide."""
+    params, numbers = equation.params, equation.params["dimension_numbers"]
+    if flows[1].loops is not None:
         raise FlowError(UNKNOWN)
-    numbers = params["dimension_numbers"]
-    place = numbers.lhs_spec.index(axis.dim)
-    if place >= 2:
-        spatial = place - 2
-        kernel = _shape(equation, 1)[numbers.rhs_spec[place]]
+
+    def alone(spatial: int) -> bool:
+        kernel = _shape(equation, 1)[numbers.rhs_spec[2 + spatial]]
         steps = [params[n][spatial] for n in ("window_strides", "lhs_dilation", "rhs_dilation")]
-        alone = kernel == 1 and steps == [1, 1, 1] and tuple(params["padding"][spatial]) == (0, 0)
-    else:
-        alone = place == 0 and params["batch_group_count"] == 1
-    if not alone:
-        raise FlowError(MIXES)
-    return Flow(axis._replace(dim=numbers.out_spec[place]))
+        return kernel == 1 and steps == [1, 1, 1] and tuple(params["padding"][spatial]) == (0, 0)
+
+    kept = [0] * (params["batch_group_count"] == 1)
+    kept += [2 + spatial for spatial in range(len(numbers.lhs_spec) - 2) if alone(spatial)]
+    places = {numbers.lhs_spec[place]: numbers.out_spec[place] for place in kept}
+    shape = _result(equation)
+    mixed = set(range(len(shape))) - set(places.values())
+    return touch(move(flows[0], places, shape), mixed, shape, added=True)
 
 
-def _gather(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
+def _gather(equation: JaxprEqn, flows: list[Flow]) -> Flow:
     """Rows looked up: the axis may be that of the indices, or one of which whole slices are taken.
 
     The dims of the output are `offset_dims`, of the slices, and in between those of the indices.
     """
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    shape, rank = _shape(equation), len(_result(equation))
+    shape, result, (operand, indices) = _shape(equation), _result(equation), flows
     batching = dict(
         zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
     )
-    lookups = [dim for dim in range(rank) if dim not in numbers.offset_dims]
+    lookups = [dim for dim in range(len(result)) if dim not in numbers.offset_dims]
     gone = (*numbers.collapsed_slice_dims, *batching)
     sliced = [dim for dim in range(len(shape)) if dim not in gone]
     places = {dim: numbers.offset_dims[index] for index, dim in enumerate(sliced)}
-    whole = {dim: place for dim, place in places.items() if sizes[dim] == shape[dim]}
-    whole |= {dim: lookups[index] for dim, index in batching.items()}
-    operand, indices = flows
-    if operand.axis and indices.axis and operand.axis.dim not in whole:
-        raise FlowError(UNKNOWN)  # elements of the axis chosen by other elements of it
-    return join([move(operand, whole), move(indices, dict(enumerate(lookups)))])
+    places |= {dim: lookups[index] for dim, index in batching.items()}
+    # elements of the axis may be chosen by other elements of it
+    how = MOVES if indices.loops is None else UNKNOWN
+    picked = [dim for dim in _shorter(shape, sizes) if dim not in batching]
+    operand = move(touch(operand, picked, sizes, how), places, result)
+    return join([operand, move(indices, dict(enumerate(lookups)), result)])
 
 
-def _scatter(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
+def _scatter(equation: JaxprEqn, flows: list[Flow]) -> Flow:
     """The transpose of `_gather`: updates go to where rows were looked up."""
     numbers, (operand, indices, updates) = equation.params["dimension_numbers"], flows
     shape, updated = _shape(equation), _shape(equation, 2)
@@ -256,38 +218,33 @@ def _scatter(equation: JaxprEqn, flows: list[Flow], size: int) -> Flow:
     lookups = [dim for dim in range(len(updated)) if dim not in numbers.update_window_dims]
     places |= {lookups[index]: dim for index, dim in batching.items()}
     for flow, known in ((indices, batching), (updates, places)):
-        if flow.axis and flow.axis.dim not in known:
+        if axis_size(*(dim for at, dim in enumerate(flow.dims) if at not in known)) > 1:
             raise FlowError(UNKNOWN)
-    written = set(numbers.scatter_dims_to_operand_dims)
-    if operand.axis and operand.axis.dim in written:
-        raise FlowError(MIXES)
-    found = join([operand, move(indices, batching), move(updates, places)])
-    if not found.axis:
-        return Flow(varies=found.varies | written)
-    if found.axis.dim in written:
-        raise FlowError(INDEX)
-    return found
+    written = numbers.scatter_dims_to_operand_dims
+    operand = touch(operand, written, shape, added=True)
+    made = join([operand, move(indices, batching, shape), move(updates, places, shape)])
+    return touch(made, written, shape, added=True)
 
 
-RULES: dict[str, Callable[[JaxprEqn, list[Flow], int], Flow | list[Flow]]] = {
+RULES: dict[str, Callable[[JaxprEqn, list[Flow]], Flow | list[Flow]]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
-    **dict.fromkeys(REDUCTIONS, _reduce),
-    **dict.fromkeys(RUNNING, _along("axis")),
+    **dict.fromkeys(REDUCTIONS, _without("axes")),
+    **dict.fromkeys(RUNNING, _along("axis", MIXES, added=True)),
     **dict.fromkeys(SCATTERS, _scatter),
     "bitcast_convert_type": _bitcast,
     "iota": _iota,
     "broadcast_in_dim": _broadcast_in_dim,
     "transpose": _transpose,
-    "squeeze": _squeeze,
+    "squeeze": _without("dimensions"),
+    "unstack": _without("axis"),
     "stack": _stack,
-    "unstack": _unstack,
     "tile": _tile,
     "reshape": _reshape,
     "rev": _along("dimensions"),
-    "concatenate": _along("dimension"),
+    "concatenate": _concatenate,
     "split": _along("axis"),
-    "sort": _along("dimension", how=UNKNOWN),
-    "top_k": _top_k,
+    "sort": _along("dimension", UNKNOWN),
+    "top_k": _along("axis", UNKNOWN),
     "pad": _pad,
     "slice": _slice,
     "dynamic_slice": _slice,

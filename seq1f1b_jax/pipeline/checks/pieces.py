@@ -13,6 +13,8 @@ from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
 SEQUENCES, TOKENS = 2, 128
 """Of the inputs; 128 tokens suit kernels that work in blocks."""
 POSITIONS = Shape((TOKENS,), jnp.int32)
+RESTARTED = Shape((SEQUENCES, TOKENS), jnp.int32)
+"""Positions where packed documents restart them."""
 
 
 class Piece(NamedTuple):
@@ -22,6 +24,7 @@ class Piece(NamedTuple):
       name: of the function, with its class.
       call: `(weights, positions, *inputs)`, inputs and outputs `[B, T, ...]`.
       weights: shapes of its parameters.
+      positions: their shape.
       inputs: shapes by name.
       outputs: shapes that it must return, by name.
     """
@@ -29,13 +32,14 @@ class Piece(NamedTuple):
     name: str
     call: Callable
     weights: Tree
+    positions: Shape
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """Shapes of the arguments of `call`."""
-        return (self.weights, POSITIONS, *self.inputs.values())
+        return (self.weights, self.positions, *self.inputs.values())
 
     @property
     def results(self) -> list[str]:
@@ -47,12 +51,12 @@ class Piece(NamedTuple):
         """Shapes of the arguments of `with_gradients`."""
         first, *others = self.outputs.values()
         cotangents = (first, *others) if others else first
-        return self.weights, POSITIONS, tuple(self.inputs.values()), cotangents
+        return self.weights, self.positions, tuple(self.inputs.values()), cotangents
 
     def with_gradients(self, weights: Tree, positions: Any, inputs: tuple, cotangents: Any):
         """Outputs, and the gradients of the inputs."""
         outputs, vjp = jax.vjp(lambda *inputs: self.call(weights, positions, *inputs), *inputs)
-        return outputs, vjp(cotangents)
+        return outputs, vjp(jax.tree.map(lambda d, y: d.astype(y.dtype), cotangents, outputs))
 
 
 def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
@@ -73,19 +77,28 @@ def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
     def pre(layer, positions, x):
         return stage.pre(layer, x, stage.context(positions))
 
+    def of_positions(at: Shape, text: str = "") -> list[Piece]:
+        return [
+            Piece(
+                f"{name}.embed{text}", lambda w, at, x: stage.embed(w, x, at), first, at, {"x": x},
+                {"x": x},
+            ),
+            Piece(f"{name}.pre{text}", pre, layer, at, {"x": x}, {"q": q, "k": kv, "v": kv}),
+        ]  # fmt: skip
+
     name = type(stage).__name__
     x = Shape((SEQUENCES, TOKENS, stage.model_dim), dtype)
     q, kv = heads(stage.num_heads), heads(stage.num_kv_heads)
     layer = jax.tree.map(partial(cast, drop=1), params.layers)
     first, last = (jax.tree.map(cast, tree) for tree in (params.first, params.last))
     return [
+        *of_positions(POSITIONS),
         Piece(
-            f"{name}.embed", lambda w, at, x: stage.embed(w, x, at), first, {"x": x}, {"x": x}
-        ),
-        Piece(f"{name}.pre", pre, layer, {"x": x}, {"q": q, "k": kv, "v": kv}),
-        Piece(
-            f"{name}.post", lambda w, at, x, out: stage.post(w, x, out), layer,
+            f"{name}.post", lambda w, at, x, out: stage.post(w, x, out), layer, POSITIONS,
             {"x": x, "attended": q}, {"x": x},
         ),
-        Piece(f"{name}.final", lambda w, at, y: stage.final(w, y), last, {"y": x}, {"y": x}),
+        Piece(
+            f"{name}.final", lambda w, at, y: stage.final(w, y), last, POSITIONS, {"y": x}, {"y": x}
+        ),
+        *of_positions(RESTARTED, " with positions [B, T]"),
     ]  # fmt: skip

@@ -7,24 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MAX_PARAMS = 1 << 20
-"""Parameters of a function that are made for it at most."""
+MAX_PARAMS = 1 << 25
+"""A function with more parameters is not run."""
 
-CHANGED = 1
-"""The token, or the sequence, that is given other values."""
+CHOSEN = 1
+"""The token, or the sequence, that is changed, or takes the place of all others."""
 
 
-def differs(function: Callable, shapes: Any, *, dim: int) -> bool:
+def differs(function: Callable, shapes: Any, *, dim: int) -> bool | None:
     """Whether results at one element of `dim` change with another, or with its index.
 
-    All is computed three times by one compiled program: as it is, with one element changed, which
-    must leave the others bit for bit, and with all elements shifted in a circle, which must shift
-    the results, up to rounding.
+    One compiled program runs four times in float32: as it is; with one element changed, which must
+    leave the others bit for bit; with all elements shifted in a circle, which must shift the
+    results, up to rounding; and with equal elements, whose results must be equal, even where an
+    expert takes a limited number of tokens.
 
     Args:
       function: `(weights, positions, inputs, cotangents)`; its results are `[B, T, ...]`.
       shapes: of its arguments.
       dim: 0 for sequences, 1 for tokens.
+
+    Returns:
+      `None` where results are not numbers, which shows nothing.
 
     Example:
       >>> import jax
@@ -40,28 +44,32 @@ def differs(function: Callable, shapes: Any, *, dim: int) -> bool:
     compiled = jax.jit(function)
 
     def run(change: Callable[[np.ndarray, int], np.ndarray]) -> list[np.ndarray]:
-        at = change(positions, 0) if dim == 1 else positions
+        place = dim - (2 - positions.ndim)
+        at = change(positions, place) if place >= 0 else positions
         changed = jax.tree.map(lambda value: change(value, dim), values)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(compiled(weights, at, *changed))]
 
     size = jax.tree.leaves(values)[0].shape[dim]
-    others = [index for index in range(size) if index != CHANGED]
-    plain, changed, shifted = run(lambda value, _: value), run(_change), run(_shift)
+    others = [index for index in range(size) if index != CHOSEN]
+    plain, changed, shifted, alike = map(run, (lambda value, _: value, _change, _shift, _repeat))
+    if any(np.isnan(leaf).any() for leaf in plain):
+        return None
     return any(
         not np.array_equal(a.take(others, dim), b.take(others, dim), equal_nan=True)
         or not _near(_shift(a, dim), c)
-        for a, b, c in zip(plain, changed, shifted, strict=True)
+        or not _near(_repeat(a, dim), d)
+        for a, b, c, d in zip(plain, changed, shifted, alike, strict=True)
     )
 
 
 def _draw(shapes: Any) -> Any:
-    """Numbers around 0 for floats; integers count, as positions do."""
+    """Floats around 0; integers count along the last dim, as positions do."""
     rng = np.random.default_rng(0)
 
     def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
         if jnp.issubdtype(shape.dtype, jnp.integer):
-            return np.arange(shape.size, dtype=shape.dtype).reshape(shape.shape)
-        return (0.5 * rng.standard_normal(shape.shape, np.float32)).astype(shape.dtype)
+            return np.broadcast_to(np.arange(shape.shape[-1], dtype=shape.dtype), shape.shape)
+        return 0.5 * rng.standard_normal(shape.shape, np.float32)
 
     return jax.tree.map(draw, shapes)
 
@@ -69,13 +77,18 @@ def _draw(shapes: Any) -> Any:
 def _change(value: np.ndarray, dim: int) -> np.ndarray:
     """Other values at one element."""
     changed = value.copy()
-    at = (slice(None),) * dim + (CHANGED,)
-    changed[at] = 3 - 2 * value[at]
+    at = (slice(None),) * dim + (CHOSEN,)
+    changed[at] = 5 - 2 * value[at] if value.dtype.kind == "f" else value[at] + 2
     return changed
 
 
 def _shift(value: np.ndarray, dim: int) -> np.ndarray:
     return np.roll(value, 1, dim)
+
+
+def _repeat(value: np.ndarray, dim: int) -> np.ndarray:
+    """One element in place of every other."""
+    return np.repeat(value.take([CHOSEN], dim), value.shape[dim], dim)
 
 
 def _near(a: np.ndarray, b: np.ndarray) -> bool:

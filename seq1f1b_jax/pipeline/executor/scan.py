@@ -105,7 +105,7 @@ def tick_columns(table: TickTable) -> Tick:
     return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_ranks), columns)
 
 
-def exchange(message: Float[Array, "B T d"], table: TickTable, tick: int) -> Array:
+def exchange(message: Float[Array, "..."], table: TickTable, tick: int) -> Array:
     """Swap messages with this tick's neighbours; what a rank without one holds is not read."""
     pairs = table.pairs(tick)
     return lax.ppermute(message, PIPE, pairs) if pairs else message

@@ -4,7 +4,8 @@ Parameters are replicated over `data`; stacks are sharded over `pipe` by their f
 `tensor` by the dim that the layout names, small trees are replicated. The optimizer's state, and
 the gradients that it is updated with, are also sharded over `data`: each pipeline keeps and updates
 its part (ZeRO-1), along the first free dim that the number of pipelines divides; a leaf without one
-is replicated.
+is replicated. What an optimizer keeps in another shape than that of its parameter is sharded where
+the shape allows it.
 
 Source: Rajbhandari et al., ZeRO, arXiv 1910.02054, section 5.1.
 """
@@ -34,7 +35,8 @@ def specs(tree: Tree, layout: Layout, *, num_data: int = 1) -> Tree:
     """
 
     def of(path, leaf) -> Spec:
-        dims = _fixed_dims(path, layout)
+        fixed = _fixed_dims(path, layout).items()
+        dims = {dim: axis for dim, axis in fixed if _fits(leaf.shape, dim, axis, layout)}
         dim = data_dim(leaf.shape, taken=tuple(dims), num_data=num_data)
         axes = dims if dim is None else {**dims, dim: DATA}
         return Spec(*(axes.get(dim) for dim in range(1 + max(axes, default=-1))))
@@ -104,3 +106,10 @@ def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:
     staged = kind_of(path) is not None and layout.num_ranks > 1
     tensor_dim = layout.tensor_dim(path)
     return ({0: PIPE} if staged else {}) | ({} if tensor_dim is None else {tensor_dim: TENSOR})
+
+
+def _fits(shape: tuple[int, ...], dim: int, axis: str, layout: Layout) -> bool:
+    """Whether a leaf has the dim as the parameter has: an optimizer may keep sums over others."""
+    if axis == PIPE:
+        return shape[:1] == (layout.num_ranks,)
+    return dim < len(shape) and shape[dim] % layout.num_tensor == 0

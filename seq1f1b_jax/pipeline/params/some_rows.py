@@ -26,13 +26,14 @@ ELEMENTWISE = frozenset(
     "not or pow random_fold_in rem round rsqrt select_n shift_left shift_right_arithmetic "
     "shift_right_logical sign sin sqrt square sub tan tanh xor".split()
 )
-BATCHED = frozenset({"random_bits", "random_split", "random_unwrap", "random_wrap"})
-"""What treats the leading dims of keys one by one."""
+RANDOM = frozenset({"random_bits", "random_fold_in", "random_split"})
+BATCHED = RANDOM | {"random_unwrap", "random_wrap"}
+"""What treats the leading dims of keys one by one, where they are keys of threefry."""
 
 CALLS = {
     "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+    "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr",
+}  # fmt: skip
 """Primitives that run a program, and the parameter that is it."""
 
 
@@ -80,7 +81,7 @@ class _Demand:
     Attributes:
       start: the first; an int32 that is traced.
       count: how many.
-      limit: entries of an array that may be made whole to take rows of it.
+      limit: entries of an array that may be made whole.
       apart: whether no larger one was.
     """
 
@@ -89,8 +90,12 @@ class _Demand:
 
     def take(self, whole: Any) -> jax.Array:
         """The rows of a whole array."""
-        self.apart &= whole.size <= self.limit
+        self.note(whole)
         return lax.dynamic_slice_in_dim(whole, self.start, self.count)
+
+    def note(self, *made: Any) -> None:
+        """Arrays that are made whole."""
+        self.apart &= all(np.size(whole) <= self.limit for whole in made)
 
 
 class _Input:
@@ -135,6 +140,7 @@ class _Scope:
                 scope, out = self._call(eqn, at)
                 return scope.whole(out)
             made = _run(eqn, *map(self.whole, eqn.invars))
+            self.demand.note(*made)
             self.wholes |= zip(eqn.outvars, made, strict=True)
         return self.wholes[atom]
 
@@ -158,6 +164,8 @@ class _Scope:
         if name in CALLS:
             scope, out = self._call(eqn, at)
             return scope.rows(out)
+        if name in RANDOM and lead and not _is_threefry(self.rows(first)):
+            return None  # another generator draws for all keys at once
         if name in ELEMENTWISE:
             return _run(eqn, *(self._alike(var, shape) for var in eqn.invars))[0]
         if name in BATCHED and lead == shape[:1]:
@@ -178,11 +186,12 @@ class _Scope:
 
     def _call(self, eqn: JaxprEqn, at: int) -> tuple["_Scope", Any]:
         """The program that a call runs, and what of it the output is."""
-        inner = eqn.params[CALLS[eqn.primitive.name]]
+        called = eqn.params[CALLS[eqn.primitive.name]]
+        inner, consts = getattr(called, "jaxpr", called), getattr(called, "consts", ())
         if id(eqn) not in self.scopes:
             inputs = [_Inner(self, var) for var in eqn.invars]
-            self.scopes[id(eqn)] = _Scope(inner.jaxpr, inner.consts, inputs, self.demand)
-        return self.scopes[id(eqn)], inner.jaxpr.outvars[at]
+            self.scopes[id(eqn)] = _Scope(inner, consts, inputs, self.demand)
+        return self.scopes[id(eqn)], inner.outvars[at]
 
     def _alike(self, var: Any, shape: tuple[int, ...]) -> Any:
         """An operand of an elementwise operation: its rows, or all of what is spread over them."""
@@ -207,7 +216,7 @@ def random_bits(
     key, or of entry.
     """
     settings: Any = jax.config
-    known = settings.jax_threefry_partitionable and jax.random.key_impl(key) == "threefry2x32"
+    known = settings.jax_threefry_partitionable and _is_threefry(key)
     if not known or bit_width != 32 or prod(shape) >= 2**32:
         return None
     high, low = _product(start.astype(jnp.uint32), prod(shape[1:]))
@@ -216,6 +225,10 @@ def random_bits(
     one, two = jax.random.key_data(key)
     first, second = threefry2x32_p.bind(one, two, carried, indices)
     return first ^ second
+
+
+def _is_threefry(key: Any) -> bool:
+    return jax.random.key_impl(key) == "threefry2x32"
 
 
 def _product(a: jax.Array, b: int) -> tuple[jax.Array, jax.Array]:
