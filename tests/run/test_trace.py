@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from seq1f1b_jax.training.reports import trace
+from seq1f1b_jax.training.preview import trace
 from tests.run.tiny import checkpoint_steps, command_line, run
 
 

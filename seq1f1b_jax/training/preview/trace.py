@@ -18,7 +18,7 @@ from seq1f1b_jax.data import Batch
 from seq1f1b_jax.host.progress import Waiting, waiting
 from seq1f1b_jax.picture import Span, Timeline
 from seq1f1b_jax.pipeline.executor.trace import Measured, Recorder
-from seq1f1b_jax.schedule.simulation import simulate
+from seq1f1b_jax.schedule import simulate
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState
 
