@@ -1,8 +1,8 @@
 """Types, shapes and dtypes in signatures are checked at every call while tests run.
 
 Not at the doors that users come through (`pipeline.step`, `inference`), which refuse bad input by
-themselves, in words. The array fields of NamedTuples are not checked: one may hold specs or shapes in
-their place.
+themselves, in words. The array fields of NamedTuples are not checked: one may hold specs or shapes
+instead.
 """
 
 from beartype import BeartypeConf, beartype

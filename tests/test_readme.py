@@ -29,7 +29,7 @@ QUICK_COMMANDS = re.compile(
     r"mkdir|python (-m seq1f1b_jax\.explore|train\.py.* --(help|print_config))"
 )
 SECTIONS = {name.split(".")[0] for name in setting_types()}
-NO_PATH = {"config.yaml", "source/", "pipeline/stage.py"}  # of a run's folder; short, below a picture
+NO_PATH = {"config.yaml", "source/", "pipeline/stage.py"}  # of a run; short, below a picture
 
 
 def name_of(page: Path) -> str:

@@ -171,7 +171,7 @@ def cross_entropy_reference(
     last: Tree,
     table: Float[Array, "V d"],
     y: Float[Array, "B T d"],
-    targets: Int[Array, "B T"],
+    targets: Int[Array | np.ndarray, "B T"],
 ) -> Float[Array, ""]:
     """The slow obvious twin: whole logits, differentiable by `jax.grad`.
 

@@ -13,8 +13,9 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import build_step, check_stage, make_mesh
 from seq1f1b_jax.pipeline.checks.check_stage import _check_once
 from seq1f1b_jax.schedule import make_plan
-from tests.pipeline.broken_stages import BREAKS, MIXES, MeanInPost, ShiftInPre, WideInPost
+from tests.pipeline.broken_stages import BREAKS, WideInPost
 from tests.pipeline.cut_stage import CutStage
+from tests.pipeline.mixing_stages import MIXES, MeanInPost, ShiftInPre
 from tests.pipeline.own_stage import OwnStage
 from tests.pipeline.unusual_stages import (
     KEEPS,

@@ -109,7 +109,7 @@ def test_a_reader_who_leaves_ends_no_training(stage, source, tmp_path, monkeypat
 
 
 def test_a_stage_that_breaks_a_rule_is_refused_and_leaves_nothing(source, tmp_path):
-    from tests.pipeline.broken_stages import MeanInPost
+    from tests.pipeline.mixing_stages import MeanInPost
 
     with pytest.raises(ValueError, match=r"MeanInPost.post returned x that depends on other"):
         Trainer(MeanInPost(vocab_size=256), config_of(tmp_path / "run", source, 2)).train()

@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from seq1f1b_jax.config import Config, DataConfig, ModelConfig
 from seq1f1b_jax.data.tokenizer import BYTES
-from seq1f1b_jax.models.hf import Origin, keep_origin
+from seq1f1b_jax.models.hf import Origin
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.training.checkpoint.record import layout_from
 from seq1f1b_jax.training.checkpoint.restore import check_same_run, make_meta
@@ -75,12 +74,12 @@ def test_files_of_others_are_not_overwritten(tmp_path, name):
     check_folder(tmp_path)
 
 
-def test_a_folder_named_source_that_no_run_wrote_stays(tmp_path):
-    def job(source=None, keep=None):
+def test_a_folder_named_source_that_no_run_wrote_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("seq1f1b_jax.training.job.origin_of", lambda origin: origin)
+
+    def job(source=None, origin=None):
         config = SimpleNamespace(model=SimpleNamespace(source=source))
-        return SimpleNamespace(
-            folder=tmp_path, config=config, source=source and SimpleNamespace(keep=keep)
-        )
+        return SimpleNamespace(folder=tmp_path, config=config, source=source and (origin or source))
 
     source = tmp_path / "source"
     source.mkdir()
@@ -93,7 +92,7 @@ def test_a_folder_named_source_that_no_run_wrote_stays(tmp_path):
     source.rename(tmp_path / "project")
     for number in (1, 2):  # an earlier run's makes room
         origin = Origin({"LICENSE": str(number)}, {}, None, False)
-        keep_source(job("weights", partial(keep_origin, origin)))
+        keep_source(job("weights", origin))
         assert (source / "LICENSE").read_text() == str(number)
     keep_source(job())
     assert [path.name for path in tmp_path.iterdir()] == ["project"]

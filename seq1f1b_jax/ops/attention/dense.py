@@ -122,7 +122,7 @@ def _scores(
     k: Float[Array, "B Hkv S D"],
     num_tokens: int,
     offset: int,
-    first: Int[Array | np.ndarray, "B T"] | None,
+    first: Int[Array | np.ndarray, "#B T"] | None,
 ) -> Float[Array, "B Hkv GT S"]:
     """Scaled scores, -inf where the mask hides the key."""
     dtype = accumulation_dtype(q.dtype)

@@ -21,7 +21,7 @@ Starts = Int[Array, "B Tq"]
 
 def first_keys(
     starts: Starts | None, window: int | None, *, num_tokens: int, offset: int
-) -> Int[Array | np.ndarray, "B Tq"] | None:
+) -> Int[Array | np.ndarray, "#B Tq"] | None:
     """First visible key of every query, `[B, Tq]` or `[1, Tq]`; `None` where nothing is hidden.
 
     Args:
@@ -42,7 +42,7 @@ def first_keys(
 
 
 def visible(
-    first: Int[Array | np.ndarray, "B rows"] | None, pairs: Pairs, key, *, num_rows: int
+    first: Int[Array | np.ndarray, "#B rows"] | None, pairs: Pairs, key, *, num_rows: int
 ) -> Bool[Array, "B 1 GR K"] | None:
     """Mask of one pair of blocks, rows `(g, i)` as in `heads.to_rows`; `None`: all is visible.
 
