@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def print_config(invocation: Invocation) -> int:
-    """Print the settings with the model's sizes filled in; devices are not asked for."""
+    """Print the settings with the model's sizes filled in; devices are not queried."""
     from seq1f1b_jax.training.resolve import fill_model, open_source  # imports JAX
 
     config = invocation.config

@@ -66,7 +66,7 @@ def _check_required(model: ModelConfig, preset_sizes: Mapping[str, Any]) -> None
 
 
 def _sizes(model: ModelConfig) -> dict[str, Any]:
-    """The fields that are set, and those that follow from them."""
+    """The fields that are set, and the fields derived from them."""
     model_dim, num_heads = model.model_dim, model.num_heads
     assert model_dim and num_heads
     if model.head_dim is None and model_dim % num_heads:

@@ -135,7 +135,7 @@ def attention_factor(rope: RopeConfig) -> float:
 
 
 def _yarn_ramp(head_dim: int, theta: float, rope: RopeConfig) -> np.ndarray:
-    """1 for pairs that stay, 0 for those that are stretched by the full factor."""
+    """1 for pairs that stay, 0 for pairs that are stretched by the full factor."""
     # Pair i makes n turns where length * theta**(-2i/D) = 2 pi n: solve for i.
     def pair(turns):
         return head_dim * math.log(rope.original_max_positions / (2 * math.pi * turns)) / (

@@ -80,7 +80,7 @@ def _theta(rope: CheckedValues, settings: CheckedValues) -> float:
 
 
 def _kind(rope: CheckedValues) -> str:
-    """The type, if all options beside it are its own."""
+    """The type, if all other options belong to it."""
     rope = rope.renamed({"type": "rope_type"})
     options = [name for name in rope if name not in _EVERYWHERE and rope.get(name) is not None]
     kind = rope.get("rope_type")
@@ -98,7 +98,7 @@ def _kind(rope: CheckedValues) -> str:
     strange = [f"{name}={short(rope.get(name))}" for name in options if name not in OPTIONS[kind]]
     if strange:
         raise UserError(
-            f"{rope.where}: {', '.join(strange)} means nothing for rope type {kind!r} (which has "
+            f"{rope.where}: {', '.join(strange)} has no meaning for rope type {kind!r} (which has "
             f"{', '.join(OPTIONS[kind]) or 'no options'}); remove it, or give the type it is of"
         )
     return kind

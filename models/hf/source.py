@@ -104,7 +104,7 @@ def _open(source: str | Path) -> Source:
     if path.suffix == ".gguf":
         return _read_gguf(path)
     raise UserError(
-        f"model.source={str(source)!r} is no checkpoint; give a folder with config.json and "
+        f"model.source={str(source)!r} is not a checkpoint; give a folder with config.json and "
         f"safetensors, a .gguf file, or {', '.join(INSTALLED)}"
     )
 

@@ -24,7 +24,7 @@ class Rule:
     """One line of a table.
 
     Attributes:
-      name: the tensor's name in the checkpoint; `{}` stands for the layer.
+      name: the tensor's name in the checkpoint; `{}` is the layer.
       leaves: path of our leaf in `Params`, dots between; three where one tensor holds three.
       theirs: einops pattern of the tensor in the checkpoint.
       ours: pattern of our leaf, the dim `p` before it where there are three.

@@ -42,7 +42,7 @@ def probe_machine() -> Machine:
 
 
 def choose_platform(mesh: MeshConfig, *, machine: Machine, environment: Mapping[str, str]) -> str:
-    """`cpu`, `gpu`, or another platform that `JAX_PLATFORMS` asks for.
+    """`cpu`, `gpu`, or another platform that `JAX_PLATFORMS` names.
 
     Args:
       mesh: `mesh.platform` decides where it is set.
@@ -50,7 +50,7 @@ def choose_platform(mesh: MeshConfig, *, machine: Machine, environment: Mapping[
       environment: `JAX_PLATFORMS` comes second, GPUs that are not hidden third.
 
     Raises:
-      UserError: a GPU is asked for or present, and JAX cannot use it.
+      UserError: a GPU is requested or present, and JAX cannot use it.
     """
     asked = environment.get("JAX_PLATFORMS", "").split(",")[0]
     if mesh.platform is None and asked:
@@ -151,7 +151,7 @@ def count_ranks(mesh: MeshConfig, present: int, *, platform: str) -> int:
     pipelines = f"mesh.data={mesh.data} pipelines of " * (mesh.data > 1)
     shared = f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
     raise UserError(
-        f"{pipelines}mesh.pipe={ranks} stages{shared} need as many devices, {present} are "
+        f"{pipelines}mesh.pipe={ranks} ranks{shared} need as many devices, {present} are "
         f"present; use {fewer} or {more}"
     )
 

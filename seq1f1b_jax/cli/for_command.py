@@ -5,13 +5,13 @@ from dataclasses import replace
 from seq1f1b_jax.config import Config, ScheduleConfig, UserError
 
 ALONE = ("generate", "export")
-"""Commands that one device of one process does."""
+"""Commands that run on one device of one process."""
 
 
 def for_command(command: str, config: Config) -> Config:
     """The configuration of a command that looks at a run; that of `train` stays as it is.
 
-    `generate` and `export` are the work of one device, on whatever mesh the run trained.
+    `generate` and `export` run on one device, regardless of the run's mesh.
 
     Raises:
       UserError: a custom model is to be exported.
@@ -25,7 +25,7 @@ def for_command(command: str, config: Config) -> Config:
     if command == "export" and config.model.stage is not None:
         raise UserError(
             f"export writes models of the families that transformers knows, and model.stage="
-            f"{config.model.stage} is a class of your own; its parameters are Trainer.params() "
+            f"{config.model.stage} is a custom class; its parameters are Trainer.params() "
             "(docs/own_model.md)"
         )
     if command in ALONE:

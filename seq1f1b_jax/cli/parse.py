@@ -31,12 +31,12 @@ OWN_MODEL = ("--model.preset", "--model.source", "--model.stage")
 """A command line that names its model does not use the one in the run's folder."""
 BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
 SHORTHANDS = {"--trace": "--train.trace=true"}
-"""Flags that stand for a setting and its value."""
+"""Flags that are short for a setting and its value."""
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What the user asked for.
+    """What the user requested.
 
     Attributes:
       command: `train`, `evaluate`, `generate` or `export`.
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
 
     Raises:
       UserError: bad input, in one line.
-      SystemExit: `--help` was asked for and printed.
+      SystemExit: `--help` was given, and printed.
 
     Example:
       >>> from pathlib import Path
@@ -222,8 +222,8 @@ def _check_model(settings: Sequence[str]) -> None:
     others = [name for name in names if name.split(".")[1] not in ("stage", "settings")]
     if "--model.stage" in names and others:
         raise UserError(
-            f"{others[0]} is of our own families, and --model.stage names another model; give that "
-            "--model.settings.NAME VALUE"
+            f"{others[0]} is of the built-in families, and --model.stage names another model; give "
+            "that --model.settings.NAME VALUE"
         )
 
 

@@ -135,12 +135,12 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
-                raise UserError(f"{self.name}: {key!r} stands twice in the section of line {line}")
+                raise UserError(f"{self.name}: {key!r} appears twice in the section of line {line}")
         return super().construct_mapping(node, deep)
 
 
 def _refuse_many(path: Path, tree: Any) -> None:
-    """Refuse a recipe whose aliases stand for more than any recipe holds."""
+    """Refuse a recipe whose aliases expand to more than any recipe holds."""
     todo, found = [tree], 0
     while todo:
         value = todo.pop()
@@ -149,7 +149,7 @@ def _refuse_many(path: Path, tree: Any) -> None:
         found += 1
         if found > MAX_VALUES:
             raise UserError(
-                f"{path} stands for more than {MAX_VALUES:,} values once its aliases are written "
+                f"{path} holds more than {MAX_VALUES:,} values once its aliases are written "
                 "out; a recipe has one for each setting"
             )
 
@@ -168,7 +168,7 @@ def _load(path: Path) -> list[tuple[str, Any]]:
         raise UserError(f"{path} is not text in UTF-8; name a YAML file") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:  # or an alias of what it stands in
+    except RecursionError:  # or an alias of its own parent
         raise UserError(f"{path} is nested too deep; a recipe has sections of settings") from None
     except UserError:
         raise

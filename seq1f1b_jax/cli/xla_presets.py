@@ -1,7 +1,7 @@
 """XLA flags as named presets; none is set that the installed jaxlib does not know.
 
 XLA ends the process at a flag that it does not know, and flags come and go with versions. So
-another process is asked first, with nothing but the flags in question (about 0.4 s). The reasons
+another process parses them first, and nothing else (about 0.4 s). The reasons
 and sources of the flags are in `docs/design/xla.md`.
 """
 
@@ -137,7 +137,7 @@ def refused_flags(
         if status == 0:
             break
         blamed = blamed_flags(output, left)
-        refused |= blamed or dict.fromkeys(left, f"jaxlib could not be asked: {_last_line(output)}")
+        refused |= blamed or dict.fromkeys(left, f"jaxlib cannot be queried: {_last_line(output)}")
     return refused
 
 

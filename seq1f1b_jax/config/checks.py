@@ -54,7 +54,7 @@ def problems(config: Config) -> Iterator[str]:
 
 
 def num_virtual_devices(mesh: MeshConfig) -> int:
-    """CPU devices to simulate: as asked, else what the mesh takes, with four stages if need be."""
+    """CPU devices to simulate: as set, else what the mesh takes, with four ranks by default."""
     return mesh.virtual_devices or mesh.data * (mesh.pipe or 4) * mesh.tensor
 
 
@@ -155,8 +155,8 @@ def _mesh(config: Config) -> Iterator[str]:
     if layers and stages and layers < stages:
         cure = f"--mesh.pipe {layers} or " * (stages_per_rank == 1)
         yield (
-            f"model.num_layers={layers} is fewer than mesh.pipe={mesh.pipe} stages{held}, each of "
-            f"which needs a layer; use {cure}--model.num_layers {stages}"
+            f"model.num_layers={layers} is fewer than mesh.pipe={mesh.pipe} ranks{held}, and "
+            f"every stage needs a layer; use {cure}--model.num_layers {stages}"
         )
     per_stage = mesh.layers_per_stage
     if per_stage is None:
@@ -209,9 +209,9 @@ def _tensor(config: Config) -> Iterator[str]:
 
 def _devices_of(mesh: MeshConfig) -> str:
     """The mesh in words."""
-    stages = f"mesh.pipe={mesh.pipe} stages"
-    stages += f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
-    return f"mesh.data={mesh.data} pipelines of {stages}" if mesh.data > 1 else stages
+    ranks = f"mesh.pipe={mesh.pipe} ranks"
+    ranks += f" of mesh.tensor={mesh.tensor} devices" * (mesh.tensor > 1)
+    return f"mesh.data={mesh.data} pipelines of {ranks}" if mesh.data > 1 else ranks
 
 
 def _schedule(config: Config) -> Iterator[str]:

@@ -25,7 +25,7 @@ class MeshConfig:
         that they share: less memory, shorter messages between stages, as much exchanged.
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
       virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe *
-        tensor, four stages where pipe is None.
+        tensor, four ranks where pipe is None.
       layers_per_stage: layers of each stage, first to last; None: as even as possible.
     """
 
@@ -49,8 +49,8 @@ class DistributedConfig:
       detect: without these three, `auto` asks the variables of SLURM, MPI or Kubeflow; `never`.
       initialization_timeout: seconds to wait for the others at the start.
       heartbeat_timeout: seconds of silence after which a process counts as dead, and all end.
-      stopped_status: exit status of a run that SIGTERM or Ctrl-C stopped, once saved; 77 tells
-        a scheduler that it is not complete.
+      stopped_status: exit status of a run that SIGTERM or Ctrl-C stopped, once saved; 77 lets
+        a scheduler know that it is not complete.
     """
 
     coordinator: str | None = None
@@ -76,7 +76,7 @@ class ScheduleConfig:
       partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
       chunk_lengths: tokens of each chunk, first to last; overrides partition.
       documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
-        the corpus; `batch`, each step's own, at a compilation for every new cut; `ignore`, none.
+        the corpus; `batch`, each step's own, compiling for every new cut; `ignore`, none.
       block: lengths are multiples of this many tokens where the sequence allows.
       stages_per_rank: stages per rank, for interleaved schedules; None: 2 there, else 1.
       extra_warmup: more forwards on every rank before its first backward; each takes the memory of
@@ -103,8 +103,8 @@ class ExecutorConfig:
 
     Attributes:
       attention: registry key of the attention backend: `xla_blockwise` or `xla_dense`.
-      recompute: what forward keeps for backward: `none` stores all, `selective` recomputes
-        elementwise operations, `full` stores layer inputs only.
+      recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
+        `full` whole layers from their inputs.
       loss_block: tokens whose logits exist at one time in the loss.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
     """
@@ -139,7 +139,7 @@ class DataConfig:
         `python -m seq1f1b_jax.data prepare` has written.
       seq_len: tokens of one training sequence.
       packing: `windows` cuts the text into sequences wherever they end; `documents` fills them with
-        whole documents that do not see each other.
+        whole documents that do not attend to each other.
       long_documents: a document longer than a sequence is `split` into pieces, or left out by
         `drop`.
       restart_positions: whether positions count from the first token of each packed document.
@@ -174,7 +174,7 @@ class OptimizerConfig:
       b2: decay of the second moment.
       eps: constant added to the root of the second moment.
       weight_decay: decoupled decay of the matrices; norms and biases are left out.
-      clip_norm: largest global gradient norm that is let through.
+      clip_norm: largest global gradient norm; larger gradients are scaled down to it.
     """
 
     learning_rate: float = 1e-3
@@ -196,7 +196,7 @@ class TrainConfig:
       num_steps: optimizer steps of the whole run.
       eval_every: steps between evaluations on held-out text; 0: at the end only.
       eval_sequences: held-out sequences in one evaluation, the first ones in their fixed order;
-        None: all. Runs of equal data compare, whatever their microbatches and meshes.
+        None: all. Losses are comparable across microbatch sizes and meshes.
       seed: seed of the initial parameters and of the sample.
       sample_tokens: tokens sampled from the trained model at the end; 0: none.
       output_dir: folder of checkpoints, metrics and the run's configuration.

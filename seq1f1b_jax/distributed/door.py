@@ -3,7 +3,7 @@
 JAX's service admits any process by its number: a stray one with the number of another one takes its
 place, and a second process 0 on a host shares its port. So process 0 first listens there itself,
 and lets in each number once. When all have come it closes, and JAX's service takes the port;
-whoever comes later meets that, which does not answer as a door does.
+a later process meets that, which does not answer as a door does.
 """
 
 import json
@@ -26,7 +26,7 @@ ANSWER_BYTES, KNOCK_BYTES = 1 << 12, 1 << 12
 
 @dataclass
 class Guest:
-    """Somebody at the door of process 0.
+    """A process at the door of process 0.
 
     Attributes:
       received: what it has sent so far.
@@ -46,7 +46,7 @@ def meet(processes: Processes, *, seconds: float, patience: float) -> None:
     Args:
       processes: of the run, more than one.
       seconds: how long to wait for them.
-      patience: how long somebody else may be at the address: an earlier run that is about to end.
+      patience: how long another run may hold the address: an earlier one that is about to end.
 
     Raises:
       NotMet: they do not come.
@@ -185,7 +185,7 @@ def _listener(processes: Processes) -> socket.socket:
     except OSError as error:
         raise UserError(
             f"process 0 cannot listen on port {port} of distributed.coordinator="
-            f"{processes.coordinator} ({error.strerror}); stop whoever does, another run perhaps, "
+            f"{processes.coordinator} ({error.strerror}); stop the program that does, "
             "or give another port"
         ) from error
 
@@ -206,7 +206,7 @@ def _knock(processes: Processes, deadline: float, seconds: float, patience: floa
                 raise UserError(
                     f"process {processes.index} was not let in: at {processes.coordinator} is a "
                     "run that has all its processes, or another program; give each run an address "
-                    "and each process a number of its own"
+                    "and each process a separate number"
                 )
         time.sleep(RETRY_SECONDS)
     else:
@@ -220,10 +220,10 @@ def _knock(processes: Processes, deadline: float, seconds: float, patience: floa
 
 
 def _ask(processes: Processes, deadline: float) -> dict | None:
-    """What a door answers; None where there is somebody, and it is no door.
+    """What a door answers; None if something listens that is not a door.
 
     Raises:
-      OSError: nobody is there, or nobody answers in time.
+      OSError: nothing listens, or nothing answers in time.
     """
     sent = {MARK: processes.index, "count": processes.count, "who": _own_name()}
     left = max(RETRY_SECONDS, deadline - time.monotonic())

@@ -1,4 +1,4 @@
-"""How a process ends, for whoever started it; a launcher starts again what a new start can mend."""
+"""Exit statuses of a process, for its launcher, which starts again what a restart can cure."""
 
 USER_ERROR = 2
 """Bad input or bad luck that one line explains; the same command fails again."""
@@ -14,4 +14,4 @@ STOPPED = 77
 is 0 for a user at a terminal."""
 
 MENDED_BY_RESTART = frozenset((STALLED, LOST_PEER))
-"""Beside deaths by a signal."""
+"""Besides deaths by a signal."""

@@ -1,4 +1,4 @@
-"""Do all processes run the same? Asked at the start, where a difference is a line and no hang."""
+"""Whether all processes run the same; checked at the start, so that a difference is no hang."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ OWN = re.compile(
     r"|\w+_VISIBLE_DEVICES|\w*CACHE\w*|DUMP_\w+|MTLS_\w+|LOG_\w+|LOGGING_\w+|DEBUG_LOG_\w+"
     r"|TRACEBACK_\w+)|XLA_FLAGS --xla_(dump_|gpu_dump_|\w*cache)\w*"
 )
-"""What may differ: who a process is, its devices, folders and addresses, and what it logs."""
+"""What may differ: identity, devices, folders and addresses of a process, and what it logs."""
 
 
 def check_same(group: Group, parts: Mapping[str, Any], *, clock=time.time) -> list[str]:
@@ -84,7 +84,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def numerics_of(environment: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, str]:
-    """What JAX and XLA are given beside our settings, without that which may differ.
+    """What configures JAX and XLA besides our settings, without what may differ.
 
     Args:
       environment: variables.

@@ -1,4 +1,4 @@
-"""What the processes of a run exchange beside their devices: through JAX's coordination service.
+"""What the processes of a run exchange on their hosts, through JAX's coordination service.
 
 Devices exchange in compiled programs, where a missing peer is a hang. Here every wait has an end, a
 refusal by process 0 reaches all, and background threads may take part. Calls of one name are
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 SHUTDOWN_SECONDS = 20
 LINGER_SECONDS = 2
-"""How long process 0 stays when all have been asked to end: so long others can still reach it."""
+"""How long process 0 stays after a request to end, so that others can still reach it."""
 
 PATIENCE_SECONDS = 3600
 """For work that others wait for, such as reading a checkpoint; a death is noticed much earlier."""
@@ -52,10 +52,10 @@ class Group:
         return self.index == 0
 
     def leave(self, status: int) -> None:
-        """Say good-bye after a barrier: process 0 last, since the service of all is in it.
+        """Leave after a barrier: process 0 last, since the service of all is in it.
 
         Args:
-          status: with which this process ends where it is not let go in time; its work is done.
+          status: of this process if it cannot leave in time; its work is done.
         """
         if self.count == 1:
             return
@@ -82,7 +82,7 @@ class Group:
             return make()
         key = self._key(name)
         if self.is_first:
-            # a defect of process 0 is reported too: nobody may wait for an answer that never comes
+            # a defect of process 0 is reported too: no other may wait in vain for its answer
             failed = f"process 0 could not go on ({name}); its own output says why"
             answer: dict[str, Any] = {"error": failed}
             try:
@@ -109,7 +109,7 @@ class Group:
         ]
 
     def post(self, name: str, text: str) -> str:
-        """Leave a note that any process may have left before; the first one stays.
+        """Post a note that any process may have posted before; the first one is kept.
 
         Returns:
           The note that is there.
@@ -124,7 +124,7 @@ class Group:
         return self._client.blocking_key_value_get(f"seq1f1b/{name}", 1000 * SHUTDOWN_SECONDS)
 
     def peek(self, name: str) -> str | None:
-        """The note of that name, if there is one by now."""
+        """The note of that name, if it has been posted."""
         from jax.errors import JaxRuntimeError
 
         try:
@@ -135,7 +135,7 @@ class Group:
             return None
 
     def publish(self, name: str, text: str) -> None:
-        """Publish a text of this process, in place of its last one."""
+        """Publish a text of this process, replacing its last one."""
         key = f"seq1f1b/{name}/{self.index}"
         self._client.key_value_set(key, text, allow_overwrite=True)
 

@@ -1,4 +1,4 @@
-"""How the processes of a run meet: at a door of our own, then by JAX's coordination service."""
+"""How the processes of a run meet: at our door, then at JAX's coordination service."""
 
 from seq1f1b_jax.config import DistributedConfig
 from seq1f1b_jax.distributed.door import bind_address, meet
@@ -11,7 +11,7 @@ JAX_PATIENCE = 3
 
 
 def start(processes: Processes, config: DistributedConfig) -> Group:
-    """Meet the other processes; to be called before anything asks for a device.
+    """Meet the other processes; to be called before anything uses a device.
 
     Args:
       processes: which they are.

@@ -112,7 +112,7 @@ def at_most(
 
 @contextmanager
 def otherwise(seconds: float, act: Callable[[], object]) -> Iterator[None]:
-    """Work that may wait in compiled code for ever: `act` beside it, unless it is done in time."""
+    """Work that may hang in compiled code: `act` runs in a thread unless it finishes in time."""
     timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
@@ -128,7 +128,7 @@ def _status_of(error: UserError) -> int:
 
 def _report(processes: Processes, error: UserError) -> None:
     who = f"[process {processes.index} of {processes.count}]"
-    with suppress(OSError):  # a reader that left keeps no process from its end
+    with suppress(OSError):  # a closed output keeps no process from ending
         if sys.stdout:
             sys.stdout.flush()
         print(f"error: {who} {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Which processes make up a run: from the command line, or from whoever started them.
+"""Which processes make up a run: from the command line, or from their launcher.
 
 | who | how it is known | seen in |
 |---|---|---|
@@ -9,8 +9,8 @@
 | another PMIx launcher | `PMIX_RANK`; only its library knows how many | `prterun` of 5.0.11 |
 
 Kubernetes needs no detection: `launch/jobset.yaml` passes its indices as settings. JAX's own
-detection is not asked: it would wait for peers in a job of one task, gives one device to a task
-that has a node to itself, and wants mpi4py for Open MPI 5.
+detection is not used: it would wait for peers in a job of one task, gives one device to a task
+that has a node to itself, and needs mpi4py for Open MPI 5.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROCESS_ID, RANK = "distributed.process_id", "PMIX_RANK"
 LOOPBACK = "127.0.0.1"
 
 FIRST_PORT, NUM_PORTS = 61440, 4096
-"""Where a port is chosen by the number of the job, so that all of its processes choose alike."""
+"""Where ports chosen by job number start, so that all processes of a job choose the same."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Processes:
       index: which one this is.
       coordinator: `host:port` that process 0 listens on; None for one process.
       local_index: which one this is on its host, where each of them has one device of it.
-      found: where this is known from.
+      found: how this was found.
     """
 
     count: int = 1
@@ -60,7 +60,7 @@ def find_processes(config: DistributedConfig, environment: Mapping[str, str]) ->
 
     Args:
       config: settings of the command line come first.
-      environment: variables of whoever started this process come second.
+      environment: variables set by the launcher come second.
 
     Raises:
       UserError: what is given does not fit together, or does not suffice.
@@ -168,7 +168,7 @@ def _from_open_mpi(environment: Mapping[str, str]) -> Processes | None:
 
 
 def _from_pmix(environment: Mapping[str, str]) -> Processes | None:
-    """A rank, of nobody knows how many.
+    """A rank without the number of ranks.
 
     Raises:
       UserError: there is one.

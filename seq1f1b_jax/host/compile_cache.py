@@ -1,6 +1,6 @@
 """Compiled programs kept from one start to the next, in a folder that nobody else may write to.
 
-Whoever can write to the cache chooses what machine code the next run executes. So it lies in a
+Anyone who can write to the cache chooses what machine code the next run executes. So it is in a
 folder of the user's own with mode 0700, never in the run's folder, which others may share.
 """
 
@@ -25,29 +25,29 @@ def use_compile_cache(setting: str, *, run_folder: Path, platform: str) -> Path 
     Args:
       setting: `off`; a folder; or `auto`: one below the home folder on accelerators, none on the
         CPU, where compiling takes seconds.
-      run_folder: the run's, in which the cache must not lie.
+      run_folder: the run's, in which the cache must not be.
       platform: that the programs are compiled for.
 
     Returns:
       The folder, or None without a cache.
 
     Raises:
-      UserError: the folder cannot be made, lies in the run's folder, or others may write to it.
+      UserError: the folder cannot be made, is in the run's folder, or others may write to it.
 
     Example:
       >>> from pathlib import Path
       >>> use_compile_cache("auto", run_folder=Path("runs/x"), platform="cpu")
     """
     if not setting.strip():
-        raise UserError("train.compile_cache is empty; give a folder of your own, auto or off")
+        raise UserError("train.compile_cache is empty; give a private folder, auto or off")
     if setting == "off" or (setting == "auto" and platform == "cpu"):
         return None
     folder = _home_folder() if setting == "auto" else Path(setting).expanduser()
     folder = folder.absolute()
     if folder.resolve().is_relative_to(run_folder.resolve()):
         raise UserError(
-            f"train.compile_cache={setting} lies in the run's folder {run_folder}, which others "
-            "may share, and the cache holds programs that are run; give a folder of your own"
+            f"train.compile_cache={setting} is in the run's folder {run_folder}, which others "
+            "may share, and the cache holds programs that are run; give a private folder"
         )
     check_private(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -62,7 +62,7 @@ def check_private(folder: Path) -> None:
       folder: an absolute path.
 
     Raises:
-      UserError: it is not, or one of the folders above lets others put another in its place.
+      UserError: it is not, or one of the folders above lets others replace it.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,7 +72,7 @@ def check_private(folder: Path) -> None:
     except OSError as error:
         _refuse(folder, f"cannot be used ({error.strerror})")
     if not stat.S_ISDIR(found.st_mode):
-        _refuse(folder, "is a link, and a link can be turned elsewhere")
+        _refuse(folder, "is a link, which can be redirected")
     if found.st_uid != os.geteuid():
         _refuse(folder, f"belongs to user {found.st_uid}, not to you ({os.geteuid()})")
     if stat.S_IMODE(found.st_mode) & 0o077:
@@ -80,9 +80,9 @@ def check_private(folder: Path) -> None:
         _refuse(folder, f"has mode {mode:04o} and others may enter")
     for path, state in above:
         if state.st_uid not in (0, os.geteuid()):
-            _refuse(folder, f"lies in {path}, which belongs to user {state.st_uid}")
+            _refuse(folder, f"is in {path}, which belongs to user {state.st_uid}")
         if state.st_mode & OTHERS_WRITE and not state.st_mode & stat.S_ISVTX:
-            _refuse(folder, f"lies in {path}, where others may put another in its place")
+            _refuse(folder, f"is in {path}, where others may replace it")
 
 
 def _home_folder() -> Path:

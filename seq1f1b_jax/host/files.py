@@ -13,8 +13,8 @@ from seq1f1b_jax.config import UserError
 class LineFile:
     r"""Adds lines to a file, each by one write, so that a kill cuts the last one at most.
 
-    A write that fails, for want of space say, is reported once and stops nothing: then lines wait
-    in memory, until `catch_up` finds room for them. Half a line is taken back.
+    A write that fails, for lack of space say, is reported once and stops nothing: lines wait in
+    memory until `catch_up` can write them. Half a line is removed.
 
     Args:
       path: of the file; its folder exists.
@@ -81,8 +81,8 @@ class LineFile:
         if not self._reported:
             self._reported = True
             self._say(
-                f"note: cannot write {self._path} ({error.strerror}); the run goes on, and its "
-                "lines are tried again with every checkpoint"
+                f"note: cannot write {self._path} ({error.strerror}); the run continues, and its "
+                "lines are retried with every checkpoint"
             )
 
 
@@ -163,7 +163,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 def _not_own(path: Path) -> UserError:
     return UserError(
-        f"{path} is a link, or no file at all, and a run writes through none of them; move it away"
+        f"{path} is a link, or not a file, and a run does not write through it; move it away"
     )
 
 

@@ -44,7 +44,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 def check_shared(folder: Path, group: Group, *, seconds: float = SHARED_SECONDS) -> None:
     """Refuse a folder that is another one in this process than in process 0, which holds it.
 
-    Every process writes its part of a checkpoint there; parts in several places are none.
+    Every process writes its part of a checkpoint there; parts in several places are useless.
 
     Raises:
       UserError: what process 0 wrote is not here within `seconds`.

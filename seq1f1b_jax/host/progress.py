@@ -91,7 +91,7 @@ class ProgressReport:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[list[str]]:
-        """Show what is waited for, and for how long: `waiting` of this module, or in the bar."""
+        """Show a wait and its duration: by `waiting` of this module, or in the bar."""
         if self._bar is None or not self._bar.live.is_started:
             in_place = self._in_place and self._alone
             shown = waiting(what, console=self._console, in_place=in_place, clock=self._clock)

@@ -1,4 +1,4 @@
-"""Standard output that may go away: its reader leaves, or the disk that it fills is full."""
+"""Standard output that may fail: its reader closes it, or the disk is full."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from seq1f1b_jax.config import UserError
 class Output:
     """A text stream that drops what it cannot write.
 
-    From the first failure on its descriptor leads nowhere, so that neither compiled libraries nor
+    After the first failure its descriptor leads nowhere, so that neither compiled libraries nor
     Python's flush at its end fail.
 
     Args:
@@ -88,7 +88,7 @@ def lead_nowhere(descriptor: int) -> None:
 
 @contextmanager
 def lasting_output(*, prints_result: bool) -> Iterator[Output]:
-    """Keep a command from failing for want of somebody who reads what it prints.
+    """Keep a command from failing because its output is no longer read.
 
     Args:
       prints_result: whether that is the command's result. A reader who leaves has had enough of it,
@@ -98,7 +98,7 @@ def lasting_output(*, prints_result: bool) -> Iterator[Output]:
       Standard output.
 
     Raises:
-      UserError: at the end of a command whose result could not be printed, for want of space say.
+      UserError: at the end of a command whose result could not be printed, for lack of space say.
     """
     with open(os.devnull, "w", encoding="utf-8") as nothing:
         output, errors = Output(sys.stdout or nothing), Output(sys.stderr or nothing)

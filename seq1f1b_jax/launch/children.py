@@ -20,7 +20,7 @@ MAX_PIECES = 64
 HOLD_SECONDS = 0.2
 
 Hearers = Callable[[int], tuple[Sequence[Filter], Sequence[Filter]]]
-"""Index of a process -> who hears its standard output, and its standard error."""
+"""Index of a process -> receivers of its standard output, and of its standard error."""
 
 
 @dataclass
@@ -175,12 +175,12 @@ def started(
     commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]],
     hearers: Hearers, reader: int,
 ) -> Iterator[Children]:
-    """The processes while they run; whatever happens, none outlives this.
+    """The processes while they run; none outlives this block.
 
     Args:
       commands: of each process.
       environments: of each process.
-      hearers: who gets its output.
+      hearers: receivers of its output.
       reader: see `Children`.
     """
     with Guard() as guard:

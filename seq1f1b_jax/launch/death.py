@@ -1,4 +1,4 @@
-"""How a process ended: in words, as an exit status, and whether a new start can mend it."""
+"""How a process ended: in words, as an exit status, and whether a restart can cure it."""
 
 import signal
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MEANING = {
     USER_ERROR: "it met bad input, as reported above",
     STALLED: "its watchdog saw a stalled step",
     LOST_PEER: "it lost another process, or met none",
-    STOPPED: "it was asked to stop, and has saved",
+    STOPPED: "it was stopped, and has saved",
     126: "the command cannot be run",
     127: "the command was not found",
     130: "it was interrupted",

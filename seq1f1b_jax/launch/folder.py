@@ -1,4 +1,4 @@
-"""What the launcher reads from a run's folder: which steps are finished, and who is behind."""
+"""What the launcher reads from a run's folder: finished steps, and the process behind."""
 
 import json
 from pathlib import Path

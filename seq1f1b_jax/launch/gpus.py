@@ -1,4 +1,4 @@
-"""The GPUs of this host, dealt out to the processes."""
+"""The GPUs of this host, distributed over the processes."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ def shares(
 
     Args:
       count: number of processes.
-      command: theirs; with `--mesh.platform cpu` there is nothing to deal out.
+      command: theirs; with `--mesh.platform cpu` there is nothing to distribute.
       environment: of the launcher; its `CUDA_VISIBLE_DEVICES` says which GPUs there are, else
         `nvidia-smi -L` does.
 

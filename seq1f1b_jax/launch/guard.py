@@ -1,6 +1,6 @@
-"""Nobody outlives the launcher, even if it is killed: a process of its own ends whom it left.
+"""No process outlives the launcher, even if it is killed: a separate process ends the rest.
 
-The kernel can be asked to kill a child with its parent, but not what that child has started: behind
+The kernel can kill a child with its parent, but not what that child has started: behind
 a shell wrapper the run would go on without anybody to stop or restart it. So the launcher sends
 the process groups that it has started to a small process, through a pipe. When the pipe ends,
 however that came, the groups that are left are killed.
@@ -43,11 +43,11 @@ class Guard:
         self._send(group)
 
     def forget(self, group: int) -> None:
-        """It has ended: its number may soon be another one's."""
+        """It has ended: its number may soon be reused."""
         self._send(-group)
 
     def _send(self, number: int) -> None:
-        with suppress(BrokenPipeError):  # somebody has killed the guard, which is no one's loss yet
+        with suppress(BrokenPipeError):  # the guard was killed, which does no harm yet
             self._process.stdin.write(b"%d\n" % number)
 
 

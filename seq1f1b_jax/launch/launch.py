@@ -22,7 +22,7 @@ from seq1f1b_jax.launch.wakeups import listening
 from seq1f1b_jax.paths import one_line, resolve
 
 PATIENCE = 3
-"""Restarts in a row that may finish no new step; whatever kills the run then is not chance."""
+"""Restarts in a row that may finish no new step; then the cause is not chance."""
 MIN_LIFETIME_SECONDS = 60.0
 """What counts as progress where the run's folder is not known."""
 
@@ -125,7 +125,7 @@ def _verdict(outcome: Outcome, restarts: int, number: int, idle: int) -> str | N
     if _again(outcome, restarts, number, idle):
         return f"restart {number + 1} of {restarts}: {outcome.cause}"
     if not can_be_mended(outcome.code):
-        return f"ended: {outcome.cause}" + "; a restart would not mend that" * (restarts > 0)
+        return f"ended: {outcome.cause}" + "; a restart would not cure that" * (restarts > 0)
     if idle >= PATIENCE and number < restarts:
         return f"giving up: {PATIENCE} restarts in a row finished no new step; {outcome.cause}"
     spent = f"; all {restarts} restarts are used up" if restarts else ""
@@ -138,7 +138,7 @@ def _run_folder(command: Sequence[str]) -> Path | None:
 
 
 def _free_port(used: set[int]) -> int:
-    """A port of the loopback address that nobody listens on, and no earlier attempt has used."""
+    """A free port of the loopback address that no earlier attempt has used."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -178,7 +178,7 @@ def _head_logs(
 
 
 def _hearers(logs: Sequence[RawIOBase], console: Console) -> Hearers:
-    """Process 0 speaks for all; of the others errors are shown, marked with their number."""
+    """Process 0 prints for all; of the others only errors are shown, marked with their number."""
 
     def of(index: int) -> tuple[list[Filter], list[Filter]]:
         out: list[Filter] = [ToFile(logs[index], console.say)] if logs else []

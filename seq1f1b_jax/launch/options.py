@@ -23,7 +23,7 @@ A set is started again after a signal, a stall (75) or a lost process (76), neve
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
+    """What was requested.
 
     Attributes:
       processes: how many processes.
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--processes", type=int, required=True, help="how many processes to start")
     made.add_argument(
         "--restarts", type=int, default=0,
-        help="start the whole set again up to N times after a death that this can mend; default 0",
+        help="start the whole set again up to N times after a death that this can cure; default 0",
     )  # fmt: skip
     made.add_argument("--log-dir", help="keep each process' whole output in D/process-I.log")
     made.add_argument(
@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str]) -> Options:
 
     Raises:
       UserError: bad input, in one line.
-      SystemExit: `--help` was asked for and printed.
+      SystemExit: `--help` was given, and printed.
 
     Example:
       >>> parse(["--processes", "2", "--", "train.py", "--mesh.pipe", "2"]).command

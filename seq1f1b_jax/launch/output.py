@@ -18,7 +18,7 @@ Write = Callable[[bytes], None]
 
 
 class Filter(Protocol):
-    """Takes pieces of output as they come, and passes on what is worth it."""
+    """Takes pieces of output as they come, and passes on what matters."""
 
     def feed(self, piece: bytes) -> None: ...
     def close(self) -> None: ...

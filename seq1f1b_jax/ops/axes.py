@@ -1,8 +1,8 @@
 """The axes of the device mesh: name and size of each, what is sharded over it, its collectives.
 
 All axes are manual in one `jax.shard_map`; an array is replicated over an axis that its entry does
-not name. `benchmarks.common.placement` counts the collectives of a compiled step by axis and position, and
-`tests/pipeline` holds their number.
+not name. `benchmarks.common.placement` counts the collectives of a compiled step by axis and
+position, and `tests/pipeline` holds their number.
 
 Adding an axis touches:
 

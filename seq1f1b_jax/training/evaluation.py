@@ -7,7 +7,7 @@ predicts the next.
     p(b)     = (count(*, b) + 1) / (count(*, *) + vocab_size)
 
 Counts come from the training sequences, so the model is fitted on exactly the pairs (input, target)
-that the transformer trains on: none crosses the border of a document. The unigram prior keeps large
+that the transformer trains on: none crosses a document boundary. The unigram prior keeps large
 vocabularies in bounds; on the standard library's bytes, strengths from 0.1 to 100 move the result
 by less than 0.002 nats.
 """
@@ -135,8 +135,8 @@ def bigram_loss(
 
     Args:
       data: the training sequences to fit on.
-      held_out: the batches that the transformer is evaluated on; every target is scored, but those
-        below 0.
+      held_out: the batches that the transformer is evaluated on; every target is scored, except
+        those below 0.
       prior_strength: weight of the unigram prior, in counts.
       max_tokens: fit on at most this many training tokens, the first ones of the corpus.
 

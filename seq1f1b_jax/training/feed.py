@@ -35,7 +35,7 @@ class Feed:
     microbatch_size: int
 
     def step(self, data: SequenceData, step: int) -> Batch:
-        """The batch of a step; the same, whoever makes which part of it."""
+        """The batch of a step, independent of which process makes which part."""
         rows = self.own_rows()
         batch = data.batch(
             step, num_microbatches=self.num_microbatches, microbatch_size=self.microbatch_size,
@@ -44,7 +44,7 @@ class Feed:
         return self.spread(batch, rows)
 
     def whole(self, batch: Batch) -> Batch:
-        """A batch that every process has all of, on the devices."""
+        """Put a batch that every process holds in full on the devices."""
         rows = self.own_rows()
         parts = Batch(*(part if part is None else part[:, rows] for part in batch))
         return self.spread(parts, rows)

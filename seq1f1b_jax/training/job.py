@@ -54,7 +54,7 @@ class Job:
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
       environment: variables of this process.
-      began: when the work was asked for, seconds since 1970; by default with the process.
+      began: when the command was started, seconds since 1970; default: with the process.
     """
 
     config: Config
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def recipe(self) -> str:
-        """The configuration as YAML, without who takes part."""
+        """The configuration as YAML, without what differs by process."""
         return to_yaml(replace(self.config, distributed=DistributedConfig()))
 
 
@@ -83,7 +83,7 @@ class Model(NamedTuple):
 
     Attributes:
       name: where they come from.
-      params: in the layout that is free of topology, read when they are asked for (`Rows`).
+      params: in the layout that is free of topology, read on demand (`Rows`).
       tokenizer: of the text they were trained on; `None` where that was token ids.
     """
 
@@ -93,7 +93,7 @@ class Model(NamedTuple):
 
 
 def keep_source(job: Job) -> None:
-    """Keep in a new run's folder what its source has beside the weights; nothing of an earlier run.
+    """Copy the files beside the source's weights into a new run's folder; drop an earlier run's.
 
     A folder of that name that no run wrote stays as it is.
 

@@ -92,7 +92,7 @@ class Loop:
                     if finished or ((index + 1) % eval_every == 0 and not stopping):
                         progress.message(self._evaluate(state, index))
                     failed = False
-                finally:  # an evaluation that fails, for want of memory say, loses no step
+                finally:  # an evaluation that fails, for lack of memory say, loses no step
                     if self.group.count == 1:  # a signal during the evaluation
                         stopping = agreement.is_last(index) and not finished
                     due = finished or stopping or (index + 1) % save_every == 0
@@ -139,7 +139,7 @@ class Loop:
         try:
             return next(batches)
         except UserError:
-            alone = self.group.count == 1  # others may have their batch, and not come to save
+            alone = self.group.count == 1  # others may have their batch, and will not come to save
             if alone and index and index not in self.checkpointer.steps():
                 self._save(state, index)
                 self.checkpointer.wait()
@@ -158,7 +158,7 @@ class Loop:
         )
 
     def _failed_alone(self) -> bool:
-        """Whether other processes are still in the evaluation, and do not come to save."""
+        """Whether other processes are still in the evaluation, and will not come to save."""
         try:
             self.group.gather("failed evaluation", "", seconds=FAILED_SECONDS)
         except JaxRuntimeError:

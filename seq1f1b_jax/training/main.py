@@ -104,7 +104,7 @@ def train(job: Job) -> int:
 
 
 def check_run(job: Job, setup: Setup, data: SequenceData) -> None:
-    """Refuse what cannot end well, before anything is written.
+    """Refuse what cannot succeed, before anything is written.
 
     Raises:
       UserError: processes that differ, settings of one process for several, too large a model.
@@ -124,7 +124,7 @@ def check_is_for_many(config: Config, count: int) -> None:
         )
     if config.schedule.documents == "batch" and config.data.packing == "documents":
         raise UserError(
-            "schedule.documents=batch cuts every step by all its documents, and each of "
+            "schedule.documents=batch needs all documents of a step for its cuts, and each of "
             f"{count} processes reads its own rows; use --schedule.documents corpus"
         )
 
@@ -155,7 +155,7 @@ def open_run(
 
 
 def prepare_folder(job: Job, stack: ExitStack) -> None:
-    """Make the run's folder this run's: nobody else's, and no earlier run's if it starts over."""
+    """Take the run's folder for this run only; if it starts over, move an earlier run aside."""
     folder = job.folder
     stack.enter_context(run_lock(folder))
     if job.config.train.resume == "never" and (moved := set_aside(folder)):
@@ -165,7 +165,7 @@ def prepare_folder(job: Job, stack: ExitStack) -> None:
 
 
 def open_events(job: Job) -> Events:
-    """What the run's time goes to, written by process 0 from the moment it was asked for."""
+    """How the run spends its time, recorded by process 0 from the start of the command."""
     events = Events(job.folder / EVENTS if job.group.is_first else None, say=job.say)
     events.begin(START, at=job.began)
     events.begin(RESTORE)
@@ -180,7 +180,7 @@ def make_progress(job: Job, start: int) -> ProgressReport:
 
 
 def look_again(run: Run, state: TrainState) -> int:
-    """A run that is complete: trace a step if that is asked for, and say what can be done."""
+    """A run that is complete: trace a step if requested, and print what can be done next."""
     if run.job.config.train.trace:
         run.events.begin(COMPILE)
         trace(run, state, run.batch_of(run.start))
@@ -228,7 +228,7 @@ def first_params(job: Job, setup: Setup) -> Params:
 def make_loop(
     run: Run, state: TrainState, held_out: tuple[Batch, ...], stack: ExitStack
 ) -> Loop:
-    """Compile the step in every process, trace it if that is asked for, and open the metrics."""
+    """Compile the step in every process, trace it if requested, and open the metrics."""
     job, setup, waiting = run.job, run.setup, run.progress.waiting
     batch = run.batch_of(run.start)
     run.events.begin(COMPILE)
@@ -261,7 +261,7 @@ def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:
     if not start and (earlier := keep_earlier(path)):
         moved, steps = earlier
         job.say(
-            f"note: {job.folder} has no checkpoint, so the run begins anew; the metrics of {steps} "
+            f"note: {job.folder} has no checkpoint, so the run starts over; the metrics of {steps} "
             f"steps are kept in {moved.name}"
         )
     sinks = open_sinks(job.config, job.folder, start)

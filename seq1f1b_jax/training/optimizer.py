@@ -25,8 +25,8 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
     has the peak.
 
     Args:
-      config: `decay_steps` is `n`, where it is set.
-      num_steps: of the run; `n` where it is not.
+      config: `decay_steps` is `n`, if set.
+      num_steps: of the run; else `n`.
 
     Example:
       >>> from seq1f1b_jax.config import OptimizerConfig
@@ -78,7 +78,7 @@ def describe_change(before: Mapping[str, Any], config: Config, step: int) -> str
         return None
     text = f"note: from step {step + 1} on the learning rate is {now:.4g} and not {was:.4g}, "
     if replace(new, decay_steps=None) != replace(old, decay_steps=None):
-        return text + "since settings of the optimizer are others than before"
+        return text + "since settings of the optimizer have changed"
     return text + (
         f"since it falls over {length} steps now and not over {earlier}; "
         f"--optimizer.decay_steps {earlier} keeps the earlier course"

@@ -79,7 +79,7 @@ def open_source(config: Config, say: Callable[[str], None]) -> Source | None:
     except UserError as error:
         if not committed_steps(Path(config.train.output_dir) / CHECKPOINTS):
             raise
-        say(f"going on without model.source: {error}")
+        say(f"continuing without model.source: {error}")
         return None
 
 

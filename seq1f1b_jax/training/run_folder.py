@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and the files in it beside checkpoints and metrics."""
+"""A run's folder: its owner, and the files in it besides checkpoints and metrics."""
 
 import os
 from pathlib import Path
@@ -58,7 +58,7 @@ def write_recipe(folder: Path, recipe: str) -> None:
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds no run, and files that a run would overwrite.
 
-    Such as a checkpoint that others made, or a project with a `config.yaml`.
+    Such as a checkpoint from elsewhere, or a project with a `config.yaml`.
 
     Raises:
       UserError: it is one.

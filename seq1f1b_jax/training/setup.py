@@ -149,8 +149,8 @@ def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[st
     """The dtype of activations on this device, and messages about it.
 
     `auto` is bfloat16 on GPUs that have it (compute capability 8.0 and up) and float32 elsewhere: a
-    CPU emulates bfloat16 slowly. A GPU without bfloat16 computes in float32 and says so, unless it
-    was asked for float32.
+    CPU emulates bfloat16 slowly. A GPU without bfloat16 computes in float32 and reports it, unless
+    float32 was set.
     """
     is_gpu = device.platform == "gpu"
     capability = str(getattr(device, "compute_capability", "0.0")) if is_gpu else "0.0"
@@ -174,7 +174,7 @@ def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
 
 
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:
-    """The model's sizes as the partition and the prediction of the bubble count them."""
+    """The model's sizes, as used by the partition and the predicted bubble."""
     mlp_dim, gated = mlp_sizes(stage)
     return StageCost.of(
         stage, layers_per_stage, mlp_dim=mlp_dim, gated=gated,

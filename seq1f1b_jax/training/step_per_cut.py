@@ -46,10 +46,10 @@ def compile_step(
 
 
 class StepPerCut:
-    """A step `(state, tokens, targets, starts)` that cuts sequences by where their documents end.
+    """A step `(state, tokens, targets, starts)` whose cuts of the sequences follow their documents.
 
-    Chunks of equal cost end elsewhere in every batch. Each cut is a program, compiled when it first
-    comes up and kept. Parameters are sharded in the same way under every cut.
+    Chunks of equal cost differ from batch to batch. Each cut is a program, compiled at its first
+    use and kept. Parameters are sharded in the same way under every cut.
 
     Args:
       setup: of the run; its own chunk lengths are not used.

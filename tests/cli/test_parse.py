@@ -248,13 +248,13 @@ def test_training_and_a_model_of_ones_own_do_not_take_it(kept):
     [
         ("model: {tied: " + "[" * 1000 + "]" * 1000 + "}", "nested too deep"),
         ("{a: " * 1000 + "1" + "}" * 1000, "nested too deep"),
-        ("train:\n  seed: 1\n  seed: 2\n", "'seed' stands twice in the section of line 2"),
+        ("train:\n  seed: 1\n  seed: 2\n", "'seed' appears twice in the section of line 2"),
         ("model: {tied: !!bool x}", "put it in quotes"),
         ("train: {seed: 2026-13-45}", "put it in quotes"),
         ("train: {seed: " + "9" * 5000 + "}", "put it in quotes"),
         ("&a {model: *a}", "its aliases are written out"),
         (BOMB, "its aliases are written out"),
-        ("train: {seed: 1}\ndata: {seed: 1}\ntrain: {num_steps: 2}\n", "'train' stands twice"),
+        ("train: {seed: 1}\ndata: {seed: 1}\ntrain: {num_steps: 2}\n", "'train' appears twice"),
     ],
     ids=[
         "deep list", "deep sections", "setting twice", "no bool", "no date", "digits", "circle",

@@ -217,10 +217,10 @@ REFUSED = {
         {**LLAMA, "rope_scaling": {"factor": 2.0}}, "factor without a rope_type; say which"),
     "an option of another type": (
         {**LLAMA, "rope_scaling": {**LINEAR2, "beta_fast": 3}},
-        "beta_fast=3 means nothing for rope type 'linear' .which has factor"),
+        "beta_fast=3 has no meaning for rope type 'linear' .which has factor"),
     "a factor of the default": (
         {**LLAMA, "rope_parameters": {"rope_type": "default", "factor": 2.0}},
-        "factor=2.0 means nothing for rope type 'default' .which has no options"),
+        "factor=2.0 has no meaning for rope type 'default' .which has no options"),
     "compressed": ({**LLAMA, "compression_config": {"format": "x"}}, "compression_config is set"),
     "pruned": ({**GPT2, "pruned_heads": {"0": [1]}}, "pruned_heads={'0': .1.}; all layers"),
     "two numbers of heads": (

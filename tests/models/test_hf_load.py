@@ -258,7 +258,7 @@ def test_an_adapter_is_not_left_out(folders, tmp_path):
 
 
 def test_sources_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="'nowhere' is no checkpoint; give a folder"):
+    with pytest.raises(UserError, match="'nowhere' is not a checkpoint; give a folder"):
         read_source("nowhere")
     with pytest.raises(UserError, match="cannot read n{300} .File name too long"):
         read_source("n" * 300)

@@ -52,7 +52,7 @@ def test_metrics_without_their_checkpoints_are_kept(finished, source, tmp_path):
     shutil.rmtree(folder / "checkpoints")
     outcome = run(*command_line(folder, source))
     assert outcome.status == 0, outcome.err
-    told = "has no checkpoint, so the run begins anew; the metrics of 6 steps are kept"
+    told = "has no checkpoint, so the run starts over; the metrics of 6 steps are kept"
     assert outcome.out.count(f"{told} in metrics.jsonl.1") == 1
     assert read_metrics(folder / "metrics.jsonl.1") == read_metrics(finished / "metrics.jsonl")
     assert losses(folder) == losses(finished) and checkpoint_steps(folder) == [2, 4, 6]

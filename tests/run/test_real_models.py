@@ -129,7 +129,7 @@ def test_a_run_outlives_what_it_started_from(tuned, tmp_path):
     recipe = ["--config", folder / "config.yaml", f"--train.output_dir={folder}"]
     outcome = run("evaluate", *recipe, "--model.source=gone")
     assert outcome.status == 0, outcome.err
-    assert "going on without model.source: " in outcome.out and "'gone'" in outcome.out
+    assert "continuing without model.source: " in outcome.out and "'gone'" in outcome.out
     assert "step 6: held-out loss " in outcome.out
     handed = tmp_path / "handed"
     outcome = run("export", *recipe, "--model.source=gone", f"--to={handed}")

@@ -51,7 +51,7 @@ REFUSED = {
     ),
     "stages without layers": (
         {"schedule__name": "seq1f1b-i", "schedule__stages_per_rank": 3},
-        "model.num_layers=4 is fewer than mesh.pipe=2 stages with schedule.stages_per_rank=3 each",
+        "model.num_layers=4 is fewer than mesh.pipe=2 ranks with schedule.stages_per_rank=3 each",
     ),
     "an option of another schedule": (
         {"schedule__name": "seq-zb-h1", "schedule__extra_warmup": 2},

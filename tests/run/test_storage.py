@@ -30,7 +30,7 @@ def test_the_working_folder_is_not_moved_aside(tmp_path, monkeypatch):
 def test_another_number_of_sequences_a_step_is_refused(finished, source):
     outcome = run(*command_line(finished, source, schedule__num_microbatches=8))
     assert outcome.status == 2
-    assert "sequences a step and 8 were asked for" in outcome.err
+    assert "sequences a step, and 8 were requested" in outcome.err
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -130,7 +130,7 @@ def test_a_reader_gives_up_in_the_end(tmp_path, monkeypatch):
         return "gone"
 
     monkeypatch.setattr(folders, "damage", never_there)
-    with pytest.raises(Vanished, match="was deleted while it was read: a run goes on there"):
+    with pytest.raises(Vanished, match="was deleted while it was read: a run is training there"):
         find_checkpoint(tmp_path, report=pytest.fail)
     assert len(looks) == LOOKS
 

@@ -42,7 +42,7 @@ def test_the_runs_folder_is_refused_also_through_a_link(tmp_path, settings):
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     for folder in (tmp_path / "run" / "cache", tmp_path / "link" / "cache"):
-        with pytest.raises(UserError, match="lies in the run's folder"):
+        with pytest.raises(UserError, match="is in the run's folder"):
             use_compile_cache(str(folder), run_folder=tmp_path / "run", platform="cpu")
 
 
@@ -62,7 +62,7 @@ def test_a_link_and_an_open_folder_above_are_refused(tmp_path):
         check_private(tmp_path / "link")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(UserError, match="where others may put another"):
+    with pytest.raises(UserError, match="where others may replace it"):
         check_private(tmp_path / "open" / "cache")
     (tmp_path / "open").chmod(0o1777)  # sticky, like /tmp: only the owner renames
     check_private(tmp_path / "open" / "cache")

@@ -30,7 +30,7 @@ def run(data):
 CHANGES = {
     "positions": ({"restart_positions": False}, "restart_positions: checkpoint True, this run Fal"),
     "length": ({"seq_len": 512}, "seq_len: checkpoint 1024, this run 512"),
-    "size": ({"microbatch_size": 2}, "takes 8 sequences a step and 16 were asked for"),
+    "size": ({"microbatch_size": 2}, "takes 8 sequences a step, and 16 were requested"),
 }
 
 

@@ -1,7 +1,8 @@
 """Arrays of a checkpoint in parts, as Orbax writes them: layer by layer, read by TensorStore.
 
 Orbax reads whole arrays, or the shards of a sharding that its arrays must be divisible by. What a
-process wants of a checkpoint that another mesh wrote is neither, so the store beneath it is asked.
+process needs of a checkpoint that another mesh wrote is neither, so it is read from the store
+underneath.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ STACK = (0, 1)
 
 
 def by_layer(kinds: Mapping[str, Kind]) -> ocp.Context:
-    """How a checkpoint is written: every layer apart, so that one can be read alone.
+    """How a checkpoint is written: every layer in its own chunk, so that it can be read alone.
 
     Args:
       kinds: of arrays by name.
@@ -47,7 +48,7 @@ def open_array(folder: Path, name: str) -> ts.TensorStore:
 
 
 def _open(folder: Path, name: str, *, kept_bytes: int) -> ts.TensorStore:
-    [index] = folder.glob("*/manifest.ocdbt")  # one folder further down, whatever Orbax names it
+    [index] = folder.glob("*/manifest.ocdbt")  # one folder further down, named by Orbax
     base = {"driver": "file", "path": f"{index.parent.resolve()}/"}  # which takes no ..
     spec = {
         "driver": "zarr3",

@@ -108,8 +108,8 @@ class Checkpointer:
           step: finished steps.
           state: tree of NumPy or JAX arrays without empty ones.
           meta: anything JSON can hold; committed together with the state.
-          like: shapes of the state free of topology, where it is on devices in a layout.
-          layout: that one; None: the state is free of topology.
+          like: shapes of the state free of topology, if it is on devices in a layout.
+          layout: that layout; None: the state is free of topology.
         """
         self.wait()
         leaves = {name: _as_array(leaf) for name, leaf in named_leaves(state).items()}
@@ -210,7 +210,7 @@ class Checkpointer:
                     raise UserError(failure) from None
 
     def _announce(self, step: int, failure: str) -> None:
-        """Leave a note for the others, which would wait in vain; the first note stays."""
+        """Post a note for the others, which would wait in vain; the first note is kept."""
         if failure and self._group.count > 1:
             self._group.post(f"failed save {step}", failure)
 
@@ -275,7 +275,7 @@ def cause_of(error: Exception) -> str:
 def _is_for_users(record: logging.LogRecord) -> bool:
     """Whether a log record is no stack trace of Orbax: a write that failed has our own line.
 
-    Nor of those that nobody waits for any more, since another one has failed.
+    Nor of writes that are no longer awaited, since another one has failed.
     """
     if record.name == "asyncio":
         return not record.getMessage().startswith("Task exception was never retrieved")
@@ -283,7 +283,7 @@ def _is_for_users(record: logging.LogRecord) -> bool:
 
 
 def _without_closed_loops(report: Callable[[Any], Any], unraisable: Any) -> None:
-    """Report what could not be raised, but for writes that end after one of them has failed."""
+    """Report what could not be raised, except writes that end after another has failed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)
 

@@ -12,7 +12,7 @@
 A checkpoint is written as `.saving`, hashed, flushed to the disk and then renamed, so a process
 killed at any moment leaves either the whole of it or none. Orbax notices truncated files and
 damaged indices by itself, but not a flipped bit in the values of an array (tried on every file of
-a small checkpoint: 102 of 120 flips in value files loaded without a word), hence files.json.
+a small checkpoint: 102 of 120 flips in value files loaded silently), hence files.json.
 """
 
 import errno
@@ -88,7 +88,7 @@ def clean_up(directory: Path) -> None:
 
 
 def clear(path: Path) -> None:
-    """Delete a folder, a file, or a link without what it leads to; nothing where there is none."""
+    """Delete a folder, a file, or a link but not its target, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -64,7 +64,7 @@ def find_checkpoint(
 
 
 def read_again(read: Callable[[], T], *, times: int = LOOKS) -> T:
-    """What `read` returns, done again as often as a run deletes what it reads.
+    """What `read` returns, retried whenever a run deletes what it reads.
 
     Raises:
       Vanished: it did so every time.
@@ -145,7 +145,7 @@ def check_leaves(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> No
 
 def open_state(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> PyTree:
     """The arrays of a checkpoint, free of topology, in the structure of `like`, a tree of what is
-    `under` a name; `Rows` that are read when they are asked for.
+    `under` a name; `Rows` that are read on demand.
 
     Raises:
       UserError: as `check_leaves`.

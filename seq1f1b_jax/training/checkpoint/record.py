@@ -62,7 +62,7 @@ def read_checkpoint(folder: Path, step: int) -> Checkpoint:
     """A committed checkpoint by its record.
 
     Raises:
-      Vanished: it is there no more.
+      Vanished: it has been deleted.
       UserError: the record is not that of a checkpoint of this step.
     """
     try:
@@ -90,7 +90,7 @@ def refuse_vanished(folder: Path, error: Exception | None = None) -> None:
     """Distinguish what is being deleted from what is damaged."""
     if not folder.is_dir():
         raise Vanished(
-            f"{folder} was deleted while it was read: a run goes on there; give the command again"
+            f"{folder} was deleted while it was read: a run is training there; repeat the command"
         ) from error
 
 

@@ -120,8 +120,8 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
     size = meta["config"]["schedule"]["num_microbatches"] * saved["microbatch_size"]
     if size != setup.num_sequences:
         raise UserError(
-            f"the run in {setup.config.train.output_dir} takes {size} sequences a step and "
-            f"{setup.num_sequences} were asked for; keep schedule.num_microbatches * "
+            f"the run in {setup.config.train.output_dir} takes {size} sequences a step, and "
+            f"{setup.num_sequences} were requested; keep schedule.num_microbatches * "
             f"data.microbatch_size at {size}, or set another --train.output_dir"
         )
 
@@ -152,7 +152,7 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
 
 
 def report_source(meta: Mapping[str, Any], setup: Setup, report: Callable[[str], None]) -> None:
-    """Report where a run that has started is given another source: it has weights of its own."""
+    """Report that a started run does not read another source: it has its own weights."""
     given, began = setup.config.model.source, meta["config"]["model"].get("source")
     if given is not None and (began is None or resolve(given) != resolve(began)):
         what = "from fresh weights" if began is None else f"from model.source={began}"
@@ -214,7 +214,7 @@ def load_newest(
 ) -> tuple[int, Mapping[str, Any], Params]:
     """Step, meta and topology-free parameters of the newest good checkpoint.
 
-    The parameters are `Rows`, read when they are asked for. Writes nothing; of the optimizer
+    The parameters are `Rows`, read on demand. Writes nothing; of the optimizer
     nothing is read.
     """
     folder = checkpoints_of(setup.config)

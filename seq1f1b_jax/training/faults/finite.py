@@ -1,4 +1,4 @@
-"""Weights that are no numbers, named before a loss that is none is blamed on something else."""
+"""Weights that are not finite, named before the loss that they make is blamed on something else."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Heartbeats: where each process of a run is, published every second, and when they came.
 
 They are kept by a service in process 0, which may stall like any other: a call to it then
-returns late or never. So a thread does nothing else, and who judges the others looks at its times.
+returns late or never. So a thread does nothing else, and the watchdog judges by its times.
 """
 
 import json
@@ -17,7 +17,7 @@ from seq1f1b_jax.distributed.exits import LOST_PEER
 
 BEAT_SECONDS = 1.0
 PARTING_SECONDS = 5.0
-"""How long a process that ends waits for its last heartbeat to be taken."""
+"""How long a process that ends waits until its last heartbeat is accepted."""
 NOTE = "alive"
 
 
@@ -81,14 +81,14 @@ class Heartbeats:
     def silence(self, index: int, now: float) -> float:
         """Seconds since the last new heartbeat of a process.
 
-        Counted as long as the service answers; where it does not, it is process 0 that is silent.
+        Counted as long as the service answers; if it does not, process 0 is the silent one.
         """
         unanswered = now - self.answered if index == 0 else 0.0
         received = self._received.get(index)
         return max(unanswered, self.answered - received[1] if received else 0.0)
 
     def start(self) -> None:
-        """Publish at once, and from now on: who never did cannot be missed."""
+        """Publish at once, and from now on: a process that never did cannot be missed."""
         self._thread.start()
 
     def stop(self, last: Heartbeat | None = None) -> None:

@@ -42,7 +42,7 @@ class Needs(NamedTuple):
 
     @property
     def fit(self) -> bool:
-        """Whether that is there; True where it is not known."""
+        """Whether there is that much; True if unknown."""
         return self.present is None or self.total * self.sharing <= self.present
 
 
@@ -60,7 +60,7 @@ def check_state_fits(setup: Setup) -> None:
     """Refuse a model whose parameters and optimizer alone are more than the memory of a device.
 
     Raises:
-      UserError: it is too large, whatever a step needs besides.
+      UserError: it is too large, even without what a step needs.
     """
     needs = Needs(0, _state_bytes(setup), *_present(setup))
     if not needs.fit:

@@ -39,10 +39,10 @@ from seq1f1b_jax.training.faults.heartbeat import Heartbeat, Heartbeats, first_l
 RECENT_STEPS = 50
 LOOK_SECONDS = 1.0
 ASLEEP_SECONDS = 5 * LOOK_SECONDS
-"""A look that comes so late means that this process itself was stopped."""
+"""A check that is this late means that this process itself was stopped."""
 BLAME_SECONDS = 5 * LOOK_SECONDS
 LINGER_SECONDS = 4 * LOOK_SECONDS
-"""By so much two processes may differ in when they see that a third one is silent."""
+"""How far two processes may be apart in noticing that a third one is silent."""
 DESCRIBE_SECONDS = 10 * LOOK_SECONDS
 FOLDER = "watchdog"
 
@@ -54,7 +54,7 @@ class Watchdog:
       config: what counts as stalled.
       group: the processes.
       folder: of the run; `watchdog/` in it gets the diagnosis.
-      silence: seconds without a word after which a process counts as lost.
+      silence: seconds without a heartbeat after which a process counts as lost.
       end: ends the process with a status; tests give another one.
 
     Example:
@@ -62,7 +62,7 @@ class Watchdog:
       >>> from seq1f1b_jax.config import WatchdogConfig
       >>> from seq1f1b_jax.distributed import ALONE
       >>> with Watchdog(WatchdogConfig(), ALONE, Path("runs/x"), silence=30) as watchdog:
-      ...     watchdog.begin(0)  # a step that gets on
+      ...     watchdog.begin(0)  # a step that makes progress
       ...     watchdog.finish()
     """
 
@@ -75,7 +75,7 @@ class Watchdog:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
         self._step, self._began = -1, None
         self._refused = False
-        self._ending = threading.Lock()  # one reason is reported, whoever sees it first
+        self._ending = threading.Lock()  # one reason is reported, the first
         self.actions = LastActions()
         self._heartbeats = Heartbeats(group, self.heartbeat)
         self._stop = threading.Event()
@@ -116,9 +116,9 @@ class Watchdog:
 
     @contextmanager
     def exchanges(self) -> Iterator[None]:
-        """Work in which devices of all processes exchange: if that fails, who is gone is named.
+        """Work in which devices of all processes exchange: a failure names the lost process.
 
-        At once: what comes after, such as a save under way, would wait for that process too.
+        Immediately: what comes after, such as a save under way, would wait for that process too.
         """
         try:
             yield
@@ -170,7 +170,7 @@ class Watchdog:
                 self._stalled(now - began)
 
     def _look(self, now: float) -> None:
-        """End if somebody is gone, or has been silent too long."""
+        """End if a process is gone, or has been silent too long."""
         if self._heartbeats.broken:
             self._lost(0, f"its coordination service does not answer ({self._heartbeats.broken})")
         for index in range(self._group.count):
@@ -192,7 +192,7 @@ class Watchdog:
         index = max(others, key=others.__getitem__, default=None)
         if index is not None and others[index] > 3 * LOOK_SECONDS:
             beat = self._heartbeats.latest[index]
-            self._lost(index, f"it stopped speaking, and an exchange failed: {beat}")
+            self._lost(index, f"it went silent, and an exchange failed: {beat}")
 
     def _lost(self, index: int, reason: str) -> None:
         """Another process is gone, so this one ends."""
@@ -230,7 +230,7 @@ class Watchdog:
                 self._write(f"process {index} is {beat}, as last heard of")
         path = self._folder / f"process-{own.process}.json"
         stacks = path.with_suffix(".stacks.txt")
-        with suppress(OSError, UserError):  # a full disk keeps nobody from its end
+        with suppress(OSError, UserError):  # a full disk keeps no process from ending
             self._folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, json.dumps(asdict(own) | {"time": time.time()}).encode())
             stacks.unlink(missing_ok=True)
@@ -262,10 +262,10 @@ class Watchdog:
         except OSError as error:
             return f"its checkpoints cannot be listed ({error.strerror})"
         if not steps:
-            return "nothing was saved yet: the same command begins anew"
+            return "nothing was saved yet: the same command starts over"
         return f"the same command continues after step {steps[-1]}"
 
     def _write(self, text: str) -> None:
         who = f"[process {self._group.index} of {self._group.count}] " * (self._group.count > 1)
-        with suppress(OSError):  # a reader that left keeps no process from its end
+        with suppress(OSError):  # a closed output keeps no process from ending
             print(f"watchdog: {who}{text}", file=sys.__stderr__, flush=True)

@@ -72,7 +72,7 @@ def describe(
     lines = [f"{name:<10}{text}" for name, text in rows.items()]
     notes = [*setup.notes, *source_notes(config, source)]
     if not needs.fit:
-        notes.append(f"more memory is needed than is there: {CURE}")
+        notes.append(f"more memory is needed than there is: {CURE}")
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
 
 

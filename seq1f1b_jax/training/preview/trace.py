@@ -1,8 +1,8 @@
 """`--trace`: one step measured action by action, drawn under its prediction.
 
 The prediction is the simulator's executor machine with the counted FLOPs of every action, scaled so
-that all actions together take as long as measured: what is left to see is how the work is spread
-and where a device waits.
+that all actions together take as long as measured: what remains to be seen is how the work is
+spread and where a device waits.
 """
 
 import os
@@ -102,7 +102,7 @@ def sharing(mesh: Mesh, cores: int) -> str | None:
 def compare(
     setup: Setup, records: tuple[Measured, ...], *, notes: tuple[str, ...] = ()
 ) -> Trace:
-    """Put the records of a step beside the simulation of the same work.
+    """Compare the records of a step with the simulation of the same work.
 
     Args:
       setup: of the run.

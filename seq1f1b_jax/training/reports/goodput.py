@@ -3,8 +3,8 @@
     python -m seq1f1b_jax.training.reports.goodput runs/x
 
 Prints a table and one line of JSON. What is counted is the time in which the run was meant to run:
-from an end that was asked for, by Ctrl-C, SIGTERM or its last step, to the next start it was not,
-so this part, `idle`, is shown and no part of the goodput. After a kill it was: that part is `down`.
+the time from a requested end (Ctrl-C, SIGTERM, the last step) to the next start, `idle`, is shown
+but not counted; the time from a kill to the next start, `down`, is counted.
 """
 
 import argparse
@@ -38,11 +38,11 @@ MEANINGS = {
     USEFUL: "steps whose result the run kept",
     LOST: "steps done and, after a kill, done again",
     DOWN: "from the last sign of life of a process that was killed to the next start",
-    IDLE: "from an end that was asked for to the next start; counts as nothing",
+    IDLE: "from a requested end to the next start; not counted",
     START: "imports, meeting the other processes, data",
     RESTORE: "parameters: read from a checkpoint, or made",
     COMPILE: "the training step, or reading it from the cache",
-    MEET: "waiting for the other processes to have compiled, and the way to the first step",
+    MEET: "waiting until the other processes have compiled, up to the first step",
     EVALUATE: "held-out loss, its compilation included",
     SAVE: "waiting for a checkpoint that was still being written, and copying",
     FINISH: "waiting for the last checkpoint",
@@ -114,8 +114,8 @@ class Goodput:
 def read_phases(lines: Iterable[str]) -> list[Phase]:
     """The phases of a run from the lines of its `events.jsonl`, in their order.
 
-    The last phase of a process that was killed has no end that anyone knows: its time counts as
-    `down`, until the next start. Lines that are cut are left out.
+    The last phase of a killed process has no known end: its time counts as `down`, until the next
+    start. Truncated lines are skipped.
     """
     events = [event for line in lines if (event := _event(line))]
     names = list(dict.fromkeys(event["attempt"] for event in events))
@@ -146,7 +146,7 @@ def measure(lines: Iterable[str]) -> Goodput:
     events = [event for line in lines if (event := _event(line))]
     if not events:
         raise UserError(
-            f"no event in {EVENTS}: the run has not come to its first phase, or the file is none "
+            f"no event in {EVENTS}: the run has not reached its first phase, or the file is not "
             "of a run; give the folder of a run that has begun"
         )
     phases = read_phases(lines)

@@ -6,9 +6,9 @@
     {"step": 99, "held_out_loss": 1.92, "bigram_loss": 2.44}
 
 `step` counts from 0; `data_seconds`, a part of `step_seconds`, is the wait for the batch; an
-evaluation carries the step it came after. Tokens are those that are trained on: with a target, so
+evaluation carries the step it came after. Tokens are those with a target, so
 neither padding nor the last token of a document; positions are all of them. FLOPs are counted for
-the former. A number that is not finite is written as null, which JSON has and NaN is not.
+the former. A number that is not finite is written as null, since JSON has no NaN.
 """
 
 import json
@@ -241,7 +241,7 @@ def wandb_sink(folder: str | Path, *, project: str, config: Mapping[str, Any]) -
 
 
 def open_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
-    """TensorBoard and W&B, where they are asked for."""
+    """TensorBoard and W&B, if requested."""
     sinks: list[Sink] = []
     if config.logging.tensorboard:
         sinks.append(tensorboard_sink(folder / "tensorboard", start_step=start))
