@@ -153,7 +153,7 @@ def test_ends_in_words():
     assert described(0, -signal.SIGTERM) == "process 0 was killed by SIGTERM"
     assert described(3, -40) == "process 3 was killed by signal 40"
     assert described(3, 7) == "process 3 ended with 7"
-    assert described(0, 77) == "process 0 ended with 77: it was asked to stop, and has saved"
+    assert described(0, 77) == "process 0 ended with 77: it was stopped, and has saved"
     assert [exit_status(code) for code in (0, 2, -9)] == [0, 2, 137]
     mended = [can_be_mended(code) for code in (-9, -6, 75, 76, 0, 1, 2, 77)]
     assert mended == [True] * 4 + [False] * 4

@@ -27,7 +27,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     monkeypatch.setattr(LineFile, "_write", write)
     outcome = run(*command_line(tmp_path / "run", source))
     assert outcome.status == 0 and len(failures) == 1
-    told = f"note: cannot write {tmp_path}/run/{name} (No space left on device); the run goes on"
+    told = f"note: cannot write {tmp_path}/run/{name} (No space left on device); the run continues"
     assert outcome.out.count(told) == 1 == outcome.out.count("cannot write")
     assert losses(tmp_path / "run") == losses(finished)
     lines = (tmp_path / "run" / name).read_text().splitlines(keepends=True)

@@ -66,7 +66,7 @@ def victim(tmp_path):
 
 def test_lines_are_added_to_no_link(victim, tmp_path):
     (tmp_path / "lines").symlink_to(victim)
-    with pytest.raises(ValueError, match="lines is a link, or no file at all.* move it away"):
+    with pytest.raises(ValueError, match="lines is a link, or not a file.* move it away"):
         LineFile(tmp_path / "lines", say=print)
 
 
@@ -78,7 +78,7 @@ def test_a_link_is_not_the_lock_of_a_run(victim, tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "lines")
-    with pytest.raises(ValueError, match="lines is a link, or no file at all"):
+    with pytest.raises(ValueError, match="lines is a link, or not a file"):
         LineFile(tmp_path / "lines", say=print)
 
 
