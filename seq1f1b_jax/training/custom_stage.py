@@ -72,6 +72,24 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
     )
 
 
+def with_defaults(stage: Stage, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a section `model`, and the defaults of others where `stage` is of its class.
+
+    Example:
+      >>> from seq1f1b_jax.models.llama import Llama
+      >>> from seq1f1b_jax.models import build_stage
+      >>> from seq1f1b_jax.training.custom_stage import with_defaults
+      >>> stage = build_stage("llama", preset="tiny")
+      >>> with_defaults(stage, {"stage": "x:Llama", "settings": {"window": 3}})["window"]
+      3
+    """
+    if not is_dataclass(stage) or not f":{model['stage']}".endswith(f":{type(stage).__name__}"):
+        return model["settings"]
+    defaults = {f.name: _default(f) for f in fields(stage) if f.init}
+    given = {name: _plain(value) for name, value in defaults.items() if value is not MISSING}
+    return given | model["settings"]
+
+
 def _fields(stage: Stage) -> dict[str, Any]:
     """Fields whose values are not their defaults.
 

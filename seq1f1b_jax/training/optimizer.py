@@ -78,7 +78,7 @@ def describe_change(before: Mapping[str, Any], config: Config, step: int) -> str
         return None
     text = f"note: from step {step + 1} on the learning rate is {now:.4g} and not {was:.4g}, "
     if replace(new, decay_steps=None) != replace(old, decay_steps=None):
-        return text + "since settings of the optimizer are others than before"
+        return text + "since settings of the optimizer have changed"
     return text + (
         f"since it falls over {length} steps now and not over {earlier}; "
         f"--optimizer.decay_steps {earlier} keeps the earlier course"

@@ -124,12 +124,14 @@ REFUSED = {
         {"model__stage": "tests.pipeline.broken_stages:NoFinal"}, ["NoFinal has no vocab_size"],
     ),
     "a vocabulary too small for the data": (
-        {"model__stage": NAME}, ["token id ", "vocab_size=11"],
+        {"model__stage": NAME},
+        ["token id ", "vocab_size=11; raise model.settings.vocab_size\n"],
     ),
     "sizes of our families": (
         {"model__stage": NAME, "model__num_layers": 3},
-        ["--model.num_layers", "--model.settings.NAME VALUE"],
+        ["--model.num_layers is a setting of the built-in", "--model.settings.NAME VALUE"],
     ),
+    "layers that cannot be sharded": (OWN | {"mesh__tensor": 2}, ["shard", "--mesh.tensor 1"]),
     "settings of nothing": (
         {"model__settings": '{"width": 3}'}, ["model.settings.width=3", "model.stage names none"],
     ),
@@ -169,7 +171,11 @@ def test_what_a_users_module_raises_is_one_line_with_its_place(name, tmp_path, m
 @pytest.mark.parametrize(
     "changes, told",
     [
-        ({"model__settings": '{"vocab_size": 256, "num_layers": 5}'}, "num_layers: checkpoint 4"),
+        (
+            {"model__settings": '{"vocab_size": 256, "num_layers": 5, "model_dim": 8}'},
+            "(num_layers: checkpoint 4, this run 5; settings.num_layers: checkpoint 4, this run 5)",
+        ),
+        ({"model__settings": '{"vocab_size": 256}'}, "settings.num_layers: checkpoint 4, this run"),
         ({"model__stage": "tests.pipeline.cut_stage:CutStage"}, f"stage: checkpoint {NAME}, this"),
     ],
 )

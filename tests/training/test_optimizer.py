@@ -80,5 +80,5 @@ def test_another_rate_by_other_settings_is_told_without_a_cure_that_is_none():
     told = describe_change(asdict(config(400)), after, 399)
     assert told == (
         "note: from step 400 on the learning rate is 0.0001 and not 0.0003, since settings of the "
-        "optimizer are others than before"
+        "optimizer have changed"
     )
