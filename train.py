@@ -19,17 +19,20 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from seq1f1b_jax.cli import Invocation, parse, to_yaml
-from seq1f1b_jax.cli.environment import choose_environment
-from seq1f1b_jax.cli.for_command import check_count, for_command
-from seq1f1b_jax.cli.keys import with_typed_paths
-from seq1f1b_jax.cli.recipes import packaged_recipes
-from seq1f1b_jax.cli.refusals import refusals
-from seq1f1b_jax.config import Config, UserError
-from seq1f1b_jax.config.checks import validate
-from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
-from seq1f1b_jax.host.interrupt import second_ctrl_c_ends
-from seq1f1b_jax.host.stdout import Output, lasting_output
+from seq1f1b_jax.host.importing import ctrl_c_ends_imports
+
+with ctrl_c_ends_imports():
+    from seq1f1b_jax.cli import Invocation, parse, to_yaml
+    from seq1f1b_jax.cli.environment import choose_environment
+    from seq1f1b_jax.cli.for_command import check_count, for_command
+    from seq1f1b_jax.cli.keys import with_typed_paths
+    from seq1f1b_jax.cli.recipes import packaged_recipes
+    from seq1f1b_jax.cli.refusals import refusals
+    from seq1f1b_jax.config import Config, UserError
+    from seq1f1b_jax.config.checks import validate
+    from seq1f1b_jax.distributed import Group, find_processes, one_voice, start
+    from seq1f1b_jax.host.interrupt import second_ctrl_c_ends
+    from seq1f1b_jax.host.stdout import Output, lasting_output
 
 
 @second_ctrl_c_ends()
@@ -54,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_config(invocation: Invocation) -> int:
     """Print the settings with the model's sizes filled in; devices are not queried."""
-    from seq1f1b_jax.training.resolve import fill_model, open_source  # imports JAX
+    with ctrl_c_ends_imports():  # JAX
+        from seq1f1b_jax.training.resolve import fill_model, open_source
 
     config = invocation.config
     config = fill_model(config, open_source(config, partial(print, file=sys.stderr)))
@@ -72,13 +76,15 @@ def run(invocation: Invocation) -> int:
     chosen = choose_environment(config, processes.count, os.environ)
     os.environ.update(chosen.variables)
     native = os.environ.get("JAX_PLATFORMS") != "cpu"
+    prints_result = command in ("evaluate", "generate")  # which stays alone
     with (
         one_voice(processes, native=native),
-        lasting_output(prints_result=command in ("evaluate", "generate")) as output,
+        lasting_output(prints_result=prints_result) as output,
         refusals(invocation.typed),
     ):
-        for line in (*chosen.messages, *processes.messages):  # generated text stays alone
-            print(line, file=sys.stderr if command == "generate" else None, flush=True)
+        for line in (*chosen.messages, *processes.messages):
+            aside = prints_result and processes.index == 0  # the others' stdout is silent
+            print(line, file=sys.stderr if aside else None, flush=True)
         return work(invocation, config, start(processes, config.distributed), output)
 
 
@@ -87,11 +93,12 @@ def work(invocation: Invocation, config: Config, group: Group, output: Output) -
 
     JAX is imported here and not earlier: the environment is set, the processes have met.
     """
-    from seq1f1b_jax.training.commands import evaluate, export, generate
-    from seq1f1b_jax.training.faults.watchdog import Watchdog
-    from seq1f1b_jax.training.job import Job
-    from seq1f1b_jax.training.main import train
-    from seq1f1b_jax.training.resolve import resolve
+    with ctrl_c_ends_imports():
+        from seq1f1b_jax.training.commands import evaluate, export, generate
+        from seq1f1b_jax.training.faults.watchdog import Watchdog
+        from seq1f1b_jax.training.job import Job
+        from seq1f1b_jax.training.main import train
+        from seq1f1b_jax.training.resolve import resolve
 
     commands = {"train": train, "evaluate": evaluate, "generate": generate, "export": export}
     folder, silence = Path(config.train.output_dir), config.distributed.heartbeat_timeout

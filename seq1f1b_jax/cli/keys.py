@@ -65,13 +65,27 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     Example:
       >>> nearest("num_layer", ["model.num_layers", "train.num_steps"])
       'model.num_layers'
+      >>> nearest("compute.dtype", ["model.rope.type", "executor.compute_dtype"])
+      'executor.compute_dtype'
+      >>> nearest("optimizer.name", ["optimizer.eps", "schedule.name"])  # None: both far-fetched
     """
-    known = list(known)
+    known, (section, _, last) = list(known), name.rpartition(".")
     leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
-    whole = get_close_matches(name, known, n=1, cutoff=0.75)
-    leaf = get_close_matches(name.rpartition(".")[2], leaves, n=1, cutoff=0.7)
-    loose = get_close_matches(name, known, n=1, cutoff=0.5)
-    return (whole or [leaves[key] for key in leaf] or loose or [None])[0]
+    whole = get_close_matches(name, known, n=3, cutoff=0.75)
+    joined = get_close_matches(name.replace(".", "_"), leaves, n=1, cutoff=0.9)
+    leaf = get_close_matches(last, leaves, n=1, cutoff=0.7)
+    if section:  # in another section, a leaf of one word is another setting
+        leaf = [word for word in leaf if "_" in word]
+    loose = get_close_matches(name, known, n=3, cutoff=0.5)
+    found = [*whole, *(leaves[word] for word in [*joined, *leaf]), *loose]
+    return next((key for key in found if _is_like(key, name)), None)
+
+
+def _is_like(key: str, name: str) -> bool:
+    """Whether the last words are alike too, not the sections alone."""
+    last = key.rpartition(".")[2]
+    words = (name.rpartition(".")[2], name.replace(".", "_"))
+    return bool(get_close_matches(last, words, cutoff=0.5))
 
 
 def describe(hint: Any) -> str:

@@ -6,6 +6,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -222,8 +223,8 @@ def _check_model(settings: Sequence[str]) -> None:
     others = [name for name in names if name.split(".")[1] not in ("stage", "settings")]
     if "--model.stage" in names and others:
         raise UserError(
-            f"{others[0]} is of the built-in families, and --model.stage names another model; give "
-            "that --model.settings.NAME VALUE"
+            f"{others[0]} is a setting of the built-in families, and --model.stage names another "
+            "model; set its own with --model.settings.NAME VALUE"
         )
 
 
@@ -249,8 +250,9 @@ def _one_line(error: ArgumentError, types: Mapping[str, Any]) -> str:
         return f"--{key} is a group of settings; set one of them: --{key}.NAME VALUE"
     words = re.search(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
     if words:
-        commands = ", ".join(COMMANDS)
-        return f"{words[1]!r} is neither a command ({commands}) nor a setting; see --help"
+        commands, near = ", ".join(COMMANDS), get_close_matches(words[1], COMMANDS, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else "see --help"
+        return f"{words[1]!r} is neither a command ({commands}) nor a setting; {cure}"
     return " ".join(message.split())
 
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt
@@ -94,8 +95,20 @@ class Corpus:
         return tokenizer
 
 
+class Vocabulary(NamedTuple):
+    """Rows that the model has for tokens, where that is known, and the setting of their number."""
+
+    size: int | None
+    setting: str
+
+    def of(self, default: int) -> "Vocabulary":
+        """With a size."""
+        return self._replace(size=self.size or default)
+
+
 def load_corpus(
-    source: str, *, token_dtype: str = "uint16", vocab_size: int | None = None
+    source: str, *, token_dtype: str = "uint16", vocab_size: int | None = None,
+    vocab_setting: str = "model.vocab_size",
 ) -> Corpus:
     """Read the corpus that `source` names, reading and hashing every byte once.
 
@@ -107,6 +120,7 @@ def load_corpus(
       token_dtype: dtype of the ids in a `.bin`: `uint16` or `uint32`.
       vocab_size: rows of the model's vocabulary; None: 256 for text, largest id + 1 for a `.bin`,
         that of the tokenizer for a token folder.
+      vocab_setting: what sets it, for messages.
 
     Raises:
       UserError: a file that is missing, unreadable, empty or binary; a file of records (JSON, CSV,
@@ -119,16 +133,17 @@ def load_corpus(
       >>> corpus.vocab_size, corpus.kind
       (256, 'stdlib')
     """
+    vocab = Vocabulary(vocab_size, vocab_setting)
     if source == "stdlib":
-        return _text_corpus(source, stdlib_files(), vocab_size)
+        return _text_corpus(source, stdlib_files(), vocab)
     refuse_special(Path(source))
     if Path(source, META).is_file():
-        return _prepared_corpus(source, vocab_size)
+        return _prepared_corpus(source, vocab)
     if Path(source).is_dir():
-        return _text_corpus(source, _plain_files(source), vocab_size)
+        return _text_corpus(source, _plain_files(source), vocab)
     if source.endswith(".bin"):
-        return _bin_corpus(source, token_dtype, vocab_size)
-    return _text_corpus(source, [_plain(source)], vocab_size)
+        return _bin_corpus(source, token_dtype, vocab)
+    return _text_corpus(source, [_plain(source)], vocab)
 
 
 def _plain(source: str) -> Path:
@@ -164,7 +179,7 @@ def _records(source: str, what: str) -> UserError:
     )
 
 
-def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corpus:
+def _text_corpus(source: str, files: list[Path], vocab: Vocabulary) -> Corpus:
     """All files as bytes; those of a folder each get their separator, a single one none."""
     single = source != "stdlib" and not Path(source).is_dir()
     texts = [text for text in map(read_text, files) if text]
@@ -174,18 +189,18 @@ def _text_corpus(source: str, files: list[Path], vocab_size: int | None) -> Corp
     tokens = np.frombuffer(joined, np.uint8)
     lengths = np.array([len(text) + (not single) for text in texts])
     return Corpus(
-        tokens, *_examined(tokens, vocab_size or BYTE_VOCAB_SIZE, source,
+        tokens, *_examined(tokens, vocab.of(BYTE_VOCAB_SIZE), source,
         kind="stdlib" if source == "stdlib" else "text"), num_files=len(texts),
         documents=np.concatenate([[0], np.cumsum(lengths)]), tokenizer=BYTES,
     )
 
 
-def _bin_corpus(source: str, token_dtype: str, vocab_size: int | None) -> Corpus:
+def _bin_corpus(source: str, token_dtype: str, vocab: Vocabulary) -> Corpus:
     _check_beside(Path(source), token_dtype)
     tokens = _map_tokens(Path(source), token_dtype)
     if not tokens.size:
         raise _no_tokens(source)
-    return Corpus(tokens, *_examined(tokens, vocab_size, source, kind="tokens"), num_files=1)
+    return Corpus(tokens, *_examined(tokens, vocab, source, kind="tokens"), num_files=1)
 
 
 def _check_beside(path: Path, token_dtype: str) -> None:
@@ -200,18 +215,18 @@ def _check_beside(path: Path, token_dtype: str) -> None:
             )
 
 
-def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
+def _prepared_corpus(source: str, vocab: Vocabulary) -> Corpus:
     folder = open_folder(Path(source))
     meta = folder.meta
-    if vocab_size is not None and vocab_size < meta.vocab_size:
+    if vocab.size is not None and vocab.size < meta.vocab_size:
         raise UserError(
             f"data.source={source}: its tokenizer has {meta.vocab_size} tokens and "
-            f"model.vocab_size={vocab_size} has no rows for all of them; give "
-            f"--model.vocab_size {meta.vocab_size}, leave that setting out (a new model takes the "
+            f"{vocab.setting}={vocab.size} has no rows for all of them; give "
+            f"--{vocab.setting} {meta.vocab_size}, leave that setting out (a new model takes the "
             "folder's), or give tokens of the model's own tokenizer"
         )
     rows, kind, sha256 = _examined(
-        folder.tokens, vocab_size or meta.vocab_size, source, kind="prepared"
+        folder.tokens, vocab.of(meta.vocab_size), source, kind="prepared"
     )
     if sha256 != meta.sha256:
         raise UserError(
@@ -225,13 +240,13 @@ def _prepared_corpus(source: str, vocab_size: int | None) -> Corpus:
 
 
 def _examined(
-    tokens: np.ndarray, vocab_size: int | None, source: str, *, kind: str
+    tokens: np.ndarray, vocab: Vocabulary, source: str, *, kind: str
 ) -> tuple[int, str, str]:
     """Rows of the vocabulary, kind and hash, in one pass over the tokens."""
     sha256, largest = _hash_and_largest(tokens)
-    rows = vocab_size or min(largest + 1, MAX_VOCAB_SIZE)
+    rows = vocab.size or min(largest + 1, MAX_VOCAB_SIZE)
     if largest >= rows:
-        _refuse_id(tokens, rows, source)
+        _refuse_id(tokens, vocab._replace(size=rows), source, kind)
     return rows, kind, sha256
 
 
@@ -271,13 +286,13 @@ def _hash_and_largest(tokens: np.ndarray) -> tuple[str, int]:
     return digest.hexdigest(), largest
 
 
-def _refuse_id(tokens: np.ndarray, vocab_size: int, source: str) -> None:
+def _refuse_id(tokens: np.ndarray, vocab: Vocabulary, source: str, kind: str) -> None:
     """Raise for the first id outside the vocabulary; the caller knows that there is one."""
     for start, block in _blocks(tokens):
-        bad = np.flatnonzero(block >= vocab_size)
+        bad = np.flatnonzero(block >= vocab.size)
         if bad.size:
             raise UserError(
                 f"data.source={source}: token id {block[bad[0]]} at position {start + bad[0]} is "
-                f"not below vocab_size={vocab_size}; raise model.vocab_size or correct "
-                "data.token_dtype"
+                f"not below vocab_size={vocab.size}; raise {vocab.setting}"
+                + (" or correct data.token_dtype" if kind == "tokens" else "")
             )

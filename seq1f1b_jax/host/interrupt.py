@@ -91,11 +91,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
     stop = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        again = stop.requested
+        repeated = stop.requested
         stop.signal = stop.signal or signal.Signals(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if not again:
-            _write("\nstopping after this step and saving; Ctrl-C again ends the process at once\n")
+        if not repeated:
+            by_key, name = number == signal.SIGINT, signal.Signals(number).name
+            cause, again = ("", " again") if by_key else (f"{name}: ", "")
+            _write(
+                f"\n{cause}stopping after this step and saving; Ctrl-C{again} ends the process at "
+                "once\n"
+            )
         elif number == signal.SIGINT:  # it came before the line above took effect
             signal.raise_signal(number)
 

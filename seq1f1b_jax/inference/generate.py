@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.inference.forward import Cache, caching_attention, forward, head
-from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.pipeline.stage import Params, Stage, max_positions_of, window_of
 
 
 class Sampler(NamedTuple):
@@ -220,7 +220,7 @@ def _check_prompt(stage, prompt_tokens, num_tokens):
             f"prompt_tokens holds token {outside[0]}, outside vocab_size={stage.vocab_size}; "
             "encode the prompt with the tokenizer of the training data"
         )
-    max_positions = getattr(stage, "max_positions", None)
+    max_positions = max_positions_of(stage)
     needed = shape[1] + num_tokens - 1
     if max_positions is not None and needed > max_positions:
         left = max_positions - shape[1] + 1

@@ -102,7 +102,7 @@ class Attempt:
         self._deadline = None
         self._killed = self._children.signal(signal.SIGKILL)
         if self._killed and not self._stopped:
-            self._say(f"killed after {self._grace:g} s without an end: {_processes(self._killed)}")
+            self._say(f"{_processes(self._killed)}: killed, still running after {self._grace:g} s")
 
     def _outcome(self) -> Outcome:
         if self._interrupts > 1:

@@ -132,7 +132,7 @@ def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:
     if shard is None:
         raise ValueError(
             f"{type(stage).__name__} has no method shard(tensor), so its layers cannot be sharded "
-            f"over tensor={tensor.size} devices; use a mesh without the axis 'tensor'"
+            f"over tensor={tensor.size} devices; use --mesh.tensor 1"
         )
     return shard(tensor)
 

@@ -3,9 +3,13 @@
 import os
 import re
 import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import reduce
 from importlib import import_module
+from traceback import walk_tb
 from typing import Any
 
 from seq1f1b_jax.paths import one_line
@@ -38,12 +42,18 @@ def import_named(name: str, *, what: str, kind: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = import_module(module_name)
-    except (ImportError, SyntaxError, *MISTAKES) as error:
+        with one_line_refusal(f"{what}={name}: importing {module_name} failed"):
+            module = import_module(module_name)
+    except ValueError as error:
+        cause = error.__cause__
+        if not isinstance(cause, ModuleNotFoundError) or (
+            not f"{module_name}.".startswith(f"{cause.name}.")  # of a module that it imports
+        ):
+            raise
         raise ValueError(
-            f"{what}={name}: {module_name} cannot be imported ({reason(error)}); it must be a"
-            " module in the working directory, on PYTHONPATH, or installed"
-        ) from error
+            f"{what}={name}: {module_name} was not found ({reason(cause)}); it must be a "
+            "module in the working directory, on PYTHONPATH, or installed"
+        ) from cause
     try:
         found = reduce(getattr, path.split("."), module)
     except AttributeError:
@@ -53,6 +63,34 @@ def import_named(name: str, *, what: str, kind: str) -> Any:
     return found
 
 
+@contextmanager
+def one_line_refusal(what: str) -> Iterator[None]:
+    """Run code of the user's; whatever it raises, `SystemExit` too, becomes one line.
+
+    Raises:
+      ValueError: `what`, the error, and the last line of the user's that it came through.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{what}: {reason(error)}{place_of(error)}") from error
+
+
+def place_of(error: BaseException) -> str:
+    """` (file.py:12)`: the last line outside of libraries that an error came through, if any."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}:{error.lineno})"
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    lines = [
+        f" ({frame.f_code.co_filename}:{line})"
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] != "seq1f1b_jax"
+        and not frame.f_code.co_filename.startswith(("<", *libraries))
+    ]
+    return lines[-1] if lines else ""
+
+
 def reason(error: BaseException) -> str:
     """An error in one line: its type, and the first line of its message."""
-    return f"{type(error).__name__}: {one_line(str(error).strip().partition(chr(10))[0])}"
+    first = one_line(str(error).strip().partition("\n")[0])
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

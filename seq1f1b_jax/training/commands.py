@@ -1,14 +1,17 @@
 """What a trained model is for: evaluate it, sample from it, export it."""
 
 import math
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER, save_as_json
+from seq1f1b_jax.host.progress import waiting
 from seq1f1b_jax.inference.sampling import sample_text
 from seq1f1b_jax.models.hf import export as write_checkpoint
 from seq1f1b_jax.pipeline.stage import Params
@@ -33,7 +36,8 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     model, params = use_model(
         job, setup, lambda model: (model, setup.pipeline.from_canonical(model.params))
     )
-    held_out = make_evaluation(setup)(params, batches)
+    shown = partial(waiting, console=Console(stderr=job.group.is_first, highlight=False))
+    held_out = make_evaluation(setup, waiting=shown)(params, batches)
     loss, tokens = held_out.mean, int(held_out.counts.sum())
     text = f"{model.name}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
     job.say(f"{text} of {count_sequences(batches):,} sequences")

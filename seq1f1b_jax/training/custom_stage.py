@@ -8,7 +8,7 @@ from typing import Any
 from seq1f1b_jax.config import ModelConfig, UserError
 from seq1f1b_jax.pipeline import Stage, check_stage
 from seq1f1b_jax.pipeline.stage import window_of
-from seq1f1b_jax.schedule.user_code import MISTAKES, import_named, reason
+from seq1f1b_jax.schedule.user_code import import_named, one_line_refusal
 
 SIZES = (
     "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "tied",
@@ -33,22 +33,19 @@ def load_stage(name: str, settings: Mapping[str, Any]) -> Stage:
       >>> load_stage("models:build_stage", {"family": "llama", "preset": "tiny"}).num_layers
       2
     """
+    arguments = {key: _hashable(value) for key, value in settings.items()}
+    made = f"model.stage={name} cannot be made with model.settings={dict(settings)}"
     try:
         make = import_named(name, what="model.stage", kind="a class")
+        if not callable(make):
+            raise UserError(
+                f"model.stage={name} is a {type(make).__name__}; name a class, which "
+                "model.settings are given to"
+            )
+        with one_line_refusal(made):
+            stage = make(**arguments)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not callable(make):
-        raise UserError(
-            f"model.stage={name} is a {type(make).__name__}; name a class, which model.settings "
-            "are given to"
-        )
-    try:
-        stage = make(**{key: _hashable(value) for key, value in settings.items()})
-    except MISTAKES as error:
-        raise UserError(
-            f"model.stage={name} cannot be made with model.settings={dict(settings)}: "
-            f"{reason(error)}"
-        ) from error
     check_stage(stage)
     return stage
 
@@ -75,10 +72,36 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
     )
 
 
+def with_defaults(stage: Stage, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a section `model`, and the defaults of others where `stage` is of its class.
+
+    Example:
+      >>> from seq1f1b_jax.models.llama import Llama
+      >>> from seq1f1b_jax.models import build_stage
+      >>> from seq1f1b_jax.training.custom_stage import with_defaults
+      >>> stage = build_stage("llama", preset="tiny")
+      >>> with_defaults(stage, {"stage": "x:Llama", "settings": {"window": 3}})["window"]
+      3
+    """
+    if not is_dataclass(stage) or not f":{model['stage']}".endswith(f":{type(stage).__name__}"):
+        return model["settings"]
+    defaults = {f.name: _default(f) for f in fields(stage) if f.init}
+    given = {name: _plain(value) for name, value in defaults.items() if value is not MISSING}
+    return given | model["settings"]
+
+
 def _fields(stage: Stage) -> dict[str, Any]:
-    """Fields whose values are not their defaults."""
+    """Fields whose values are not their defaults.
+
+    Raises:
+      UserError: no dataclass: nobody knows what it was made with.
+    """
     if not is_dataclass(stage):
-        return {}
+        name = type(stage).__name__
+        raise UserError(
+            f"{name} is no dataclass, so a run cannot record what it was made with; declare it "
+            f"with @dataclass(frozen=True), its settings as fields"
+        )
     given = {field.name: getattr(stage, field.name) for field in fields(stage) if field.init}
     unusual = {f.name for f in fields(stage) if f.init and given[f.name] != _default(f)}
     return {name: _plain(value) for name, value in given.items() if name in unusual}

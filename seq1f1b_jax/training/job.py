@@ -135,7 +135,8 @@ def load_data(job: Job) -> SequenceData:
     """
     data = job.config.data
     corpus = load_corpus(
-        data.source, token_dtype=data.token_dtype, vocab_size=job.config.model.vocab_size
+        data.source, token_dtype=data.token_dtype, vocab_size=job.config.model.vocab_size,
+        vocab_setting="model.settings.vocab_size" if job.config.model.stage else "model.vocab_size",
     )
     if job.source is not None:
         check_tokenizer(corpus, job)

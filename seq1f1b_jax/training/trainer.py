@@ -69,8 +69,8 @@ class Trainer:
         """Train, or continue the run in `train.output_dir`; the lines of its `metrics.jsonl`.
 
         Raises:
-          ValueError: a stage that breaks a rule, settings that do not fit together, a folder of
-            another run, or numbers that are not finite.
+          ValueError: a stage that breaks a rule or is no dataclass, settings that do not fit
+            together, a folder of another run, or numbers that are not finite.
         """
         with lasting_output(prints_result=False) as output, self._job(output) as job:
             train(job)

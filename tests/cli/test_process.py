@@ -98,6 +98,13 @@ def test_printed_configuration_is_whole_and_reads_back(tmp_path, capsys, monkeyp
     assert capsys.readouterr().out == printed.stdout
 
 
+@pytest.mark.parametrize("module", ["yaml", "jax"])
+def test_ctrl_c_within_an_import_is_a_line_and_status_130(module, tmp_path):
+    (tmp_path / f"{module}.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    done = run("--model.num_layers", "4", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\ninterrupted\n")
+
+
 def test_a_module_called_models_on_the_path_is_nobodys_business(tmp_path):
     (tmp_path / "models.py").write_text("raise SystemExit('not this one')", encoding="utf-8")
     code = "import sys, train; sys.exit(train.main(['--print_config']))"

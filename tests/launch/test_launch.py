@@ -43,7 +43,7 @@ def test_a_process_that_is_killed_is_named_and_the_others_are_ended(launcher):
         "  the last it wrote to standard error:",
         "    first",
         "    second",
-        "killed after 0.2 s without an end: process 0, 2",
+        "process 0, 2: killed, still running after 0.2 s",
         "ended: process 1 was killed by SIGKILL (out of memory?); the same command continues the "
         "run",
     ]

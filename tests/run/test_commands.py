@@ -104,6 +104,7 @@ def evaluated(outcome):
 def test_evaluate_is_the_same_through_every_pipeline(pipe, finished, source):
     before = sorted(finished.rglob("*"))
     outcome = run("evaluate", *command_line(finished, source, mesh__pipe=pipe))
+    assert "compiling the evaluation" in outcome.err and "compiling" not in outcome.out
     expected = held_out_losses(finished)[5]
     assert abs(evaluated(outcome) - expected) <= 1e-5 * expected + 0.5e-4  # four printed digits
     perplexity = float(re.search(r"^perplexity (\S+), ", outcome.out, re.MULTILINE)[1])

@@ -42,7 +42,7 @@ def test_foreign_lines_are_kept_beside_and_the_run_continues(finished, source, t
     path.write_bytes(b"".join([first, *bad, *rest, b'{"step": 6, "los']))
     outcome = run(*command_line(folder, source))
     assert outcome.status == 0, outcome.err
-    assert outcome.out.count(f"note: lines of {path} that no run wrote: 4; they are kept in") == 1
+    assert outcome.out.count(f"note: {path} had 4 lines that no run wrote, now kept in") == 1
     assert (folder / "metrics.jsonl.bad").read_bytes() == b"".join(bad)
     assert losses(folder) == losses(finished)
 

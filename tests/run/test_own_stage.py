@@ -100,7 +100,7 @@ def test_settings_by_name_in_a_recipe_and_packed_documents(source, tmp_path):
 REFUSED = {
     "no such module": (
         {"model__stage": "nowhere.mod:Own"},
-        ["model.stage=nowhere.mod:Own", "ModuleNotFoundError", "PYTHONPATH"],
+        ["model.stage=nowhere.mod:Own: nowhere.mod was not found", "PYTHONPATH"],
     ),
     "no such class": (
         {"model__stage": "tests.pipeline.own_stage:OwnStag"},
@@ -117,19 +117,21 @@ REFUSED = {
         ["OwnStage.num_layers is 'many'", "whole number"],
     ),
     "a broken rule": (
-        {"model__stage": "tests.pipeline.broken_stages:ShiftInPre"},
+        {"model__stage": "tests.pipeline.mixing_stages:ShiftInPre"},
         ["ShiftInPre.pre returned q that depends on other tokens", "token-wise"],
     ),
     "no stage": (
         {"model__stage": "tests.pipeline.broken_stages:NoFinal"}, ["NoFinal has no vocab_size"],
     ),
     "a vocabulary too small for the data": (
-        {"model__stage": NAME}, ["token id ", "vocab_size=11"],
+        {"model__stage": NAME},
+        ["token id ", "vocab_size=11; raise model.settings.vocab_size\n"],
     ),
     "sizes of our families": (
         {"model__stage": NAME, "model__num_layers": 3},
-        ["--model.num_layers", "--model.settings.NAME VALUE"],
+        ["--model.num_layers is a setting of the built-in", "--model.settings.NAME VALUE"],
     ),
+    "layers that cannot be sharded": (OWN | {"mesh__tensor": 2}, ["shard", "--mesh.tensor 1"]),
     "settings of nothing": (
         {"model__settings": '{"width": 3}'}, ["model.settings.width=3", "model.stage names none"],
     ),
@@ -145,10 +147,35 @@ def test_what_is_wrong_is_one_line(changes, told, tmp_path, source):
     assert not (tmp_path / "run").exists()
 
 
+BROKEN = {
+    "imports_missing": ("import nowhere", "No module named 'nowhere' (", ".py:1)"),
+    "no_python": ("x = 1\ndef (", "no_python failed: SyntaxError: ", ".py:2)"),
+    "ends": ("raise SystemExit(0)", "importing ends failed: SystemExit: 0 (", ".py:1)"),
+    "raises": (
+        "def Own():\n    raise RuntimeError('no luck')",
+        "cannot be made with model.settings={}: RuntimeError: no luck (", ".py:2)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_a_users_module_raises_is_one_line_with_its_place(name, tmp_path, monkeypatch, source):
+    text, *told = BROKEN[name]
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcome = run(*command_line(tmp_path / "run", source, model__stage=f"{name}:Own"))
+    assert_one_line(outcome, [f"model.stage={name}:Own", *told])
+    assert "PYTHONPATH" not in outcome.err
+
+
 @pytest.mark.parametrize(
     "changes, told",
     [
-        ({"model__settings": '{"vocab_size": 256, "num_layers": 5}'}, "num_layers: checkpoint 4"),
+        (
+            {"model__settings": '{"vocab_size": 256, "num_layers": 5, "model_dim": 8}'},
+            "(num_layers: checkpoint 4, this run 5; settings.num_layers: checkpoint 4, this run 5)",
+        ),
+        ({"model__settings": '{"vocab_size": 256}'}, "settings.num_layers: checkpoint 4, this run"),
         ({"model__stage": "tests.pipeline.cut_stage:CutStage"}, f"stage: checkpoint {NAME}, this"),
     ],
 )

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from seq1f1b_jax.training.own_stage import model_of
 
 from seq1f1b_jax.config import (
     CheckpointConfig,
@@ -21,6 +20,7 @@ from seq1f1b_jax.config import (
     UserError,
 )
 from seq1f1b_jax.config.model import stage_problems
+from seq1f1b_jax.training.custom_stage import model_of
 from seq1f1b_jax.training.trainer import Trainer
 from tests.pipeline import own_stage
 from tests.run.tiny import checkpoint_steps, held_out_losses, losses, run, saved_state
@@ -106,6 +106,20 @@ def test_a_reader_who_leaves_ends_no_training(stage, source, tmp_path, monkeypat
         monkeypatch.setattr("sys.stdout", full)
         lines = Trainer(stage, config_of(tmp_path / "run", source, 2)).train()
     assert [line["step"] for line in lines if "loss" in line] == [0, 1]
+
+
+def test_a_stage_whose_settings_cannot_be_recorded_is_refused(source, tmp_path):
+    class Wrapped:
+        def __init__(self, stage):
+            self._stage = stage
+
+        def __getattr__(self, name):
+            return getattr(self.__dict__["_stage"], name)
+
+    stage = Wrapped(own_stage.OwnStage(vocab_size=256))
+    with pytest.raises(UserError, match=r"Wrapped is no dataclass.*@dataclass\(frozen=True\)"):
+        Trainer(stage, config_of(tmp_path / "run", source, 2)).train()
+    assert list(Path(tmp_path).iterdir()) == []
 
 
 def test_a_stage_that_breaks_a_rule_is_refused_and_leaves_nothing(source, tmp_path):

@@ -148,7 +148,7 @@ def test_plans_of_a_users_generator_are_checked(own_schedules, generate, reporte
 @pytest.mark.parametrize(
     ("path", "reported"),
     [
-        ("no_such_module:x", "schedule=no_such_module:x: no_such_module cannot be imported"),
+        ("no_such_module:x", "schedule=no_such_module:x: no_such_module was not found"),
         ("tests.schedule.own_schedule:IN_GROUP", "has no 'IN_GROUP'; did you mean 'IN_GROUPS'"),
         (
             "tests.schedule.own_schedule:Sizes",

@@ -131,7 +131,7 @@ def _check_init(stage: Stage) -> Params:
         given = "None" if params.head is None else _text(params.head)
         raise ValueError(
             f"{name} returned .head as {given} and {type(stage).__name__}.tied is {stage.tied}; it "
-            "must be None just where it is tied to the embedding"
+            "must be None if tied is True, and only then"
         )
     rows = (stage.vocab_size, stage.model_dim)
     for table in ("embedding",) if params.head is None else ("embedding", "head"):

@@ -136,10 +136,11 @@ def check_leaves(checkpoint: Checkpoint, like: PyTree, *, under: str = "") -> No
     current = {under + name: text for name, text in describe(named_leaves(like)).items()}
     different = differences(saved, current)
     if different:
+        count = "1 array differs" if len(different) == 1 else f"{len(different)} arrays differ"
         raise UserError(
-            f"checkpoint of step {checkpoint.step} is of another model: {len(different)} arrays "
-            f"differ ({'; '.join(_shortened(different))}); use the configuration it was trained "
-            "with, or another train.output_dir"
+            f"checkpoint of step {checkpoint.step} is of another model: {count} "
+            f"({'; '.join(_shortened(different))}); use the configuration it was trained with, or "
+            "another train.output_dir"
         )
 
 
@@ -217,7 +218,7 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in tree.items():
-        inner = isinstance(value, Mapping) and value
+        inner = isinstance(value, Mapping)
         flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return flat
 

@@ -28,6 +28,7 @@ from seq1f1b_jax.training.checkpoint.record import (
     Checkpoint,
     read_checkpoint,
 )
+from seq1f1b_jax.training.custom_stage import with_defaults
 from seq1f1b_jax.training.optimizer import describe_change
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, state_shardings
@@ -140,6 +141,7 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     )
     for model in (saved, current):
         model["stage"] = model_name(model["stage"])
+        model["settings"] = with_defaults(setup.stage, model)
     changed = differences(saved, current)
     if changed:
         folder = setup.config.train.output_dir

@@ -191,8 +191,7 @@ class Watchdog:
         others.pop(self._group.index, None)
         index = max(others, key=others.__getitem__, default=None)
         if index is not None and others[index] > 3 * LOOK_SECONDS:
-            beat = self._heartbeats.latest[index]
-            self._lost(index, f"it went silent, and an exchange failed: {beat}")
+            self._lost(index, "its heartbeats have stopped, and an exchange has failed")
 
     def _lost(self, index: int, reason: str) -> None:
         """Another process is gone, so this one ends."""

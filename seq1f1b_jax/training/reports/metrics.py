@@ -166,7 +166,8 @@ def _keep_lines_before(path: Path, start_step: int, say: Callable[[str], None]) 
         aside = path.with_name(path.name + BAD)
         before = aside.read_bytes() if aside.is_file() else b""
         replace_file(aside, before + b"".join(bad))
-        say(f"note: lines of {path} that no run wrote: {len(bad)}; they are kept in {aside.name}")
+        lines = "1 line" if len(bad) == 1 else f"{len(bad)} lines"
+        say(f"note: {path} had {lines} that no run wrote, now kept in {aside.name}")
     replace_file(path, b"".join(kept))
 
 
