@@ -43,7 +43,7 @@ def load_stage(name: str, settings: Mapping[str, Any]) -> Stage:
                 "model.settings are given to"
             )
         with one_line_refusal(made):
-            stage = make(**arguments)
+            stage: Any = make(**arguments)
     except ValueError as error:
         raise UserError(str(error)) from error
     check_stage(stage)

@@ -230,7 +230,6 @@ def test_differences_of_configurations():
     saved = {"model": {"layers": 8, "lengths": [1, 2]}, "seed": 0, "old": None}
     current = {"model": {"layers": 12, "lengths": (1, 2), "tied": True}, "seed": 0, "empty": {}}
     assert differences(saved, current) == [
-        "empty: checkpoint has none, this run {}",
         "model.layers: checkpoint 8, this run 12",
         "model.tied: checkpoint has none, this run True",
         "old: checkpoint None, this run has none",

@@ -22,7 +22,7 @@ def run(data):
     """A run as `check_same_run` looks at it: its setup and its data."""
     config = replace(Config(), data=data)
     sequences = config.schedule.num_microbatches * data.microbatch_size
-    setup = SimpleNamespace(config=config, num_sequences=sequences)
+    setup = SimpleNamespace(config=config, num_sequences=sequences, stage=None)
     identity = {"seq_len": data.seq_len, "packing": data.packing}
     return setup, SimpleNamespace(corpus=SimpleNamespace(tokenizer=BYTES), identity=identity)
 

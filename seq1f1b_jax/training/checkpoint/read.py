@@ -201,7 +201,9 @@ def _unless_deleted(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What differs between two nested mappings, one line per field; tuples equal lists, as in JSON.
+    """What differs between two nested mappings, one line per field, by JSON: tuples equal lists.
+
+    An empty mapping equals a missing one.
 
     Example:
       >>> differences({"model": {"num_layers": 8}}, {"model": {"num_layers": 12}})
