@@ -19,6 +19,7 @@ def documents(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_rates_are_of_tokens_that_are_trained_on_in_all_pipelines(documents, tmp_path):
     shape = {"schedule__num_microbatches": 2, "data__microbatch_size": 2}
     changes = {"mesh__data": 2, "data__packing": "documents", "train__num_steps": 3,

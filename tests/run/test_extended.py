@@ -19,6 +19,7 @@ def test_the_last_step_of_a_run_has_the_floor(finished):
     assert rates[0] == pytest.approx(3e-3) and rates[5] == pytest.approx(3e-4)
 
 
+@pytest.mark.slow
 def test_more_steps_are_told_from_what_to_what_and_can_be_held(finished, source, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     outcome = run(*command_line(folder, source, train__num_steps=9))

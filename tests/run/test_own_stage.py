@@ -83,6 +83,7 @@ def test_kill_9_and_resume_is_bit_equal(cache, source, tmp_path):
             child.kill()
 
 
+@pytest.mark.slow
 def test_settings_by_name_in_a_recipe_and_packed_documents(source, tmp_path):
     recipe = tmp_path / "own.yaml"
     recipe.write_text(f"model: {{stage: '{NAME}', settings: {{vocab_size: 256}}}}\n")

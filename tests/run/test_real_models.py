@@ -74,6 +74,7 @@ def test_a_run_starts_from_the_checkpoint_and_tells_so(tuned):
     assert "starting from model: " in told
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_the_checkpoint(tuned, prepared, theirs, tmp_path):
     """Training at a learning rate of nothing evaluates as the checkpoint itself does."""
     folder = tmp_path / "still"

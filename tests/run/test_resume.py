@@ -74,7 +74,8 @@ def test_a_signal_finishes_the_step_saves_and_the_run_continues_bit_equal(
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.slow  # `test_own_stage` kills a run once, every day
+@pytest.mark.parametrize("num_kills", [4, 12])
 def test_kill_9_at_random_moments_changes_nothing(num_kills, child, uninterrupted, tmp_path):
     """Some while it starts, most while it trains; it saves after every step, so most in a save."""
     folder, rng = tmp_path / "run", random.Random(0)
