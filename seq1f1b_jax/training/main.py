@@ -47,7 +47,7 @@ from seq1f1b_jax.training.step_per_cut import make_step
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class OpenRun:
     """A run whose folder is held and whose files are open.
 
     Attributes:
@@ -131,7 +131,7 @@ def check_is_for_many(config: Config, count: int) -> None:
 
 def open_run(
     job: Job, setup: Setup, data: SequenceData, stack: ExitStack
-) -> tuple[Run, TrainState | None]:
+) -> tuple[OpenRun, TrainState | None]:
     """Hold the folder, print the header, open the files, and restore the newest checkpoint.
 
     Returns:
@@ -150,7 +150,7 @@ def open_run(
     start = 0 if state is None else int(state.step)
     batch_of = partial(make_feed(job.config, setup.mesh).step, data)
     progress = make_progress(job, start)
-    run = Run(job, setup, data, batch_of, tokenizer, events, checkpointer, progress, start)
+    run = OpenRun(job, setup, data, batch_of, tokenizer, events, checkpointer, progress, start)
     return run, state
 
 
@@ -179,7 +179,7 @@ def make_progress(job: Job, start: int) -> ProgressReport:
     return ProgressReport(steps, start_step=start, bar=bar, alone=job.group.count == 1)
 
 
-def look_again(run: Run, state: TrainState) -> int:
+def look_again(run: OpenRun, state: TrainState) -> int:
     """A run that is complete: trace a step if requested, and print what can be done next."""
     if run.job.config.train.trace:
         run.events.begin(COMPILE)
@@ -192,7 +192,7 @@ def look_again(run: Run, state: TrainState) -> int:
     return 0
 
 
-def begin(run: Run) -> TrainState:
+def begin(run: OpenRun) -> TrainState:
     """The state of step 0: fresh weights, or those of a checkpoint, which the folder names."""
     job, setup = run.job, run.setup
     job.group.first("recipe", lambda: write_settings(run))
@@ -200,7 +200,7 @@ def begin(run: Run) -> TrainState:
     return init_state(setup.pipeline, setup.optimizer, first_params(job, setup))
 
 
-def go_on(run: Run, state: TrainState) -> TrainState:
+def go_on(run: OpenRun, state: TrainState) -> TrainState:
     """The state of the newest checkpoint, once it is known to be finite."""
     job = run.job
     if run.start:
@@ -210,7 +210,7 @@ def go_on(run: Run, state: TrainState) -> TrainState:
     return state
 
 
-def write_settings(run: Run) -> None:
+def write_settings(run: OpenRun) -> None:
     """What evaluation and sampling need of the run beside its weights."""
     write_recipe(run.job.folder, run.job.recipe)
     if run.tokenizer is not None:
@@ -226,7 +226,7 @@ def first_params(job: Job, setup: Setup) -> Params:
 
 
 def make_loop(
-    run: Run, state: TrainState, held_out: tuple[Batch, ...], stack: ExitStack
+    run: OpenRun, state: TrainState, held_out: tuple[Batch, ...], stack: ExitStack
 ) -> Loop:
     """Compile the step in every process, trace it if requested, and open the metrics."""
     job, setup, waiting = run.job, run.setup, run.progress.waiting
@@ -247,7 +247,7 @@ def make_loop(
     )
 
 
-def trace(run: Run, state: TrainState, batch: Batch) -> None:
+def trace(run: OpenRun, state: TrainState, batch: Batch) -> None:
     """Measure one step, and draw it under its prediction."""
     folder, waiting = run.job.folder, run.progress.waiting
     trace_step(run.setup, state, batch, folder=folder, say=run.job.say, waiting=waiting)
