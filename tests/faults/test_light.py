@@ -59,7 +59,8 @@ with one_voice(processes):
 with Watchdog(WatchdogConfig(), group, folder, silence=3) as watchdog:
     watchdog.begin(41)
     group.barrier("here")
-    time.sleep(2)  # until each has heard of the other's step
+    while "41" not in str(watchdog._heartbeats.latest.get(1 - index)):
+        time.sleep(0.1)
     print("ready", flush=True)
     signal.sigwait({signal.SIGUSR1})
     group.barrier("again")
