@@ -90,6 +90,7 @@ def test_border_at_every_position(border):
     check([border], family="gpt", attention="xla_blockwise")
 
 
+@pytest.mark.slow
 def test_another_family_and_backend():
     check([4, 9], family="llama", attention="xla_dense")
 

@@ -142,7 +142,8 @@ def test_rows_are_read_back_from_the_mesh_one_by_one():
     np.testing.assert_array_equal(rows.embedding.open()(8, 13), expected.embedding[8:13])
 
 
-MESHES = [dict(pipe=1), dict(pipe=2), pytest.param(dict(tensor=2), marks=pytest.mark.slow)]
+LONG = (dict(pipe=1), dict(tensor=2))
+MESHES = [dict(pipe=2), *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in LONG)]
 
 
 @pytest.mark.parametrize("mesh", MESHES, ids=str)

@@ -128,7 +128,7 @@ def test_a_product_of_two_words(a, b):
     assert int(high) << 32 | int(low) == a * b
 
 
-@pytest.mark.parametrize("family", ["gpt", "llama"])
+@pytest.mark.parametrize("family", ["gpt", pytest.param("llama", marks=pytest.mark.slow)])
 def test_a_model_is_made_row_by_row_and_no_program_holds_more(family, monkeypatch):
     monkeypatch.setattr(fresh_module, "PIECE_BYTES", 1)
     programs = []

@@ -28,7 +28,8 @@ def test_losses_are_those_of_one_pipeline(two_pipelines, finished):
     assert_near(held_out_losses(two_pipelines), held_out_losses(finished))
 
 
-@pytest.mark.parametrize("data, pipe", [pytest.param(1, 4, marks=pytest.mark.slow), (2, 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize("data, pipe", [(1, 4), (2, 1)])
 def test_a_run_resumes_on_another_mesh(data, pipe, two_pipelines, source, tmp_path):
     folder = copy_until(two_pipelines, tmp_path / "run", 2)
     sizes = SIZES | {"mesh__data": data, "mesh__pipe": pipe}

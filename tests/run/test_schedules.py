@@ -13,6 +13,7 @@ from tests.run.tiny import command_line, losses, run
 SIZES = {"num_ranks": 2, "num_microbatches": 4, "num_chunks": 2}
 
 
+@pytest.mark.slow
 def test_a_plan_from_a_file_trains_like_the_named_one(finished, source, tmp_path):
     path = tmp_path / "mine.csv"
     write_plan(make_plan("seq-zb-h1", **SIZES), path)

@@ -8,7 +8,10 @@ from seq1f1b_jax.training.preview import trace
 from tests.run.tiny import checkpoint_steps, command_line, run
 
 
-@pytest.mark.parametrize("cores, shared", [(1, True), (2, False)])
+ONE_CORE = pytest.param(1, True, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("cores, shared", [ONE_CORE, (2, False)])
 def test_a_complete_run_is_traced_and_left_alone(
     cores, shared, finished, source, tmp_path, monkeypatch
 ):

@@ -56,6 +56,7 @@ def whole(stage, source, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_bit_for_bit(stage, whole, source, tmp_path):
     folder, told = tmp_path / "run", []
     for num_steps in (2, 4):
