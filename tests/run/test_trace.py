@@ -7,7 +7,6 @@ import pytest
 from seq1f1b_jax.training.preview import trace
 from tests.run.tiny import checkpoint_steps, command_line, run
 
-
 ONE_CORE = pytest.param(1, True, marks=pytest.mark.slow)
 
 
