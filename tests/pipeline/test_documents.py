@@ -104,7 +104,7 @@ def test_borders_anywhere(borders):
     check(borders, family="gpt", attention="xla_blockwise")
 
 
-def test_starts_of_another_shape_are_refused():
+def test_starts_of_another_shape_are_refused(x64):
     step, _ = packed("llama", "xla_dense")
     tokens = np.zeros((1, 1, SEQ_LEN), np.int32)
     with pytest.raises(ValueError, match=r"starts of shape \(1, 12\).*\(1, 1, 12\)"):
