@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -124,13 +124,22 @@ def test_imports_follow_the_arrows(part):
             assert not wrong, f"{module_name(path)} may import {allowed}, not {wrong}"
 
 
+def circle_in(edges):
+    """Names that import each other in a circle; none if there is no such."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_a_circle_is_found():
+    assert set(circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+
+
 def test_no_arrow_points_up():
-    order = list(ARROWS)
-    assert all(
-        to.partition(".")[0] in {name.partition(".")[0] for name in order} for to in order
-    )
-    edges = {part: {to.partition(".")[0] for to in to_all} for part, to_all in ARROWS.items()}
-    TopologicalSorter(edges).prepare()  # raises CycleError
+    edges = {part: {to.partition(".")[0] for to in wide} for part, wide in ARROWS.items()}
+    assert circle_in(edges) == []
 
 
 def beside(folder):
@@ -153,7 +162,7 @@ PACKAGES = sorted({path.parent for path in FILES})
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_circle_among_what_stands_side_by_side(folder):
-    TopologicalSorter(beside(folder)).prepare()  # raises CycleError, which names the circle
+    assert circle_in(beside(folder)) == []
 
 
 def test_folders_are_narrow():

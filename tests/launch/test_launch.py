@@ -226,6 +226,7 @@ def test_a_guard_that_was_killed_is_no_error():
         guard._process.kill()
         guard._process.wait()
         guard.watch(os.getpid())
+    assert guard._process.returncode == -signal.SIGKILL  # and leaving it raised nothing
 
 
 def test_nobody_outlives_its_parent(launcher):
