@@ -5,6 +5,7 @@ collective-permute per tick, and the actions are loops.
 """
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from tests.pipeline.hlo import Module, buffer_copies
 
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
 needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
+
+slow = pytest.mark.slow
 
 DOCUMENTS, PIPELINES, TENSOR = ", documents", ", two pipelines", ", layers cut over two devices"
 
@@ -80,12 +83,15 @@ def h100s(num_ranks: int, *, num_data: int, num_tensor: int):
     return h100_mesh(tuple(axes.values()), tuple(axes))
 
 
-def compile_step(step):
+def batch_of(step):
     spread = PartitionSpec(None, "data") if step.num_data > 1 else PartitionSpec()
     shape = (MICROBATCHES, step.num_data, CHUNKS * LENGTH)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(step.mesh, spread))
-    batch = (tokens,) * (3 if step.options.restart_positions else 2)
-    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch).compile()
+    return (tokens,) * (3 if step.options.restart_positions else 2)
+
+
+def compile_step(step):
+    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch_of(step)).compile()
 
 
 def buffer_shapes(step) -> list[tuple[int, ...]]:
@@ -96,6 +102,12 @@ def buffer_shapes(step) -> list[tuple[int, ...]]:
     if step.table.num_inbox_slots > 1:
         shapes.append((step.table.num_inbox_slots, *step.program(1).message_shape))
     return [shape for shape in shapes if math.prod(shape) > 1000]
+
+
+def batched_matmuls(step) -> int:
+    """Matmuls over a batch of heads: only attention has such."""
+    traced = jax.make_jaxpr(step.loss_and_grads)(step.abstract_params(), *batch_of(step))
+    return len(re.findall(r"dimension_numbers=\(\(\[[\d, ]*\], \[[\d, ]*\]\), \(\[\d", str(traced)))
 
 
 def check_program(text: str, step) -> None:
@@ -122,9 +134,9 @@ def is_reduction(instruction) -> bool:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("gpt, stores all, equal stages", marks=pytest.mark.slow),
+        pytest.param("gpt, stores all, equal stages", marks=slow),
         "llama, one stage" + DOCUMENTS,
-        pytest.param("llama, split backwards", marks=pytest.mark.slow),
+        pytest.param("llama, split backwards", marks=slow),
         "llama, ring",
     ],
 )
@@ -138,7 +150,7 @@ def test_cpu_program(name):
     "name",
     [
         "llama, selective, unequal stages" + DOCUMENTS,
-        pytest.param("gpt, stores all, equal stages" + TENSOR, marks=pytest.mark.slow),
+        pytest.param("gpt, stores all, equal stages" + TENSOR, marks=slow),
     ],
 )
 def test_h100_program(name):
@@ -146,7 +158,7 @@ def test_h100_program(name):
     check_program(compile_step(step).as_text(), step)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -162,7 +174,7 @@ def test_more_cpu_programs(name):
 
 
 @needs_aot
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -181,7 +193,22 @@ def test_more_h100_programs(name):
 
 
 @needs_aot
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["llama, selective, unequal stages", pytest.param("gpt, lock-step", marks=slow)]
+)
+def test_h100_program_with_cudnn_has_no_other_attention(name):
+    step = build(name, h100s, dtype=jnp.bfloat16, attention="auto")
+    text = compile_step(step).as_text()
+    check_program(text, step)
+    calls = 2 * (2 * CHUNKS - 1)  # in both ticks, own part and prefix
+    for target in ("fmhaSoftmax", "fmhaSoftmaxBackward"):
+        assert text.count(f'custom_call_target="__cudnn${target}"') == calls
+    assert batched_matmuls(step) == 0
+    assert batched_matmuls(build(name, h100s, dtype=jnp.bfloat16)) > 0
+
+
+@needs_aot
+@slow
 @pytest.mark.parametrize("attention", ["xla_dense", "xla_blockwise"])
 @pytest.mark.parametrize("name", ["llama, full", "gpt, split backwards that recompute"])
 def test_h100_program_that_recomputes(name, attention):

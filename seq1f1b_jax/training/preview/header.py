@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.models.hf import Source
+from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
 from seq1f1b_jax.training.faults.needs import CURE, Needs, needs_of
@@ -37,9 +38,11 @@ def describe(
     config, pipeline = setup.config, setup.pipeline
     device = setup.mesh.devices.flat[0]
     table = pipeline.table
-    memory = predict_memory(
-        pipeline.program(config.data.microbatch_size // pipeline.num_data)
+    packed = config.data.packing == "documents"
+    program = pipeline.program(
+        config.data.microbatch_size // pipeline.num_data, has_starts=packed
     )
+    memory = predict_memory(program)
     needs = needs_of(setup, memory)
     bubble = predict_time(setup).bubble_fraction
     schedule = config.schedule
@@ -58,10 +61,10 @@ def describe(
         f"{config.data.microbatch_size}: "
         f"{setup.num_sequences * table.seq_len:,} tokens",
         "compute": f"{jnp.dtype(pipeline.options.compute_dtype).name}, attention "
-        f"{config.executor.attention}, recompute {config.executor.recompute}",
+        f"{_attention(program.attention)}, recompute {config.executor.recompute}",
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
         f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
-        + f", packed documents fill {data.fill_rate:.1%}" * (config.data.packing == "documents"),
+        + f", packed documents fill {data.fill_rate:.1%}" * packed,
         "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
         f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.stages_per_rank} units in "
         "flight on a device",
@@ -88,6 +91,11 @@ def source_notes(config: Config, source: Source | None) -> Iterator[str]:
             f"--model.rope.factor {factor} --model.rope.original_max_positions "
             f"{source.context_length}"
         )
+
+
+def _attention(backend: AttentionBackend) -> str:
+    """Which one, and why it was chosen."""
+    return f"{backend.name} ({backend.why})" if backend.why else backend.name
 
 
 def _axes(setup: Setup) -> str:
