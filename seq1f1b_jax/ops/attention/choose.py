@@ -83,6 +83,7 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
         dtype=heads.dtype, head_dim=heads.dim, platform=platform,
         capability=getattr(devices[0], "compute_capability", None),
     )
+    expected = platform == "cpu" and reason is not None  # nobody asks why a CPU has no cuDNN
     backend = get_backend("cudnn", platform=platform, window=heads.window)
     found = "not run: no such device here"
     here = _here(devices)
@@ -97,7 +98,7 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
             "one that runs"
         )
     fallback = get_backend("xla_blockwise", platform=platform, window=heads.window)
-    return fallback if platform == "cpu" else fallback.because(reason)
+    return fallback if expected else fallback.because(reason)
 
 
 def for_documents(
