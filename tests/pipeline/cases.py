@@ -14,12 +14,18 @@ from jax.tree_util import keystr
 
 from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.ops.attention.parts import make_backend
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
+from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import SCHEDULES, make_plan
+from tests.ops.test_parts import STAND_IN
 from tests.pipeline.covering import covering_array
 
 VOCAB = 19  # odd, so that no stage count divides it: table padding is always exercised
 WINDOW = 4  # tokens; less than a chunk
+UNBLOCKED = "unblocked"
+"""Attention by parts, on a kernel's stand-in; of packed documents, which that refuses, dense."""
+WITHOUT_DOCUMENTS = ("causal", "window")
 SIZES = dict(model_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, vocab_size=VOCAB)
 
 
@@ -53,7 +59,8 @@ class Case(NamedTuple):
         data = f"D{self.D}" * (self.D > 1)
         tensor = f"T{self.T}{'s' * self.sequence}" * (self.T > 1)
         words = [self.name, f"{data}P{self.P}{tensor}{virtual}M{self.M}C{self.C}", self.lengths]
-        words += [self.family, self.recompute, self.layers, self.attention[4:], f"B{self.batch}"]
+        attention = self.attention.removeprefix("xla_")
+        words += [self.family, self.recompute, self.layers, attention, f"B{self.batch}"]
         return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
 
     @property
@@ -95,7 +102,7 @@ FACTORS: dict[str, list[Any]] = dict(
     layers=["equal", "unequal"],
     schedule=["seq1f1b", "terapipe", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"],
     extra_warmup=[0, 2],
-    attention=["xla_blockwise", "xla_dense"],
+    attention=["xla_blockwise", UNBLOCKED],
     batch=[1, 2],
     masks=["causal", "packed", "restart", "window"],
     x64=[True, False],
@@ -213,12 +220,13 @@ def build(case: Case, *, fill: float = 0.0):
         stages_per_rank=case.V, extra_warmup=case.extra_warmup,
     )
     mesh = make_mesh(case.P, num_data=case.D, num_tensor=case.T)
-    return build_step(
+    unblocked = case.attention == UNBLOCKED
+    step = build_step(
         stage, plan, mesh,
         chunk_lengths=case.chunk_lengths,
         layers_per_stage=case.layers_per_stage,
         options=ExecutorOptions(
-            attention=case.attention,
+            attention="xla_dense" if unblocked else case.attention,
             recompute=case.recompute,
             compute_dtype=case.dtype,
             loss_block=7,
@@ -227,6 +235,10 @@ def build(case: Case, *, fill: float = 0.0):
             fill=fill,
         ),
     )
+    if unblocked and case.masks in WITHOUT_DOCUMENTS:
+        parts = make_backend("parts", STAND_IN, window=window_of(stage))
+        step = replace(step, attention=parts)
+    return step
 
 
 def batch_of(case: Case) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -235,7 +247,8 @@ def batch_of(case: Case) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     shape = (case.M, case.D * case.batch, sum(case.chunk_lengths))
     targets = np.where(rng.random(shape) < 0.1, -1, rng.integers(VOCAB, size=shape))
     tokens = rng.integers(VOCAB, size=shape)
-    batch = (tokens, targets, None if case.masks in ("causal", "window") else starts_of(rng, shape))
+    starts = None if case.masks in WITHOUT_DOCUMENTS else starts_of(rng, shape)
+    batch = (tokens, targets, starts)
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.int32), batch)
 
 
