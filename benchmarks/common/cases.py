@@ -1,7 +1,7 @@
 """The programs that the benchmarks compare: a pipelined step, and autodiff on whole sequences."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,15 +48,13 @@ def pipelined(
     )
     if lengths is None:
         lengths = even_lengths(size.seq_len, size.num_chunks, block=128)
-    step = build_step(
+    return build_step(
         stage, plan, mesh, chunk_lengths=tuple(lengths),
         options=ExecutorOptions(
             size.attention, size.recompute, size.compute_dtype,
             sequence_parallel=size.sequence_parallel,
         ),
     )
-    platform = mesh.devices.flat[0].platform
-    return replace(step, attention=get_backend(size.attention, platform=platform))
 
 
 def lower_step(step: PipelineStep):
@@ -66,6 +64,11 @@ def lower_step(step: PipelineStep):
         shape, jnp.int32, sharding=NamedSharding(step.mesh, PartitionSpec())
     )
     return jax.jit(step.loss_and_grads).lower(step.abstract_params(), tokens, tokens)
+
+
+def fresh_params(step: PipelineStep):
+    """Parameters on the mesh, drawn by one program; op by op, each would be compiled."""
+    return step.from_canonical(jax.jit(step.stage.init)(jax.random.key(0)))
 
 
 def plain(stage: Stage, *, attention: Callable, compute_dtype=jnp.float32) -> Callable:

@@ -98,5 +98,15 @@ def test_gpu_script_runs_at_toy_sizes(tmp_path):
     main(["--toy", "--out", str(tmp_path / "gpu.json")])
     values = json.loads((tmp_path / "gpu.json").read_text())
     assert values["exactness_worst_leaf"] < 1e-5
-    assert all("cudnn" in name for name in values["failed"])
-    assert {row["case"] for row in values["speed"]} >= {"plain xla_blockwise"}
+    assert values["failed"] == []
+    assert {row["case"] for row in values["steps"]} == {"C=1", "C=2", "plain jax.nn xla"}
+    assert max(row["gradient_norm_difference"] for row in values["steps"]) < 0.01  # bfloat16
+    assert {row["case"] for row in values["presets"]} == {
+        "preset command_buffers", "preset deterministic",
+    }
+    assert {row["backend"]: "skipped" in row for row in values["numerics"]} == {
+        "xla_blockwise": False, "cudnn": True,
+    }
+    assert values["all_neighbours_over_parity"] > 0
+    losses = [row["loss"] for row in values["several_gpus"]]
+    assert max(losses) - min(losses) < 1e-3 * max(losses)  # bfloat16, three orders of work

@@ -112,7 +112,11 @@ def exchange(message: Float[Array, "..."], table: TickTable, tick: int) -> Array
 
 
 def run_schedule(
-    program: Program, inputs: Inputs, *, wrap: Callable[[Actions], Actions] | None = None
+    program: Program,
+    inputs: Inputs,
+    *,
+    wrap: Callable[[Actions], Actions] | None = None,
+    exchange: Callable[[Array, TickTable, int], Array] = exchange,
 ) -> State:
     """Scan over the program's tick table. Runs inside `shard_map`; shapes are per device.
 
@@ -120,12 +124,15 @@ def run_schedule(
       program: static facts.
       inputs: weights and tokens of this rank.
       wrap: wraps the actions, to measure them.
+      exchange: see `run_ticks`.
     """
     chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
     blank = jnp.full(program.message_shape, program.options.fill, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
-    return run_ticks(program.table, actions, program.initial_state(), blank)
+    return run_ticks(
+        program.table, actions, program.initial_state(), blank, exchange=exchange
+    )
 
 
 def run_ticks(
