@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from seq1f1b_jax.ops.attention import Heads, choose_backend
+from seq1f1b_jax.ops.attention import choose_backend
 from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
-from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage, window_of
-from seq1f1b_jax.pipeline.step import PipelineStep
+from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage
+from seq1f1b_jax.pipeline.step import PipelineStep, heads_of
 from seq1f1b_jax.schedule import Plan, lower, validate
 
 
@@ -93,18 +92,8 @@ def build_step(
         mesh=mesh,
         layout=layout,
         attention=choose_backend(
-            options.attention, list(mesh.devices.flat), _heads(shard_stage(stage, tensor), options)
+            options.attention, list(mesh.devices.flat),
+            heads_of(shard_stage(stage, tensor), options),
         ),
         options=options,
-    )
-
-
-def _heads(stage: Stage, options: ExecutorOptions) -> Heads:
-    """What attention is computed of on one device."""
-    return Heads(
-        num_heads=stage.num_heads,
-        num_kv_heads=stage.num_kv_heads,
-        dim=stage.head_dim,
-        dtype=jnp.dtype(options.compute_dtype).name,
-        window=window_of(stage),
     )

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seq1f1b_jax.ops.attention import AttentionBackend, for_documents
+from seq1f1b_jax.ops.attention import AttentionBackend, Heads, for_documents
 from seq1f1b_jax.ops.axes import DATA, PIPE, axis_size
 from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import TensorAxis
@@ -205,14 +205,14 @@ class PipelineStep:
         Raises:
           ValueError: documents, for an attention backend that was named and has no mask for them.
         """
-        attention = self.attention
+        stage, attention = shard_stage(self.stage, self.tensor), self.attention
         if has_starts:
             attention = for_documents(
-                self.options.attention, attention,
-                platform=self.mesh.devices.flat[0].platform, window=window_of(self.stage),
+                self.options.attention, attention, list(self.mesh.devices.flat),
+                heads_of(stage, self.options),
             )
         return Program(
-            stage=shard_stage(self.stage, self.tensor),
+            stage=stage,
             layout=self.layout,
             table=self.table,
             attention=attention,
@@ -242,3 +242,13 @@ class PipelineStep:
 def count_targets(targets: Tokens) -> Int[Array, ""]:
     """How many targets carry loss; at least 1, so that an empty batch has loss 0."""
     return jnp.maximum(num_targets(targets), 1)
+
+def heads_of(stage: Stage, options: ExecutorOptions) -> Heads:
+    """What attention is computed of on one device."""
+    return Heads(
+        num_heads=stage.num_heads,
+        num_kv_heads=stage.num_kv_heads,
+        dim=stage.head_dim,
+        dtype=jnp.dtype(options.compute_dtype).name,
+        window=window_of(stage),
+    )
