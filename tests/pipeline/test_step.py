@@ -20,6 +20,7 @@ from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.cut_stage import CutStage
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.own_stage import OwnStage
 
 EVALUATIONS = [
@@ -49,8 +50,8 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     _, exact = cases.reference(step.stage, params, batch, jnp.float32)
     _, plain = cases.reference(step.stage, params, batch, jnp.bfloat16)
     _, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
-    ours = cases.relative_errors(step.to_canonical(grads), exact)
-    allowed = cases.relative_errors(plain, exact)
+    ours = relative_errors(step.to_canonical(grads), exact)
+    allowed = relative_errors(plain, exact)
     assert max(allowed.values()) > 1e-3  # bfloat16 was really used
     assert {name: e for name, e in ours.items() if e > 2 * allowed[name] + 2**-8} == {}
 

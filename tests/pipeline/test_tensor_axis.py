@@ -16,6 +16,7 @@ from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.cut_stage import CutStage
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.hlo import Module
 from tests.pipeline.own_stage import OwnStage
 from tests.pipeline.test_data_axis import check_updates, collectives, compile_train_step
@@ -114,7 +115,7 @@ def test_a_custom_model_is_exact(x64, sequence):
     batch = jax.random.randint(jax.random.key(0), (2, 2, 1, 16), 0, stage.vocab_size, jnp.int32)
     loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
     expected_loss, expected = cases.reference(stage, params, (*batch, None), jnp.float64)
-    errors = cases.relative_errors(step.to_canonical(grads), expected)
+    errors = relative_errors(step.to_canonical(grads), expected)
     assert abs(float(loss - expected_loss)) <= 1e-10
     assert {name: error for name, error in errors.items() if not error <= 1e-10} == {}
 
