@@ -108,12 +108,15 @@ class ExecutorConfig:
         `full` whole layers from their inputs.
       loss_block: tokens whose logits exist at one time in the loss.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
+      halves: with mesh.sequence_parallel, whether a layer works on two halves of a chunk's tokens,
+        so that the collectives of one run beside the matmuls of the other.
     """
 
     attention: str = "auto"
     recompute: Literal["none", "selective", "full"] = "selective"
     loss_block: int = 1024
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    halves: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from jax.sharding import Mesh
 
 from seq1f1b_jax.ops.attention import choose_backend
 from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
-from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
+from seq1f1b_jax.pipeline.halves import tensor_axis
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
 from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage
@@ -73,7 +73,7 @@ def build_step(
             f"{type(stage).__name__}.max_positions={limit}; use shorter sequences, or a stage with "
             "more positions"
         )
-    tensor = TensorAxis(axis_size(mesh, TENSOR), options.sequence_parallel)
+    tensor = tensor_axis(axis_size(mesh, TENSOR), options)
     tensor.check_chunks(chunk_lengths)
     layout = make_layout(
         stage.num_layers,

@@ -24,10 +24,13 @@ class ExecutorOptions:
         batch has documents.
       sequence_parallel: whether the devices of the mesh axis `tensor` share the tokens between the
         sharded parts of a layer, so that each holds its part of the residual stream.
+      halves: whether a layer works on two halves of a chunk's tokens, so that the collectives of
+        one run beside the matmuls of the other (`pipeline.halves`); needs `sequence_parallel`.
       fill: content of unwritten buffers, blank messages and padding; only tests change it.
 
     Raises:
-      ValueError: an unknown name of `recompute`.
+      ValueError: an unknown name of `recompute`; `halves` of tokens that are not shared, or with
+        `recompute` `none`.
     """
 
     attention: str = "auto"
@@ -36,6 +39,7 @@ class ExecutorOptions:
     loss_block: int = 1024
     restart_positions: bool = False
     sequence_parallel: bool = False
+    halves: bool = False
     fill: float = 0.0
 
     def __post_init__(self) -> None:
@@ -43,6 +47,17 @@ class ExecutorOptions:
             raise ValueError(
                 f"recompute={self.recompute!r} is unknown; use one of "
                 f"{', '.join(RECOMPUTE_POLICIES)}"
+            )
+        if self.halves and not self.sequence_parallel:
+            raise ValueError(
+                "halves overlap the collectives of tokens that devices share, and "
+                "sequence_parallel is off; switch it on, with a mesh axis 'tensor', or leave "
+                "halves off"
+            )
+        if self.halves and self.recompute == "none":
+            raise ValueError(
+                "halves with recompute='none' would keep each half of a layer's values beside the "
+                "whole; use recompute='selective', or leave halves off"
             )
 
 

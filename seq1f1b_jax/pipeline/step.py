@@ -21,6 +21,7 @@ from seq1f1b_jax.pipeline.batch import Tokens, check_batch, check_ids
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
+from seq1f1b_jax.pipeline.halves import Halves, tensor_axis
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.pipeline.params.layout import Layout, staged_shapes
@@ -193,7 +194,7 @@ class PipelineStep:
     @property
     def tensor(self) -> TensorAxis:
         """How layers are sharded over the devices of a stage."""
-        return TensorAxis(self.layout.num_tensor, self.options.sequence_parallel)
+        return tensor_axis(self.layout.num_tensor, self.options)
 
     def program(self, num_sequences: int, *, has_starts: bool = False) -> Program:
         """The static facts of the step for microbatches of `num_sequences`.
@@ -206,6 +207,7 @@ class PipelineStep:
           ValueError: documents, for an attention backend that was named and has no mask for them.
         """
         stage, attention = shard_stage(self.stage, self.tensor), self.attention
+        stage = Halves(stage) if self.options.halves else stage
         if has_starts:
             attention = for_documents(
                 self.options.attention, attention, list(self.mesh.devices.flat),

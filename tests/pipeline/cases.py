@@ -49,6 +49,7 @@ class Case(NamedTuple):
     masks: str = "causal"
     x64: bool = True
     sequence: bool = False
+    halves: bool = False
 
     @property
     def id(self) -> str:
@@ -56,7 +57,7 @@ class Case(NamedTuple):
         flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
         virtual = f"V{self.V}" * (self.V > 1)
         data = f"D{self.D}" * (self.D > 1)
-        tensor = f"T{self.T}{'s' * self.sequence}" * (self.T > 1)
+        tensor = f"T{self.T}{'s' * self.sequence}{'h' * self.halves}" * (self.T > 1)
         words = [self.name, f"{data}P{self.P}{tensor}{virtual}M{self.M}C{self.C}", self.lengths]
         attention = self.attention.removeprefix("xla_")
         words += [self.family, self.recompute, self.layers, attention, f"B{self.batch}"]
@@ -125,6 +126,10 @@ TRAPS = {
     ),
     "split, recompute everything, four pipelines": Case(
         P=2, D=4, M=2, C=2, schedule="seq-zb-h1", recompute="full"
+    ),
+    "tokens shared in halves, split": Case(
+        P=2, T=2, M=2, C=2, lengths="balanced", schedule="seq-zb-h1", masks="restart",
+        sequence=True, halves=True,
     ),
     "unequal layers, tied": Case(
         P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
@@ -231,6 +236,7 @@ def build(case: Case, *, fill: float = 0.0):
             loss_block=7,
             restart_positions="restart" in case.masks,
             sequence_parallel=case.sequence,
+            halves=case.halves,
             fill=fill,
         ),
     )

@@ -107,6 +107,13 @@ def test_a_model_that_cannot_be_sharded_is_refused(size, changes, message):
         stage.shard(TensorAxis(size))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("schedule", CHUNKED)
+def test_halves_are_exact(schedule, recompute):
+    check(case_of((1, 2, 4), schedule, lengths="even", recompute=recompute, halves=True))
+
+
 @pytest.mark.parametrize("sequence", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_custom_model_is_exact(x64, sequence):
     stage = CutStage(num_layers=2)
@@ -130,6 +137,12 @@ def test_what_cannot_be_shared_is_refused():
     stage = build_stage("llama", num_layers=2, **cases.SIZES)
     with pytest.raises(ValueError, match=r"chunks of \[7\] tokens .* tensor=2 .* multiple of 2"):
         build_small(stage, lengths=(8, 7), sequence_parallel=True)
+    with pytest.raises(ValueError, match=r"chunks of \[6\] tokens .* tensor=2 .* multiple of 4"):
+        build_small(stage, lengths=(8, 6), sequence_parallel=True, halves=True)
+    with pytest.raises(ValueError, match="halves .* and sequence_parallel is off"):
+        build_small(stage, halves=True)
+    with pytest.raises(ValueError, match="halves with recompute='none' .*recompute='selective'"):
+        build_small(stage, sequence_parallel=True, halves=True, recompute="none")
     with pytest.raises(ValueError, match="sequence_parallel .* the mesh has none"):
         build_small(stage, num_tensor=1, sequence_parallel=True)
     with pytest.raises(ValueError, match="OwnStage has no method shard.* tensor=2"):
