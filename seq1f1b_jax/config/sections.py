@@ -105,13 +105,14 @@ class ExecutorConfig:
       attention: registry key of the attention backend: `xla_blockwise` or `xla_dense`.
       recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
         `full` whole layers from their inputs.
-      loss_block: tokens whose logits exist at one time in the loss.
+      loss_block: tokens whose logits exist at one time in the loss; None: as many as take no more
+        memory than the layers, at least 1024.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
     """
 
     attention: str = "xla_blockwise"
     recompute: Literal["none", "selective", "full"] = "selective"
-    loss_block: int = 1024
+    loss_block: int | None = None
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 
 

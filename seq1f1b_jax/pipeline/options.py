@@ -18,7 +18,8 @@ class ExecutorOptions:
         keeps matmul results, attention's out and lse and layer inputs, `full` layer inputs only.
       compute_dtype: of activations and of the compute copy of the weights; sums are kept in at
         least float32.
-      loss_block: tokens whose logits exist at one time.
+      loss_block: tokens whose logits exist at one time; None: as many as fit into the scratch that
+        a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
       restart_positions: whether positions count from the first token of a document, where the
         batch has documents.
       sequence_parallel: whether the devices of the mesh axis `tensor` share the tokens between the
@@ -32,7 +33,7 @@ class ExecutorOptions:
     attention: str = "xla_blockwise"
     recompute: str = "selective"
     compute_dtype: DTypeLike = jnp.float32
-    loss_block: int = 1024
+    loss_block: int | None = None
     restart_positions: bool = False
     sequence_parallel: bool = False
     fill: float = 0.0

@@ -21,6 +21,7 @@ from seq1f1b_jax.pipeline.batch import Tokens, check_batch, check_ids
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
+from seq1f1b_jax.pipeline.memory import with_loss_block
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.pipeline.params.layout import Layout, staged_shapes
@@ -202,7 +203,7 @@ class PipelineStep:
           num_sequences: sequences per microbatch on one device.
           has_starts: whether they hold documents.
         """
-        return Program(
+        program = Program(
             stage=shard_stage(self.stage, self.tensor),
             layout=self.layout,
             table=self.table,
@@ -212,6 +213,7 @@ class PipelineStep:
             num_microbatches=self.plan.num_microbatches,
             has_starts=has_starts,
         )
+        return with_loss_block(program)
 
     def _shard(self, body: Callable, out_specs: Any) -> Callable:
         return jax.shard_map(
