@@ -24,7 +24,8 @@ class ExecutorOptions:
         batch has documents.
       sequence_parallel: whether the devices of the mesh axis `tensor` share the tokens between the
         sharded parts of a layer, so that each holds its part of the residual stream.
-      fill: content of unwritten buffers, blank messages and padding; only tests change it.
+      fill: content of unwritten buffers, blank messages and padding; None: whatever the memory held
+        and, in what is sent, zeros. Only tests set it.
 
     Raises:
       ValueError: an unknown name of `recompute`.
@@ -36,7 +37,7 @@ class ExecutorOptions:
     loss_block: int | None = None
     restart_positions: bool = False
     sequence_parallel: bool = False
-    fill: float = 0.0
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if self.recompute not in RECOMPUTE_POLICIES:

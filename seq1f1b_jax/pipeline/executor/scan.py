@@ -123,7 +123,7 @@ def run_schedule(
     """
     chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
-    blank = jnp.full(program.message_shape, program.options.fill, program.compute_dtype)
+    blank = jnp.full(program.message_shape, program.blank, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
     return run_ticks(program.table, actions, program.initial_state(), blank)
 
