@@ -239,7 +239,9 @@ class Program:
         shapes, value = self.state_shapes(), self.options.fill
 
         def unwritten(s: jax.ShapeDtypeStruct) -> jax.Array:
-            return lax.empty(s.shape, s.dtype) if value is None else jnp.full(s.shape, value, s.dtype)
+            if value is None:
+                return lax.empty(s.shape, s.dtype)
+            return jnp.full(s.shape, value, s.dtype)
 
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
         return jax.tree.map(unwritten, shapes)._replace(grads=zeros[0], loss=zeros[1])
