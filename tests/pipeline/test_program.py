@@ -102,10 +102,10 @@ def check_program(text: str, step) -> None:
     module = Module(text)
     body = module.scan_body()
     assert buffer_copies(module, buffer_shapes(step)) == []
-    permutes = 2 if step.mesh.shape["pipe"] > 1 else 0  # one in each of the two ticks
-    assert module.permutes(body) == permutes
-    # F and B, or F, I and W, of every chunk in both ticks
-    assert len(module.whiles(body)) == 2 * len(step.table.ops) * CHUNKS
+    alone = step.mesh.shape["pipe"] == 1
+    assert module.permutes(body) == (0 if alone else 2)  # one in each of the two ticks
+    # F and B, or F, I and W, of every chunk in both ticks, and in the only one of a stage alone
+    assert len(module.whiles(body)) == (1 if alone else 2) * len(step.table.ops) * CHUNKS
     inside = module.reachable(body)
     assert [name for name in inside - {body} if module.permutes(name)] == []
     reductions = [i for name in inside for i in module.computations[name] if is_reduction(i)]
