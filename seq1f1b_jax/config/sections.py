@@ -106,7 +106,8 @@ class ExecutorConfig:
         on GPUs that have it and compute the same as xla_dense on a small chunk, else xla_blockwise.
       recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
         `full` whole layers from their inputs.
-      loss_block: tokens whose logits exist at one time in the loss.
+      loss_block: tokens whose logits exist at one time in the loss; None: as many as take no more
+        memory than the layers, at least 1024.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
       halves: with mesh.sequence_parallel, whether a layer works on two halves of a chunk's tokens,
         so that the collectives of one run beside the matmuls of the other.
@@ -114,7 +115,7 @@ class ExecutorConfig:
 
     attention: str = "auto"
     recompute: Literal["none", "selective", "full"] = "selective"
-    loss_block: int = 1024
+    loss_block: int | None = None
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     halves: bool = False
 

@@ -19,14 +19,16 @@ class ExecutorOptions:
         keeps matmul results, attention's out and lse and layer inputs, `full` layer inputs only.
       compute_dtype: of activations and of the compute copy of the weights; sums are kept in at
         least float32.
-      loss_block: tokens whose logits exist at one time.
+      loss_block: tokens whose logits exist at one time; None: as many as fit into the scratch that
+        a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
       restart_positions: whether positions count from the first token of a document, where the
         batch has documents.
       sequence_parallel: whether the devices of the mesh axis `tensor` share the tokens between the
         sharded parts of a layer, so that each holds its part of the residual stream.
       halves: whether a layer works on two halves of a chunk's tokens, so that the collectives of
         one run beside the matmuls of the other (`pipeline.halves`); needs `sequence_parallel`.
-      fill: content of unwritten buffers, blank messages and padding; only tests change it.
+      fill: content of unwritten buffers, blank messages and padding; None: whatever the memory held
+        and, in what is sent, zeros. Only tests set it.
 
     Raises:
       ValueError: an unknown name of `recompute`; `halves` of tokens that are not shared, or with
@@ -36,11 +38,11 @@ class ExecutorOptions:
     attention: str = "auto"
     recompute: str = "selective"
     compute_dtype: DTypeLike = jnp.float32
-    loss_block: int = 1024
+    loss_block: int | None = None
     restart_positions: bool = False
     sequence_parallel: bool = False
     halves: bool = False
-    fill: float = 0.0
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if self.recompute not in RECOMPUTE_POLICIES:

@@ -22,6 +22,7 @@ from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
 from seq1f1b_jax.pipeline.halves import Halves, tensor_axis
+from seq1f1b_jax.pipeline.memory import with_loss_block
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.pipeline.params.layout import Layout, staged_shapes
@@ -213,7 +214,7 @@ class PipelineStep:
                 self.options.attention, attention, list(self.mesh.devices.flat),
                 heads_of(stage, self.options),
             )
-        return Program(
+        program = Program(
             stage=stage,
             layout=self.layout,
             table=self.table,
@@ -223,6 +224,7 @@ class PipelineStep:
             num_microbatches=self.plan.num_microbatches,
             has_starts=has_starts,
         )
+        return with_loss_block(program)
 
     def _shard(self, body: Callable, out_specs: Any) -> Callable:
         return jax.shard_map(

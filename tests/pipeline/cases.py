@@ -212,7 +212,7 @@ def _cover(
     return [Case(**row) for row in rows]
 
 
-def build(case: Case, *, fill: float = 0.0):
+def build(case: Case, *, fill: float | None = None):
     """The pipelined step of a case."""
     stage = build_stage(
         case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,

@@ -129,5 +129,5 @@ class Chunk:
     def message(self, value: Float[Array, "B t d"]) -> Float[Array, "B Tmax d"]:
         """A value as it is sent: padded to the longest chunk."""
         padding = self.program.message_shape[1] - self.num_rows
-        fill = jnp.asarray(self.program.options.fill, value.dtype)
+        fill = jnp.asarray(self.program.blank, value.dtype)
         return lax.pad(value, fill, ((0, 0, 0), (0, padding, 0), (0, 0, 0)))

@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.loss import VocabShard
@@ -231,11 +232,24 @@ class Program:
         )
 
     def initial_state(self) -> State:
-        """Zeros where sums begin, `fill` everywhere else."""
-        shapes = self.state_shapes()
-        filled = jax.tree.map(lambda s: jnp.full(s.shape, self.options.fill, s.dtype), shapes)
+        """Zeros where sums begin; the rest is written before it is read, and not initialised.
+
+        On a GPU, that is: on a CPU an empty array is one of zeros.
+        """
+        shapes, value = self.state_shapes(), self.options.fill
+
+        def unwritten(s: jax.ShapeDtypeStruct) -> jax.Array:
+            if value is None:
+                return lax.empty(s.shape, s.dtype)
+            return jnp.full(s.shape, value, s.dtype)
+
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
-        return filled._replace(grads=zeros[0], loss=zeros[1])
+        return jax.tree.map(unwritten, shapes)._replace(grads=zeros[0], loss=zeros[1])
+
+    @property
+    def blank(self) -> float:
+        """Content of messages of ranks without an action, and of padding: sent, never read."""
+        return 0.0 if self.options.fill is None else self.options.fill
 
     def num_layers_of(self, stage: jax.Array) -> int | jax.Array:
         """Trip count of the layer loop of a stage: static where all stages are alike."""
