@@ -210,6 +210,7 @@ class PipelineStep:
             options=self.options,
             num_sequences=num_sequences,
             num_microbatches=self.plan.num_microbatches,
+            platform=self.mesh.devices.flat[0].platform,
             has_starts=has_starts,
         )
 

@@ -14,7 +14,7 @@ from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import run_if
-from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit, post_backward, pre_backward
+from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit
 from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -88,11 +88,12 @@ def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T 
 
 
 def _whole_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
+    pieces = chunk.program.layer_backwards[chunk.index]
     kept = _kept(chunk, unit, layer, context, state)
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
-    d_post, (dx_around, dout) = post_backward(chunk.post, chunk.plan, kept, Given(values, dy))
+    d_post, (dx_around, dout) = pieces.post(kept, Given(values, dy))
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
-    d_pre, dx = pre_backward(chunk.pre, chunk.plan, kept, Given(values, cotangents))
+    d_pre, dx = pieces.pre(kept, Given(values, cotangents))
     grads = state.grads
     row = chunk.program.layer_row(unit.stage, layer)
     d_layer = jax.tree.map(jnp.add, d_pre, d_post)

@@ -13,7 +13,12 @@ from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.loss import VocabShard
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, values_per_token
-from seq1f1b_jax.pipeline.executor.layer import LayerSplit, split_layer
+from seq1f1b_jax.pipeline.executor.layer import (
+    LayerBackward,
+    LayerSplit,
+    layer_backward,
+    split_layer,
+)
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
@@ -32,6 +37,7 @@ class Program:
       options: how it computes.
       num_sequences: sequences per microbatch on this device.
       num_microbatches: microbatches of the step.
+      platform: of the devices: `cpu`, `gpu`.
       has_starts: whether the sequences hold documents.
       train: whether backward actions run; `False` is evaluation.
     """
@@ -43,6 +49,7 @@ class Program:
     options: ExecutorOptions
     num_sequences: int
     num_microbatches: int
+    platform: str
     has_starts: bool = False
     train: bool = True
 
@@ -151,6 +158,20 @@ class Program:
         return tuple(by_length[length] for length in self.lengths)
 
     @cached_property
+    def layer_backwards(self) -> tuple[LayerBackward, ...]:
+        """The backward of a layer, by chunk."""
+
+        def whole(length: int) -> LayerBackward:
+            plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
+            return layer_backward(
+                self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
+                platform=self.platform, own_positions=self.restart_positions,
+            )
+
+        by_length = {length: whole(length) for length in sorted(set(self.lengths))}
+        return tuple(by_length[length] for length in self.lengths)
+
+    @cached_property
     def layer_splits(self) -> tuple[LayerSplit, ...]:
         """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
 
@@ -158,7 +179,7 @@ class Program:
             plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
             return split_layer(
                 self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
-                own_positions=self.restart_positions,
+                platform=self.platform, own_positions=self.restart_positions,
             )
 
         by_length = {length: split(length) for length in sorted(set(self.lengths))}
