@@ -44,6 +44,7 @@ class Case(NamedTuple):
     masks: str = "causal"
     x64: bool = True
     sequence: bool = False
+    unroll: int = 0
 
     @property
     def id(self) -> str:
@@ -127,6 +128,17 @@ TRAPS = {
         P=2, T=4, M=2, C=4, recompute="full", lengths="odd", batch=2, masks="restart and window"
     ),
 }
+
+UNROLLED = {
+    "layers that some stages lack, documents": Case(
+        P=3, M=2, C=2, layers="unequal", lengths="odd", masks="restart", unroll=2
+    ),
+    "split, layers cut over two devices": Case(
+        P=2, T=2, M=2, C=2, schedule="seq-zb-h1", family="gpt", recompute="full", sequence=True,
+        unroll=2,
+    ),
+}
+"""Every layer its own part of the program; else layers are a loop."""
 
 
 @functools.cache
@@ -220,6 +232,7 @@ def build(case: Case, *, fill: float = 0.0):
         options=ExecutorOptions(
             attention=case.attention,
             recompute=case.recompute,
+            unroll=case.unroll,
             compute_dtype=case.dtype,
             loss_block=7,
             restart_positions="restart" in case.masks,
