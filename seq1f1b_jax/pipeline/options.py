@@ -1,6 +1,7 @@
 """How a unit of work is computed: decided once, the same for every program of a step."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
@@ -19,6 +20,8 @@ class ExecutorOptions:
         keeps matmul results, attention's out and lse and layer inputs, `full` layer inputs only.
       compute_dtype: of activations and of the compute copy of the weights; sums are kept in at
         least float32.
+      unroll: the most layers of a stage that are unrolled, so that each has its own weights,
+        accumulators and part of the program; more of them are a loop. `auto`: by the platform.
       loss_block: tokens whose logits exist at one time; None: as many as fit into the scratch that
         a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
       restart_positions: whether positions count from the first token of a document, where the
@@ -31,13 +34,14 @@ class ExecutorOptions:
         and, in what is sent, zeros. Only tests set it.
 
     Raises:
-      ValueError: an unknown name of `recompute`; `halves` of tokens that are not shared, or with
-        `recompute` `none`.
+      ValueError: an unknown name of `recompute`; an `unroll` that is no count; `halves` of tokens
+        that are not shared, or with `recompute` `none`.
     """
 
     attention: str = "auto"
     recompute: str = "selective"
     compute_dtype: DTypeLike = jnp.float32
+    unroll: int | Literal["auto"] = "auto"
     loss_block: int | None = None
     restart_positions: bool = False
     sequence_parallel: bool = False
@@ -60,6 +64,11 @@ class ExecutorOptions:
             raise ValueError(
                 "halves with recompute='none' would keep each half of a layer's values beside the "
                 "whole; use recompute='selective', or leave halves off"
+            )
+        if self.unroll != "auto" and (not isinstance(self.unroll, int) or self.unroll < 0):
+            raise ValueError(
+                f"unroll={self.unroll!r} is no number of layers; use 0 (a loop over the layers of "
+                "a stage), the most layers to unroll, or 'auto'"
             )
 
 

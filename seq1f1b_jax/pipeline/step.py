@@ -52,6 +52,7 @@ class PipelineStep:
     layout: Layout
     attention: AttentionBackend
     options: ExecutorOptions
+    unrolled: bool = False
     recorder: Recorder | None = None
 
     def traced(self, recorder: Recorder) -> "PipelineStep":
@@ -222,6 +223,8 @@ class PipelineStep:
             options=self.options,
             num_sequences=num_sequences,
             num_microbatches=self.plan.num_microbatches,
+            platform=self.mesh.devices.flat[0].platform,
+            unrolled=self.unrolled,
             has_starts=has_starts,
         )
         return with_loss_block(program)

@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention.parts import make_backend
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.stage import window_of
-from seq1f1b_jax.schedule import SCHEDULES, make_plan
+from seq1f1b_jax.schedule import make_plan
 from tests.ops.test_parts import STAND_IN
+from tests.pipeline.case import Case
 from tests.pipeline.covering import covering_array
 
 VOCAB = 19  # odd, so that no stage count divides it: table padding is always exercised
@@ -26,68 +27,6 @@ UNBLOCKED = "unblocked"
 """Attention by parts, on a kernel's stand-in; of packed documents, which that refuses, dense."""
 WITHOUT_DOCUMENTS = ("causal", "window")
 SIZES = dict(model_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, vocab_size=VOCAB)
-
-
-class Case(NamedTuple):
-    """One compiled program of the exactness suite."""
-
-    P: int = 2
-    D: int = 1
-    T: int = 1
-    V: int = 1
-    M: int = 2
-    C: int = 2
-    lengths: str = "even"
-    family: str = "llama"
-    recompute: str = "selective"
-    tied: bool = False
-    layers: str = "equal"
-    schedule: str = "seq1f1b"
-    extra_warmup: int = 0
-    attention: str = "xla_blockwise"
-    batch: int = 1
-    masks: str = "causal"
-    x64: bool = True
-    sequence: bool = False
-    halves: bool = False
-
-    @property
-    def id(self) -> str:
-        flags = [self.masks] * (self.masks != "causal")
-        flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
-        virtual = f"V{self.V}" * (self.V > 1)
-        data = f"D{self.D}" * (self.D > 1)
-        tensor = f"T{self.T}{'s' * self.sequence}{'h' * self.halves}" * (self.T > 1)
-        words = [self.name, f"{data}P{self.P}{tensor}{virtual}M{self.M}C{self.C}", self.lengths]
-        attention = self.attention.removeprefix("xla_")
-        words += [self.family, self.recompute, self.layers, attention, f"B{self.batch}"]
-        return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
-
-    @property
-    def name(self) -> str:
-        """Of the schedule; with one chunk that of its form for whole sequences."""
-        whole = {s.chunked_name: name for name, s in SCHEDULES.items() if s.chunked_name}
-        return whole[self.schedule] if self.C == 1 else self.schedule
-
-    @property
-    def dtype(self):
-        return jnp.float64 if self.x64 else jnp.float32
-
-    @property
-    def chunk_lengths(self) -> tuple[int, ...]:
-        """Even; falling like balanced ones; or odd, rising and coprime."""
-        return {
-            "even": (8,) * self.C,
-            "balanced": tuple(4 * (self.C - c) + 4 for c in range(self.C)),
-            "odd": tuple(5 + 2 * c + (c == 2) for c in range(self.C)),
-        }[self.lengths]
-
-    @property
-    def layers_per_stage(self) -> tuple[int, ...]:
-        count = self.P * self.V
-        if self.layers == "equal":
-            return (2,) * count if count < 4 else (1,) * count
-        return tuple(1 + (stage % 3 == 1) for stage in range(count))
 
 
 FACTORS: dict[str, list[Any]] = dict(
@@ -138,6 +77,17 @@ TRAPS = {
         P=2, T=4, M=2, C=4, recompute="full", lengths="odd", batch=2, masks="restart and window"
     ),
 }
+
+UNROLLED = {
+    "layers that some stages lack, documents": Case(
+        P=3, M=2, C=2, layers="unequal", lengths="odd", masks="restart", unroll=2
+    ),
+    "split, layers cut over two devices": Case(
+        P=2, T=2, M=2, C=2, schedule="seq-zb-h1", family="gpt", recompute="full", sequence=True,
+        unroll=2,
+    ),
+}
+"""Every layer its own part of the program; else layers are a loop."""
 
 
 @functools.cache
@@ -232,6 +182,7 @@ def build(case: Case, *, fill: float | None = None):
         options=ExecutorOptions(
             attention="xla_dense" if unblocked else case.attention,
             recompute=case.recompute,
+            unroll=case.unroll,
             compute_dtype=case.dtype,
             loss_block=7,
             restart_positions="restart" in case.masks,

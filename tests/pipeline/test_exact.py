@@ -37,6 +37,11 @@ def test_trap(case):
     check(case)
 
 
+@pytest.mark.parametrize("case", cases.UNROLLED.values(), ids=cases.UNROLLED.keys())
+def test_unrolled(case):
+    check(case)
+
+
 @pytest.mark.parametrize(
     "case", cases.everyday_cases()[len(cases.TRAPS) :], ids=lambda case: case.id
 )

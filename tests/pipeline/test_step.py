@@ -152,6 +152,7 @@ def test_the_step_compiles_once():
 
 
 PLAN = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
+RING = make_plan("1f1b-i", num_ranks=2, num_microbatches=2, num_chunks=1)
 ERRORS = {
     "more stages than devices": (lambda: make_mesh(99), "99 pipeline stages.*8 are present"),
     "plan and mesh differ": (
@@ -171,6 +172,16 @@ ERRORS = {
     "unknown residual policy": (
         lambda: ExecutorOptions(recompute="some"),
         "recompute='some'.*none, selective, full",
+    ),
+    "a number of layers below zero": (
+        lambda: ExecutorOptions(unroll=-1), "unroll=-1 is no number of layers.*'auto'"
+    ),
+    "unrolled layers of several stages": (
+        lambda: build_step(
+            OwnStage(num_layers=4), RING, make_mesh(2), chunk_lengths=(8,),
+            options=ExecutorOptions(unroll=8),
+        ),
+        "unroll=8 with 2 stages on a rank.*unroll=0",
     ),
     "unknown attention": (
         lambda: build_step(
