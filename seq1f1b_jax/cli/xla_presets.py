@@ -31,6 +31,9 @@ PRESETS: Mapping[str, Flags] = MappingProxyType({
 })  # fmt: skip
 """Preset -> flag -> value, for GPUs."""
 
+HALVES: Flags = MappingProxyType({"xla_gpu_reduce_scatter_combine_threshold_bytes": "1"})
+"""What `executor.halves` needs: else both halves wait for one combined collective."""
+
 PROBE_SECONDS = 120
 _PROBE = """
 import resource
@@ -58,6 +61,7 @@ def xla_environment(
     platform: str,
     *,
     environment: Mapping[str, str],
+    more: Flags = MappingProxyType({}),
     refused: Callable[[Flags], Flags] | None = None,
 ) -> Environment:
     """The flags of a preset that can be set, added to those in `XLA_FLAGS`, which win.
@@ -66,6 +70,7 @@ def xla_environment(
       preset: a key of `PRESETS`.
       platform: from `choose_platform`; the flags are for `gpu`.
       environment: present variables.
+      more: flags beside the preset's.
       refused: the flags that jaxlib does not take, and why; default: ask the installed one.
 
     Raises:
@@ -77,7 +82,7 @@ def xla_environment(
     """
     if preset not in PRESETS:
         raise UserError(f"xla.preset={preset!r} is unknown; use one of {', '.join(PRESETS)}")
-    wanted = PRESETS[preset]
+    wanted = {**PRESETS[preset], **more}
     if not wanted:
         return Environment({}, ())
     if platform != "gpu":

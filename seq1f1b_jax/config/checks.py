@@ -25,8 +25,8 @@ MAX_COUNT = 1 << 31
 MAX_UNITS = 100_000
 """Units of work of a stage in a step: each is an entry of the table that is run."""
 NOT_NEGATIVE = (
-    "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",
-    "train.sample_tokens", "train.seed", "data.seed",
+    "schedule.extra_warmup", "executor.unroll", "optimizer.warmup_steps", "optimizer.weight_decay",
+    "train.eval_every", "train.sample_tokens", "train.seed", "data.seed",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _ranges(config: Config) -> Iterator[str]:
             yield f"{key}={value}: must be above 0; use {1 if usual is None else usual}"
     for key in NOT_NEGATIVE:
         value = _get(config, key)
-        if not (0 <= value < math.inf):
+        if value != "auto" and not (0 <= value < math.inf):
             yield f"{key}={value}: must not be negative; use 0 or more"
     for key in (*POSITIVE, *NOT_NEGATIVE):
         value = _get(config, key)
@@ -187,23 +187,34 @@ def _tensor(config: Config) -> Iterator[str]:
             "mesh.sequence_parallel shares tokens among the devices of a stage, and mesh.tensor=1 "
             "leaves one; use --mesh.tensor 2 or more, or leave it off"
         )
+    if config.executor.halves and not mesh.sequence_parallel:
+        yield (
+            "executor.halves overlaps the collectives of tokens that devices share; use "
+            "--mesh.sequence_parallel true too, or leave it off"
+        )
+    if config.executor.halves and config.executor.recompute == "none":
+        yield (
+            "executor.halves with executor.recompute=none would keep each half of a layer's values "
+            "beside the whole; use --executor.recompute selective, or leave halves off"
+        )
     heads = model.num_heads
     if heads and heads % mesh.tensor:
         yield (
             f"mesh.tensor={mesh.tensor} devices cannot share model.num_heads={heads} evenly; use "
             f"one of {[n for n in range(1, heads + 1) if heads % n == 0]}"
         )
-    shared = mesh.tensor if mesh.sequence_parallel else 1
+    shared = mesh.tensor * (1 + config.executor.halves) if mesh.sequence_parallel else 1
     lengths = config.schedule.chunk_lengths or ()
     if config.data.seq_len % shared or any(length % shared for length in lengths):
         yield (
-            f"mesh.sequence_parallel shards every chunk over mesh.tensor={mesh.tensor} devices; "
-            f"use multiples of {shared} for data.seq_len={config.data.seq_len} and chunk_lengths"
+            f"mesh.sequence_parallel shards every chunk over mesh.tensor={mesh.tensor} devices"
+            f"{', in two halves' * config.executor.halves}; use multiples of {shared} for "
+            f"data.seq_len={config.data.seq_len} and chunk_lengths"
         )
     if not lengths and config.schedule.block % shared:
         yield (
             f"schedule.block={config.schedule.block}: with mesh.sequence_parallel chunks are "
-            f"sharded over mesh.tensor={mesh.tensor} devices; use a multiple of that"
+            f"sharded over mesh.tensor={mesh.tensor} devices; use a multiple of {shared}"
         )
 
 

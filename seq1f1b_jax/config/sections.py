@@ -106,14 +106,22 @@ class ExecutorConfig:
         on GPUs that have it and compute the same as xla_dense on a small chunk, else xla_blockwise.
       recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
         `full` whole layers from their inputs.
-      loss_block: tokens whose logits exist at one time in the loss.
+      unroll: the most layers of a stage that are unrolled, so that weight gradients are added where
+        they are computed; more of them, or 0: a loop. `auto`: 0 on CPUs, on GPUs as many as compile
+        in a few minutes (docs/design/gpu_program.md).
+      loss_block: tokens whose logits exist at one time in the loss; None: as many as take no more
+        memory than the layers, at least 1024.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
+      halves: with mesh.sequence_parallel, whether a layer works on two halves of a chunk's tokens,
+        so that the collectives of one run beside the matmuls of the other.
     """
 
     attention: str = "auto"
     recompute: Literal["none", "selective", "full"] = "selective"
-    loss_block: int = 1024
+    unroll: int | Literal["auto"] = "auto"
+    loss_block: int | None = None
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    halves: bool = False
 
 
 @dataclass(frozen=True)

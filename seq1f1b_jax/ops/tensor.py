@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
@@ -44,10 +45,13 @@ class TensorAxis:
       size: devices that share every layer.
       sequence: whether each keeps only its part of the tokens where a layer is not sharded (norms,
         residual stream, messages between stages).
+      groups: into so many runs of consecutive tokens a chunk is cut, of each of which every device
+        has its part; a sublayer works on one of them (`pipeline.halves`).
     """
 
     size: int = 1
     sequence: bool = False
+    groups: int = 1
 
     @property
     def token_parts(self) -> int:
@@ -70,11 +74,12 @@ class TensorAxis:
                 "sequence_parallel shares tokens over the mesh axis 'tensor', and the mesh has "
                 "none; leave it off, or give the mesh such an axis (make_mesh(num_tensor=...))"
             )
-        odd = [length for length in lengths if length % self.token_parts]
+        unit = self.token_parts * self.groups
+        odd = [length for length in lengths if length % unit]
         if odd:
             raise ValueError(
                 f"chunks of {odd} tokens cannot be shared by tensor={self.size} devices; with "
-                f"sequence_parallel every chunk length is a multiple of {self.size}"
+                f"sequence_parallel every chunk length is a multiple of {unit}"
             )
 
     def enter(
@@ -97,12 +102,24 @@ class TensorAxis:
         """Of replicated values the tokens of this device."""
         if self.token_parts == 1:
             return values
-        length = values.shape[dim] // self.size
-        return lax.dynamic_slice_in_dim(values, own_start(length), length, dim)
+        groups = jnp.split(values, self.groups, axis=dim)
+        length = groups[0].shape[dim] // self.size
+        own = [lax.dynamic_slice_in_dim(x, own_start(length), length, dim) for x in groups]
+        return jnp.concatenate(own, axis=dim)
 
     def all_tokens(self, values: Float[Array, "B t d"]) -> Float[Array, "B T d"]:
         """The tokens of all devices; not differentiated."""
-        return all_tokens(values) if self.token_parts > 1 else values
+        if self.token_parts == 1:
+            return values
+        return self._by_group(all_tokens, values)
+
+    def sum_tokens(self, part: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
+        """The sum over devices, of which each keeps its tokens; not differentiated."""
+        return self._by_group(sum_tokens, part)
+
+    def _by_group(self, collective: Callable, values: Array) -> Array:
+        groups = jnp.split(values, self.groups, axis=TOKENS)
+        return jnp.concatenate([collective(group) for group in groups], axis=TOKENS)
 
     def shape_of(self, function: Callable, *arguments):
         """`jax.eval_shape` for a function that uses this axis."""

@@ -1,19 +1,22 @@
 """Build a training step or an evaluation from a model, a plan and a mesh: the public entry."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from seq1f1b_jax.ops.attention import Heads, choose_backend
+from seq1f1b_jax.ops.attention import choose_backend
 from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
-from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
+from seq1f1b_jax.pipeline.halves import tensor_axis
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
-from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
-from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage, window_of
-from seq1f1b_jax.pipeline.step import PipelineStep
+from seq1f1b_jax.pipeline.params.layout import Layout, make_layout, tensor_dims_of
+from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage
+from seq1f1b_jax.pipeline.step import PipelineStep, heads_of
 from seq1f1b_jax.schedule import Plan, lower, validate
+
+AUTO_UNROLL = 32
+"""Layers of a stage times chunks up to which `unroll="auto"` unrolls on a GPU."""
 
 
 def build_step(
@@ -74,7 +77,7 @@ def build_step(
             f"{type(stage).__name__}.max_positions={limit}; use shorter sequences, or a stage with "
             "more positions"
         )
-    tensor = TensorAxis(axis_size(mesh, TENSOR), options.sequence_parallel)
+    tensor = tensor_axis(axis_size(mesh, TENSOR), options)
     tensor.check_chunks(chunk_lengths)
     layout = make_layout(
         stage.num_layers,
@@ -86,6 +89,7 @@ def build_step(
         num_tensor=tensor.size,
         tensor_dims=tensor_dims_of(stage, shard_stage(stage, tensor)),
     )
+    platform = mesh.devices.flat[0].platform
     return PipelineStep(
         stage=stage,
         plan=plan,
@@ -93,18 +97,28 @@ def build_step(
         mesh=mesh,
         layout=layout,
         attention=choose_backend(
-            options.attention, list(mesh.devices.flat), _heads(shard_stage(stage, tensor), options)
+            options.attention, list(mesh.devices.flat),
+            heads_of(shard_stage(stage, tensor), options),
         ),
         options=options,
+        unrolled=_is_unrolled(
+            options.unroll, layout, num_chunks=plan.num_chunks, platform=platform
+        ),
     )
 
 
-def _heads(stage: Stage, options: ExecutorOptions) -> Heads:
-    """What attention is computed of on one device."""
-    return Heads(
-        num_heads=stage.num_heads,
-        num_kv_heads=stage.num_kv_heads,
-        dim=stage.head_dim,
-        dtype=jnp.dtype(options.compute_dtype).name,
-        window=window_of(stage),
-    )
+def _is_unrolled(
+    unroll: int | Literal["auto"], layout: Layout, *, num_chunks: int, platform: str
+) -> bool:
+    """Whether the layers of a stage are unrolled."""
+    if layout.stages_per_rank > 1:
+        if unroll not in (0, "auto"):
+            raise ValueError(
+                f"unroll={unroll} with {layout.stages_per_rank} stages on a rank: which of them an "
+                "action runs is known in the run, so it reads their weights from one stack by "
+                "index; use unroll=0 or 'auto', or a schedule with one stage on a rank"
+            )
+        return False
+    if unroll == "auto":
+        return platform == "gpu" and layout.max_layers * num_chunks <= AUTO_UNROLL
+    return layout.max_layers <= unroll

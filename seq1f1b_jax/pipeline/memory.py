@@ -8,7 +8,8 @@ compiled program. The accumulators leave it as its outputs. So the sum is compar
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -87,8 +88,42 @@ def predict_memory(program: Program) -> MemoryPrediction:
         accumulators=nbytes(state.grads),
         inbox=(program.table.num_inbox_slots - 1) * _message(program),
         weights=_weight_copies(program),
-        workspace=max(_workspace(program, chunk) for chunk in range(program.num_chunks)),
+        workspace=_workspace(program),
     )
+
+
+LEAST_LOSS_BLOCK = 1024
+"""Tokens, whatever their logits take. With n tokens a block reads and writes the head's gradient,
+8 V d bytes, for 6 n V d operations: at 600 TFLOP/s and 2.7 TB/s that takes 296/n of the time of its
+matmuls, 29 % of it at 1024."""
+
+
+def with_loss_block(program: Program) -> Program:
+    """The program with its loss block chosen by bytes, where the options leave it open.
+
+    A layer's backward and the head take turns in the same scratch. So the block is as many tokens
+    as fit into what the layer takes anyway, a multiple of 128, at least `LEAST_LOSS_BLOCK`: the
+    head's gradient is read and written as few times as no memory of its own allows.
+
+    Args:
+      program: static facts of the step.
+
+    Example:
+      >>> from seq1f1b_jax.models import build_stage
+      >>> from seq1f1b_jax.pipeline import build_step, make_mesh
+      >>> from seq1f1b_jax.schedule import make_plan
+      >>> plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=2, num_chunks=2)
+      >>> stage = build_stage("llama", preset="tiny", vocab_size=4096, max_positions=8192)
+      >>> step = build_step(stage, plan, make_mesh(1), chunk_lengths=(4096, 4096))
+      >>> step.options.loss_block, step.program(num_sequences=1).options.loss_block
+      (None, 1024)
+    """
+    if program.options.loss_block is not None:
+        return program
+    room = _layer(program) - _head(program, block=0)
+    block = room // _logits(program, num_tokens=1)
+    block = max(LEAST_LOSS_BLOCK, block // 128 * 128)
+    return replace(program, options=replace(program.options, loss_block=block))
 
 
 def _weight_copies(program: Program) -> int:
@@ -99,15 +134,24 @@ def _weight_copies(program: Program) -> int:
     return weights + (nbytes(program.table_shapes) if gathered else 0)
 
 
-def _workspace(program: Program, chunk: int) -> int:
+def _workspace(program: Program) -> int:
     """Scratch of the largest single action: a layer's backward, or the head on the last stage.
 
-    While a layer runs backward there are, beside the carried state,
+    Beside it there are three messages: received, leaving, and the blank one.
+    """
+    block = program.options.loss_block
+    assert block is not None  # `with_loss_block` has chosen it
+    return 3 * _message(program) + max(_layer(program), _head(program, block=block))
+
+
+def _layer(program: Program) -> int:
+    """Scratch of a layer's backward, or of its forward in an evaluation, for the largest chunk.
+
+    While a layer runs backward there are, beside the carried state and the messages,
 
     - its narrow values and their gradients: residuals no wider than a message, read or recomputed,
       and queries, keys and values of the whole prefix (gradients of the latter in the accumulation
       dtype);
-    - three messages: received, leaving, and the blank one;
     - where devices of `tensor` share tokens, all those that the matmuls of a sublayer see, and
       the gradients by them;
     - one layer's weights, sliced out of the stack or transposed;
@@ -116,20 +160,25 @@ def _workspace(program: Program, chunk: int) -> int:
 
     This holds for every `recompute`: what `selective` and `full` do not store is recomputed.
     """
-    item = program.compute_dtype.itemsize
+    values = _layer_values(program)
+    scratch = max(_layer_of(program, chunk, values) for chunk in range(program.num_chunks))
+    return scratch + nbytes(program.layer_shapes)
+
+
+def _layer_of(program: Program, chunk: int, values: Sequence[int]) -> int:
+    """The same for one chunk, without the weights."""
+    item, length = program.compute_dtype.itemsize, program.lengths[chunk]
+    values = [value * length // program.lengths[0] for value in values]
     message = _message(program)
-    entries = _layer_values(program, program.lengths[chunk])
-    narrow = sum(size for size in entries if size <= message)
-    wide = sum(size for size in entries if size > message)
+    narrow = sum(size for size in values if size <= message)
+    wide = sum(size for size in values if size > message)
     pairs = _prefix_pairs(program, chunk)
     accumulated = program.accumulation_dtype.itemsize
     scores = _score_values(program, chunk) * (item + accumulated)
-    gathered = _gathered(program, program.lengths[chunk])
+    gathered = _gathered(program, length)
     if program.train:
-        layer = 2 * (narrow + gathered) + pairs * (item + accumulated) + max(2 * wide, 2 * scores)
-    else:
-        layer = narrow + gathered + pairs * item + max(wide, scores)
-    return 3 * message + max(layer + nbytes(program.layer_shapes), _head(program, chunk))
+        return 2 * (narrow + gathered) + pairs * (item + accumulated) + max(2 * wide, 2 * scores)
+    return narrow + gathered + pairs * item + max(wide, scores)
 
 
 def _message(program: Program) -> int:
@@ -142,9 +191,12 @@ def _gathered(program: Program, length: int) -> int:
     return nbytes(program.layer_input(length)) * parts if parts > 1 else 0
 
 
-def _layer_values(program: Program, length: int) -> list[int]:
-    """Bytes of what a vjp of one layer wants for a chunk: the ring's entries under `none`."""
-    x = program.layer_input(length)
+def _layer_values(program: Program) -> list[int]:
+    """Bytes of what a vjp of one layer wants for the first chunk: the ring's entries under `none`.
+
+    They are in proportion to the tokens (`plan_residuals`).
+    """
+    x = program.layer_input(program.lengths[0])
     plan = plan_residuals(program.stage, program.layer_shapes, x, policy="none")
     return [entry.size * entry.dtype.itemsize for entry in plan.entries]
 
@@ -174,12 +226,17 @@ def _score_values(program: Program, chunk: int) -> int:
     return program.num_sequences * program.stage.num_heads * area
 
 
-def _head(program: Program, chunk: int) -> int:
+def _head(program: Program, *, block: int) -> int:
     """Logits of a block, their softmax and gradient; the gradients of the table and of y."""
-    stage, tokens = program.stage, program.num_sequences * program.lengths[chunk]
-    wide = program.accumulation_dtype.itemsize
-    vocab = program.layout.vocab_part
-    logits = min(tokens, program.options.loss_block) * vocab * wide
+    tokens = program.num_sequences * max(program.lengths)
+    logits = _logits(program, num_tokens=min(tokens, block))
     if not program.train:
-        return 2 * logits
-    return 3 * logits + (vocab + 2 * tokens) * stage.model_dim * wide
+        return logits
+    vocab, wide = program.layout.vocab_part, program.accumulation_dtype.itemsize
+    return logits + (vocab + 2 * tokens) * program.stage.model_dim * wide
+
+
+def _logits(program: Program, *, num_tokens: int) -> int:
+    """Logits of some tokens, their softmax and, in training, its gradient."""
+    wide = program.accumulation_dtype.itemsize
+    return (3 if program.train else 2) * num_tokens * program.layout.vocab_part * wide

@@ -1,6 +1,7 @@
 """How a unit of work is computed: decided once, the same for every program of a step."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
@@ -19,30 +20,55 @@ class ExecutorOptions:
         keeps matmul results, attention's out and lse and layer inputs, `full` layer inputs only.
       compute_dtype: of activations and of the compute copy of the weights; sums are kept in at
         least float32.
-      loss_block: tokens whose logits exist at one time.
+      unroll: the most layers of a stage that are unrolled, so that each has its own weights,
+        accumulators and part of the program; more of them are a loop. `auto`: by the platform.
+      loss_block: tokens whose logits exist at one time; None: as many as fit into the scratch that
+        a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
       restart_positions: whether positions count from the first token of a document, where the
         batch has documents.
       sequence_parallel: whether the devices of the mesh axis `tensor` share the tokens between the
         sharded parts of a layer, so that each holds its part of the residual stream.
-      fill: content of unwritten buffers, blank messages and padding; only tests change it.
+      halves: whether a layer works on two halves of a chunk's tokens, so that the collectives of
+        one run beside the matmuls of the other (`pipeline.halves`); needs `sequence_parallel`.
+      fill: content of unwritten buffers, blank messages and padding; None: whatever the memory held
+        and, in what is sent, zeros. Only tests set it.
 
     Raises:
-      ValueError: an unknown name of `recompute`.
+      ValueError: an unknown name of `recompute`; an `unroll` that is no count; `halves` of tokens
+        that are not shared, or with `recompute` `none`.
     """
 
     attention: str = "auto"
     recompute: str = "selective"
     compute_dtype: DTypeLike = jnp.float32
-    loss_block: int = 1024
+    unroll: int | Literal["auto"] = "auto"
+    loss_block: int | None = None
     restart_positions: bool = False
     sequence_parallel: bool = False
-    fill: float = 0.0
+    halves: bool = False
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if self.recompute not in RECOMPUTE_POLICIES:
             raise ValueError(
                 f"recompute={self.recompute!r} is unknown; use one of "
                 f"{', '.join(RECOMPUTE_POLICIES)}"
+            )
+        if self.halves and not self.sequence_parallel:
+            raise ValueError(
+                "halves overlap the collectives of tokens that devices share, and "
+                "sequence_parallel is off; switch it on, with a mesh axis 'tensor', or leave "
+                "halves off"
+            )
+        if self.halves and self.recompute == "none":
+            raise ValueError(
+                "halves with recompute='none' would keep each half of a layer's values beside the "
+                "whole; use recompute='selective', or leave halves off"
+            )
+        if self.unroll != "auto" and (not isinstance(self.unroll, int) or self.unroll < 0):
+            raise ValueError(
+                f"unroll={self.unroll!r} is no number of layers; use 0 (a loop over the layers of "
+                "a stage), the most layers to unroll, or 'auto'"
             )
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seq1f1b_jax.ops.attention import AttentionBackend, for_documents
+from seq1f1b_jax.ops.attention import AttentionBackend, Heads, for_documents
 from seq1f1b_jax.ops.axes import DATA, PIPE, axis_size
 from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import TensorAxis
@@ -21,6 +21,8 @@ from seq1f1b_jax.pipeline.batch import Tokens, check_batch, check_ids
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
+from seq1f1b_jax.pipeline.halves import Halves, tensor_axis
+from seq1f1b_jax.pipeline.memory import with_loss_block
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.pipeline.params.layout import Layout, staged_shapes
@@ -50,6 +52,7 @@ class PipelineStep:
     layout: Layout
     attention: AttentionBackend
     options: ExecutorOptions
+    unrolled: bool = False
     recorder: Recorder | None = None
 
     def traced(self, recorder: Recorder) -> "PipelineStep":
@@ -193,7 +196,7 @@ class PipelineStep:
     @property
     def tensor(self) -> TensorAxis:
         """How layers are sharded over the devices of a stage."""
-        return TensorAxis(self.layout.num_tensor, self.options.sequence_parallel)
+        return tensor_axis(self.layout.num_tensor, self.options)
 
     def program(self, num_sequences: int, *, has_starts: bool = False) -> Program:
         """The static facts of the step for microbatches of `num_sequences`.
@@ -205,22 +208,26 @@ class PipelineStep:
         Raises:
           ValueError: documents, for an attention backend that was named and has no mask for them.
         """
-        attention = self.attention
+        stage, attention = shard_stage(self.stage, self.tensor), self.attention
+        stage = Halves(stage) if self.options.halves else stage
         if has_starts:
             attention = for_documents(
-                self.options.attention, attention,
-                platform=self.mesh.devices.flat[0].platform, window=window_of(self.stage),
+                self.options.attention, attention, list(self.mesh.devices.flat),
+                heads_of(stage, self.options),
             )
-        return Program(
-            stage=shard_stage(self.stage, self.tensor),
+        program = Program(
+            stage=stage,
             layout=self.layout,
             table=self.table,
             attention=attention,
             options=self.options,
             num_sequences=num_sequences,
             num_microbatches=self.plan.num_microbatches,
+            platform=self.mesh.devices.flat[0].platform,
+            unrolled=self.unrolled,
             has_starts=has_starts,
         )
+        return with_loss_block(program)
 
     def _shard(self, body: Callable, out_specs: Any) -> Callable:
         return jax.shard_map(
@@ -242,3 +249,13 @@ class PipelineStep:
 def count_targets(targets: Tokens) -> Int[Array, ""]:
     """How many targets carry loss; at least 1, so that an empty batch has loss 0."""
     return jnp.maximum(num_targets(targets), 1)
+
+def heads_of(stage: Stage, options: ExecutorOptions) -> Heads:
+    """What attention is computed of on one device."""
+    return Heads(
+        num_heads=stage.num_heads,
+        num_kv_heads=stage.num_kv_heads,
+        dim=stage.head_dim,
+        dtype=jnp.dtype(options.compute_dtype).name,
+        window=window_of(stage),
+    )

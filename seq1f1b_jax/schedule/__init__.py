@@ -25,6 +25,7 @@ from seq1f1b_jax.schedule.partition import (
     balanced_lengths,
     even_lengths,
     explicit_lengths,
+    tiled_lengths,
 )
 from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
 from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan, register_schedule
@@ -70,5 +71,6 @@ __all__ = [
     "register_schedule",
     "replay",
     "simulate",
+    "tiled_lengths",
     "validate",
 ]

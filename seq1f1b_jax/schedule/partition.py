@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 ChunkCost: TypeAlias = Callable[[int, int], float]
@@ -68,6 +68,60 @@ def balanced_lengths(
     cuts = _evenest_cuts(num_blocks, num_chunks, span, limit)
     edges = [min(cut * block, seq_len) for cut in cuts]
     return tuple(b - a for a, b in pairwise(edges))
+
+
+MAX_UNEVENNESS = 0.04
+"""Of `tiled_lengths`, over the finer cut: at P=8, M=8 and 16, C=4 and 8, at the published sizes, a
+step is at most 0.7 % longer for it in simulation. At 5.4 % it is 2.5 %."""
+
+
+def tiled_lengths(
+    seq_len: int,
+    num_chunks: int,
+    cost: ChunkCost,
+    *,
+    block: int,
+    tile: int,
+    max_unevenness: float = MAX_UNEVENNESS,
+) -> tuple[int, ...]:
+    """Cut as `balanced_lengths` does, at multiples of attention's tile where that costs little.
+
+    Attention runs tile by tile. Where all cuts are multiples of the tile, every chunk is made of
+    the same tiles, without a narrow one in front of its prefix.
+
+    Args:
+      seq_len: tokens of a sequence.
+      num_chunks: how many chunks.
+      cost: see `balanced_lengths`.
+      block: cuts fall on multiples of it in any case.
+      tile: tokens of attention's tile.
+      max_unevenness: by how much the most costly chunk may cost more than where cuts fall on
+        multiples of `block` only: 0.04 is 4 %; infinity where no rank waits for another.
+
+    Returns:
+      Tokens of each chunk, all positive.
+
+    Raises:
+      ValueError: fewer tokens than chunks.
+
+    Example:
+      >>> from seq1f1b_jax.schedule import tiled_lengths
+      >>> cost = lambda start, length: length * (24000 + 2 * start + length)
+      >>> tiled_lengths(16384, 3, cost, block=128, tile=1024)
+      (7168, 5120, 4096)
+      >>> tiled_lengths(16384, 3, cost, block=128, tile=4096)
+      (7040, 5120, 4224)
+    """
+
+    def highest(lengths: tuple[int, ...]) -> float:
+        starts = accumulate(lengths, initial=0)
+        return max(cost(start, length) for start, length in zip(starts, lengths, strict=False))
+
+    fine = balanced_lengths(seq_len, num_chunks, cost, block=block)
+    if tile % block or tile > seq_len // num_chunks:
+        return fine
+    coarse = balanced_lengths(seq_len, num_chunks, cost, block=tile)
+    return coarse if highest(coarse) <= (1 + max_unevenness) * highest(fine) else fine
 
 
 def explicit_lengths(seq_len: int, lengths: Sequence[int]) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import jax
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.models import num_params
+from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
@@ -20,12 +22,13 @@ from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
     Plan,
     StageCost,
-    balanced_lengths,
     even_lengths,
     explicit_lengths,
     make_plan,
+    tiled_lengths,
 )
 from seq1f1b_jax.schedule.files.plan_file import load_plan
+from seq1f1b_jax.schedule.partition import MAX_UNEVENNESS
 from seq1f1b_jax.schedule.plan import PlanError
 from seq1f1b_jax.training.optimizer import make_optimizer
 
@@ -78,7 +81,7 @@ def make_setup(
     cost = replace(
         stage_cost(config, stage, layout.layers_per_stage), visible_keys=visible_keys
     )
-    lengths = chunk_lengths(config, cost)
+    lengths = chunk_lengths(config, cost, num_ranks=num_ranks, tile=attention_tile(config, mesh))
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
     pipeline = build_step(
         stage, plan, mesh, chunk_lengths=lengths, layers_per_stage=layout.layers_per_stage,
@@ -163,14 +166,33 @@ def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[st
     return jnp.dtype(setting).type, ()
 
 
-def chunk_lengths(config: Config, cost: StageCost) -> tuple[int, ...]:
-    """Tokens of each chunk, by the setting of `schedule.partition` or as listed."""
+def chunk_lengths(
+    config: Config, cost: StageCost, *, num_ranks: int, tile: int | None
+) -> tuple[int, ...]:
+    """Tokens of each chunk, by the setting of `schedule.partition` or as listed.
+
+    Args:
+      config: of the run.
+      cost: of a chunk.
+      num_ranks: ranks of the pipeline; on one nobody waits for a costly chunk.
+      tile: tokens of attention's tile, which `balanced` chunks are made of where that costs little;
+        None: it has none.
+    """
     schedule, seq_len = config.schedule, config.data.seq_len
     if schedule.chunk_lengths is not None:
         return explicit_lengths(seq_len, schedule.chunk_lengths)
     if schedule.partition == "even":
         return even_lengths(seq_len, schedule.num_chunks, block=schedule.block)
-    return balanced_lengths(seq_len, schedule.num_chunks, cost, block=schedule.block)
+    return tiled_lengths(
+        seq_len, schedule.num_chunks, cost, block=schedule.block, tile=tile or schedule.block,
+        max_unevenness=MAX_UNEVENNESS if num_ranks > 1 else math.inf,
+    )
+
+
+def attention_tile(config: Config, mesh: Mesh) -> int | None:
+    """Tokens of the tiles of the run's attention; None where it has none."""
+    platform = mesh.devices.flat[0].platform
+    return get_backend(config.executor.attention, platform=platform).block
 
 
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:

@@ -79,5 +79,8 @@ def setup_for(setup: Setup, batch: Batch) -> Setup:
     """The setup whose chunks cost the same for this batch."""
     visible_keys = mean_visible_keys(batch.starts, window=setup.cost.window)
     cost = replace(setup.cost, visible_keys=visible_keys)
-    lengths = chunk_lengths(setup.config, cost)
-    return replace(setup, cost=cost, pipeline=setup.pipeline.with_lengths(lengths))
+    pipeline = setup.pipeline
+    lengths = chunk_lengths(
+        setup.config, cost, num_ranks=pipeline.plan.num_ranks, tile=pipeline.attention.block
+    )
+    return replace(setup, cost=cost, pipeline=pipeline.with_lengths(lengths))

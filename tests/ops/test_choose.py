@@ -31,10 +31,10 @@ def as_cudnn(monkeypatch):
         monkeypatch.setattr(cudnn, "reason_against", lambda **_: None)
         real = choose.get_backend
 
-        def get_backend(name, *, platform, window=None):
+        def get_backend(name, *, window=None, **options):
             if name == "cudnn":
                 return make_backend(name, kernel, window=window)
-            return real(name, platform=platform, window=window)
+            return real(name, window=window, **options)
 
         monkeypatch.setattr(choose, "get_backend", get_backend)
         choose.check.cache_clear()
@@ -123,7 +123,7 @@ def test_a_kernel_that_computes_wrongly_is_not_taken(as_cudnn, kernel, where):
 
 def test_documents_take_blockwise_where_the_choice_is_open():
     fast = choose_backend("auto", [H100()], HEADS)
-    at = partial(for_documents, platform="gpu", window=None)
+    at = partial(for_documents, devices=[H100()], heads=HEADS)
     assert at("auto", fast).name == "xla_blockwise"
     assert at("auto", fast).why == "cudnn has no mask for documents"
     with pytest.raises(ValueError, match="attention='cudnn': cudnn has no mask for documents"):

@@ -1,4 +1,4 @@
-"""A chunk from calls of a kernel without a prefix: exact on a stand-in, the right calls for cuDNN."""
+"""A chunk from calls of a kernel without a prefix: exact on a stand-in; cuDNN's calls are right."""
 
 import json
 import math
@@ -116,6 +116,9 @@ def test_documents_are_refused():
         make_backend("stand-in", STAND_IN).forward(q, q, q, None, starts)
 
 
+CALL = r'@(__cudnn\S+)\((.*?)\).*backend_config = "(.*?)"(, .*?)( loc|$)'
+
+
 def custom_calls(function):
     """Target, configuration, and types with layouts of every call that CUDA would be given."""
     names = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
@@ -128,14 +131,16 @@ def custom_calls(function):
     )(*shapes)
     calls = []
     for line in exported.mlir_module().splitlines():
-        if found := re.search(r'@(__cudnn\S+)\((.*?)\).*backend_config = "(.*?)"(, .*?)( loc|$)', line):
+        if found := re.search(CALL, line):
             target, operands, config, types, _ = found.groups()
             calls.append((target, operands, json.loads(config.replace("\\22", '"')), types))
     return calls
 
 
 @pytest.mark.parametrize(
-    ("causal", "window"), [(True, None), (True, 100), (False, None)], ids=["own", "window", "prefix"]
+    ("causal", "window"),
+    [(True, None), (True, 100), (False, None)],
+    ids=["own", "window", "prefix"],
 )
 def test_the_calls_are_those_of_jax(causal, window, monkeypatch):
     theirs = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")

@@ -4,12 +4,11 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 
 from seq1f1b_jax.inference import reference_loss
@@ -17,8 +16,9 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention.parts import make_backend
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.stage import window_of
-from seq1f1b_jax.schedule import SCHEDULES, make_plan
+from seq1f1b_jax.schedule import make_plan
 from tests.ops.test_parts import STAND_IN
+from tests.pipeline.case import Case
 from tests.pipeline.covering import covering_array
 
 VOCAB = 19  # odd, so that no stage count divides it: table padding is always exercised
@@ -27,67 +27,6 @@ UNBLOCKED = "unblocked"
 """Attention by parts, on a kernel's stand-in; of packed documents, which that refuses, dense."""
 WITHOUT_DOCUMENTS = ("causal", "window")
 SIZES = dict(model_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, vocab_size=VOCAB)
-
-
-class Case(NamedTuple):
-    """One compiled program of the exactness suite."""
-
-    P: int = 2
-    D: int = 1
-    T: int = 1
-    V: int = 1
-    M: int = 2
-    C: int = 2
-    lengths: str = "even"
-    family: str = "llama"
-    recompute: str = "selective"
-    tied: bool = False
-    layers: str = "equal"
-    schedule: str = "seq1f1b"
-    extra_warmup: int = 0
-    attention: str = "xla_blockwise"
-    batch: int = 1
-    masks: str = "causal"
-    x64: bool = True
-    sequence: bool = False
-
-    @property
-    def id(self) -> str:
-        flags = [self.masks] * (self.masks != "causal")
-        flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
-        virtual = f"V{self.V}" * (self.V > 1)
-        data = f"D{self.D}" * (self.D > 1)
-        tensor = f"T{self.T}{'s' * self.sequence}" * (self.T > 1)
-        words = [self.name, f"{data}P{self.P}{tensor}{virtual}M{self.M}C{self.C}", self.lengths]
-        attention = self.attention.removeprefix("xla_")
-        words += [self.family, self.recompute, self.layers, attention, f"B{self.batch}"]
-        return "-".join([*words, *flags, "f64" if self.x64 else "f32"])
-
-    @property
-    def name(self) -> str:
-        """Of the schedule; with one chunk that of its form for whole sequences."""
-        whole = {s.chunked_name: name for name, s in SCHEDULES.items() if s.chunked_name}
-        return whole[self.schedule] if self.C == 1 else self.schedule
-
-    @property
-    def dtype(self):
-        return jnp.float64 if self.x64 else jnp.float32
-
-    @property
-    def chunk_lengths(self) -> tuple[int, ...]:
-        """Even; falling like balanced ones; or odd, rising and coprime."""
-        return {
-            "even": (8,) * self.C,
-            "balanced": tuple(4 * (self.C - c) + 4 for c in range(self.C)),
-            "odd": tuple(5 + 2 * c + (c == 2) for c in range(self.C)),
-        }[self.lengths]
-
-    @property
-    def layers_per_stage(self) -> tuple[int, ...]:
-        count = self.P * self.V
-        if self.layers == "equal":
-            return (2,) * count if count < 4 else (1,) * count
-        return tuple(1 + (stage % 3 == 1) for stage in range(count))
 
 
 FACTORS: dict[str, list[Any]] = dict(
@@ -127,6 +66,10 @@ TRAPS = {
     "split, recompute everything, four pipelines": Case(
         P=2, D=4, M=2, C=2, schedule="seq-zb-h1", recompute="full"
     ),
+    "tokens shared in halves, split": Case(
+        P=2, T=2, M=2, C=2, lengths="balanced", schedule="seq-zb-h1", masks="restart",
+        sequence=True, halves=True,
+    ),
     "unequal layers, tied": Case(
         P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
     ),
@@ -134,6 +77,17 @@ TRAPS = {
         P=2, T=4, M=2, C=4, recompute="full", lengths="odd", batch=2, masks="restart and window"
     ),
 }
+
+UNROLLED = {
+    "layers that some stages lack, documents": Case(
+        P=3, M=2, C=2, layers="unequal", lengths="odd", masks="restart", unroll=2
+    ),
+    "split, layers cut over two devices": Case(
+        P=2, T=2, M=2, C=2, schedule="seq-zb-h1", family="gpt", recompute="full", sequence=True,
+        unroll=2,
+    ),
+}
+"""Every layer its own part of the program; else layers are a loop."""
 
 
 @functools.cache
@@ -208,7 +162,7 @@ def _cover(
     return [Case(**row) for row in rows]
 
 
-def build(case: Case, *, fill: float = 0.0):
+def build(case: Case, *, fill: float | None = None):
     """The pipelined step of a case."""
     stage = build_stage(
         case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,
@@ -228,10 +182,12 @@ def build(case: Case, *, fill: float = 0.0):
         options=ExecutorOptions(
             attention="xla_dense" if unblocked else case.attention,
             recompute=case.recompute,
+            unroll=case.unroll,
             compute_dtype=case.dtype,
             loss_block=7,
             restart_positions="restart" in case.masks,
             sequence_parallel=case.sequence,
+            halves=case.halves,
             fill=fill,
         ),
     )
@@ -283,30 +239,3 @@ def _reference_function(stage, dtype, restart):
 def reference(stage, params, batch, dtype, *, restart: bool = False):
     """Loss and gradients by plain `jax.grad` on whole sequences."""
     return _reference_function(stage, dtype, restart)(params, *batch)
-
-
-def relative_errors(actual, expected) -> dict[str, float]:
-    """max|difference| / max|reference| for every leaf, by its path.
-
-    One gradient is zero by mathematics, so its reference holds nothing but rounding: a bias of the
-    keys without rotary adds the same number to all scores of a query, which softmax ignores. That
-    leaf is measured against the gradient of the key kernel beside it.
-    """
-    expected_leaves = named_leaves(expected)
-    every_scale = dict(expected_leaves)
-    errors = {}
-    for path, leaf in leaves_with_path(actual):
-        name = keystr(path)
-        reference = expected_leaves.pop(name)
-        assert leaf.shape == reference.shape, name
-        scale = reference
-        if name.endswith("['key']['bias']"):
-            scale = every_scale[name.replace("bias", "kernel")]
-        difference = np.abs(np.asarray(leaf) - reference)
-        errors[name] = float(np.max(difference) / np.max(np.abs(scale)))
-    assert not expected_leaves, f"leaves without a gradient: {list(expected_leaves)}"
-    return errors
-
-
-def named_leaves(tree) -> dict[str, np.ndarray]:
-    return {keystr(path): np.asarray(leaf) for path, leaf in leaves_with_path(tree)}

@@ -13,6 +13,7 @@ from seq1f1b_jax.pipeline.params.sharding import data_dim
 from seq1f1b_jax.training.step import init_state, make_train_step
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.hlo import Module
 
 MESHES = [(2, 4), (4, 2), (8, 1)]  # with the axis tensor: test_tensor_axis
@@ -54,7 +55,7 @@ def check_updates(case: Case) -> None:
         _, grads = cases.reference(step.stage, params, batch, case.dtype, restart=True)
         updates, moments = OPTIMIZER.update(grads, moments, params)
         params = optax.apply_updates(params, updates)
-    errors = cases.relative_errors(step.to_canonical(state.params), params)
+    errors = relative_errors(step.to_canonical(state.params), params)
     assert {name: e for name, e in errors.items() if not e <= 1e-9} == {}  # after a division
 
 

@@ -17,6 +17,7 @@ from seq1f1b_jax.ops.attention.contract import joined
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline import cases
+from tests.pipeline.errors import relative_errors
 
 LENGTHS = (5, 3, 4)
 SEQ_LEN = sum(LENGTHS)
@@ -83,7 +84,7 @@ def check(borders, *, family, attention):
         count = max(1, int((targets >= 0).sum()))
         expected_loss, expected = jax.tree.map(lambda *x: sum(x) / count, *results)
         assert abs(float(loss) - float(expected_loss)) <= 1e-12 * max(1, float(expected_loss))
-        errors = cases.relative_errors(step.to_canonical(grads), expected)
+        errors = relative_errors(step.to_canonical(grads), expected)
     assert {name: e for name, e in errors.items() if not e <= 1e-10} == {}
 
 

@@ -9,6 +9,7 @@ import pytest
 from seq1f1b_jax.schedule import SCHEDULES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
+from tests.pipeline.errors import relative_errors
 
 TOLERANCE = {True: 1e-10, False: 1e-5}
 """max|difference| / max|reference| per leaf, float64 and float32: rounding of reordered sums."""
@@ -25,7 +26,7 @@ def check(case: Case) -> None:
         expected_loss, expected = cases.reference(
             step.stage, params, batch, case.dtype, restart=restart
         )
-        errors = cases.relative_errors(step.to_canonical(grads), expected)
+        errors = relative_errors(step.to_canonical(grads), expected)
         errors["loss"] = abs(float(loss) - float(expected_loss)) / abs(float(expected_loss))
     bad = {path: error for path, error in errors.items() if not error <= TOLERANCE[case.x64]}
     assert not bad, f"{len(bad)} of {len(errors)} differ: {bad}"
@@ -33,6 +34,11 @@ def check(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases.TRAPS.values(), ids=cases.TRAPS.keys())
 def test_trap(case):
+    check(case)
+
+
+@pytest.mark.parametrize("case", cases.UNROLLED.values(), ids=cases.UNROLLED.keys())
+def test_unrolled(case):
     check(case)
 
 

@@ -20,6 +20,7 @@ from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.cut_stage import CutStage
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.own_stage import OwnStage
 
 EVALUATIONS = [
@@ -49,8 +50,8 @@ def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     _, exact = cases.reference(step.stage, params, batch, jnp.float32)
     _, plain = cases.reference(step.stage, params, batch, jnp.bfloat16)
     _, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
-    ours = cases.relative_errors(step.to_canonical(grads), exact)
-    allowed = cases.relative_errors(plain, exact)
+    ours = relative_errors(step.to_canonical(grads), exact)
+    allowed = relative_errors(plain, exact)
     assert max(allowed.values()) > 1e-3  # bfloat16 was really used
     assert {name: e for name, e in ours.items() if e > 2 * allowed[name] + 2**-8} == {}
 
@@ -151,6 +152,7 @@ def test_the_step_compiles_once():
 
 
 PLAN = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
+RING = make_plan("1f1b-i", num_ranks=2, num_microbatches=2, num_chunks=1)
 ERRORS = {
     "more stages than devices": (lambda: make_mesh(99), "99 pipeline stages.*8 are present"),
     "plan and mesh differ": (
@@ -170,6 +172,16 @@ ERRORS = {
     "unknown residual policy": (
         lambda: ExecutorOptions(recompute="some"),
         "recompute='some'.*none, selective, full",
+    ),
+    "a number of layers below zero": (
+        lambda: ExecutorOptions(unroll=-1), "unroll=-1 is no number of layers.*'auto'"
+    ),
+    "unrolled layers of several stages": (
+        lambda: build_step(
+            OwnStage(num_layers=4), RING, make_mesh(2), chunk_lengths=(8,),
+            options=ExecutorOptions(unroll=8),
+        ),
+        "unroll=8 with 2 stages on a rank.*unroll=0",
     ),
     "unknown attention": (
         lambda: build_step(

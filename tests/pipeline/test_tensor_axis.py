@@ -16,6 +16,7 @@ from seq1f1b_jax.schedule import SCHEDULES, make_plan
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.cut_stage import CutStage
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.hlo import Module
 from tests.pipeline.own_stage import OwnStage
 from tests.pipeline.test_data_axis import check_updates, collectives, compile_train_step
@@ -106,6 +107,13 @@ def test_a_model_that_cannot_be_sharded_is_refused(size, changes, message):
         stage.shard(TensorAxis(size))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("schedule", CHUNKED)
+def test_halves_are_exact(schedule, recompute):
+    check(case_of((1, 2, 4), schedule, lengths="even", recompute=recompute, halves=True))
+
+
 @pytest.mark.parametrize("sequence", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_custom_model_is_exact(x64, sequence):
     stage = CutStage(num_layers=2)
@@ -114,7 +122,7 @@ def test_a_custom_model_is_exact(x64, sequence):
     batch = jax.random.randint(jax.random.key(0), (2, 2, 1, 16), 0, stage.vocab_size, jnp.int32)
     loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), *batch)
     expected_loss, expected = cases.reference(stage, params, (*batch, None), jnp.float64)
-    errors = cases.relative_errors(step.to_canonical(grads), expected)
+    errors = relative_errors(step.to_canonical(grads), expected)
     assert abs(float(loss - expected_loss)) <= 1e-10
     assert {name: error for name, error in errors.items() if not error <= 1e-10} == {}
 
@@ -129,6 +137,12 @@ def test_what_cannot_be_shared_is_refused():
     stage = build_stage("llama", num_layers=2, **cases.SIZES)
     with pytest.raises(ValueError, match=r"chunks of \[7\] tokens .* tensor=2 .* multiple of 2"):
         build_small(stage, lengths=(8, 7), sequence_parallel=True)
+    with pytest.raises(ValueError, match=r"chunks of \[6\] tokens .* tensor=2 .* multiple of 4"):
+        build_small(stage, lengths=(8, 6), sequence_parallel=True, halves=True)
+    with pytest.raises(ValueError, match="halves .* and sequence_parallel is off"):
+        build_small(stage, halves=True)
+    with pytest.raises(ValueError, match="halves with recompute='none' .*recompute='selective'"):
+        build_small(stage, sequence_parallel=True, halves=True, recompute="none")
     with pytest.raises(ValueError, match="sequence_parallel .* the mesh has none"):
         build_small(stage, num_tensor=1, sequence_parallel=True)
     with pytest.raises(ValueError, match="OwnStage has no method shard.* tensor=2"):

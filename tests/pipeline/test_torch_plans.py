@@ -10,6 +10,7 @@ from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import Exchange
 from seq1f1b_jax.schedule.files.plan_file import read_plan
 from tests.pipeline import cases
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.own_stage import OwnStage
 
 FOLDER = Path(__file__).parents[1] / "schedule" / "torch_plans"
@@ -42,4 +43,4 @@ def test_an_order_of_torch_is_exact(x64, name):
     loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), tokens, tokens)
     expected_loss, expected = cases.reference(stage, params, (tokens, tokens), "float64")
     assert abs(float(loss) / float(expected_loss) - 1) <= 1e-12
-    assert max(cases.relative_errors(step.to_canonical(grads), expected).values()) <= 1e-10
+    assert max(relative_errors(step.to_canonical(grads), expected).values()) <= 1e-10

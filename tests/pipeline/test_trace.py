@@ -9,6 +9,7 @@ from seq1f1b_jax.schedule import Op
 from seq1f1b_jax.schedule.dependencies import dependencies
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
+from tests.pipeline.errors import relative_errors
 
 CASES = {
     "split backwards, unequal layers": Case(
@@ -38,7 +39,7 @@ def test_trace_of_a_step(case):
 
     expected_loss, expected = jax.jit(step.loss_and_grads)(params, *batch)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-    errors = cases.relative_errors(step.to_canonical(grads), step.to_canonical(expected))
+    errors = relative_errors(step.to_canonical(grads), step.to_canonical(expected))
     assert max(errors.values()) < 1e-5
 
     records = {record.action: record for record in recorder.records}

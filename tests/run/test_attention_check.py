@@ -24,10 +24,10 @@ def doubled(*inputs, **options):
 def test_the_run_goes_on(kernel, reason, source, tmp_path, monkeypatch):
     real = choose.get_backend
 
-    def get_backend(name, *, platform, window=None):
+    def get_backend(name, *, window=None, **options):
         if name == "cudnn":
             return make_backend(name, kernel, window=window)
-        return real(name, platform=platform, window=window)
+        return real(name, window=window, **options)
 
     monkeypatch.setattr(cudnn, "reason_against", lambda **_: None)
     monkeypatch.setattr(choose, "get_backend", get_backend)

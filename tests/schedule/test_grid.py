@@ -61,7 +61,7 @@ rank 1  F0.0 F0.1 F1.0 F1.1 B0.1 B0.0 B1.1 B1.0
 rank 2  F0.0 F0.1 F1.0 B0.1 F1.1 B0.0 B1.1 B1.0
 """,
         ),
-        (("seq1f1b", 1, 1, 3), {}, "\nrank 0  F0.0 F0.1 F0.2 B0.2 B0.1 B0.0\n"),
+        (("seq1f1b", 1, 2, 2), {}, "\nrank 0  F0.0 F0.1 B0.1 B0.0 F1.0 F1.1 B1.1 B1.0\n"),
         (
             ("1f1b-i", 2, 2, 1),
             {"stages_per_rank": 3},
@@ -96,6 +96,7 @@ def test_order_of_work_of_evaluation():
     [
         ("generators.terapipe", _plan("terapipe", 2, 2, 2)),
         ("generators.seq1f1b", _plan("seq1f1b", 2, 2, 2)),
+        ("generators.seq1f1b", _plan("seq1f1b", 1, 2, 2)),
         ("grid", _plan("seq1f1b", 2, 2, 2)),
         ("generators.zero_bubble", _plan("zb-h1", 2, 3, 1)),
         ("generators.forward", forward_plan(num_ranks=2, num_microbatches=2, num_chunks=2)),

@@ -25,7 +25,7 @@ from tests.schedule.cases import cases_of
 
 @pytest.mark.parametrize("name", ["gpipe", "terapipe", "1f1b", "seq1f1b"])
 def test_ticks_of_parity_have_their_closed_form(name):
-    for case in cases_of(name):
+    for case in several_ranks(name):
         plan = case.plan
         extra = case.sizes.get("extra_warmup", plan.num_units)  # terapipe warms up with everything
         wait = min(extra, plan.num_units - plan.num_chunks) + plan.num_chunks - 1
@@ -39,7 +39,7 @@ def test_ticks_of_parity_have_their_closed_form(name):
 @pytest.mark.parametrize("name", ["1f1b-lockstep", "seq1f1b-lockstep"])
 def test_ticks_of_lockstep_have_their_closed_form(name):
     """A message takes a double tick to the next rank, and as long back."""
-    for case in cases_of(name):
+    for case in several_ranks(name):
         plan = case.plan
         last = plan.num_ranks - 1
         forwards, backwards = _ticks_by_rank(plan)
@@ -47,6 +47,27 @@ def test_ticks_of_lockstep_have_their_closed_form(name):
             first = plan.num_chunks - 1 + last + (last - rank)
             assert forwards[rank] == [2 * (u + rank) for u in range(plan.num_units)]
             assert backwards[rank] == [2 * (first + i) + 1 for i in range(plan.num_units)]
+
+
+def several_ranks(name):
+    return [case for case in cases_of(name) if case.plan.num_ranks > 1]
+
+
+def test_one_stage_alone_has_no_idle_tick(all_cases):
+    for case in all_cases:
+        if case.plan.num_stages == 1:
+            ticks = assign_ticks(case.plan)
+            sending = [a for a in case.plan.ranks[0] if a.op is not Op.W]
+            assert [ticks[action] for action in sending] == list(range(len(sending))), case
+
+
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_one_stage_alone_holds_one_microbatch(num_chunks):
+    lengths = (5, 3, 1)[:num_chunks]
+    plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=4, num_chunks=num_chunks)
+    table = lower(plan, lengths)
+    held = (table.arena_tokens_per_rank, table.loss_tokens, table.num_cache_slots)
+    assert held == ((sum(lengths),), sum(lengths), 1)
 
 
 def _ticks_by_rank(plan):
@@ -57,7 +78,7 @@ def _ticks_by_rank(plan):
 def test_actions_that_send_keep_to_the_ticks_of_the_exchange(all_cases):
     for case in all_cases:
         table = case.table
-        for rank in range(case.plan.num_ranks):
+        for rank in range(case.plan.num_ranks if case.plan.num_stages > 1 else 0):
             op = table.actions.op[:, rank]
             for wanted, op_class in ((op == FORWARD, Op.F), (op > FORWARD, Op.B)):
                 parity = np.flatnonzero(wanted) % 2

@@ -24,6 +24,7 @@ from seq1f1b_jax.schedule import (
 from seq1f1b_jax.schedule.files.plan_file import read_plan
 from seq1f1b_jax.training.setup import choose_plan
 from tests.pipeline import cases
+from tests.pipeline.errors import relative_errors
 from tests.pipeline.own_stage import OwnStage
 from tests.schedule.command import row, run
 from tests.schedule.own_schedule import IN_GROUPS, in_groups
@@ -79,7 +80,7 @@ def test_it_runs_exactly(x64, name):
     loss, grads = jax.jit(step.loss_and_grads)(step.from_canonical(params), tokens, tokens)
     expected_loss, expected = cases.reference(stage, params, (tokens, tokens), "float64")
     assert abs(float(loss) / float(expected_loss) - 1) <= 1e-12
-    assert max(cases.relative_errors(step.to_canonical(grads), expected).values()) <= 1e-10
+    assert max(relative_errors(step.to_canonical(grads), expected).values()) <= 1e-10
 
 
 def test_formulas_are_optional(capsys, own_schedules):

@@ -129,7 +129,7 @@ def test_what_is_not_understood_is_refused_at_its_place(tmp_path, text, reported
 
 def test_microbatches_are_read_as_chunks_where_the_user_says_so(tmp_path):
     assert parse_torch_cell("3W7", num_chunks=3)[0].text(3) == "W2.1"
-    plan = read(tmp_path, "0F0,0F1,0B1,0F2,0B0,0F3,0B3,0B2\n", num_chunks=2)
+    plan = read(tmp_path, "0F0,0F1,0B1,0B0,0F2,0F3,0B3,0B2\n", num_chunks=2)
     assert replace(plan, name="seq1f1b") == make_plan(
         "seq1f1b", num_ranks=1, num_microbatches=2, num_chunks=2
     )

@@ -1,21 +1,22 @@
-"""The plan of a run: named or from a file, what is said about it, and what is drawn of it."""
+"""The plan of a run: named or from a file, what is said about it and drawn of it; its chunks."""
 
 from pathlib import Path
 
 import pytest
 
-from seq1f1b_jax.config import ScheduleConfig
+from seq1f1b_jax.config import Config, DataConfig, ScheduleConfig
 from seq1f1b_jax.schedule import (
     Costs,
     Exchange,
     PlanError,
+    StageCost,
     draw_simulation,
     make_plan,
     simulate,
 )
 from seq1f1b_jax.schedule.files.plan_file import write_plan
 from seq1f1b_jax.training.preview.header import GRID_WIDTH, draw_course
-from seq1f1b_jax.training.setup import choose_plan
+from seq1f1b_jax.training.setup import choose_plan, chunk_lengths
 
 TORCH = Path(__file__).parents[1] / "schedule" / "torch_plans"
 INTERLEAVED = str(TORCH / "Interleaved1F1B_P2_M4_V2.compute.csv")
@@ -80,3 +81,20 @@ def test_a_long_course_ends_at_the_width_and_says_so():
     assert {row[-4:] for row in rows} == {" ..."}
     assert max(map(len, rows)) <= GRID_WIDTH
     assert left.startswith("(columns 0 to ") and left.endswith(" of 105)")
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "tile", "lengths"),
+    [
+        (1, 256, (1536, 1024, 768, 768)),
+        (1, None, (1408, 1024, 896, 768)),
+        (4, 256, (1408, 1024, 896, 768)),  # tiles would cost the slowest chunk 6 %
+    ],
+)
+def test_one_rank_has_chunks_of_whole_tiles_whatever_they_cost(num_ranks, tile, lengths):
+    config = Config(schedule=ScheduleConfig(num_chunks=4), data=DataConfig(seq_len=4096))
+    cost = StageCost(
+        model_dim=512, num_heads=8, num_kv_heads=8, head_dim=64, mlp_dim=1376, gated=True,
+        vocab_size=256, layers_per_stage=(8 // num_ranks,) * num_ranks,
+    )
+    assert chunk_lengths(config, cost, num_ranks=num_ranks, tile=tile) == lengths

@@ -7,7 +7,7 @@ for cannot be asked; there `auto` goes by what is known of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -77,40 +77,42 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
       'xla_blockwise'
     """
     platform = devices[0].platform
+    get = partial(
+        get_backend, platform=platform, window=heads.window, num_heads=heads.num_heads
+    )
     if name not in (AUTO, "cudnn"):
-        return get_backend(name, platform=platform, window=heads.window)
+        return get(name)
     reason = cudnn.reason_against(
         dtype=heads.dtype, head_dim=heads.dim, platform=platform,
         capability=getattr(devices[0], "compute_capability", None),
     )
     expected = platform == "cpu" and reason is not None  # nobody asks why a CPU has no cuDNN
-    backend = get_backend("cudnn", platform=platform, window=heads.window)
     found = "not run: no such device here"
     here = _here(devices)
     if reason is None and here is not None:
         reason = _agreed(check(here, heads), devices)
         found = f"checked against xla_dense on {here.device_kind}"
     if reason is None:
-        return backend.because(found)
+        return get("cudnn").because(found)
     if name != AUTO:
         raise ValueError(
             f"attention={name!r}: {reason}; use 'xla_blockwise', or 'auto', which takes the best "
             "one that runs"
         )
-    fallback = get_backend("xla_blockwise", platform=platform, window=heads.window)
+    fallback = get("xla_blockwise")
     return fallback if expected else fallback.because(reason)
 
 
 def for_documents(
-    name: str, backend: AttentionBackend, *, platform: str, window: int | None
+    name: str, backend: AttentionBackend, devices: Sequence[Device], heads: Heads
 ) -> AttentionBackend:
     """A backend for sequences that hold documents, in place of one that has no mask for them.
 
     Args:
       name: what was asked for; only `auto` may take another one.
       backend: what was chosen.
-      platform: of the devices.
-      window: of the model.
+      devices: of the program's mesh.
+      heads: what it computes.
 
     Raises:
       ValueError: a backend without such a mask was named.
@@ -122,7 +124,7 @@ def for_documents(
         raise ValueError(
             f"attention={name!r}: {reason}; use 'xla_blockwise', or 'auto', which does so by itself"
         )
-    return get_backend("xla_blockwise", platform=platform, window=window).because(reason)
+    return choose_backend("xla_blockwise", devices, heads).because(reason)
 
 
 @cache

@@ -6,8 +6,8 @@ at the first key. A chunk's scores are cut into parts that it can see:
     keys      | far . . . . . . | near . . . . . | own . . . |
     query 0   | x x x x x x x x | x x x x x x x  | x         |     own   causal
     query 1   |   x x x x x x x | x x x x x x x  | x x       |     near  no mask
-    query 2   |     x x x x x x | x x x x x x x  | x x x     |     far   causal, once the order of
-                                                                         queries and keys is reversed
+    query 2   |     x x x x x x | x x x x x x x  | x x x     |     far   causal, in reversed order
+                                                                         of queries and keys
 
 Without a window there is no `far`: the prefix is `near`. A window narrower than the chunk bends the
 own part too, which the kernel's own window does.

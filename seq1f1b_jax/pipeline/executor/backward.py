@@ -7,15 +7,14 @@ later `W`, which nothing waits for.
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import ChunkGradients
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
-from seq1f1b_jax.pipeline.executor.control import run_if
-from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit, post_backward, pre_backward
+from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
+from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit
 from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -62,7 +61,7 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
             grads = _add(grads, halves.weight_half(kept, values))
         return _accumulate_leaves(chunk, unit, layer, state, grads)
 
-    return lax.fori_loop(0, chunk.program.num_layers_of(unit.stage), layer_step, state)
+    return over_layers(chunk.program, unit.stage, layer_step, state)
 
 
 def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_step):
@@ -71,12 +70,11 @@ def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_st
     is_last_stage = program.is_stage(-1, unit.stage)
     dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
     context = chunk.context(unit)
-    num_layers = program.num_layers_of(unit.stage)
 
-    def step(index, carry):
-        return layer_step(chunk, unit, num_layers - 1 - index, context, *carry)
+    def step(layer, carry):
+        return layer_step(chunk, unit, layer, context, *carry)
 
-    dx, state = lax.fori_loop(0, num_layers, step, (dy, state))
+    dx, state = over_layers(program, unit.stage, step, (dy, state), reverse=True)
     is_first_stage = program.is_stage(0, unit.stage)
     state = run_if(is_first_stage, lambda s: _embed_backward(chunk, unit, s, dx), state)
     return state, chunk.message(dx)
@@ -89,16 +87,14 @@ def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T 
 
 
 def _whole_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
+    pieces = chunk.program.layer_backwards[chunk.index]
     kept = _kept(chunk, unit, layer, context, state)
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
-    d_post, (dx_around, dout) = post_backward(chunk.post, chunk.plan, kept, Given(values, dy))
+    d_post, (dx_around, dout) = pieces.post(kept, Given(values, dy))
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
-    d_pre, dx = pre_backward(chunk.pre, chunk.plan, kept, Given(values, cotangents))
-    grads = state.grads
-    row = chunk.program.layer_row(unit.stage, layer)
-    d_layer = jax.tree.map(jnp.add, d_pre, d_post)
-    grads = grads._replace(layers=buffers.accumulate(grads.layers, d_layer, row))
-    return dx + dx_around, state._replace(grads=grads)
+    d_pre, dx = pieces.pre(kept, Given(values, cotangents))
+    state = _accumulate(chunk, unit, layer, state, jax.tree.map(jnp.add, d_pre, d_post))
+    return dx + dx_around, state
 
 
 def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
@@ -202,9 +198,18 @@ def _accumulate_leaves(
     chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, grads: dict[int, Array]
 ) -> State:
     """Add the gradients of some leaves of a layer's weights; the other leaves are not touched."""
-    row = chunk.program.layer_row(unit.stage, layer)
-    leaves, treedef = jax.tree.flatten(state.grads.layers)
-    for index, grad in grads.items():
-        leaves[index] = buffers.accumulate(leaves[index], grad, row)
-    layers = jax.tree.unflatten(treedef, leaves)
+    treedef = jax.tree.structure(chunk.program.layer_shapes)
+    leaves = [grads.get(index) for index in range(treedef.num_leaves)]
+    return _accumulate(chunk, unit, layer, state, treedef.unflatten(leaves))
+
+
+def _accumulate(
+    chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, update: Tree
+) -> State:
+    """Add gradients of a layer's weights; `None`: nothing for this leaf."""
+    row, layers = chunk.program.layer_row(unit.stage, layer), state.grads.layers
+    if chunk.program.unrolled:
+        layers = (*layers[:row], buffers.add_tree(layers[row], update), *layers[row + 1 :])
+    else:
+        layers = buffers.accumulate(layers, update, row)
     return state._replace(grads=state.grads._replace(layers=layers))

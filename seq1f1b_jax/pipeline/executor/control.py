@@ -1,10 +1,13 @@
-"""Branches that copy nothing."""
+"""Branches that copy nothing, and the loop over the layers of a stage."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jax import Array, lax
+
+from seq1f1b_jax.pipeline.executor.program import Program
 
 T = TypeVar("T")
 
@@ -25,3 +28,27 @@ def run_if(predicate: bool | Array, action: Callable[[T], T], state: T) -> T:
         (predicate, state),
     )
     return state
+
+
+def over_layers(
+    program: Program, stage: Array, step: Callable[[Any, T], T], carry: T, *, reverse: bool = False
+) -> T:
+    """`carry = step(layer, carry)` for the layers of a stage, first to last or in reverse.
+
+    Unrolled, the index of a layer is a Python int, and layers that only some stages have are loops
+    of zero or one trips. A barrier keeps them apart: XLA:GPU read the residuals of several layers
+    before it began the first, and so held them all.
+    """
+    count = program.num_layers_of(stage)
+    if not program.unrolled:
+
+        def body(index, carry):
+            return step(count - 1 - index if reverse else index, carry)
+
+        return lax.fori_loop(0, count, body, carry)
+    layers = range(program.layout.max_layers)
+    for layer in reversed(layers) if reverse else layers:
+        everywhere = layer < min(program.layout.layers_per_stage)
+        carry = run_if(True if everywhere else layer < count, partial(step, layer), carry)
+        carry = lax.optimization_barrier(carry)
+    return carry

@@ -14,9 +14,11 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
+from seq1f1b_jax.ops.precision import accumulation_dtype
 from seq1f1b_jax.pipeline.executor import residuals
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan
 from seq1f1b_jax.pipeline.executor.weight_split import SplitBackward, split_backward
+from seq1f1b_jax.pipeline.executor.wide_gradients import is_narrow, widen
 from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
 
@@ -61,6 +63,69 @@ def pre_backward(pre: Callable, plan: ResidualPlan, kept: Kept, given: Given):
     return residuals.pull(plan.pre, saved, vjp)(given.cotangent)
 
 
+class LayerBackward(NamedTuple):
+    """The pieces of a layer's backward at one chunk length: `(kept, given) -> (d_weights, ...)`.
+
+    `post` and `pre` are `post_backward` and `pre_backward`; weight gradients that are matmuls or
+    sums are in the accumulation dtype (`wide_gradients`).
+    """
+
+    pre: Callable
+    post: Callable
+
+
+def layer_backward(
+    stage: Stage,
+    plan: ResidualPlan,
+    layer: Tree,
+    x: jax.ShapeDtypeStruct,
+    *,
+    policy: str,
+    platform: str,
+    own_positions: bool = False,
+) -> LayerBackward:
+    """The backward of a layer for one chunk length.
+
+    Args:
+      stage: the model's functions.
+      plan: residuals of this chunk length.
+      layer: shapes of one layer's weights, in the compute dtype.
+      x: shape and dtype of the layer's input on one device, `[B, t, d]`.
+      policy: residual policy.
+      platform: of the devices.
+      own_positions: see `residuals.plan_residuals`.
+    """
+    pre, post = residuals.layer_functions(stage, policy)
+    whole = LayerBackward(partial(pre_backward, pre, plan), partial(post_backward, post, plan))
+    dtype = accumulation_dtype(x.dtype)
+    if not is_narrow(x.dtype, dtype):
+        return whole
+    environment = tensor_of(stage).environment
+    shapes = _arguments(stage, plan, layer, x, own_positions=own_positions)
+    return LayerBackward(
+        *(
+            widen(
+                backward, *arguments, dtype=dtype, platform=platform, environment=environment
+            )
+            for backward, arguments in zip(whole, shapes, strict=True)
+        )
+    )
+
+
+def _arguments(
+    stage: Stage, plan: ResidualPlan, layer: Tree, x: jax.ShapeDtypeStruct, *, own_positions: bool
+) -> tuple[tuple[Kept, Given], tuple[Kept, Given]]:
+    """Shapes of what the backwards of `pre` and of `post` take."""
+    context = residuals.context_shape(stage, x, own_positions=own_positions)
+    q, k, v = tensor_of(stage).shape_of(stage.pre, layer, x, context)
+    kept = Kept(
+        layer, context, {e.name: jax.ShapeDtypeStruct(e.shape, e.dtype) for e in plan.entries}
+    )
+    values = {"q": q, "k": k, "v": v, "out": q}
+    values = {name: value for name, value in values.items() if name not in kept.stored}
+    return (kept, Given(values, (q, k, v))), (kept, Given(values, x))
+
+
 class LayerSplit(NamedTuple):
     """The halves of a layer's backward, and the entries that pass between them.
 
@@ -81,34 +146,22 @@ def split_layer(
     x: jax.ShapeDtypeStruct,
     *,
     policy: str,
+    platform: str,
     own_positions: bool = False,
 ) -> LayerSplit:
-    """Split the backward of a layer for one chunk length.
-
-    Args:
-      stage: the model's functions.
-      plan: residuals of this chunk length.
-      layer: shapes of one layer's weights, in the compute dtype.
-      x: shape and dtype of the layer's input on one device, `[B, t, d]`.
-      policy: residual policy.
-      own_positions: see `residuals.plan_residuals`.
+    """Split the backward of a layer; arguments as for `layer_backward`.
 
     Raises:
       ValueError: what passes between the halves does not grow with the tokens.
     """
-    pre, post = residuals.layer_functions(stage, policy)
-    context = residuals.context_shape(stage, x, own_positions=own_positions)
-    tensor = tensor_of(stage)
-    q, k, v = tensor.shape_of(stage.pre, layer, x, context)
-    kept = Kept(
-        layer, context, {e.name: jax.ShapeDtypeStruct(e.shape, e.dtype) for e in plan.entries}
+    whole = layer_backward(
+        stage, plan, layer, x, policy=policy, platform=platform, own_positions=own_positions
     )
-    values = {"q": q, "k": k, "v": v, "out": q}
-    values = {name: value for name, value in values.items() if name not in kept.stored}
-    split = partial(split_backward, environment=tensor.environment)
+    environment = tensor_of(stage).environment
+    shapes = _arguments(stage, plan, layer, x, own_positions=own_positions)
     pieces = {
-        "pre": split(partial(pre_backward, pre, plan), kept, Given(values, (q, k, v))),
-        "post": split(partial(post_backward, post, plan), kept, Given(values, x)),
+        name: split_backward(backward, *arguments, environment=environment)
+        for name, backward, arguments in zip(whole._fields, whole, shapes, strict=True)
     }
     entries = {}
     for piece, halves in pieces.items():

@@ -8,12 +8,18 @@ from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.loss import VocabShard
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, values_per_token
-from seq1f1b_jax.pipeline.executor.layer import LayerSplit, split_layer
+from seq1f1b_jax.pipeline.executor.layer import (
+    LayerBackward,
+    LayerSplit,
+    layer_backward,
+    split_layer,
+)
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
@@ -32,6 +38,9 @@ class Program:
       options: how it computes.
       num_sequences: sequences per microbatch on this device.
       num_microbatches: microbatches of the step.
+      platform: of the devices: `cpu`, `gpu`.
+      unrolled: whether every layer of a stage has its own part of the program, and its own weights
+        and accumulators.
       has_starts: whether the sequences hold documents.
       train: whether backward actions run; `False` is evaluation.
     """
@@ -43,6 +52,8 @@ class Program:
     options: ExecutorOptions
     num_sequences: int
     num_microbatches: int
+    platform: str
+    unrolled: bool
     has_starts: bool = False
     train: bool = True
 
@@ -98,16 +109,18 @@ class Program:
     def weight_shapes(self) -> Params:
         """Weights of one rank in the compute dtype without the vocabulary tables.
 
-        Leaves of the layers are `[stages_per_rank * max_layers, ...]`.
+        Leaves of the layers are `[stages_per_rank * max_layers, ...]`; unrolled, `layers` is a
+        tuple of trees, one for each layer.
         """
-        params = jax.eval_shape(self.stage.init, jax.random.key(0))
-        layers = self.layout.rank_layers
+        params, layer = jax.eval_shape(self.stage.init, jax.random.key(0)), self.layer_shapes
+        count = self.layout.rank_layers
 
         def cast(leaf, shape):
             return jax.ShapeDtypeStruct(shape, self.compute_dtype)
 
+        stacked = jax.tree.map(lambda x: cast(x, (count, *x.shape)), layer)
         return Params(
-            layers=jax.tree.map(lambda x: cast(x, (layers, *x.shape[1:])), params.layers),
+            layers=(layer,) * count if self.unrolled else stacked,
             first=jax.tree.map(lambda x: cast(x, x.shape), params.first),
             last=jax.tree.map(lambda x: cast(x, x.shape), params.last),
             embedding=None,
@@ -121,11 +134,12 @@ class Program:
         names = table_names(self.layout)
         return {name: jax.ShapeDtypeStruct(shape, self.compute_dtype) for name in names}
 
-    @property
+    @cached_property
     def layer_shapes(self) -> Tree:
         """One layer's weights in the compute dtype."""
+        layers = jax.eval_shape(self.stage.init, jax.random.key(0)).layers
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.weight_shapes.layers
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], self.compute_dtype), layers
         )
 
     @cached_property
@@ -151,6 +165,20 @@ class Program:
         return tuple(by_length[length] for length in self.lengths)
 
     @cached_property
+    def layer_backwards(self) -> tuple[LayerBackward, ...]:
+        """The backward of a layer, by chunk."""
+
+        def whole(length: int) -> LayerBackward:
+            plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
+            return layer_backward(
+                self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
+                platform=self.platform, own_positions=self.restart_positions,
+            )
+
+        by_length = {length: whole(length) for length in sorted(set(self.lengths))}
+        return tuple(by_length[length] for length in self.lengths)
+
+    @cached_property
     def layer_splits(self) -> tuple[LayerSplit, ...]:
         """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
 
@@ -158,7 +186,7 @@ class Program:
             plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
             return split_layer(
                 self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
-                own_positions=self.restart_positions,
+                platform=self.platform, own_positions=self.restart_positions,
             )
 
         by_length = {length: split(length) for length in sorted(set(self.lengths))}
@@ -231,11 +259,24 @@ class Program:
         )
 
     def initial_state(self) -> State:
-        """Zeros where sums begin, `fill` everywhere else."""
-        shapes = self.state_shapes()
-        filled = jax.tree.map(lambda s: jnp.full(s.shape, self.options.fill, s.dtype), shapes)
+        """Zeros where sums begin; the rest is written before it is read, and not initialised.
+
+        On a GPU, that is: on a CPU an empty array is one of zeros.
+        """
+        shapes, value = self.state_shapes(), self.options.fill
+
+        def unwritten(s: jax.ShapeDtypeStruct) -> jax.Array:
+            if value is None:
+                return lax.empty(s.shape, s.dtype)
+            return jnp.full(s.shape, value, s.dtype)
+
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
-        return filled._replace(grads=zeros[0], loss=zeros[1])
+        return jax.tree.map(unwritten, shapes)._replace(grads=zeros[0], loss=zeros[1])
+
+    @property
+    def blank(self) -> float:
+        """Content of messages of ranks without an action, and of padding: sent, never read."""
+        return 0.0 if self.options.fill is None else self.options.fill
 
     def num_layers_of(self, stage: jax.Array) -> int | jax.Array:
         """Trip count of the layer loop of a stage: static where all stages are alike."""
@@ -244,7 +285,7 @@ class Program:
             return counts[0]
         return jnp.asarray(counts, jnp.int32)[stage]
 
-    def layer_row(self, stage: jax.Array, layer) -> jax.Array:
+    def layer_row(self, stage: jax.Array, layer: int | jax.Array) -> int | jax.Array:
         """Row of a layer of a stage in this rank's stack of weights."""
         if self.layout.stages_per_rank == 1:
             return layer

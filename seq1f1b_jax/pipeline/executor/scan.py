@@ -10,6 +10,8 @@ elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
     rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
     rank 1    .    F0   .    F1   B0   F2   B1   F3      ranks 1-2 in odd ticks
 
+The body of the scan holds the two ticks of the pattern; one stage exchanges nothing and needs one.
+
 An action is a loop of zero or one trips that carries the state (see `control.run_if`). It contains
 no collective over `pipe`: ranks disagree on which actions run.
 """
@@ -36,6 +38,7 @@ from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
+from seq1f1b_jax.schedule.exchange import PERIOD
 from seq1f1b_jax.schedule.lowering.table import NO_ACTION as EMPTY
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
 
@@ -88,7 +91,7 @@ class Carry(NamedTuple):
 
 
 def tick_columns(table: TickTable) -> Tick:
-    """The tick table as the scan reads it: leaves int32 `[double_ticks, 2, ranks]`."""
+    """The tick table as the scan reads it: leaves int32 `[iterations, ticks of one, ranks]`."""
     sending = [op for op in table.ops if op is not Op.W]
     actions, weights = table.actions, table.weights
     index = sum((actions.op == OP_CODES[op]) * number for number, op in enumerate(sending))
@@ -102,7 +105,13 @@ def tick_columns(table: TickTable) -> Tick:
         weight_action=weight_action,
         weight_unit=WeightUnit(*(getattr(weights, name) for name in WeightUnit._fields)),
     )
-    return jax.tree.map(lambda a: a.astype(np.int32).reshape(-1, 2, table.num_ranks), columns)
+    shape = (-1, ticks_of_iteration(table), table.num_ranks)
+    return jax.tree.map(lambda a: a.astype(np.int32).reshape(shape), columns)
+
+
+def ticks_of_iteration(table: TickTable) -> int:
+    """Ticks in the body of the scan: those of the exchange's pattern, where there is any."""
+    return PERIOD if table.num_ranks * table.stages_per_rank > 1 else 1
 
 
 def exchange(message: Float[Array, "..."], table: TickTable, tick: int) -> Array:
@@ -128,7 +137,7 @@ def run_schedule(
     """
     chunks = [Chunk(program, index, inputs) for index in range(program.num_chunks)]
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
-    blank = jnp.full(program.message_shape, program.options.fill, program.compute_dtype)
+    blank = jnp.full(program.message_shape, program.blank, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
     return run_ticks(
         program.table, actions, program.initial_state(), blank, exchange=exchange
@@ -156,16 +165,16 @@ def run_ticks(
       The state after the last tick.
     """
     sending = [action for op in table.ops if op is not Op.W for action in actions[op]]
-    run_double_tick = partial(_double_tick, table, sending, actions.get(Op.W, ()), blank, exchange)
+    run_iteration = partial(_iteration, table, sending, actions.get(Op.W, ()), blank, exchange)
     rank = lax.axis_index(PIPE)
     columns = jax.tree.map(lambda a: jnp.asarray(a)[:, :, rank], tick_columns(table))
     inbox = jnp.broadcast_to(blank, (table.num_inbox_slots, *blank.shape))
     start = Carry(jnp.int32(DONE), state, inbox)
-    return lax.scan(run_double_tick, start, columns)[0].state
+    return lax.scan(run_iteration, start, columns)[0].state
 
 
-def _double_tick(table, sending, weights, blank, exchange, carry: Carry, ticks: Tick):
-    for phase in (0, 1):
+def _iteration(table, sending, weights, blank, exchange, carry: Carry, ticks: Tick):
+    for phase in range(ticks_of_iteration(table)):
         tick = jax.tree.map(lambda column, phase=phase: column[phase], ticks)
         carry, message = _run_action(sending, blank, carry, tick)
         message = exchange(message, table, phase)
@@ -223,9 +232,11 @@ def prepare_inputs(
     """Compute copies of this rank's weights, cast once per step and outside every vjp."""
     cast = jax.tree.map(lambda leaf: leaf.astype(program.compute_dtype), params)
     tables = gather_tables(cast.embedding, cast.head, program.layout)
-    weights = cast._replace(
-        layers=jax.tree.map(lambda leaf: leaf[0], cast.layers), embedding=None, head=None
-    )
+    layers = jax.tree.map(lambda leaf: leaf[0], cast.layers)
+    if program.unrolled:
+        rows = range(program.layout.rank_layers)
+        layers = tuple(jax.tree.map(lambda leaf, row=row: leaf[row], layers) for row in rows)
+    weights = cast._replace(layers=layers, embedding=None, head=None)
     return Inputs(weights, tables, tokens, targets, starts)
 
 
@@ -236,8 +247,11 @@ def collect_gradients(program: Program, grads: Gradients) -> Params:
     added to its tokens of the residual stream.
     """
     embedding, head = scatter_gradients(grads.tables, program.layout)
+    layers = grads.layers
+    if program.unrolled:
+        layers = jax.tree.map(lambda *rows: jnp.stack(rows), *layers)
     params = Params(
-        layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),
+        layers=jax.tree.map(lambda leaf: leaf[None], layers),
         first=lax.psum(grads.first, (PIPE, TENSOR) if program.tensor.sequence else PIPE),
         last=lax.psum(grads.last, PIPE),
         embedding=embedding,

@@ -26,12 +26,8 @@ import jax
 from jax.extend import core
 from jax.extend.core import Literal
 
+from seq1f1b_jax.pipeline.executor.flat_jaxpr import Graph, flat_jaxpr
 from seq1f1b_jax.pipeline.stage import Tree
-
-_CALLS = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
-)
-"""Primitives that only call a jaxpr; they are opened so that their equations can be sorted."""
 
 _MATMULS = frozenset(("dot_general", "ragged_dot", "ragged_dot_general", "conv_general_dilated"))
 
@@ -76,7 +72,7 @@ def split_backward(
     Returns:
       The halves. A weight gradient that is zero by structure appears in neither.
     """
-    closed, out_tree = _flat_jaxpr(backward, kept, given, environment=environment)
+    closed, out_tree = flat_jaxpr(backward, kept, given, environment=environment)
     graph = _Graph(closed.jaxpr)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     num_kept = len(jax.tree.leaves(kept))
@@ -116,32 +112,8 @@ def split_backward(
     return SplitBackward(input_half, weight_half, shapes)
 
 
-class _Graph:
-    """The equations of a flat jaxpr as a graph of variables."""
-
-    def __init__(self, jaxpr) -> None:
-        self.jaxpr = jaxpr
-        self.producer = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
-
-    def ancestors(self, variables: Iterable) -> set:
-        """The variables and all that they are computed from."""
-        seen, todo = set(), list(variables)
-        while todo:
-            var = todo.pop()
-            if isinstance(var, Literal) or var in seen:
-                continue
-            seen.add(var)
-            if var in self.producer:
-                todo += self.producer[var].invars
-        return seen
-
-    def reachable(self, start: Iterable) -> set:
-        """The variables and all that is computed from them."""
-        reached = set(start)
-        for eqn in self.jaxpr.eqns:
-            if any(not isinstance(v, Literal) and v in reached for v in eqn.invars):
-                reached.update(eqn.outvars)
-        return reached
+class _Graph(Graph):
+    """What the sorting asks about variables."""
 
     def reachable_from_matmuls(self, within: set) -> set:
         """Results of the matmuls among these variables, and all that is computed from them."""
@@ -180,66 +152,6 @@ class _Graph:
             if _nbytes(var) <= _nbytes(best):
                 best = var
         return best
-
-    def evaluate(self, known: dict, wanted: Sequence) -> list:
-        """Values of variables from those of others, by the equations between them."""
-        needed, todo = set(), list(wanted)
-        while todo:
-            var = todo.pop()
-            if isinstance(var, Literal) or var in known or var in needed:
-                continue
-            needed.add(var)
-            todo += self.producer[var].invars
-        equations = [e for e in self.jaxpr.eqns if any(var in needed for var in e.outvars)]
-        return _evaluate(self.jaxpr, equations, known, wanted)
-
-
-def _flat_jaxpr(function: Callable, *arguments: Tree, environment: Sequence[tuple[str, int]]):
-    """The jaxpr of a function with all calls opened, and the structure of its result."""
-    trace = jax.make_jaxpr(function, axis_env=environment, return_shape=True)
-    closed, shapes = trace(*arguments)
-
-    def flat(*values):
-        return _run(closed.jaxpr, closed.consts, values)
-
-    retrace = jax.make_jaxpr(flat, axis_env=environment)
-    return retrace(*jax.tree.leaves(arguments)), jax.tree.structure(shapes)
-
-
-def _run(jaxpr, consts: Sequence, arguments: Sequence) -> list:
-    """Evaluate a jaxpr, and the jaxprs that it calls, equation by equation."""
-    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
-    for eqn in jaxpr.eqns:
-        if (inner := _called(eqn)) is None:
-            outputs = _evaluate(jaxpr, [eqn], known, eqn.outvars)
-        else:
-            outputs = _run(*inner, [_value(v, known) for v in eqn.invars])
-        known.update(zip(eqn.outvars, outputs, strict=True))
-    return [_value(v, known) for v in jaxpr.outvars]
-
-
-def _evaluate(jaxpr, equations: Sequence, known: dict, wanted: Sequence) -> list:
-    """Values of `wanted` by some equations of a jaxpr."""
-    made = {var for eqn in equations for var in eqn.outvars}
-    used = {v: None for e in equations for v in e.invars if not isinstance(v, Literal)}
-    inputs = [var for var in used if var not in made]
-    outputs = [var for var in wanted if var in made] if made else []
-    part = jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=list(equations))
-    values = core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))(*(known[var] for var in inputs))
-    known = known | dict(zip(outputs, values, strict=True))
-    return [_value(var, known) for var in wanted]
-
-
-def _value(var, known: dict):
-    return var.val if isinstance(var, Literal) else known[var]
-
-
-def _called(eqn) -> tuple[Any, Sequence] | None:
-    """Jaxpr and constants of a call."""
-    if eqn.primitive.name not in _CALLS:
-        return None
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
 
 
 def _has_matmul(eqn) -> bool:

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.axes import PIPE, TENSOR
-from seq1f1b_jax.ops.tensor import TensorAxis, all_tokens, own_start, sum_tokens
+from seq1f1b_jax.ops.tensor import TensorAxis, own_start
 from seq1f1b_jax.pipeline.params.layout import Layout
 
 Tables = dict[str, Float[Array, "vocab_size d"]]
@@ -68,7 +68,7 @@ def look_up(
         return table[tokens]
     rows = _own_rows(table, tokens)
     part = jnp.take(table, rows, axis=0, mode="fill", fill_value=0)
-    return sum_tokens(part) if tensor.sequence else lax.psum(part, TENSOR)
+    return tensor.sum_tokens(part) if tensor.sequence else lax.psum(part, TENSOR)
 
 
 def add_rows(
@@ -81,7 +81,7 @@ def add_rows(
     gradients = gradients.astype(table.dtype)
     if tensor.size == 1:
         return table.at[tokens].add(gradients)
-    gradients = all_tokens(gradients) if tensor.sequence else gradients
+    gradients = tensor.all_tokens(gradients)
     return table.at[_own_rows(table, tokens)].add(gradients, mode="drop")
 
 

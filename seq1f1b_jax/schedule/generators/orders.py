@@ -27,6 +27,20 @@ def backward_order(
             yield Action(op, stage, microbatch, chunk)
 
 
+def microbatch_by_microbatch(
+    stage: int, num_microbatches: int, num_chunks: int
+) -> Iterator[Action]:
+    """Yield all forwards of a microbatch, then all of its backwards, then those of the next.
+
+    No unit of a second microbatch is in flight, so a stage holds the keys and values of one.
+    """
+    for microbatch in range(num_microbatches):
+        # F F F
+        yield from (Action(Op.F, stage, microbatch, chunk) for chunk in range(num_chunks))
+        # B B B
+        yield from (Action(Op.B, stage, microbatch, chunk) for chunk in reversed(range(num_chunks)))
+
+
 def one_forward_one_backward(
     forwards: Sequence[Action], backwards: Sequence[Action], *, num_warmup: int
 ) -> tuple[Action, ...]:

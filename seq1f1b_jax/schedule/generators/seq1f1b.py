@@ -5,6 +5,12 @@
 
 With `w` warm-up forwards the first backward on the last rank is that of its unit `C-1`, so
 `w = C-1` there, and each rank before it needs one more, the time of a message down and one back up.
+
+A rank alone waits for nobody, so nothing is gained by a second microbatch in flight: there all
+chunks of a microbatch run forward, then all of them backward.
+
+    rank 0  F0.0 F0.1 B0.1----- B0.0----- F1.0 F1.1 B1.1----- B1.0-----
+
 Source: Seq1F1B (arXiv 2406.03488), section 3.2.
 """
 
@@ -14,6 +20,7 @@ from seq1f1b_jax.schedule.exchange import Exchange
 from seq1f1b_jax.schedule.generators.orders import (
     backward_order,
     forward_order,
+    microbatch_by_microbatch,
     one_forward_one_backward,
 )
 from seq1f1b_jax.schedule.named import Bubble, InFlight, Schedule, Sizes
@@ -27,7 +34,8 @@ def seq1f1b(
     """Generate the Seq1F1B plan.
 
     Rank p holds at most `min(P-p-1+C+extra_warmup, M*C)` units. Where all units cost the same, the
-    bubble lasts `(P-1)(F+B)`, with F and B the times of a unit: a C-th of 1F1B's.
+    bubble lasts `(P-1)(F+B)`, with F and B the times of a unit: a C-th of 1F1B's. A rank alone
+    holds keys and values of one microbatch.
 
     Args:
       num_ranks: ranks of the pipeline P, at least 1.
@@ -36,7 +44,8 @@ def seq1f1b(
       extra_warmup: forwards added to every rank's warm-up: as many more units in flight, for a
         little less waiting where chunks differ in cost (P=8, M=16, C=4, the last chunk 2.1 times
         the first: time over ideal 1.481, with three more 1.470). Chunks of equal cost do better,
-        and so does `seq1f1b-lockstep` (1.387, with 18 units in flight instead of 11).
+        and so does `seq1f1b-lockstep` (1.387, with 18 units in flight instead of 11). A rank alone
+        waits for nobody and has no use for it.
 
     Returns:
       A valid plan.
@@ -46,6 +55,9 @@ def seq1f1b(
     """
     if extra_warmup < 0:
         raise ValueError(f"extra_warmup={extra_warmup} must be at least 0")
+    if num_ranks == 1 and not extra_warmup:
+        rank = tuple(microbatch_by_microbatch(0, num_microbatches, num_chunks))
+        return Plan("seq1f1b", 1, num_microbatches, num_chunks, (rank,))
     ranks = tuple(
         one_forward_one_backward(
             tuple(forward_order(rank, num_microbatches, num_chunks)),

@@ -3,7 +3,7 @@
 The order of a rank stays as it is. An action that receives or sends a message runs in the first
 tick that is free, that comes after its message was sent and that the exchange allows to it. A `W`
 shares the tick of the action before it: it runs after that tick's exchange, so no message
-waits for it.
+waits for it. One stage alone exchanges nothing and runs an action in every tick.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from seq1f1b_jax.schedule.plan import Plan
 def assign_ticks(plan: Plan) -> dict[Action, int]:
     """Give each action of a valid plan its tick.
 
-    For `seq1f1b` (and for `terapipe` with a warm-up of everything) the ticks have a closed form:
-    the forward of unit u on rank p is at `2u+p`, the i-th backward at
+    For `seq1f1b` (and for `terapipe` with a warm-up of everything) on several ranks the ticks have
+    a closed form: the forward of unit u on rank p is at `2u+p`, the i-th backward at
     `2(i+C-1+extra_warmup)+2P-1-p`.
 
     Returns:
@@ -37,7 +37,8 @@ def assign_ticks(plan: Plan) -> dict[Action, int]:
         else:
             source = message_source(action, num_stages=plan.num_stages)
             tick = max(free[rank], 0 if source is None else sent[source] + 1)
-            tick += (plan.exchange.tick_class(action.op, rank) - tick) % PERIOD
+            if plan.num_stages > 1:
+                tick += (plan.exchange.tick_class(action.op, rank) - tick) % PERIOD
             sent[action.event] = tick
             free[rank] = tick + 1
         ticks[action] = tick
