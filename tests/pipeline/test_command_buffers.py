@@ -29,9 +29,9 @@ from seq1f1b_jax.pipeline import ExecutorOptions, build_step
 from seq1f1b_jax.schedule import make_plan
 
 mesh = h100_mesh((2,), ("pipe",))
-stage = build_stage("llama", num_layers=LAYERS, model_dim=32, num_heads=2, vocab_size=64)
+stage = build_stage("llama", num_layers=4, model_dim=32, num_heads=2, vocab_size=64)
 plan = make_plan("seq1f1b", num_ranks=2, num_microbatches=2, num_chunks=2)
-options = ExecutorOptions(attention="cudnn", compute_dtype=jnp.bfloat16)
+options = ExecutorOptions(attention="cudnn", compute_dtype=jnp.bfloat16, unroll=2)
 step = build_step(stage, plan, mesh, chunk_lengths=(128, 128), options=options)
 ids = jax.ShapeDtypeStruct((2, 1, 256), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
 jax.jit(step.loss_and_grads).lower(step.abstract_params(), ids, ids).compile()
@@ -77,9 +77,8 @@ def test_the_host_reads_no_condition_in_a_tick(tmp_path):
     dump = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
     flags = f"{flags_text(PRESETS['command_buffers'])} {dump}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    subprocess.run(  # XLA reads its flags once in a process
-        [sys.executable, "-c", SCRIPT.replace("LAYERS", "2")], env=environment, check=True, cwd=ROOT
-    )
+    command = [sys.executable, "-c", SCRIPT]  # XLA reads its flags once in a process
+    subprocess.run(command, env=environment, check=True, cwd=ROOT)
     (path,) = tmp_path.glob("*jit_loss_and_grads.thunk_sequence_after_thunk_passes.txt")
     thunks = launched(path.read_text())
     loops = [around for *around, kind in thunks if kind == "kWhile"]
