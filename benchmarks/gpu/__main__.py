@@ -15,7 +15,7 @@ order in which they are measured:
     stage                               F and B of every chunk on one stage
     kernels_in_loops                    attention in 0/1 loops, and in conditional graphs
     several_gpus, seq1f1b_over_1f1b, all_neighbours_over_parity
-    presets                             the step with each preset of XLA flags
+    presets                             four unrolled layers with each preset of XLA flags
     exactness, exactness_worst_leaf     float32 steps against jax.grad
     small_actions                       ticks no longer than their launch
     errors, failed, section_seconds     what failed, and where the time went

@@ -21,21 +21,26 @@ IDLE = "loop checks"
 GATED, BUFFERED = "in 0/1 loops", "in 0/1 loops, recorded in a command buffer"
 
 
-def reads_per_tick(text: str) -> float:
+def reads_per_tick(text: str, ticks: int) -> float:
     """Loop conditions that the host reads in a tick in which an action of one rank runs.
 
     Every loop whose trips the compiler does not know is checked once, and the one that runs once
-    more; a step of one rank has such loops in its ticks only, and its program holds two ticks.
+    more. A step of one rank has such loops in its ticks only. Those that a command buffer holds
+    are counted, too.
+
+    Args:
+      text: of the compiled program.
+      ticks: that the program holds (`scan.ticks_of_iteration`).
 
     Example:
       >>> program = '''while(%a), backend_config={"known_trip_count":{"n":"2"}}
       ... while(%b), body=%c
       ... while(%d), body=%e'''
-      >>> reads_per_tick(program)
-      2.0
+      >>> reads_per_tick(program, 1)
+      3.0
     """
     loops = [line for line in text.splitlines() if " while(" in f" {line}"]
-    return sum("known_trip_count" not in line for line in loops) / 2 + 1
+    return sum("known_trip_count" not in line for line in loops) / ticks + 1
 
 
 def submit_checks(run: Run) -> None:

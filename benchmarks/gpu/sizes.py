@@ -20,7 +20,8 @@ class Sizes:
       vocab_size: of the steps.
       steps: length -> numbers of chunks.
       presets: of XLA flags; on these GPUs `overlap` is the program of `default`.
-      preset_step: (length, chunks) of the step that is compiled with each of them.
+      preset_step: (length, chunks, layers) of the step that is compiled with each of them; so few
+        layers are unrolled, and `command_buffers` can record whole actions.
       stage: llama preset and sequence length of the stage whose F and B are timed; two layers.
       stage_chunks: number of its chunks.
       loop: (heads, queries, offset) of the attention that runs in loops.
@@ -44,7 +45,7 @@ class Sizes:
     vocab_size: int
     steps: dict[int, tuple[int, ...]]
     presets: tuple[str, ...]
-    preset_step: tuple[int, int]
+    preset_step: tuple[int, int, int]
     stage: tuple[str, int]
     stage_chunks: int
     loop: tuple[Heads, int, int]
@@ -76,7 +77,7 @@ FULL = Sizes(
     attention={(32, 32, 128): _EVEN + _SHORT, (32, 8, 128): _EVEN[::3], (16, 16, 64): _EVEN[::3]},
     whole_len=32768, matmul=8192,
     preset="1.3b", vocab_size=32768, steps={32768: (1, 2, 4, 8), 8192: (1, 2, 4, 8)},
-    presets=("default", "memory", "command_buffers", "deterministic"), preset_step=(8192, 4),
+    presets=("default", "memory", "command_buffers", "deterministic"), preset_step=(8192, 4, 4),
     stage=("7b", 32768), stage_chunks=4,
     loop=((32, 32, 128), 4096, 4096), loop_trips=2000,
     exact=(("gpt", 3, "none"), ("llama", 1, "selective"), ("llama", 3, "selective")),
@@ -88,7 +89,7 @@ TOY = Sizes(
     numerics=((1, 12, 20, 4, 2, 16),), windows=(),
     attention={(2, 2, 16): ((16, 16),)}, whole_len=32, matmul=32,
     preset="tiny", vocab_size=64, steps={64: (1, 2)},
-    presets=("command_buffers", "deterministic"), preset_step=(64, 2),
+    presets=("command_buffers", "deterministic"), preset_step=(64, 2, 1),
     stage=("tiny", 64), stage_chunks=2,
     loop=((2, 2, 16), 16, 16), loop_trips=10,
     exact=(("llama", 3, "selective"),), exact_lengths=(20, 16, 12), small_len=32, small_chunks=(2,),

@@ -18,6 +18,7 @@ from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import time_calls
 from seq1f1b_jax.models import build_stage, num_params
 from seq1f1b_jax.pipeline import Stage
+from seq1f1b_jax.pipeline.executor.scan import ticks_of_iteration
 from seq1f1b_jax.pipeline.memory import predict_memory
 from seq1f1b_jax.schedule import StageCost
 
@@ -76,10 +77,10 @@ def measure(run: Run, found: list[Case]) -> None:
 
 def submit_presets(run: Run) -> list[Case]:
     """Compile one step with the flags of each preset."""
-    seq_len, num_chunks = run.sizes.preset_step
+    seq_len, num_chunks, num_layers = run.sizes.preset_step
     found = []
     for preset in run.sizes.presets:
-        case = _pipelined(run, seq_len, num_chunks, label=f"preset {preset}")
+        case = _pipelined(run, seq_len, num_chunks, label=f"preset {preset}", num_layers=num_layers)
         run.programs.submit(case.name, case.lower, options=preset_options(preset))
         found.append(case)
     return found
@@ -89,7 +90,7 @@ def measure_presets(run: Run, found: list[Case]) -> None:
     """Time it; rows under `presets`."""
     rows = _rows(run, found)
     run.values["presets"] = rows
-    report.show("presets of XLA flags, as options of one program", rows)
+    report.show("a few layers with each preset of XLA flags, as options of one program", rows)
 
 
 def _rows(run: Run, found: list[Case]) -> list[dict[str, Any]]:
@@ -127,13 +128,14 @@ def _row(run: Run, case: Case, params) -> dict[str, Any]:
         compiled, *arguments, repeats=run.sizes.repeats, case_seconds=run.sizes.case_seconds
     )
     loss, grads = compiled(*arguments)
-    norm = float(jax.jit(optax.global_norm)(grads))
+    norm = float(jax.jit(optax.tree.norm)(grads))
     del grads
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
     seconds = timing["seconds"]
     row = {
         "case": case.case, "T": case.seq_len, "C": case.step and case.step.table.num_chunks,
         "attention": case.step and case.step.attention.name,
+        "unrolled": case.step and case.step.unrolled,
         "step_seconds": seconds, "spread": timing["spread"], "calls": timing["calls"],
         "tokens_per_second": case.seq_len / seconds,
         **_utilisation(run, case, seconds, device.device_kind),
@@ -163,7 +165,8 @@ def _utilisation(run: Run, case: Case, seconds: float, device_kind: str) -> dict
 
 
 def _ticks(run: Run, case: Case, compiled, seconds: float) -> dict[str, Any]:
-    ticks, reads = case.step.table.num_ticks, reads_per_tick(compiled.as_text())
+    table = case.step.table
+    ticks, reads = table.num_ticks, reads_per_tick(compiled.as_text(), ticks_of_iteration(table))
     per_read = run.values.get("microseconds_per_check")
     return {
         "predicted_temp_gb": predict_memory(case.step.program(1)).total / 1e9,
@@ -172,12 +175,12 @@ def _ticks(run: Run, case: Case, compiled, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _model(run: Run) -> Stage:
-    return build_stage("llama", preset=run.sizes.preset, vocab_size=run.sizes.vocab_size)
+def _model(run: Run, **fields: int) -> Stage:
+    return build_stage("llama", preset=run.sizes.preset, vocab_size=run.sizes.vocab_size, **fields)
 
 
-def _pipelined(run: Run, seq_len: int, num_chunks: int, *, label: str = "") -> Case:
-    stage = _model(run)
+def _pipelined(run: Run, seq_len: int, num_chunks: int, *, label: str = "", **fields: int) -> Case:
+    stage = _model(run, **fields)
     size = Size(
         1, 1, num_chunks, seq_len, recompute=RECOMPUTE, attention="auto",
         compute_dtype=jnp.bfloat16,
