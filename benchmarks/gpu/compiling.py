@@ -34,6 +34,7 @@ class Programs:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
         self._futures: dict[str, Future[Compiled]] = {}
+        self._new: list[str] = []
 
     def submit(
         self, name: str, lower: Callable[[], Any], *, options: Mapping[str, Option] | None = None
@@ -45,11 +46,15 @@ class Programs:
           lower: traces and lowers.
           options: XLA flags of this program alone.
         """
+        self._new.append(name)
         self._futures[name] = self._pool.submit(_compile, lower, dict(options or {}) or None)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until all are compiled; those that are not after `seconds` are given up."""
-        wait(self._futures.values(), timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
+    def wait(self, seconds: float) -> list[str]:
+        """Wait for those submitted since the last call, at most some seconds; returns the late."""
+        names, self._new = self._new, []
+        timeout = min(max(seconds, 0), threading.TIMEOUT_MAX)
+        late = wait([self._futures[name] for name in names], timeout=timeout).not_done
+        return [name for name in names if self._futures[name] in late]
 
     def get(self, name: str) -> Compiled:
         """The program, or the error that its compilation raised.
