@@ -102,7 +102,8 @@ def _lower(backend: str, shape, window):
 
 def _both(name: str, offset: int, window, q, k, v, cache_k, cache_v, dout):
     """Values in the order of `NAMES`; the prefix is read from its cache as the executor does."""
-    backend = get_backend(name, platform=jax.devices()[0].platform, window=window)
+    platform = jax.devices()[0].platform
+    backend = get_backend(name, platform=platform, window=window, num_heads=q.shape[2])
     prefix = Prefix(cache_k[:, :offset], cache_v[:, :offset]) if offset else None
     out, lse = backend.forward(q, k, v, prefix)
     grads = backend.backward(q, k, v, prefix, out, lse, dout)
