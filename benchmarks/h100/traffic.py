@@ -1,0 +1,106 @@
+"""Bytes that a kernel reads and writes: what it slices counts by slice, updates in place by update.
+
+Each operand is read once and each result written once; caches are not modelled. A kernel that reads
+an operand only through slices or gathers reads the slices. A result that is an operand updated in
+place (`dynamic-update-slice`, `scatter`) costs the update.
+"""
+
+from typing import NamedTuple
+
+from benchmarks.h100.hlo import Computation, Instruction, Program
+
+_SLICES = ("dynamic-slice", "slice", "gather")
+_UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
+"""Opcode -> number of the operand that holds the update."""
+
+
+class Traffic(NamedTuple):
+    """Bytes between a kernel and the device's memory."""
+
+    read: int
+    written: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.read + self.written
+
+
+def traffic(program: Program, computation: Computation, kernel: Instruction) -> Traffic:
+    """Bytes of one kernel, launched once.
+
+    Args:
+      program: the whole text.
+      computation: where the kernel stands.
+      kernel: an instruction that runs on the device.
+
+    Example:
+      >>> from benchmarks.h100.hlo import read_program
+      >>> program = read_program('''
+      ... ENTRY %main (p: f32[8,4], i: s32[]) -> f32[1,4] {
+      ...   %p = f32[8,4]{1,0} parameter(0)
+      ...   %i = s32[] parameter(1)
+      ...   ROOT %row = f32[1,4]{1,0} dynamic-slice(%p, %i, %i), dynamic_slice_sizes={1,4}
+      ... }''')
+      >>> traffic(program, program["main"], program["main"].root)
+      Traffic(read=16, written=16)
+    """
+    if kernel.opcode == "fusion":
+        assert kernel.called is not None
+        return _of_fusion(program[kernel.called])
+    if kernel.opcode in _UPDATES:
+        update = computation.operands(kernel)[_UPDATES[kernel.opcode]].nbytes
+        return Traffic(update, update)
+    if kernel.opcode in _SLICES:
+        return Traffic(kernel.nbytes, kernel.nbytes)
+    read = sum(operand.nbytes for operand in computation.operands(kernel))
+    if kernel.opcode.endswith("-start"):  # the result holds the operands, too
+        return Traffic(read, max(shape.nbytes for shape in kernel.shapes))
+    return Traffic(read, kernel.nbytes)
+
+
+def _of_fusion(inside: Computation) -> Traffic:
+    parameters = (i for i in inside.instructions if i.opcode == "parameter")
+    read = 0
+    for parameter in parameters:
+        part = _bytes_of_slices(inside, parameter)
+        read += parameter.nbytes if part is None else min(part, parameter.nbytes)
+    root = inside.root
+    results = inside.operands(root) if root.opcode == "tuple" else [root]
+    return Traffic(read, sum(_written(inside, result) for result in results))
+
+
+def _bytes_of_slices(inside: Computation, value: Instruction) -> int | None:
+    """Bytes read of a value of which only parts are used; `None` if something uses all of it."""
+    total = 0
+    for user in inside.users[value.name]:
+        first = user.operands[0] == value.name and value.name not in user.operands[1:]
+        if user.opcode == "bitcast":
+            part = _bytes_of_slices(inside, user)
+        elif user.opcode in _SLICES and first:
+            part = _least_slice(inside, user)
+        elif user.opcode in _UPDATES and first:
+            part = 0
+        else:
+            part = None
+        if part is None:
+            return None
+        total += part
+    return total
+
+
+def _least_slice(inside: Computation, slice_: Instruction) -> int:
+    """A slice that is only sliced again costs what the last slices hold."""
+    users = inside.users[slice_.name]
+    if users and all(user.opcode in ("slice", "bitcast") for user in users):
+        part = _bytes_of_slices(inside, slice_)
+        return slice_.nbytes if part is None else min(part, slice_.nbytes)
+    return slice_.nbytes
+
+
+def _written(inside: Computation, result: Instruction) -> int:
+    while result.opcode == "bitcast":
+        (result,) = inside.operands(result)
+    if result.opcode in _UPDATES:
+        return inside.operands(result)[_UPDATES[result.opcode]].nbytes
+    return result.nbytes
