@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.common import report
 from benchmarks.common.cases import use_cpu_devices
 from benchmarks.step import make_stage
-from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.ops.attention import Prefix, get_backend
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 
@@ -46,13 +46,15 @@ def measure_attention(length: int, *, repeats: int) -> dict[str, float]:
     size, offset = length // CHUNKS, length - length // CHUNKS
     draw = np.random.default_rng(0).standard_normal
     q, dout = (jnp.asarray(draw((1, size, HEADS, HEAD_DIM)), jnp.float32) for _ in range(2))
-    k, v = (jnp.asarray(draw((1, length, HEADS, HEAD_DIM)), jnp.float32) for _ in range(2))
+    k, v = (jnp.asarray(draw((1, size, HEADS, HEAD_DIM)), jnp.float32) for _ in range(2))
+    before = (jnp.asarray(draw((1, offset, HEADS, HEAD_DIM)), jnp.float32) for _ in range(2))
+    prefix = Prefix(*before)
     backend = get_backend("xla_blockwise")
 
     @jax.jit
     def both(starts):
-        out, lse = backend.forward(q, k, v, offset, starts)
-        return backend.backward(q, k, v, offset, out, lse, dout, starts)
+        out, lse = backend.forward(q, k, v, prefix, starts)
+        return backend.backward(q, k, v, prefix, out, lse, dout, starts)
 
     positions = np.arange(offset, length)
     inputs = {0: None} | {

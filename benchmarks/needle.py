@@ -186,9 +186,9 @@ def without_prefix_gradient(backend: AttentionBackend) -> AttentionBackend:
     The forward and dq are unchanged, so a query still sees its prefix and learns what to look for.
     """
 
-    def backward(q, k, v, offset, *rest, **options):
-        dq, dk, dv = backend.backward(q, k, v, offset, *rest, **options)
-        return dq, dk.at[:, :offset].set(0), dv.at[:, :offset].set(0)
+    def backward(*inputs, **options):
+        grads = backend.backward(*inputs, **options)
+        return grads._replace(prefix=jax.tree.map(jnp.zeros_like, grads.prefix))
 
     return replace(backend, name=f"{backend.name}, own chunk", backward=backward)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.ops.attention import AttentionBackend, Prefix
 from seq1f1b_jax.pipeline import PipelineStep, Stage
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit
 from seq1f1b_jax.pipeline.executor.scan import ACTIONS
@@ -75,17 +75,20 @@ def time_attention(
 ) -> Callable[[], float]:
     """CPU seconds of attention in one layer, forward and backward of one sequence, in chunks."""
 
-    def both(q, k, v, dout, offset: int):
-        out, lse = backend.forward(q, k, v, offset)
-        return backend.backward(q, k, v, offset, out, lse, dout)
+    def both(q, k, v, prefix, dout):
+        out, lse = backend.forward(q, k, v, prefix)
+        return backend.backward(q, k, v, prefix, out, lse, dout)
 
     calls = []
     for offset, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
         queries = (1, length, stage.num_heads, stage.head_dim)
-        keys = (1, offset + length, stage.num_kv_heads, stage.head_dim)
-        shapes = (queries, keys, keys, queries)
-        arrays = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
-        calls.append((jax.jit(both, static_argnames="offset"), (*arrays, offset)))
+        own, before = ((1, n, stage.num_kv_heads, stage.head_dim) for n in (length, offset))
+        shapes = (queries, own, own, queries, before, before)
+        q, k, v, dout, *before = (
+            jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)
+        )
+        prefix = Prefix(*before) if offset else None
+        calls.append((jax.jit(both), (q, k, v, prefix, dout)))
 
     def run_all() -> float:
         start = time.process_time()

@@ -80,15 +80,15 @@ def differentiable(backend_name: str, *, platform: str = "cpu") -> Callable:
 
     @jax.custom_vjp
     def attention(q, k, v):
-        return backend.forward(q, k, v, 0)[0]
+        return backend.forward(q, k, v, None)[0]
 
     def forward(q, k, v):
-        out, lse = backend.forward(q, k, v, 0)
+        out, lse = backend.forward(q, k, v, None)
         return out, (q, k, v, out, lse)
 
     def backward(saved, dout):
         q, k, v, out, lse = saved
-        dq, dk, dv = backend.backward(q, k, v, 0, out, lse, dout)
+        dq, dk, dv, _ = backend.backward(q, k, v, None, out, lse, dout)
         return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
     attention.defvjp(forward, backward)

@@ -102,14 +102,15 @@ class ExecutorConfig:
     """How a unit of work is computed.
 
     Attributes:
-      attention: registry key of the attention backend: `xla_blockwise` or `xla_dense`.
+      attention: `auto`, or a backend by name: `xla_blockwise`, `xla_dense`, `cudnn`; auto: cudnn
+        on GPUs that have it and compute the same as xla_dense on a small chunk, else xla_blockwise.
       recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
         `full` whole layers from their inputs.
       loss_block: tokens whose logits exist at one time in the loss.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
     """
 
-    attention: str = "xla_blockwise"
+    attention: str = "auto"
     recompute: Literal["none", "selective", "full"] = "selective"
     loss_block: int = 1024
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -58,7 +58,7 @@ def caching_attention(stage: Stage, backend: str) -> Attention:
     """A backend's causal attention that keeps the keys and values of its layer."""
     window = window_of(stage)
     attend = get_backend(backend, platform=jax.default_backend(), window=window).forward
-    return lambda q, k, v, _: (attend(q, k, v, 0)[0], Cache(k, v))
+    return lambda q, k, v, _: (attend(q, k, v, None)[0], Cache(k, v))
 
 
 def head(stage: Stage, params: Params, y: Float[Array, "B T d"]) -> Float[Array, "B T vocab_size"]:

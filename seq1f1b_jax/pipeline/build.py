@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.ops.attention import Heads, choose_backend
 from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
@@ -91,8 +92,19 @@ def build_step(
         table=lower(plan, tuple(chunk_lengths)),
         mesh=mesh,
         layout=layout,
-        attention=get_backend(
-            options.attention, platform=mesh.devices.flat[0].platform, window=window_of(stage)
+        attention=choose_backend(
+            options.attention, list(mesh.devices.flat), _heads(shard_stage(stage, tensor), options)
         ),
         options=options,
+    )
+
+
+def _heads(stage: Stage, options: ExecutorOptions) -> Heads:
+    """What attention is computed of on one device."""
+    return Heads(
+        num_heads=stage.num_heads,
+        num_kv_heads=stage.num_kv_heads,
+        dim=stage.head_dim,
+        dtype=jnp.dtype(options.compute_dtype).name,
+        window=window_of(stage),
     )

@@ -163,6 +163,8 @@ def _score_values(program: Program, chunk: int) -> int:
     of two such blocks (a chunk with one block of its own and one of prefix): their sizes add up.
     """
     length, offset = program.lengths[chunk], program.offsets[chunk]
+    if program.attention.block == 0:
+        return 0
     if program.attention.block is None:
         area = length * (offset + length)
     else:

@@ -13,7 +13,8 @@ class ExecutorOptions:
     """What changes neither the model nor the order of work.
 
     Attributes:
-      attention: name of the backend, see `ops.attention`.
+      attention: name of the backend, see `ops.attention`; `auto` takes the fastest that is proven
+        on the mesh's devices.
       recompute: what the backward computes again: `none` keeps all that a vjp wants, `selective`
         keeps matmul results, attention's out and lse and layer inputs, `full` layer inputs only.
       compute_dtype: of activations and of the compute copy of the weights; sums are kept in at
@@ -29,7 +30,7 @@ class ExecutorOptions:
       ValueError: an unknown name of `recompute`.
     """
 
-    attention: str = "xla_blockwise"
+    attention: str = "auto"
     recompute: str = "selective"
     compute_dtype: DTypeLike = jnp.float32
     loss_block: int = 1024

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seq1f1b_jax.ops.attention import AttentionBackend
+from seq1f1b_jax.ops.attention import AttentionBackend, for_documents
 from seq1f1b_jax.ops.axes import DATA, PIPE, axis_size
 from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import TensorAxis
@@ -31,7 +31,7 @@ from seq1f1b_jax.pipeline.params.sharding import (
     shardings,
     specs,
 )
-from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage
+from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage, window_of
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
 
 
@@ -201,12 +201,21 @@ class PipelineStep:
         Args:
           num_sequences: sequences per microbatch on one device.
           has_starts: whether they hold documents.
+
+        Raises:
+          ValueError: documents, for an attention backend that was named and has no mask for them.
         """
+        attention = self.attention
+        if has_starts:
+            attention = for_documents(
+                self.options.attention, attention,
+                platform=self.mesh.devices.flat[0].platform, window=window_of(self.stage),
+            )
         return Program(
             stage=shard_stage(self.stage, self.tensor),
             layout=self.layout,
             table=self.table,
-            attention=self.attention,
+            attention=attention,
             options=self.options,
             num_sequences=num_sequences,
             num_microbatches=self.plan.num_microbatches,

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.ops.attention import (
-    BLOCK_ACCELERATOR,
-    BLOCK_CPU,
-    NAMES,
-    AttentionBackend,
+    BACKENDS,
+    Prefix,
     blockwise,
     get_backend,
 )
+from seq1f1b_jax.ops.attention.contract import joined
+from seq1f1b_jax.ops.attention.registry import BLOCK_ACCELERATOR, BLOCK_CPU
 
 ORACLE = get_backend("xla_dense")
 RESULTS = ("out", "lse", "dq", "dk", "dv")
@@ -38,20 +38,20 @@ CASES = {  # name: (B, Tq, offset, Hq, Hkv, D)
 
 @cache
 def with_block(block):
-    return AttentionBackend(
+    return joined(
         f"xla_blockwise/{block}",
         partial(blockwise.forward, block=block), partial(blockwise.backward, block=block),
     )
 
 
-BACKENDS = [with_block(16), get_backend("xla_blockwise")]
+CHECKED = [with_block(16), get_backend("xla_blockwise")]
 BACKEND_CASES = [
     pytest.param(backend, CASES[name], id=f"{backend.name}-{name}")
-    for backend, names in zip(BACKENDS, (CASES, ("whole sequence", "long prefix")), strict=True)
+    for backend, names in zip(CHECKED, (CASES, ("whole sequence", "long prefix")), strict=True)
     for name in names
 ]
 cases = pytest.mark.parametrize("shape", CASES.values(), ids=CASES.keys())
-backends = pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.name)
+backends = pytest.mark.parametrize("backend", CHECKED, ids=lambda b: b.name)
 
 
 def random_inputs(shape, dtype, spread=1.0):
@@ -63,13 +63,28 @@ def random_inputs(shape, dtype, spread=1.0):
     return tuple(jnp.asarray(value, dtype) for value in values)
 
 
+def cut_at(offset, k, v):
+    """Keys and values of a chunk, and the prefix before it."""
+    prefix = Prefix(k[:, :offset], v[:, :offset]) if offset else None
+    return k[:, offset:], v[:, offset:], prefix
+
+
+def whole(grads):
+    """(dq, dk, dv) over prefix and chunk."""
+    if grads.prefix is None:
+        return grads[:3]
+    pairs = zip(grads.prefix, (grads.dk, grads.dv), strict=True)
+    return grads.dq, *(jnp.concatenate(pair, axis=1) for pair in pairs)
+
+
 def run(backend, shape, q, k, v, dout):
     """All five results, by name."""
 
     @jax.jit
     def both(q, k, v, dout):
-        out, lse = backend.forward(q, k, v, shape[2])
-        return out, lse, *backend.backward(q, k, v, shape[2], out, lse, dout)
+        own = cut_at(shape[2], k, v)
+        out, lse = backend.forward(q, *own)
+        return out, lse, *whole(backend.backward(q, *own, out, lse, dout))
 
     return dict(zip(RESULTS, both(q, k, v, dout), strict=True))
 
@@ -126,7 +141,7 @@ def test_backend_equals_oracle_float64(backend, shape, x64):
 
 
 @pytest.mark.parametrize("name", ["odd length and offset", "long prefix"])
-@pytest.mark.parametrize("backend", [ORACLE, *BACKENDS], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [ORACLE, *CHECKED], ids=lambda b: b.name)
 def test_float32_within_rounding_of_float64(backend, name, x64):
     shape = CASES[name]
     inputs = random_inputs(shape, jnp.float32)
@@ -135,7 +150,7 @@ def test_float32_within_rounding_of_float64(backend, name, x64):
     assert_close(actual, exact(shape, "float32"), 2e-6)
 
 
-@pytest.mark.parametrize("backend", [ORACLE, *BACKENDS], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [ORACLE, *CHECKED], ids=lambda b: b.name)
 def test_bfloat16_inputs_are_summed_in_float32(backend, x64):
     shape = CASES["odd length and offset"]
     inputs = random_inputs(shape, jnp.bfloat16)
@@ -181,8 +196,8 @@ def compiled(backend, num_tokens, offset):
     queries = jax.ShapeDtypeStruct((1, num_tokens, 1, 8), jnp.float32)
     cache = jax.ShapeDtypeStruct((1, offset + num_tokens, 1, 8), jnp.float32)
     lse = jax.ShapeDtypeStruct((1, 1, num_tokens), jnp.float32)
-    forward = jax.jit(lambda q, k, v: backend.forward(q, k, v, offset))
-    backward = jax.jit(lambda q, k, v, *saved: backend.backward(q, k, v, offset, *saved))
+    forward = jax.jit(lambda q, k, v: backend.forward.args[0](q, k, v, offset))
+    backward = jax.jit(lambda q, k, v, *saved: backend.backward.args[0](q, k, v, offset, *saved))
     return (
         forward.lower(queries, cache, cache).compile(),
         backward.lower(queries, cache, cache, queries, lse, queries).compile(),
@@ -216,23 +231,20 @@ def test_blockwise_loops_have_known_trip_counts_and_the_program_does_not_grow():
 
 
 def test_every_name_resolves_and_blocks_follow_the_platform():
-    assert NAMES == ("xla_dense", "xla_blockwise")
-    assert [get_backend(name).name for name in NAMES] == list(NAMES)
+    assert [get_backend(name).name for name in BACKENDS] == list(BACKENDS)
     blocks = [
-        get_backend("xla_blockwise", platform=platform).forward.keywords["block"]
-        for platform in ("cpu", "gpu")
+        get_backend("xla_blockwise", platform=platform).block for platform in ("cpu", "gpu")
     ]
     assert blocks == [BLOCK_CPU, BLOCK_ACCELERATOR] == [256, 1024]
     assert get_backend("xla_blockwise") is get_backend("xla_blockwise", platform="cpu")
 
 
 def test_unknown_backend_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match="attention='flash'.*xla_dense, xla_blockwise"):
+    with pytest.raises(ValueError, match="attention='flash'.*auto, xla_dense, xla_blockwise"):
         get_backend("flash")
 
 
-@backends
-def test_negative_offset_is_refused(backend):
+def test_negative_offset_is_refused():
     q, k, v, _ = random_inputs((1, 4, 0, 1, 1, 4), jnp.float32)
     with pytest.raises(ValueError, match="offset=-3"):
-        backend.forward(q, k, v, -3)
+        blockwise.forward(q, k, v, -3)

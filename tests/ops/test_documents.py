@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.inference import naive_attention
-from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.ops.attention import blockwise, dense
 from seq1f1b_jax.ops.attention.blockwise import backward, forward
 from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.ops.attention.visible import first_keys, needed
@@ -44,8 +44,8 @@ def textbook(q, k, v, dout, starts, *, window):
 def ours(q, k, v, dout, starts, *, name, block, window, offset):
     """The chunk that begins at `offset`, and the prefix before it in another chunk."""
     options = {"window": window} | ({"block": block} if name == "xla_blockwise" else {})
-    backend = get_backend(name)
-    run, back = (partial(f.func, **options) for f in (backend.forward, backend.backward))
+    module = {"xla_dense": dense, "xla_blockwise": blockwise}[name]
+    run, back = (partial(f, **options) for f in (module.forward, module.backward))
     outs, dqs, dk, dv = [], [], jnp.zeros_like(k), jnp.zeros_like(v)
     for begin, end in ((0, offset), (offset, LENGTH)):
         own = None if starts is None else starts[:, begin:end]

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.ops.attention import blockwise
+from seq1f1b_jax.ops.attention.contract import joined
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline import cases
@@ -34,9 +36,9 @@ def packed(family: str, attention: str):
         options=ExecutorOptions(attention, compute_dtype=jnp.float64, restart_positions=True),
     )
     if attention == "xla_blockwise":  # blocks smaller than a chunk
-        functions = step.attention.forward.func, step.attention.backward.func
-        forward, backward = (partial(function, block=2) for function in functions)
-        step = replace(step, attention=replace(step.attention, forward=forward, backward=backward))
+        functions = blockwise.forward, blockwise.backward
+        small = joined(attention, *(partial(function, block=2) for function in functions))
+        step = replace(step, attention=small)
     return step, jax.jit(step.loss_and_grads)
 
 

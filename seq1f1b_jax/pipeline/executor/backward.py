@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from seq1f1b_jax.ops.attention import ChunkGradients
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
@@ -124,52 +125,57 @@ def _kept(chunk: Chunk, unit: Unit | WeightUnit, layer, context: Tree, state: St
 
 def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State):
     """Sources of residuals beside the ring, and what attention's backward needs."""
-    keys, values = chunk.prefix(unit, layer, state)
+    prefix = chunk.prefix(unit, layer, state)
     if chunk.plan.pre:
-        named = {"k": keys[:, chunk.offset :], "v": values[:, chunk.offset :]}
+        k, v = chunk.own(unit, layer, state)
+        named = {"k": k, "v": v}
         q, out, lse = (kept.stored[name] for name in ("q", "out", "lse"))
     else:  # policy `full`
         q, k, v = chunk.pre(kept.weights, kept.stored["x"], kept.context)
-        out, lse = chunk.program.attention.forward(
-            q, keys, values, chunk.offset, chunk.starts(unit)
-        )
+        out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))
         named = {"q": q, "k": k, "v": v, "out": out}
-    return named, (q, keys, values, out, lse)
+    return named, (q, k, v, prefix, out, lse)
 
 
 def _attention(chunk: Chunk, unit: Unit, layer, inputs, dout, state: State):
     """Gradients of query, keys and values in the compute dtype; the prefix collects its share."""
-    q, keys, values, out, lse = inputs
-    attention = chunk.program.attention
-    starts = chunk.starts(unit)
-    dq, dk, dv = attention.backward(q, keys, values, chunk.offset, out, lse, dout, starts)
-    state, dk, dv = _prefix_gradients(chunk, unit, layer, state, dk, dv)
-    return (dq, dk.astype(q.dtype), dv.astype(q.dtype)), state
+    *values, out, lse = inputs
+    attention, starts = chunk.program.attention, chunk.starts(unit)
+    grads: ChunkGradients = attention.backward(*values, out, lse, dout, starts)
+    state, dk, dv = _prefix_gradients(chunk, unit, layer, state, grads)
+    return (grads.dq, dk.astype(grads.dq.dtype), dv.astype(grads.dq.dtype)), state
 
 
-def _prefix_gradients(chunk: Chunk, unit: Unit, layer, state: State, dk, dv):
+def _prefix_gradients(chunk: Chunk, unit: Unit, layer, state: State, grads: ChunkGradients):
     """Add a chunk's share to the prefix; return the complete gradient of its own keys/values.
 
     Chunks run descending, so the last one sets what the others add to; its own tokens are complete
-    at once and are not in the buffer. The others write first and read back what they wrote, so that
-    no older version of the buffer stays alive.
+    at once and are not in the buffer. The others write first and read then, so that no older
+    version of the buffer stays alive.
     """
-    starts = (unit.prefix_slot, layer)
+    places = (unit.prefix_slot, layer, 0)
+    found = []
+    for buffer, own, delta in zip(
+        (state.prefix_dk, state.prefix_dv), (grads.dk, grads.dv), grads.prefix or (None, None),
+        strict=True,
+    ):
+        if delta is not None:
+            update = _collected(chunk, buffer, delta.astype(buffer.dtype), places)
+            buffer = buffers.write(buffer, update, *places, chunk.offset - update.shape[1])
+        if not chunk.is_last:
+            own = own + buffers.read(buffer, own.shape, *places, chunk.offset)
+        found.append((buffer, own))
+    (prefix_dk, dk), (prefix_dv, dv) = found
+    return state._replace(prefix_dk=prefix_dk, prefix_dv=prefix_dv), dk, dv
+
+
+def _collected(chunk: Chunk, buffer: Array, delta: Array, places: tuple) -> Array:
+    """A chunk's share and what later chunks have collected; it may be of the last tokens only."""
     if chunk.is_last:
-        if chunk.offset:
-            prefix_dk = buffers.write(state.prefix_dk, dk[:, : chunk.offset], *starts)
-            prefix_dv = buffers.write(state.prefix_dv, dv[:, : chunk.offset], *starts)
-            state = state._replace(prefix_dk=prefix_dk, prefix_dv=prefix_dv)
-        return state, dk[:, chunk.offset :], dv[:, chunk.offset :]
-
-    def add(buffer, delta):
-        return buffers.write(buffer, delta + buffers.read(buffer, delta.shape, *starts), *starts)
-
-    state = state._replace(prefix_dk=add(state.prefix_dk, dk), prefix_dv=add(state.prefix_dv, dv))
-    own = (dk.shape[0], chunk.length, *dk.shape[2:])
-    own_dk = buffers.read(state.prefix_dk, own, *starts, 0, chunk.offset)
-    own_dv = buffers.read(state.prefix_dv, own, *starts, 0, chunk.offset)
-    return state, own_dk, own_dv
+        hidden = chunk.offset - delta.shape[1]
+        return jnp.pad(delta, ((0, 0), (hidden, 0), (0, 0), (0, 0)))
+    first = chunk.offset - delta.shape[1]
+    return delta + buffers.read(buffer, delta.shape, *places, first)
 
 
 def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B t d"]) -> State:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.ops.attention import Prefix
 from seq1f1b_jax.pipeline.executor import buffers, residuals
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.program import Program
@@ -104,14 +105,18 @@ class Chunk:
         layers = self.inputs.weights.layers
         return jax.tree.map(lambda w: lax.dynamic_index_in_dim(w, row, 0, False), layers)
 
-    def prefix(self, unit: Unit, layer, state: State):
-        """Keys and values of everything up to and with this chunk, `[B, offset + T, Hkv, D]`."""
+    def prefix(self, unit: Unit, layer, state: State) -> Prefix | None:
+        """Keys and values of everything before this chunk, `[B, offset, Hkv, D]`."""
+        return self._cached(unit, layer, state, 0, self.offset) if self.offset else None
+
+    def own(self, unit: Unit, layer, state: State) -> Prefix:
+        """Keys and values of this chunk, `[B, T, Hkv, D]`."""
+        return self._cached(unit, layer, state, self.offset, self.length)
+
+    def _cached(self, unit: Unit, layer, state: State, first: int, length: int) -> Prefix:
         _, _, batch, _, heads, dim = state.keys.shape
-        shape = (batch, self.offset + self.length, heads, dim)
-        return (
-            buffers.read(state.keys, shape, unit.cache_slot, layer),
-            buffers.read(state.values, shape, unit.cache_slot, layer),
-        )
+        shape, where = (batch, length, heads, dim), (unit.cache_slot, layer, 0, first)
+        return Prefix(*(buffers.read(x, shape, *where) for x in (state.keys, state.values)))
 
     def stored(self, arena_offset, layer, state: State) -> dict[str, Array]:
         """The unit's entries of the residual ring."""

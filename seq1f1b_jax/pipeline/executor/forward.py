@@ -54,10 +54,8 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
         keys=buffers.write(state.keys, k, unit.cache_slot, layer, 0, chunk.offset),
         values=buffers.write(state.values, v, unit.cache_slot, layer, 0, chunk.offset),
     )
-    keys, values = chunk.prefix(unit, layer, state)
-    out, lse = chunk.program.attention.forward(
-        q, keys, values, chunk.offset, chunk.starts(unit)
-    )
+    prefix = chunk.prefix(unit, layer, state)
+    out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))
     y, post_vjp = jax.vjp(chunk.post, weights, x, out)
     named = {"x": x, "q": q, "out": out, "lse": lse}
     if chunk.plan.pre:
