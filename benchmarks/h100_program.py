@@ -97,11 +97,12 @@ def _count(name: str, setting: Setting, options, dumps: Path):
 
     step = build(setting)
     folder = None if options.keep is None else options.keep / name
-    compiled = None if folder is None else load(folder)
+    made = f"{setting} --preset {options.preset} --xla-flags={options.xla_flags!r}"
+    compiled = None if folder is None else load(folder, made=made)
     if compiled is None:
         compiled = compile_step(step, dumps=dumps)
         if folder is not None:
-            save(compiled, folder)
+            save(compiled, folder, made=made)
     sizes = Sizes.of(step)
     report = count(compiled, sizes)
     show(f"{name}: {setting}\nactions of a tick, {sizes.layers} layers", report.rows)

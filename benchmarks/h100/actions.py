@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.h100.hlo import Instruction, Program
-from benchmarks.h100.kernels import kernels, launches, loops, unknown_loops
+from benchmarks.h100.kernels import Kernel, kernels, launches, loops, unknown_loops
 
 OPERATIONS = {"forward": "F", "backward": "B", "input_backward": "I", "weight_backward": "W"}
 """Function in the executor -> letter of the operation."""
+ROLES = frozenset(("_embed", "_loss", "_loss_gradient", "_embed_backward"))
+"""Functions in the executor that only the first or the last stage runs."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,22 @@ def _operation(program: Program, name: str) -> str:
     letters: Counter[str] = Counter()
     for computation in (name, *(loop.body for loop in loops(program, name))):
         for kernel in kernels(program, computation):
-            for frame in program.frames_of(kernel.instruction):
-                if "/executor/" in frame.file and frame.function in OPERATIONS:
-                    letters[OPERATIONS[frame.function]] += 1
+            found = OPERATIONS.keys() & _executor(program, kernel)
+            letters.update(OPERATIONS[function] for function in found)
     if not letters:
         raise ValueError(f"no kernel of {name} names its source line; compile with metadata")
     return letters.most_common(1)[0][0]
+
+
+def is_of_role(program: Program, kernel: Kernel) -> bool:
+    """Whether only the first or the last stage launches a kernel: embedding, head and loss.
+
+    Where a stage is both, as on one GPU, no loop says so.
+    """
+    return not ROLES.isdisjoint(_executor(program, kernel))
+
+
+def _executor(program: Program, kernel: Kernel) -> set[str]:
+    """Functions of the executor that made a kernel."""
+    frames = program.frames_of(kernel.instruction)
+    return {frame.function for frame in frames if "/executor/" in frame.file}

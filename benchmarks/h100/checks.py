@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 from benchmarks.h100.hlo import bits
 from benchmarks.h100.kernels import Kernel
+from benchmarks.h100.matmuls import Matmul
 
 Launches = Iterable[tuple[int, Kernel]]
 
 
-def score_bytes(launches: Launches, *, head_dim: int) -> int:
+def score_bytes(launches: Launches, *, num_heads: int, head_dim: int) -> int:
     """Bytes of attention scores that kernels read from memory and write to it.
 
     A score array is one whose dims are those of a matmul per head over `head_dim`: `q k'` and
@@ -16,6 +17,7 @@ def score_bytes(launches: Launches, *, head_dim: int) -> int:
 
     Args:
       launches: kernels of an action.
+      num_heads: heads that attention computes side by side on a device.
       head_dim: width of a head; no block of queries or keys may be as long.
     """
     launched = list(launches)
@@ -23,7 +25,7 @@ def score_bytes(launches: Launches, *, head_dim: int) -> int:
         matmul.result.long_dims
         for _, kernel in launched
         for matmul in kernel.matmuls
-        if matmul.is_batched and matmul.contracted == head_dim
+        if matmul.batch % num_heads == 0 and matmul.contracted == head_dim
     }
     total = 0
     for times, kernel in launched:
@@ -44,7 +46,14 @@ def rounded_weight_gradients(launches: Launches, *, num_tokens: int) -> int:
         times
         for times, kernel in launches
         for matmul in kernel.matmuls
-        if matmul.contracted == num_tokens
-        and not matmul.is_batched
-        and bits(matmul.result.dtype) < 32
+        if matmul.contracted * matmul.batch == num_tokens and _is_rounded(kernel, matmul)
     )
+
+
+def _is_rounded(kernel: Kernel, matmul: Matmul) -> bool:
+    """By the matmul, or, where its sum is split, by what adds the parts."""
+    dtypes = [matmul.result.dtype]
+    if matmul.batch > 1:
+        users = kernel.computation.users[kernel.instruction.name]
+        dtypes += [shape.dtype for user in users for shape in user.shapes]
+    return any(0 < bits(dtype) < 32 for dtype in dtypes)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from benchmarks.h100.actions import Action, Ticks, find_ticks
+from benchmarks.h100.actions import Action, Ticks, find_ticks, is_of_role
 from benchmarks.h100.checks import rounded_weight_gradients, score_bytes
 from benchmarks.h100.hlo import Program, read_program
 from benchmarks.h100.kernels import Kernel, launches, unknown_loops
@@ -35,6 +36,11 @@ class Sizes:
     layers: int
     num_tensor: int = 1
 
+    @property
+    def num_heads(self) -> int:
+        """Key/value heads of a device; the queries of each are one product."""
+        return max(1, self.cost.num_kv_heads // self.num_tensor)
+
     @classmethod
     def of(cls, step) -> "Sizes":
         """Those of a pipelined step."""
@@ -51,7 +57,8 @@ class Counted:
       action: which.
       launches: its kernels, without those that only the first or the last stage runs.
       work: their sum.
-      roles: of each loop of unknown trips in it, which only one of those stages runs, the work.
+      roles: the work that only one of those stages does.
+      num_loops: loops of unknown trips in it.
       scores: bytes of attention scores, part of the traffic of its kernels.
       rounded: weight gradients that a matmul rounds to fewer than 32 bits.
     """
@@ -59,7 +66,8 @@ class Counted:
     action: Action
     launches: tuple[tuple[int, Kernel], ...]
     work: Work
-    roles: tuple[Work, ...]
+    roles: Work
+    num_loops: int
     scores: int
     rounded: int
 
@@ -114,15 +122,17 @@ def count(compiled: Compiled, sizes: Sizes) -> Report:
 
 
 def _counted(program: Program, action: Action, sizes: Sizes) -> Counted:
-    own = tuple(launches(program, action.body))
-    roles = (work(launches(program, loop.body)) for _, loop in unknown_loops(program, action.body))
+    found = list(launches(program, action.body))
+    inside = [loop for _, loop in unknown_loops(program, action.body)]
+    own = tuple(one for one in found if not is_of_role(program, one[1]))
+    roles = [one for one in found if is_of_role(program, one[1])]
+    roles += chain.from_iterable(launches(program, loop.body) for loop in inside)
     num_tokens = sizes.cost.num_sequences * sizes.lengths[action.chunk]
+    has_gradients = action.operation != "F"
     return Counted(
-        action, own, work(own), tuple(roles),
-        scores=score_bytes(own, head_dim=sizes.cost.head_dim),
-        rounded=0 if action.operation == "F" else rounded_weight_gradients(
-            own, num_tokens=num_tokens
-        ),
+        action, own, work(own), work(roles), len(inside),
+        scores=score_bytes(own, num_heads=sizes.num_heads, head_dim=sizes.cost.head_dim),
+        rounded=rounded_weight_gradients(own, num_tokens=num_tokens) if has_gradients else 0,
     )  # fmt: skip
 
 
@@ -139,9 +149,9 @@ def _row(program: Program, thunks: Thunks | None, one: Counted, sizes: Sizes) ->
         "ms matmul": 1e3 * one.work.matmul_seconds,
         "attention": 1e3 * one.work.attention_seconds,
         "other": 1e3 * one.work.other_seconds,
-        "roles": 1e3 * sum(role.seconds for role in one.roles),
+        "roles": 1e3 * one.roles.seconds,
         "dw rounded": one.rounded,
-        "unknown loops": len(one.roles),
+        "unknown loops": one.num_loops,
         "exposed": sum(found.is_exposed for found in collectives(program, one.action.body)),
     }
     if thunks is not None:

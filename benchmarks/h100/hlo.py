@@ -80,6 +80,16 @@ class Instruction:
         """Bytes of the result."""
         return sum(shape.nbytes for shape in self.shapes)
 
+    @property
+    def operation(self) -> str:
+        """The opcode, of an asynchronous one what it starts: `fusion` of `fusion-start`."""
+        return self.opcode.removesuffix("-start")
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it only starts; the result then holds the operands, too."""
+        return self.opcode.endswith("-start")
+
     @cached_property
     def called(self) -> str | None:
         """The computation that a fusion or a call runs."""

@@ -12,6 +12,7 @@ _FREE = frozenset(
     "parameter constant get-tuple-element tuple bitcast after-all partition-id replica-id "
     "opt-barrier add-dependency".split()
 )
+_CALLS = ("call", "async-start")
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Kernel:
 
 def is_collective(instruction: Instruction) -> bool:
     """Whether an instruction communicates, or begins to."""
-    return instruction.opcode.removesuffix("-start") in KINDS
+    return instruction.operation in KINDS
 
 
 def kernels(program: Program, name: str) -> Iterator[Kernel]:
     """Kernels directly in a computation, in order; not those of its loops."""
     computation = program[name]
     for instruction in computation.instructions:
-        if instruction.opcode == "call":
+        if instruction.opcode in _CALLS:
             assert instruction.called is not None
             yield from kernels(program, instruction.called)
         elif _is_kernel(instruction):
@@ -88,7 +89,7 @@ def kernel_of(program: Program, computation: Computation, instruction: Instructi
 def loops(program: Program, name: str) -> Iterator[Instruction]:
     """Loops directly in a computation, in order."""
     for instruction in program[name].instructions:
-        if instruction.opcode == "call":
+        if instruction.opcode in _CALLS:
             assert instruction.called is not None
             yield from loops(program, instruction.called)
         elif instruction.opcode == "while":

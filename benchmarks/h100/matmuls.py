@@ -24,13 +24,13 @@ class Matmul:
     Attributes:
       flops: 2 per multiplication.
       contracted: terms in each sum.
-      is_batched: whether it is many independent products, such as one per head.
+      batch: products side by side, such as one per head, or parts of a sum that is split.
       result: as the matmul rounds it.
     """
 
     flops: int
     contracted: int
-    is_batched: bool
+    batch: int
     result: Shape
 
 
@@ -52,7 +52,7 @@ def matmuls_of(
     """
     if kernel.opcode == "dot" or kernel.target.startswith("__cublas$"):
         yield _matmul(computation, kernel)
-    elif kernel.opcode == "fusion":
+    elif kernel.operation == "fusion":
         assert kernel.called is not None
         inside = program[kernel.called]
         for instruction in inside.instructions:
@@ -64,8 +64,8 @@ def _matmul(computation: Computation, dot: Instruction) -> Matmul:
     left = computation.operands(dot)[0].shapes[0]
     contracted = math.prod(left.dims[i] for i in _numbers(_CONTRACTED, dot.attributes))
     result = dot.shapes[0]  # cuBLAS's second is its workspace
-    is_batched = math.prod(left.dims[i] for i in _numbers(_BATCH, dot.attributes)) > 1
-    return Matmul(2 * result.size * contracted, contracted, is_batched, result)
+    batch = math.prod(left.dims[i] for i in _numbers(_BATCH, dot.attributes))
+    return Matmul(2 * result.size * contracted, contracted, batch, result)
 
 
 def _numbers(pattern: re.Pattern, text: str) -> list[int]:

@@ -28,17 +28,26 @@ def collectives(program: Program, name: str) -> Iterator[Collective]:
     """Collectives of a computation and of its loops of known trips."""
     computation = program[name]
     for instruction in computation.instructions:
-        if is_collective(instruction):
-            kind = instruction.opcode.removesuffix("-start")
+        started = _started(program, instruction)
+        if is_collective(started):
             nbytes = max(shape.nbytes for shape in instruction.shapes)
-            yield Collective(kind, nbytes, not _is_hidden(program, computation, instruction))
+            is_exposed = not _is_hidden(program, computation, instruction)
+            yield Collective(started.operation, nbytes, is_exposed)
     for loop in loops(program, name):
         if loop.trips is not None:
             yield from collectives(program, loop.body)
 
 
+def _started(program: Program, instruction: Instruction) -> Instruction:
+    """What an instruction runs, itself or in the computation that it starts."""
+    if instruction.opcode != "async-start":
+        return instruction
+    assert instruction.called is not None
+    return program[instruction.called].root
+
+
 def _is_hidden(program: Program, computation: Computation, start: Instruction) -> bool:
-    if not start.opcode.endswith("-start") or '"is_sync":true' in start.attributes:
+    if not start.is_start or '"is_sync":true' in start.attributes:
         return False
     order = computation.instructions
     begin = order.index(start) + 1
@@ -50,6 +59,6 @@ def _is_hidden(program: Program, computation: Computation, start: Instruction) -
 def _has_matmul(program: Program, computation: Computation, instruction: Instruction) -> bool:
     if instruction.opcode == "while":
         return any(kernel.kind in _MATMUL for _, kernel in launches(program, instruction.body))
-    if instruction.opcode in ("fusion", "custom-call", "dot"):
+    if instruction.operation in ("fusion", "custom-call", "dot"):
         return kernel_of(program, computation, instruction).kind in _MATMUL
     return False

@@ -7,6 +7,8 @@ is too much of, not how long a step takes.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from benchmarks.h100.kernels import Kernel
 from benchmarks.h100.matmuls import is_backward
 from seq1f1b_jax.schedule import StageCost
@@ -100,9 +102,8 @@ def floor_seconds(
     """
     layer = replace(cost, layers_per_stage=(1, 1), recompute="none")  # the second has the head
     costs = layer.costs(lengths)
-    weights, forward, backward = (
-        array[0].sum() / num_tensor for array in (costs.weights, costs.forward, costs.backward)
-    )
+    found = (costs.weights, costs.forward, costs.backward)
+    weights, forward, backward = (np.asarray(one)[0].sum() / num_tensor for one in found)
     attention = (forward - weights) / ATTENTION_FLOPS
     attention += (backward - 2 * weights) / ATTENTION_BACKWARD_FLOPS
     return float(3 * weights / MATMUL_FLOPS), float(attention)

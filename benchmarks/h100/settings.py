@@ -1,4 +1,4 @@
-"""The settings that are counted, and their programs: built, compiled for H100s, kept in a folder."""
+"""The settings that are counted; their programs, built, compiled for H100s, kept in a folder."""
 
 import json
 import re
@@ -34,7 +34,7 @@ class Setting:
     num_microbatches: int = 8
     num_chunks: int = 4
     seq_len: int = 32768
-    attention: str = "xla_blockwise"
+    attention: str = "cudnn"
     recompute: str = "selective"
     layers: int = 2
     unroll: int | None = None
@@ -147,22 +147,29 @@ def _text(files: dict[str, Path], name: str) -> str:
     return paths[0].read_text(encoding="utf-8") if paths else ""
 
 
-def save(compiled: Compiled, folder: Path) -> None:
-    """Write the texts and the figures into a folder."""
+def save(compiled: Compiled, folder: Path, *, made: str) -> None:
+    """Write the texts and the figures into a folder, and what they were made from."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = asdict(compiled)
     for name in ("text", "thunks", "names"):
         (folder / f"{name}.txt").write_text(facts.pop(name), encoding="utf-8")
-    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    (folder / "facts.json").write_text(json.dumps({"made": made, **facts}), encoding="utf-8")
 
 
-def load(folder: Path) -> Compiled | None:
-    """What `save` wrote; `None` if there is nothing."""
-    facts = folder / "facts.json"
-    if not facts.is_file():
+def load(folder: Path, *, made: str) -> Compiled | None:
+    """What `save` wrote; `None` if there is nothing.
+
+    Raises:
+      ValueError: it was made from something else.
+    """
+    path = folder / "facts.json"
+    if not path.is_file():
         return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if (found := facts.pop("made")) != made:
+        raise ValueError(f"{folder} holds {found}, not {made}; give another folder to --keep")
     texts = {
         name: (folder / f"{name}.txt").read_text(encoding="utf-8")
         for name in ("text", "thunks", "names")
     }
-    return Compiled(**texts, **json.loads(facts.read_text(encoding="utf-8")))
+    return Compiled(**texts, **facts)

@@ -1,9 +1,9 @@
 """Command buffers, and reads of loop conditions by the host, from the compiler's list of thunks.
 
-A thunk is what the host launches. One inside a command buffer is launched with it; a loop inside one
-repeats on the device. The host reads the condition of any other loop whose trips the compiler does
-not know: once if it does not run, twice if it runs once. With `--xla_dump_to` the compiler writes
-the list (`thunk_sequence_after_thunk_passes`) and the names (`thunk_metadata`).
+A thunk is what the host launches. Those in a command buffer are launched together, and a loop there
+repeats on the device. The host reads the condition of every other loop whose trips the compiler
+does not know: once if it does not run, twice if it runs once. With `--xla_dump_to` the compiler
+writes the list (`thunk_sequence_after_thunk_passes`) and the names (`thunk_metadata`).
 """
 
 import re

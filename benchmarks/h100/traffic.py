@@ -7,6 +7,7 @@ place (`dynamic-update-slice`, `scatter`) costs the update.
 
 from typing import NamedTuple
 
+from benchmarks.common.placement import KINDS
 from benchmarks.h100.hlo import Computation, Instruction, Program
 
 _SLICES = ("dynamic-slice", "slice", "gather")
@@ -45,18 +46,20 @@ def traffic(program: Program, computation: Computation, kernel: Instruction) -> 
       >>> traffic(program, program["main"], program["main"].root)
       Traffic(read=16, written=16)
     """
-    if kernel.opcode == "fusion":
+    if kernel.operation == "fusion":
         assert kernel.called is not None
         return _of_fusion(program[kernel.called])
-    if kernel.opcode in _UPDATES:
-        update = computation.operands(kernel)[_UPDATES[kernel.opcode]].nbytes
-        return Traffic(update, update)
-    if kernel.opcode in _SLICES:
-        return Traffic(kernel.nbytes, kernel.nbytes)
-    read = sum(operand.nbytes for operand in computation.operands(kernel))
-    if kernel.opcode.endswith("-start"):  # the result holds the operands, too
-        return Traffic(read, max(shape.nbytes for shape in kernel.shapes))
-    return Traffic(read, kernel.nbytes)
+    operands = computation.operands(kernel)
+    read = sum(operand.nbytes for operand in operands)
+    written = kernel.nbytes
+    if kernel.is_start:  # of a collective in or out the larger, of others the result alone
+        largest = max(shape.nbytes for shape in kernel.shapes)
+        written = largest if kernel.operation in KINDS else kernel.nbytes - read
+    if kernel.operation in _UPDATES:
+        read = written = operands[_UPDATES[kernel.operation]].nbytes
+    elif kernel.operation in _SLICES:
+        read = written
+    return Traffic(read, written)
 
 
 def _of_fusion(inside: Computation) -> Traffic:
