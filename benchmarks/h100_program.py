@@ -59,13 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recompute", choices=["none", "selective", "full"])
     parser.add_argument("--layers", type=int, help="layers of a stage")
     parser.add_argument("--chunks", type=int, help="chunks of a sequence")
-    parser.add_argument("--unroll", type=int, help="ExecutorOptions.unroll")
+    parser.add_argument("--unroll", type=_layers, help="ExecutorOptions.unroll: layers, or auto")
     parser.add_argument("--preset", choices=list(PRESETS), default="default", help="of XLA flags")
     parser.add_argument("--xla-flags", default="", help="more of them, as in XLA_FLAGS")
     parser.add_argument("--top", type=int, default=0, help="kernels with the most bytes to list")
     parser.add_argument("--keep", type=Path, help="folder for the texts; read if they are there")
     parser.add_argument("--out", help="JSON file, such as benchmarks/results/h100_program.json")
     return parser
+
+
+def _layers(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _flags(options, dumps: Path) -> str:

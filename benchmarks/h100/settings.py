@@ -37,7 +37,7 @@ class Setting:
     attention: str = "cudnn"
     recompute: str = "selective"
     layers: int = 2
-    unroll: int | None = None
+    unroll: int | str | None = None
 
     @property
     def axes(self) -> dict[str, int]:
@@ -66,7 +66,7 @@ def options_of(setting: Setting):
     if setting.unroll is not None:
         if "unroll" not in {field.name for field in fields(ExecutorOptions)}:
             raise ValueError(
-                f"unroll={setting.unroll} is given, and ExecutorOptions has no field unroll; "
+                f"unroll={setting.unroll!r} is given, and ExecutorOptions has no field unroll; "
                 "leave --unroll out"
             )
         more["unroll"] = setting.unroll
