@@ -8,11 +8,13 @@ place (`dynamic-update-slice`, `scatter`) costs the update.
 from typing import NamedTuple
 
 from benchmarks.common.placement import KINDS
-from benchmarks.h100.hlo import Computation, Instruction, Program
+from benchmarks.h100.hlo import Computation, Instruction, Program, bits
 
 _SLICES = ("dynamic-slice", "slice", "gather")
 _UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 """Opcode -> number of the operand that holds the update."""
+_WHOLE = frozenset("tuple fusion custom-call call dot sort reduce reduce-window scan".split())
+"""Opcodes that may need all of an operand for one entry of the result."""
 
 
 class Traffic(NamedTuple):
@@ -66,24 +68,28 @@ def _of_fusion(inside: Computation) -> Traffic:
     parameters = (i for i in inside.instructions if i.opcode == "parameter")
     read = 0
     for parameter in parameters:
-        part = _bytes_of_slices(inside, parameter)
-        read += parameter.nbytes if part is None else min(part, parameter.nbytes)
+        part = _entries_read(inside, parameter)
+        whole = parameter.nbytes
+        read += whole if part is None else min(whole, part * bits(parameter.shapes[0].dtype) // 8)
     root = inside.root
     results = inside.operands(root) if root.opcode == "tuple" else [root]
     return Traffic(read, sum(_written(inside, result) for result in results))
 
 
-def _bytes_of_slices(inside: Computation, value: Instruction) -> int | None:
-    """Bytes read of a value of which only parts are used; `None` if something uses all of it."""
+def _entries_read(inside: Computation, value: Instruction) -> int | None:
+    """Entries of a value that are needed; `None` if something needs all of it.
+
+    A function of single entries, such as a cast, is computed only where its result is needed.
+    """
     total = 0
     for user in inside.users[value.name]:
         first = user.operands[0] == value.name and value.name not in user.operands[1:]
-        if user.opcode == "bitcast":
-            part = _bytes_of_slices(inside, user)
-        elif user.opcode in _SLICES and first:
-            part = _least_slice(inside, user)
+        if user.opcode in _SLICES and first:
+            part = _entries_of_slice(inside, user)
         elif user.opcode in _UPDATES and first:
             part = 0
+        elif user.opcode not in _WHOLE and _size(user) == _size(value) and not user.is_root:
+            part = _entries_read(inside, user)
         else:
             part = None
         if part is None:
@@ -92,13 +98,14 @@ def _bytes_of_slices(inside: Computation, value: Instruction) -> int | None:
     return total
 
 
-def _least_slice(inside: Computation, slice_: Instruction) -> int:
-    """A slice that is only sliced again costs what the last slices hold."""
-    users = inside.users[slice_.name]
-    if users and all(user.opcode in ("slice", "bitcast") for user in users):
-        part = _bytes_of_slices(inside, slice_)
-        return slice_.nbytes if part is None else min(part, slice_.nbytes)
-    return slice_.nbytes
+def _entries_of_slice(inside: Computation, slice_: Instruction) -> int:
+    """A slice of which only slices are needed costs what these hold."""
+    part = None if slice_.is_root else _entries_read(inside, slice_)
+    return _size(slice_) if part is None else min(part, _size(slice_))
+
+
+def _size(instruction: Instruction) -> int:
+    return sum(shape.size for shape in instruction.shapes)
 
 
 def _written(inside: Computation, result: Instruction) -> int:

@@ -44,6 +44,17 @@ ALL, ROW, INDICES = 8 * 16 * 4, 16 * 4, 2 * 4
             ],
             2 * ROW, ROW,
         ),
+        (  # a cast is computed only where it is needed
+            ["%c = bf16[8,16]{1,0} convert(%p)", "ROOT %s = bf16[1,16]{1,0} slice(%c)"],
+            ROW, ROW // 2,
+        ),
+        (  # a sum over rows is not
+            [
+                "%r = f32[16]{0} reduce(%p, %i), dimensions={0}",
+                "ROOT %s = f32[4]{0} slice(%r)",
+            ],
+            ALL + INDICES, 16,
+        ),
         (  # sliced, but all of it is needed too
             ["%s = f32[1,16]{1,0} slice(%p)", "ROOT %t = (f32[1,16], f32[8,16]) tuple(%s, %p)"],
             ALL, ALL + ROW,
@@ -61,7 +72,7 @@ ALL, ROW, INDICES = 8 * 16 * 4, 16 * 4, 2 * 4
             INDICES, 2 * ROW,
         ),
     ],
-    ids=["whole", "gather", "twice", "two", "both", "in place", "scatter"],
+    ids="whole gather twice two cast sum both in-place scatter".split(),
 )  # fmt: skip
 def test_parts_count_as_parts(lines, read, written):
     program = read_program(FUSION.format(lines="\n  ".join(lines)))
