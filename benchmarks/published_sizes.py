@@ -175,7 +175,7 @@ def build(shape: Shape, *, mesh=None):
         shape.pipe, MICROBATCHES, shape.num_chunks, shape.seq_len, recompute=shape.recompute,
         compute_dtype=jnp.bfloat16, schedule=shape.schedule, sequence_parallel=shape.tensor > 1,
     )
-    return pipelined(stage, size, mesh=mesh or _h100s(shape.axes), lengths=lengths)
+    return pipelined(stage, size, mesh=mesh or h100s(shape.axes), lengths=lengths)
 
 
 def abstract_state(step):
@@ -253,7 +253,7 @@ def _optimizer():
     return make_optimizer(OptimizerConfig(), 1000)
 
 
-def _h100s(axes: dict[str, int]):
+def h100s(axes: dict[str, int]):
     """H100s in hosts of eight; the innermost axis is inside a host."""
     from benchmarks.aot import h100_mesh
 

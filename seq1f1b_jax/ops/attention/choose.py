@@ -30,6 +30,13 @@ TOLERANCE = 4 * 2.0**-8
 """Largest difference over the largest entry: four roundings to bfloat16. Seen on an H200: 1.5."""
 
 
+ERRORS = (
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError,
+    MemoryError,
+)  # fmt: skip
+"""What a driver, a library or a compiler may raise; XLA's own error is a RuntimeError."""
+
+
 @runtime_checkable
 class Device(Protocol):
     """A `jax.Device`, of this machine or only compiled for."""
@@ -129,17 +136,14 @@ def for_documents(
 
 @cache
 def check(device: jax.Device, heads: Heads) -> str | None:
-    """Run cuDNN's attention of a small chunk on a device; why it cannot be used, or `None`.
-
-    Any exception counts: what a driver, a library or a compiler may raise is not known here.
-    """
+    """Run cuDNN's attention of a small chunk on a device; why it cannot be used, or `None`."""
     num_kv_heads = min(heads.num_kv_heads, 2)
     groups = heads.num_heads // heads.num_kv_heads
     small = replace(heads, num_heads=groups * num_kv_heads, num_kv_heads=num_kv_heads)
     for window in (None,) if heads.window is None else WINDOWS:
         try:
             error, where = _difference(device, replace(small, window=window))
-        except Exception as failure:
+        except ERRORS as failure:
             text = str(failure).strip().splitlines() or [""]
             return f"cuDNN's attention failed its check: {type(failure).__name__}: {text[0][:200]}"
         if not error <= TOLERANCE:  # NaN is no number to compare
