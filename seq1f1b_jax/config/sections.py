@@ -131,8 +131,8 @@ class XlaConfig:
     Attributes:
       preset: flags to set, on GPUs only and as far as this version of XLA knows them: `overlap`
         schedules to hide communication, `memory` for the least memory, `command_buffers` leaves
-        loops to the device instead of the host, `deterministic` gives the same bits in every run; `default`
-        sets none. Those in XLA_FLAGS win (docs/design/xla.md).
+        loops to the device instead of the host, `deterministic` gives the same bits in every run;
+        `default` sets none. Those in XLA_FLAGS win (docs/design/xla.md).
     """
 
     preset: Literal["default", "overlap", "memory", "command_buffers", "deterministic"] = "default"
