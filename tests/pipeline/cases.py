@@ -78,18 +78,6 @@ TRAPS = {
     ),
 }
 
-UNROLLED = {
-    "layers that some stages lack, documents": Case(
-        P=3, M=2, C=2, layers="unequal", lengths="odd", masks="restart", unroll=2
-    ),
-    "split, layers cut over two devices": Case(
-        P=2, T=2, M=2, C=2, schedule="seq-zb-h1", family="gpt", recompute="full", sequence=True,
-        unroll=2,
-    ),
-}
-"""Every layer its own part of the program; else layers are a loop."""
-
-
 @functools.cache
 def everyday_cases() -> list[Case]:
     """The traps by name, then a pairwise cover: at most 40 compiled programs."""

@@ -1,4 +1,4 @@
-"""Weight gradients leave their matmul in the accumulation dtype, whatever leads from it to them."""
+"""Weight gradients leave their matmul in the accumulation dtype, whatever is on the way."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seq1f1b_jax.ops.wide_gradients import widen
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.layer import Given, Kept, post_backward
-from seq1f1b_jax.pipeline.executor.wide_gradients import widen
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.own_stage import OwnStage
 

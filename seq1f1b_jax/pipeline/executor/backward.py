@@ -47,7 +47,7 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
     """W: the matmuls of weight gradients that an `I` has left."""
     split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
 
-    def layer_step(layer, state: State) -> State:
+    def layer_step(layer, unit: WeightUnit, value: None, state: State) -> tuple[None, State]:
         kept = _kept(chunk, unit, layer, context, state)
         where = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
         deferred = {
@@ -59,9 +59,9 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
             halves = getattr(split, piece)
             values = [deferred[f"{piece}.{i}"] for i in range(len(halves.deferred))]
             grads = _add(grads, halves.weight_half(kept, values))
-        return _accumulate_leaves(chunk, unit, layer, state, grads)
+        return value, _accumulate_leaves(chunk, unit, layer, state, grads)
 
-    return over_layers(chunk.program, unit.stage, layer_step, state)
+    return over_layers(chunk.program, unit, layer_step, None, state)[1]
 
 
 def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_step):
@@ -71,10 +71,10 @@ def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_st
     dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
     context = chunk.context(unit)
 
-    def step(layer, carry):
-        return layer_step(chunk, unit, layer, context, *carry)
+    def step(layer, unit, dy, state):
+        return layer_step(chunk, unit, layer, context, dy, state)
 
-    dx, state = over_layers(program, unit.stage, step, (dy, state), reverse=True)
+    dx, state = over_layers(program, unit, step, dy, state, reverse=True)
     is_first_stage = program.is_stage(0, unit.stage)
     state = run_if(is_first_stage, lambda s: _embed_backward(chunk, unit, s, dx), state)
     return state, chunk.message(dx)

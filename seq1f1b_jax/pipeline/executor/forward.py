@@ -31,10 +31,10 @@ def forward(
     x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
     context = chunk.context(unit)
 
-    def layer_step(layer, carry):
-        return _layer(chunk, unit, layer, context, *carry)
+    def layer_step(layer, unit, x, state):
+        return _layer(chunk, unit, layer, context, x, state)
 
-    y, state = over_layers(program, unit.stage, layer_step, (x, state))
+    y, state = over_layers(program, unit, layer_step, x, state)
     is_last_stage = program.is_stage(-1, unit.stage)
     state = run_if(is_last_stage, lambda s: _loss(chunk, unit, s, y), state)
     return state, chunk.message(y)
