@@ -13,6 +13,10 @@ rounding, which is left out. It passes what moves values and what adds or scales
 matmuls stay narrow: no matmul gets slower. A gradient that comes from elsewhere (a loop, a scatter)
 is what it was.
 
+A matmul at which the walk ends sums over sequences and tokens. These dims are joined to one first,
+whatever the dtype: XLA:CPU transposes an operand that is summed over two dims, and took half as
+long again for the gradient of an MLP's matmul (docs/design/gpu_program.md).
+
 On a CPU, where a matmul of bfloat16 is one of float32 between casts, the operands are cast: XLA:CPU
 accepts narrow operands with a wide result, but cannot run all such programs (jaxlib 0.10.2, 0.12.0:
 two contracted dims and a transposed result).
@@ -85,24 +89,24 @@ def widen(
     grads = jaxpr.outvars[: out_tree.children()[0].num_leaves]
     needed = Graph(jaxpr).ancestors(jaxpr.outvars)
     equations = [e for e in jaxpr.eqns if not needed.isdisjoint(e.outvars)]
-    widened = _widened(jaxpr.replace(eqns=equations), grads, dtype)
+    ends = _ends(jaxpr.replace(eqns=equations), grads, dtype)
 
     def wide_backward(kept_values: Any, given_values: Any):
         values = [*jax.tree.leaves(kept_values), *jax.tree.leaves(given_values)]
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *values), strict=True))
         for eqn in equations:
-            if widened.isdisjoint(eqn.outvars):
+            if ends.isdisjoint(eqn.outvars):
                 outputs = evaluate(jaxpr, [eqn], known, eqn.outvars)
             else:
-                outputs = [_wide(eqn, known, dtype, platform)]
+                outputs = [_rewritten(eqn, known, dtype, platform)]
             known.update(zip(eqn.outvars, outputs, strict=True))
         return jax.tree.unflatten(out_tree, [value_of(var, known) for var in jaxpr.outvars])
 
     return wide_backward
 
 
-def _widened(jaxpr, grads: Iterable, dtype: jnp.dtype) -> set:
-    """The narrow variables behind weight gradients that become wide."""
+def _ends(jaxpr, grads: Iterable, dtype: jnp.dtype) -> set:
+    """The variables behind weight gradients that become wide, and the matmuls among them."""
     producer = Graph(jaxpr).producer
     readers: dict = {}
     for var in (*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)):
@@ -113,13 +117,13 @@ def _widened(jaxpr, grads: Iterable, dtype: jnp.dtype) -> set:
     def walk(var) -> bool:
         if isinstance(var, Literal) or var not in producer or readers[var] > 1:
             return False
-        if not is_narrow(var.aval.dtype, dtype):
-            return False
         name, operands = producer[var].primitive.name, producer[var].invars
-        ends = name == _MATMUL or (name == _CAST and _holds_more(operands[0].aval.dtype, dtype))
+        narrow = is_narrow(var.aval.dtype, dtype)
+        rounds = narrow and name == _CAST and _holds_more(operands[0].aval.dtype, dtype)
+        ends = name == _MATMUL or rounds
         if not ends and name in (_SUM, _CAST, *_PASSED):
             ends = any([walk(operand) for operand in operands]) or name == _SUM
-        if ends:
+        if ends and (narrow or name == _MATMUL):
             found.add(var)
         return ends
 
@@ -133,13 +137,25 @@ def _holds_more(dtype: jnp.dtype, wide: jnp.dtype) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) and jnp.promote_types(dtype, wide) == dtype
 
 
-def _wide(eqn, known: dict, dtype: jnp.dtype, platform: str) -> jax.Array:
-    """What an equation gives in the wide dtype."""
+def _rewritten(eqn, known: dict, dtype: jnp.dtype, platform: str) -> jax.Array:
+    """What an equation gives in the wide dtype, a matmul by one summed dim."""
     operands, params = [jnp.asarray(value_of(var, known)) for var in eqn.invars], eqn.params
     if eqn.primitive.name == _CAST:
         return operands[0].astype(dtype)
     if eqn.primitive.name == _MATMUL:
-        params = params | {"preferred_element_type": dtype}
+        operands, params = _joined(operands, params)
+        if is_narrow(eqn.outvars[0].aval.dtype, dtype):
+            params = params | {"preferred_element_type": dtype}
     if eqn.primitive.name != _MATMUL or platform == "cpu":
         operands = [x.astype(dtype) if is_narrow(x.dtype, dtype) else x for x in operands]
     return eqn.primitive.bind(*operands, **params)
+
+
+def _joined(operands: list[jax.Array], params: dict) -> tuple[list[jax.Array], dict]:
+    """A matmul that sums over the leading dims of both operands, with these dims as one."""
+    (left, right), batch = params["dimension_numbers"]
+    count = len(left)
+    if count < 2 or any(batch) or not left == right == tuple(range(count)):
+        return operands, params
+    operands = [x.reshape(-1, *x.shape[count:]) for x in operands]
+    return operands, params | {"dimension_numbers": (((0,), (0,)), ((), ()))}

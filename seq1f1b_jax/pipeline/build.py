@@ -5,7 +5,7 @@ from typing import Literal
 
 from jax.sharding import Mesh
 
-from seq1f1b_jax.ops.attention import choose_backend
+from seq1f1b_jax.ops.attention import AttentionBackend, choose_backend
 from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.halves import tensor_axis
@@ -96,15 +96,18 @@ def build_step(
         table=lower(plan, tuple(chunk_lengths)),
         mesh=mesh,
         layout=layout,
-        attention=choose_backend(
-            options.attention, list(mesh.devices.flat),
-            heads_of(shard_stage(stage, tensor), options),
-        ),
+        attention=choose_attention(stage, mesh, options),
         options=options,
         unrolled=_is_unrolled(
             options.unroll, layout, num_chunks=plan.num_chunks, platform=platform
         ),
     )
+
+
+def choose_attention(stage: Stage, mesh: Mesh, options: ExecutorOptions) -> AttentionBackend:
+    """The attention of a step, see `ops.attention.choose_backend`."""
+    part = shard_stage(stage, tensor_axis(axis_size(mesh, TENSOR), options))
+    return choose_backend(options.attention, list(mesh.devices.flat), heads_of(part, options))
 
 
 def _is_unrolled(

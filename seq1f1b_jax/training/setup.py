@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from seq1f1b_jax.config import Config, ScheduleConfig
 from seq1f1b_jax.models import num_params
-from seq1f1b_jax.ops.attention import get_backend
 from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
+from seq1f1b_jax.pipeline.build import choose_attention
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.stage import window_of
 from seq1f1b_jax.schedule import (
@@ -81,15 +81,17 @@ def make_setup(
     cost = replace(
         stage_cost(config, stage, layout.layers_per_stage), visible_keys=visible_keys
     )
-    lengths = chunk_lengths(config, cost, num_ranks=num_ranks, tile=attention_tile(config, mesh))
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
+    options = ExecutorOptions(
+        **(asdict(config.executor) | {"compute_dtype": dtype}),
+        restart_positions=config.data.restart_positions,
+        sequence_parallel=config.mesh.sequence_parallel,
+    )
+    tile = choose_attention(stage, mesh, options).block
     pipeline = build_step(
-        stage, plan, mesh, chunk_lengths=lengths, layers_per_stage=layout.layers_per_stage,
-        options=ExecutorOptions(
-            **(asdict(config.executor) | {"compute_dtype": dtype}),
-            restart_positions=config.data.restart_positions,
-            sequence_parallel=config.mesh.sequence_parallel,
-        ),
+        stage, plan, mesh,
+        chunk_lengths=chunk_lengths(config, cost, num_ranks=num_ranks, tile=tile),
+        layers_per_stage=layout.layers_per_stage, options=options,
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
     return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *messages))
@@ -187,12 +189,6 @@ def chunk_lengths(
         seq_len, schedule.num_chunks, cost, block=schedule.block, tile=tile or schedule.block,
         max_unevenness=MAX_UNEVENNESS if num_ranks > 1 else math.inf,
     )
-
-
-def attention_tile(config: Config, mesh: Mesh) -> int | None:
-    """Tokens of the tiles of the run's attention; None where it has none."""
-    platform = mesh.devices.flat[0].platform
-    return get_backend(config.executor.attention, platform=platform).block
 
 
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:

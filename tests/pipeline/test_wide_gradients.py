@@ -1,6 +1,5 @@
 """Weight gradients leave their matmul in the accumulation dtype, whatever is on the way."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -130,11 +129,21 @@ def test_64_units_add_up_as_if_none_was_rounded():
     assert errors["wide"] < 2e-6 < 1e-4 < errors["rounded"], errors
 
 
-def test_wide_dtypes_are_not_traced_again():
-    """Float32 and float64 programs stay what they were, to the byte."""
-    plan = make_plan("1f1b", num_ranks=1, num_microbatches=1, num_chunks=1)
-    program = build_step(OwnStage(), plan, make_mesh(1), chunk_lengths=(TOKENS,)).program(1)
-    for dtype in ("float32", "float64"):
-        options = replace(program.options, compute_dtype=dtype)
-        plain = replace(program, options=options).layer_backwards[0].post
-        assert isinstance(plain, partial) and plain.func is post_backward
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weight_gradients_sum_over_one_dim(dtype):
+    """Sequences and tokens are joined; XLA:CPU transposes what is summed over two dims."""
+    draw = np.random.default_rng(0).standard_normal
+    shapes = {"x": (2, 4, 5), "w": (5, 3), "dy": (2, 4, 3)}
+    x, w, dy = (jnp.asarray(draw(shape), dtype) for shape in shapes.values())
+
+    def backward(kept, given):
+        return jax.vjp(lambda x, w: x @ w, *kept)[1](given)[::-1]
+
+    joined = widen(backward, (x, w), dy, dtype="float32", platform="gpu")
+    traced = {f: str(jax.make_jaxpr(f)((x, w), dy)) for f in (backward, joined)}
+    assert "(([0, 1], [0, 1])" in traced[backward]
+    assert "(([0, 1], [0, 1])" not in traced[joined]
+    (dw, dx), (expected, same) = joined((x, w), dy), backward((x, w), dy)
+    np.testing.assert_array_equal(dx, same)
+    tolerance = 1e-6 if dtype == "float32" else 2.0**-7  # `expected` is rounded
+    np.testing.assert_allclose(dw, expected, rtol=tolerance, atol=tolerance)

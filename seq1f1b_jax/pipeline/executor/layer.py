@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Array
 
 from seq1f1b_jax.ops.precision import accumulation_dtype
-from seq1f1b_jax.ops.wide_gradients import is_narrow, widen
+from seq1f1b_jax.ops.wide_gradients import widen
 from seq1f1b_jax.pipeline.executor import residuals
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan
 from seq1f1b_jax.pipeline.executor.weight_split import SplitBackward, split_backward
@@ -98,8 +98,6 @@ def layer_backward(
     pre, post = residuals.layer_functions(stage, policy)
     whole = LayerBackward(partial(pre_backward, pre, plan), partial(post_backward, post, plan))
     dtype = accumulation_dtype(x.dtype)
-    if not is_narrow(x.dtype, dtype):
-        return whole
     environment = tensor_of(stage).environment
     shapes = _arguments(stage, plan, layer, x, own_positions=own_positions)
     return LayerBackward(
