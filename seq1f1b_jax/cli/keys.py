@@ -96,7 +96,8 @@ def describe(hint: Any) -> str:
       'a whole number or null'
     """
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(get_args(hint))
+        words = get_args(hint)
+        return words[0] if len(words) == 1 else "one of " + ", ".join(words)
     if get_origin(hint) is tuple:
         return "a list of whole numbers such as [512,512]"
     if get_origin(hint) is dict:

@@ -25,8 +25,8 @@ MAX_COUNT = 1 << 31
 MAX_UNITS = 100_000
 """Units of work of a stage in a step: each is an entry of the table that is run."""
 NOT_NEGATIVE = (
-    "schedule.extra_warmup", "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every",
-    "train.sample_tokens", "train.seed", "data.seed",
+    "schedule.extra_warmup", "executor.unroll", "optimizer.warmup_steps", "optimizer.weight_decay",
+    "train.eval_every", "train.sample_tokens", "train.seed", "data.seed",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _ranges(config: Config) -> Iterator[str]:
             yield f"{key}={value}: must be above 0; use {1 if usual is None else usual}"
     for key in NOT_NEGATIVE:
         value = _get(config, key)
-        if not (0 <= value < math.inf):
+        if value != "auto" and not (0 <= value < math.inf):
             yield f"{key}={value}: must not be negative; use 0 or more"
     for key in (*POSITIVE, *NOT_NEGATIVE):
         value = _get(config, key)

@@ -105,12 +105,16 @@ class ExecutorConfig:
       attention: registry key of the attention backend: `xla_blockwise` or `xla_dense`.
       recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
         `full` whole layers from their inputs.
+      unroll: the most layers of a stage that are unrolled, so that weight gradients are added where
+        they are computed; more of them, or 0: a loop. `auto`: 0 on CPUs, on GPUs as many as compile
+        in a few minutes (docs/design/gpu_program.md).
       loss_block: tokens whose logits exist at one time in the loss.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.
     """
 
     attention: str = "xla_blockwise"
     recompute: Literal["none", "selective", "full"] = "selective"
+    unroll: int | Literal["auto"] = "auto"
     loss_block: int = 1024
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 

@@ -1,6 +1,7 @@
 """Build a training step or an evaluation from a model, a plan and a mesh: the public entry."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jax.sharding import Mesh
 
@@ -9,10 +10,13 @@ from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
-from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
+from seq1f1b_jax.pipeline.params.layout import Layout, make_layout, tensor_dims_of
 from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage, window_of
 from seq1f1b_jax.pipeline.step import PipelineStep
 from seq1f1b_jax.schedule import Plan, lower, validate
+
+AUTO_UNROLL = 32
+"""Layers of a stage times chunks up to which `unroll="auto"` unrolls on a GPU."""
 
 
 def build_step(
@@ -85,14 +89,33 @@ def build_step(
         num_tensor=tensor.size,
         tensor_dims=tensor_dims_of(stage, shard_stage(stage, tensor)),
     )
+    platform = mesh.devices.flat[0].platform
     return PipelineStep(
         stage=stage,
         plan=plan,
         table=lower(plan, tuple(chunk_lengths)),
         mesh=mesh,
         layout=layout,
-        attention=get_backend(
-            options.attention, platform=mesh.devices.flat[0].platform, window=window_of(stage)
-        ),
+        attention=get_backend(options.attention, platform=platform, window=window_of(stage)),
         options=options,
+        unrolled=_is_unrolled(
+            options.unroll, layout, num_chunks=plan.num_chunks, platform=platform
+        ),
     )
+
+
+def _is_unrolled(
+    unroll: int | Literal["auto"], layout: Layout, *, num_chunks: int, platform: str
+) -> bool:
+    """Whether the layers of a stage are unrolled."""
+    if layout.stages_per_rank > 1:
+        if unroll not in (0, "auto"):
+            raise ValueError(
+                f"unroll={unroll} with {layout.stages_per_rank} stages on a rank: which of them an "
+                "action runs is known in the run, so it reads their weights from one stack by "
+                "index; use unroll=0 or 'auto', or a schedule with one stage on a rank"
+            )
+        return False
+    if unroll == "auto":
+        return platform == "gpu" and layout.max_layers * num_chunks <= AUTO_UNROLL
+    return layout.max_layers <= unroll

@@ -92,10 +92,15 @@ def predict_memory(program: Program) -> MemoryPrediction:
 
 
 def _weight_copies(program: Program) -> int:
-    """Copies made once per step: casts (float32 needs none) and gathered tables."""
+    """Copies made once per step: casts, gathered tables, and layers taken out of their stack.
+
+    In float32 nothing is cast, and a loop reads the layers where they are.
+    """
     cast = program.compute_dtype != jnp.float32
     gathered = program.layout.num_ranks > 1 or cast
     weights = nbytes(program.weight_shapes) if cast else 0
+    if program.unrolled and program.layout.rank_layers > 1 and not cast:
+        weights = nbytes(program.weight_shapes.layers)
     return weights + (nbytes(program.table_shapes) if gathered else 0)
 
 

@@ -50,6 +50,7 @@ class PipelineStep:
     layout: Layout
     attention: AttentionBackend
     options: ExecutorOptions
+    unrolled: bool = False
     recorder: Recorder | None = None
 
     def traced(self, recorder: Recorder) -> "PipelineStep":
@@ -211,6 +212,7 @@ class PipelineStep:
             num_sequences=num_sequences,
             num_microbatches=self.plan.num_microbatches,
             platform=self.mesh.devices.flat[0].platform,
+            unrolled=self.unrolled,
             has_starts=has_starts,
         )
 

@@ -44,6 +44,7 @@ class Case(NamedTuple):
     masks: str = "causal"
     x64: bool = True
     sequence: bool = False
+    unroll: int = 0
 
     @property
     def id(self) -> str:
@@ -127,7 +128,6 @@ TRAPS = {
         P=2, T=4, M=2, C=4, recompute="full", lengths="odd", batch=2, masks="restart and window"
     ),
 }
-
 
 @functools.cache
 def everyday_cases() -> list[Case]:
@@ -218,8 +218,7 @@ def build(case: Case, *, fill: float = 0.0):
         chunk_lengths=case.chunk_lengths,
         layers_per_stage=case.layers_per_stage,
         options=ExecutorOptions(
-            attention=case.attention,
-            recompute=case.recompute,
+            attention=case.attention, recompute=case.recompute, unroll=case.unroll,
             compute_dtype=case.dtype,
             loss_block=7,
             restart_positions="restart" in case.masks,

@@ -14,6 +14,18 @@ TOLERANCE = {True: 1e-10, False: 1e-5}
 """max|difference| / max|reference| per leaf, float64 and float32: rounding of reordered sums."""
 
 
+UNROLLED = {
+    "layers that some stages lack, documents": Case(
+        P=3, M=2, C=2, layers="unequal", lengths="odd", masks="restart", unroll=2
+    ),
+    "split, layers cut over two devices": Case(
+        P=2, T=2, M=2, C=2, schedule="seq-zb-h1", family="gpt", recompute="full", sequence=True,
+        unroll=2,
+    ),
+}
+"""Every layer its own part of the program; else layers are a loop."""
+
+
 def check(case: Case) -> None:
     with jax.enable_x64(True) if case.x64 else contextlib.nullcontext():
         step = cases.build(case)
@@ -33,6 +45,11 @@ def check(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases.TRAPS.values(), ids=cases.TRAPS.keys())
 def test_trap(case):
+    check(case)
+
+
+@pytest.mark.parametrize("case", UNROLLED.values(), ids=UNROLLED.keys())
+def test_unrolled(case):
     check(case)
 
 

@@ -5,6 +5,8 @@ collective-permute per tick, and the actions are loops.
 """
 
 import math
+import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,12 @@ from benchmarks.aot import h100_mesh, has_aot
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import make_plan
-from tests.pipeline.hlo import Module, buffer_copies
+from tests.pipeline.hlo import Module, buffer_copies, squeezed
 
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
 needs_aot = pytest.mark.skipif(not has_aot(), reason="needs the extra `aot`: pip install '.[aot]'")
+
+ADDED_MATMUL = r"= \(f32\[([\d,]+)\].* custom-call\(.*cublas.*\"beta\":1\D"
 
 DOCUMENTS, PIPELINES, TENSOR = ", documents", ", two pipelines", ", layers cut over two devices"
 
@@ -27,6 +31,7 @@ PROGRAMS = {
     "llama, selective, unequal stages": ("llama", "selective", (3, 2, 3, 1), "seq1f1b"),
     "llama, full": ("llama", "full", (3, 3, 3, 3), "seq1f1b"),
     "llama, one stage": ("llama", "selective", (4,), "seq1f1b"),
+    "llama, one small stage": ("llama", "selective", (2,), "seq1f1b"),
     "llama, split backwards": ("llama", "selective", (3, 3, 3, 3), "seq-zb-h1"),
     "gpt, split backwards that recompute": ("gpt", "full", (3, 3, 3, 3), "seq-zb-h1"),
     "llama, ring": ("llama", "selective", (3,) * 8, "seq1f1b-i"),
@@ -34,7 +39,9 @@ PROGRAMS = {
 }
 
 
-def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise"):
+def build(
+    name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_blockwise", unroll: int = 0
+):
     """float32 on CPU: its compiler widens bfloat16 weights, whole and once per tick."""
     plain = name.removesuffix(DOCUMENTS).removesuffix(PIPELINES).removesuffix(TENSOR)
     family, recompute, layers, schedule = PROGRAMS[plain]
@@ -67,6 +74,7 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
         options=ExecutorOptions(
             attention=attention,
             recompute=recompute,
+            unroll=unroll,
             compute_dtype=dtype,
             restart_positions=name.endswith(DOCUMENTS),
             sequence_parallel=num_tensor > 1,
@@ -76,22 +84,23 @@ def build(name: str, make_mesh, *, dtype=jnp.float32, attention: str = "xla_bloc
 
 def h100s(num_ranks: int, *, num_data: int, num_tensor: int):
     axes = {"data": num_data, "pipe": num_ranks, "tensor": num_tensor}
-    axes = {name: size for name, size in axes.items() if size > 1}
+    axes = {name: size for name, size in axes.items() if size > 1 or name == "pipe"}
     return h100_mesh(tuple(axes.values()), tuple(axes))
 
 
-def compile_step(step):
+def compile_step(step, **options):
     spread = PartitionSpec(None, "data") if step.num_data > 1 else PartitionSpec()
     shape = (MICROBATCHES, step.num_data, CHUNKS * LENGTH)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=NamedSharding(step.mesh, spread))
     batch = (tokens,) * (3 if step.options.restart_positions else 2)
-    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch).compile()
+    return jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch).compile(options)
 
 
 def buffer_shapes(step) -> list[tuple[int, ...]]:
     """Shapes of the carried buffers but for the tables, to which dense products are added."""
     state = step.program(1).state_shapes()
-    carried = state._replace(grads=state.grads.layers, loss=None)
+    grads = None if step.unrolled else state.grads.layers  # unrolled, matmuls write into them
+    carried = state._replace(grads=grads, loss=None)
     shapes = [leaf.shape for leaf in jax.tree.leaves(carried)]
     if step.table.num_inbox_slots > 1:
         shapes.append((step.table.num_inbox_slots, *step.program(1).message_shape))
@@ -144,6 +153,33 @@ def test_cpu_program(name):
 def test_h100_program(name):
     step = build(name, h100s, dtype=jnp.bfloat16)
     check_program(compile_step(step).as_text(), step)
+
+
+@needs_aot
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama, one small stage",
+        pytest.param("llama, selective, unequal stages" + DOCUMENTS, marks=pytest.mark.slow),
+        pytest.param("llama, split backwards" + TENSOR, marks=pytest.mark.slow),
+    ],
+)
+def test_unrolled_h100_program_adds_gradients_in_their_matmuls(name):
+    """`acc = 1 acc + x' dy`, all in one call: no gradient is rounded, or written and read again."""
+    step = build(name, h100s, dtype=jnp.bfloat16, unroll=4)
+    options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+    text = compile_step(step, **options).as_text()
+    check_program(text, step)
+    added = Counter(
+        squeezed(map(int, dims.split(","))) for dims in re.findall(ADDED_MATMUL, text)
+    )
+    program = step.program(1)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(program.layer_shapes) if len(leaf.shape) > 1]
+    expected = Counter(squeezed((math.prod(rows), cols)) for *rows, cols in shapes)
+    places = step.layout.max_layers * CHUNKS * 2  # in the program: each in both ticks
+    assert {shape: added[shape] for shape in expected} == {
+        shape: places * count for shape, count in expected.items()
+    }
 
 
 @pytest.mark.slow

@@ -7,13 +7,12 @@ later `W`, which nothing waits for.
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
-from seq1f1b_jax.pipeline.executor.control import run_if
+from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
 from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit
 from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
 from seq1f1b_jax.pipeline.stage import Tree
@@ -47,7 +46,7 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
     """W: the matmuls of weight gradients that an `I` has left."""
     split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
 
-    def layer_step(layer, state: State) -> State:
+    def layer_step(layer, unit: WeightUnit, value: None, state: State) -> tuple[None, State]:
         kept = _kept(chunk, unit, layer, context, state)
         where = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
         deferred = {
@@ -59,9 +58,9 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
             halves = getattr(split, piece)
             values = [deferred[f"{piece}.{i}"] for i in range(len(halves.deferred))]
             grads = _add(grads, halves.weight_half(kept, values))
-        return _accumulate_leaves(chunk, unit, layer, state, grads)
+        return value, _accumulate_leaves(chunk, unit, layer, state, grads)
 
-    return lax.fori_loop(0, chunk.program.num_layers_of(unit.stage), layer_step, state)
+    return over_layers(chunk.program, unit, layer_step, None, state)[1]
 
 
 def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_step):
@@ -70,12 +69,11 @@ def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_st
     is_last_stage = program.is_stage(-1, unit.stage)
     dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
     context = chunk.context(unit)
-    num_layers = program.num_layers_of(unit.stage)
 
-    def step(index, carry):
-        return layer_step(chunk, unit, num_layers - 1 - index, context, *carry)
+    def step(layer, unit, dy, state):
+        return layer_step(chunk, unit, layer, context, dy, state)
 
-    dx, state = lax.fori_loop(0, num_layers, step, (dy, state))
+    dx, state = over_layers(program, unit, step, dy, state, reverse=True)
     is_first_stage = program.is_stage(0, unit.stage)
     state = run_if(is_first_stage, lambda s: _embed_backward(chunk, unit, s, dx), state)
     return state, chunk.message(dx)
@@ -94,11 +92,8 @@ def _whole_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: Stat
     d_post, (dx_around, dout) = pieces.post(kept, Given(values, dy))
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     d_pre, dx = pieces.pre(kept, Given(values, cotangents))
-    grads = state.grads
-    row = chunk.program.layer_row(unit.stage, layer)
-    d_layer = jax.tree.map(jnp.add, d_pre, d_post)
-    grads = grads._replace(layers=buffers.accumulate(grads.layers, d_layer, row))
-    return dx + dx_around, state._replace(grads=grads)
+    state = _accumulate(chunk, unit, layer, state, jax.tree.map(jnp.add, d_pre, d_post))
+    return dx + dx_around, state
 
 
 def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
@@ -197,9 +192,18 @@ def _accumulate_leaves(
     chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, grads: dict[int, Array]
 ) -> State:
     """Add the gradients of some leaves of a layer's weights; the other leaves are not touched."""
-    row = chunk.program.layer_row(unit.stage, layer)
-    leaves, treedef = jax.tree.flatten(state.grads.layers)
-    for index, grad in grads.items():
-        leaves[index] = buffers.accumulate(leaves[index], grad, row)
-    layers = jax.tree.unflatten(treedef, leaves)
+    treedef = jax.tree.structure(chunk.program.layer_shapes)
+    leaves = [grads.get(index) for index in range(treedef.num_leaves)]
+    return _accumulate(chunk, unit, layer, state, treedef.unflatten(leaves))
+
+
+def _accumulate(
+    chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, update: Tree
+) -> State:
+    """Add gradients of a layer's weights; `None`: nothing for this leaf."""
+    row, layers = chunk.program.layer_row(unit.stage, layer), state.grads.layers
+    if chunk.program.unrolled:
+        layers = (*layers[:row], buffers.add_tree(layers[row], update), *layers[row + 1 :])
+    else:
+        layers = buffers.accumulate(layers, update, row)
     return state._replace(grads=state.grads._replace(layers=layers))

@@ -4,6 +4,7 @@ Inside the `shard_map` body shapes are per device. Buffers are written in place 
 `dynamic_update_slice` and read by `dynamic_slice`, never selected or branched over.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,11 @@ from seq1f1b_jax.pipeline.stage import Tree
 
 
 class Gradients(NamedTuple):
-    """Accumulators in the accumulation dtype; `tables` as in `vocabulary.gather_tables`."""
+    """Accumulators in the accumulation dtype; `tables` as in `vocabulary.gather_tables`.
+
+    Leaves of `layers` are `[stages_per_rank * max_layers, ...]`; unrolled, it is a tuple of trees,
+    one for each layer.
+    """
 
     layers: Tree
     first: Tree
@@ -109,15 +114,25 @@ def values_per_token(entry: ArenaEntry, tokens: int) -> int:
 
 
 def accumulate(total: Tree, update: Tree, index) -> Tree:
-    """Add one layer's gradients to the stacked accumulators, in place."""
+    """Add one layer's gradients to the stacked accumulators, in place.
+
+    `update` may be `None` for leaves that get none, here and in `add_tree`.
+    """
 
     def add(buffer: Array, delta: Array) -> Array:
-        old = read(buffer, delta.shape, index)
-        return write(buffer, old + delta.astype(buffer.dtype), index)
+        return write(buffer, _sum(read(buffer, delta.shape, index), delta), index)
 
-    return jax.tree.map(add, total, update)
+    return _add_leaves(add, total, update)
 
 
 def add_tree(total: Tree, update: Tree) -> Tree:
     """Sum in the dtype of `total`."""
-    return jax.tree.map(lambda t, u: t + u.astype(t.dtype), total, update)
+    return _add_leaves(_sum, total, update)
+
+
+def _add_leaves(add: Callable, total: Tree, update: Tree) -> Tree:
+    return jax.tree.map(lambda t, u: t if u is None else add(t, u), total, update)
+
+
+def _sum(total: Array, update: Array) -> Array:
+    return total + update.astype(total.dtype)

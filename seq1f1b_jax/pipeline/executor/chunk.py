@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
     """What no action changes: compute copies of this rank's weights, and the step's tokens.
 
     Attributes:
-      weights: `layers` leaves `[stages_per_rank * max_layers, ...]`; its tables are not used.
+      weights: `layers` as in `buffers.Gradients`; its tables are not used.
       tables: vocabulary tables, see `vocabulary.gather_tables`.
       tokens, targets: `[M, B, T]`; targets below zero carry no loss.
       starts: position of the first token of every token's document; `None`: one document.
@@ -102,6 +102,8 @@ class Chunk:
         """Weights of a layer of the unit's stage."""
         row = self.program.layer_row(unit.stage, layer)
         layers = self.inputs.weights.layers
+        if self.program.unrolled:
+            return layers[row]
         return jax.tree.map(lambda w: lax.dynamic_index_in_dim(w, row, 0, False), layers)
 
     def prefix(self, unit: Unit, layer, state: State):

@@ -1,14 +1,13 @@
 """F: a chunk through a stage's layers; the last stage adds the loss and its gradient."""
 
 import jax
-from jax import lax
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.loss import cross_entropy_and_grads, token_losses
 from seq1f1b_jax.pipeline.executor import buffers, residuals
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
-from seq1f1b_jax.pipeline.executor.control import run_if
+from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
 from seq1f1b_jax.pipeline.params.vocabulary import look_up
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -32,10 +31,10 @@ def forward(
     x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
     context = chunk.context(unit)
 
-    def layer_step(layer, carry):
-        return _layer(chunk, unit, layer, context, *carry)
+    def layer_step(layer, unit, x, state):
+        return _layer(chunk, unit, layer, context, x, state)
 
-    y, state = lax.fori_loop(0, program.num_layers_of(unit.stage), layer_step, (x, state))
+    y, state = over_layers(program, unit, layer_step, x, state)
     is_last_stage = program.is_stage(-1, unit.stage)
     state = run_if(is_last_stage, lambda s: _loss(chunk, unit, s, y), state)
     return state, chunk.message(y)

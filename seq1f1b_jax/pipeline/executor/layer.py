@@ -15,10 +15,10 @@ import jax
 from jaxtyping import Array
 
 from seq1f1b_jax.ops.precision import accumulation_dtype
+from seq1f1b_jax.ops.wide_gradients import is_narrow, widen
 from seq1f1b_jax.pipeline.executor import residuals
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan
 from seq1f1b_jax.pipeline.executor.weight_split import SplitBackward, split_backward
-from seq1f1b_jax.pipeline.executor.wide_gradients import is_narrow, widen
 from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
 

@@ -38,6 +38,8 @@ class Program:
       num_sequences: sequences per microbatch on this device.
       num_microbatches: microbatches of the step.
       platform: of the devices: `cpu`, `gpu`.
+      unrolled: whether every layer of a stage has its own part of the program, and its own weights
+        and accumulators.
       has_starts: whether the sequences hold documents.
       train: whether backward actions run; `False` is evaluation.
     """
@@ -50,6 +52,7 @@ class Program:
     num_sequences: int
     num_microbatches: int
     platform: str
+    unrolled: bool
     has_starts: bool = False
     train: bool = True
 
@@ -105,16 +108,18 @@ class Program:
     def weight_shapes(self) -> Params:
         """Weights of one rank in the compute dtype without the vocabulary tables.
 
-        Leaves of the layers are `[stages_per_rank * max_layers, ...]`.
+        Leaves of the layers are `[stages_per_rank * max_layers, ...]`; unrolled, `layers` is a
+        tuple of trees, one for each layer.
         """
-        params = jax.eval_shape(self.stage.init, jax.random.key(0))
-        layers = self.layout.rank_layers
+        params, layer = jax.eval_shape(self.stage.init, jax.random.key(0)), self.layer_shapes
+        count = self.layout.rank_layers
 
         def cast(leaf, shape):
             return jax.ShapeDtypeStruct(shape, self.compute_dtype)
 
+        stacked = jax.tree.map(lambda x: cast(x, (count, *x.shape)), layer)
         return Params(
-            layers=jax.tree.map(lambda x: cast(x, (layers, *x.shape[1:])), params.layers),
+            layers=(layer,) * count if self.unrolled else stacked,
             first=jax.tree.map(lambda x: cast(x, x.shape), params.first),
             last=jax.tree.map(lambda x: cast(x, x.shape), params.last),
             embedding=None,
@@ -128,11 +133,12 @@ class Program:
         names = table_names(self.layout)
         return {name: jax.ShapeDtypeStruct(shape, self.compute_dtype) for name in names}
 
-    @property
+    @cached_property
     def layer_shapes(self) -> Tree:
         """One layer's weights in the compute dtype."""
+        layers = jax.eval_shape(self.stage.init, jax.random.key(0)).layers
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.weight_shapes.layers
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], self.compute_dtype), layers
         )
 
     @cached_property
@@ -265,7 +271,7 @@ class Program:
             return counts[0]
         return jnp.asarray(counts, jnp.int32)[stage]
 
-    def layer_row(self, stage: jax.Array, layer) -> jax.Array:
+    def layer_row(self, stage: jax.Array, layer: int | jax.Array) -> int | jax.Array:
         """Row of a layer of a stage in this rank's stack of weights."""
         if self.layout.stages_per_rank == 1:
             return layer

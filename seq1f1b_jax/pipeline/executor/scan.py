@@ -216,9 +216,11 @@ def prepare_inputs(
     """Compute copies of this rank's weights, cast once per step and outside every vjp."""
     cast = jax.tree.map(lambda leaf: leaf.astype(program.compute_dtype), params)
     tables = gather_tables(cast.embedding, cast.head, program.layout)
-    weights = cast._replace(
-        layers=jax.tree.map(lambda leaf: leaf[0], cast.layers), embedding=None, head=None
-    )
+    layers = jax.tree.map(lambda leaf: leaf[0], cast.layers)
+    if program.unrolled:
+        rows = range(program.layout.rank_layers)
+        layers = tuple(jax.tree.map(lambda leaf, row=row: leaf[row], layers) for row in rows)
+    weights = cast._replace(layers=layers, embedding=None, head=None)
     return Inputs(weights, tables, tokens, targets, starts)
 
 
@@ -229,8 +231,11 @@ def collect_gradients(program: Program, grads: Gradients) -> Params:
     added to its tokens of the residual stream.
     """
     embedding, head = scatter_gradients(grads.tables, program.layout)
+    layers = grads.layers
+    if program.unrolled:
+        layers = jax.tree.map(lambda *rows: jnp.stack(rows), *layers)
     params = Params(
-        layers=jax.tree.map(lambda leaf: leaf[None], grads.layers),
+        layers=jax.tree.map(lambda leaf: leaf[None], layers),
         first=lax.psum(grads.first, (PIPE, TENSOR) if program.tensor.sequence else PIPE),
         last=lax.psum(grads.last, PIPE),
         embedding=embedding,

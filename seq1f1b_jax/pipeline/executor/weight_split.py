@@ -26,7 +26,7 @@ import jax
 from jax.extend import core
 from jax.extend.core import Literal
 
-from seq1f1b_jax.pipeline.executor.flat_jaxpr import Graph, flat_jaxpr
+from seq1f1b_jax.ops.flat_jaxpr import Graph, flat_jaxpr
 from seq1f1b_jax.pipeline.stage import Tree
 
 _MATMULS = frozenset(("dot_general", "ragged_dot", "ragged_dot_general", "conv_general_dilated"))

@@ -51,7 +51,8 @@ def describe(
         **({"source": source.describe()} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
-        + f", {per_rank} stages on a device" * (per_rank > 1),
+        + f", {per_rank} stages on a device" * (per_rank > 1)
+        + ", unrolled" * pipeline.unrolled,
         "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
         f"{_join(table.chunk_lengths)} ({partition})",
         "step": f"{_count(schedule.num_microbatches, 'microbatch', 'microbatches')} of "

@@ -7,8 +7,6 @@ import jax
 from jax.extend import core
 from jax.extend.core import Literal
 
-from seq1f1b_jax.pipeline.stage import Tree
-
 _CALLS = frozenset(
     "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call".split()
 )
@@ -55,7 +53,7 @@ class Graph:
         return evaluate(self.jaxpr, equations, known, wanted)
 
 
-def flat_jaxpr(function: Callable, *arguments: Tree, environment: Sequence[tuple[str, int]]):
+def flat_jaxpr(function: Callable, *arguments: Any, environment: Sequence[tuple[str, int]]):
     """The jaxpr of a function with all calls opened, and the structure of its result.
 
     Args:

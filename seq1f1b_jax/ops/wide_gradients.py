@@ -19,14 +19,14 @@ two contracted dims and a transposed result).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 from jaxtyping import DTypeLike
 
-from seq1f1b_jax.pipeline.executor.flat_jaxpr import Graph, evaluate, flat_jaxpr, value_of
-from seq1f1b_jax.pipeline.stage import Tree
+from seq1f1b_jax.ops.flat_jaxpr import Graph, evaluate, flat_jaxpr, value_of
 
 _MATMUL, _SUM, _CAST = "dot_general", "reduce_sum", "convert_element_type"
 
@@ -50,8 +50,8 @@ def is_narrow(dtype: DTypeLike, wide: DTypeLike) -> bool:
 
 def widen(
     backward: Callable,
-    kept: Tree,
-    given: Tree,
+    kept: Any,
+    given: Any,
     *,
     dtype: DTypeLike,
     platform: str,
@@ -87,7 +87,7 @@ def widen(
     equations = [e for e in jaxpr.eqns if not needed.isdisjoint(e.outvars)]
     widened = _widened(jaxpr.replace(eqns=equations), grads, dtype)
 
-    def wide_backward(kept_values: Tree, given_values: Tree):
+    def wide_backward(kept_values: Any, given_values: Any):
         values = [*jax.tree.leaves(kept_values), *jax.tree.leaves(given_values)]
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *values), strict=True))
         for eqn in equations:
