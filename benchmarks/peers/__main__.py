@@ -6,13 +6,13 @@
     python -m benchmarks.peers --no-torch   JAX peers only
 
 JAX peers, with our model functions and our attention (`xla_blockwise`): GPipe by autodiff through a
-scan of `ppermute`, stages stacked by `vmap` and shifted, FSDP; each with and without remat. torch's
+scan of `ppermute`, stages stacked by `vmap` and shifted, FSDP; with and without remat. torch's
 pipelines: GPipe, 1F1B and interleaved, with `scaled_dot_product_attention`. All start from the same
 weights and batch, and their losses are equal within 1e-5, or the run fails.
 
-- On virtual devices (P=4, M=4): CPU seconds of a step, and what the compiler allocates for it,
+- On virtual devices (P=4, M=4, C=4): CPU seconds of a step, and what the compiler allocates for it,
   temporaries and outputs of a device.
-- In processes (P=2, M=2), one core each, over Gloo: wall time, CPU seconds of all processes, peak
+- In processes (P=2, M=2, C=4), one core each, over Gloo: wall time, CPU seconds of all processes, peak
   resident memory of a step above what was held before it, largest over the processes; and, because
   torch's CPU kernels are not XLA's, efficiency: the CPU seconds in which one process does the whole
   step alone by plain autodiff of the same framework (both processes at once), over P times the wall
@@ -32,13 +32,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common import report
-from benchmarks.common.processes import run_processes
+from benchmarks.common.processes import ProcessError, run_processes
 from benchmarks.peers import convert, ratios
 from benchmarks.peers.work import Work
 
-LENGTHS = {512: 2, 2048: 4}
-"""Tokens of a sequence -> chunks of our step."""
-QUICK = {256: 2}
+LENGTHS, QUICK = (512, 2048), (256,)
+CHUNKS = 4
 MAX_LOSS_ERROR = 1e-5
 PATIENCE = 7200
 
@@ -59,13 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--no-torch", file=sys.stderr,
         )  # fmt: skip
         return 2
-    lengths = QUICK if options.quick else {t: LENGTHS[t] for t in options.lengths or LENGTHS}
+    lengths = QUICK if options.quick else options.lengths or LENGTHS
     rounds = 2 if options.quick else options.rounds
     found = {}
-    for seq_len, num_chunks in lengths.items():
-        sizes = {"num_chunks": num_chunks, "seq_len": seq_len}
-        virtual = Work(4, 4, model_dim=256, num_layers=8, **sizes)
-        pair = Work(2, 2, model_dim=512, num_layers=4, **sizes)
+    for seq_len in lengths:
+        virtual = Work(4, 4, CHUNKS, seq_len, model_dim=256, num_layers=4)
+        pair = Work(2, 2, CHUNKS, seq_len, model_dim=512, num_layers=4)
         found[seq_len] = {
             "virtual": measure_virtual(virtual, rounds=rounds),
             "processes": measure_processes(pair, rounds=rounds, with_torch=with_torch),
@@ -165,11 +163,15 @@ def _run(
         arguments |= {"weights": str(weights), "sizes": convert.sizes_of(work.stage())}
     else:
         arguments["work"] = asdict(work)
-    return run_processes(
-        f"benchmarks.peers.{module}:worker", arguments, num_processes=num_processes,
-        num_devices=work.num_ranks // num_processes, timeout_seconds=PATIENCE,
-        framework="torch" if module == "torch_pipeline" else "jax",
-    )
+    try:
+        return run_processes(
+            f"benchmarks.peers.{module}:worker", arguments, num_processes=num_processes,
+            num_devices=work.num_ranks // num_processes, timeout_seconds=PATIENCE,
+            framework="torch" if module == "torch_pipeline" else "jax",
+        )
+    except ProcessError:
+        turn.unlink(missing_ok=True)  # the other group waits for this one
+        raise
 
 
 def _has_torch() -> bool:

@@ -33,15 +33,22 @@ OURS = {"seq1f1b": "none", "seq1f1b, full": "full"}
 """Name -> recompute."""
 
 
-def programs(work: Work, mesh: Mesh) -> dict[str, tuple[Any, tuple]]:
-    """Compiled programs and their arguments, by name; each returns the loss and its gradients."""
+def programs(work: Work, mesh: Mesh, *, with_remat: bool) -> dict[str, tuple[Any, tuple]]:
+    """Compiled programs and their arguments, by name; each returns the loss and its gradients.
+
+    Args:
+      work: what they compute.
+      mesh: axis `pipe`.
+      with_remat: whether the peers run with remat, too; otherwise 1F1B of ours, without chunks.
+    """
     params, batch = work.params(), tuple(map(np.asarray, work.batch()))
     found = {}
     for name, recompute in OURS.items():
         found[name] = _ours(work, mesh, params, batch, recompute=recompute)
-    found["1f1b"] = _ours(work, mesh, params, batch, num_chunks=1)
+    if not with_remat:
+        found["1f1b"] = _ours(work, mesh, params, batch, num_chunks=1)
     for name in PEERS:
-        for remat in (False, True):
+        for remat in (False, True)[: 1 + with_remat]:
             found[name + REMAT * remat] = peer(name, work, mesh, params, batch, remat=remat)
     return found
 
@@ -93,11 +100,12 @@ def worker(*, work: Mapping[str, Any], turns: Mapping[str, Any], rounds: int) ->
       rounds: measured steps of each program.
 
     Returns:
-      As `measure`, and by program the `loss` and `compiled_mb`, temporaries and outputs of a device.
+      As `measure`, and by program the `loss` and `compiled_mb` (see there).
     """
     found = Work(**work)
     mesh = make_mesh(found.num_ranks)
-    compiled = programs(found, mesh)
+    is_alone = jax.process_count() == 1
+    compiled = programs(found, mesh, with_remat=is_alone)
     losses: dict[str, float] = {}
 
     def runner(name: str, call: Callable[[], Any]) -> Callable[[], None]:
@@ -111,13 +119,16 @@ def worker(*, work: Mapping[str, Any], turns: Mapping[str, Any], rounds: int) ->
         name: runner(name, partial(program, *arguments))
         for name, (program, arguments) in compiled.items()
     }
-    if jax.process_count() == 1:
+    if is_alone:
         begin: Callable[[], float] = time.monotonic
     else:
         runs = {"alone": runner("alone", alone(found)), **runs}
         begin = partial(common_start, partial(_latest, mesh))
+    ours = Turns(**turns)
+    ours.meet(jax.process_index(), jax.process_count())
     result: dict[str, Any] = measure(
-        runs, begin=begin, turns=Turns(**turns), rounds=rounds, is_first=jax.process_index() == 0
+        runs, begin=begin, turns=ours, rounds=rounds, is_first=jax.process_index() == 0,
+        with_memory=not is_alone,
     )
     for name, row in result.items():
         row["loss"] = losses[name]

@@ -1,9 +1,9 @@
 """Stages stacked along a dim: `vmap` over the stages, a shift between them, one program for all.
 
-The state is `[P, 1, T, d]`, sharded over its first dim. A tick shifts it by one stage, lets the next
-microbatch in, and runs all stages at once; the compiler turns the shift into a permute. Autodiff
-runs the M+P-1 ticks backwards. Idle stages compute what is thrown away. Source: Xu et al., GSPMD,
-arXiv 2105.04663, section 3.3; this is how MaxText and Praxis write a pipeline.
+The state is `[P, 1, T, d]`, sharded over its first dim. A tick shifts it by one stage, lets the
+next microbatch in, and runs all stages at once; the compiler turns the shift into a permute.
+Autodiff runs the M+P-1 ticks backwards. Idle stages compute what is thrown away. Source: Xu et al.,
+GSPMD, arXiv 2105.04663, section 3.3.
 """
 
 from collections.abc import Callable

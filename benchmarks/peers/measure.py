@@ -22,6 +22,8 @@ RESET_PEAK = "5"
 class Turns:
     """Whose round it is, as a number in a file: round r of group g is number r * num_groups + g.
 
+    Without the file, all stop waiting with an error.
+
     Attributes:
       path: of the file, which exists and holds 0.
       group: index of this group.
@@ -34,28 +36,42 @@ class Turns:
     num_groups: int
     patience: float = 3600
 
+    def meet(self, rank: int, num_ranks: int) -> None:
+        """Return when all processes of this group are here: Gloo's first call waits 30 s only."""
+        here = [Path(f"{self.path}.{self.group}.{other}") for other in range(num_ranks)]
+        here[rank].touch()
+        self._until(lambda: all(path.exists() for path in here), "the group was not complete")
+
     def wait(self, number: int) -> None:
         """Return when round `number` of this group begins.
 
         Raises:
           TimeoutError: the other groups took too long.
         """
-        deadline = time.monotonic() + self.patience
-        while int(Path(self.path).read_text() or -1) != number * self.num_groups + self.group:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"round {number} did not begin within {self.patience:g} s")
-            time.sleep(POLL_SECONDS)
+        wanted = number * self.num_groups + self.group
+        self._until(lambda: self._now() == wanted, f"round {number} did not begin")
 
     def end(self, number: int) -> None:
         """Let the next group begin; one process of the group calls it."""
-        new = Path(self.path).with_suffix(".new")
+        new = Path(f"{self.path}.new")
         new.write_text(str(number * self.num_groups + self.group + 1))
         new.replace(self.path)
+
+    def _now(self) -> int:
+        return int(Path(self.path).read_text())
+
+    def _until(self, reached: Callable[[], bool], problem: str) -> None:
+        deadline = time.monotonic() + self.patience
+        while not reached():
+            self._now()  # fails where the run has failed
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{problem} within {self.patience:g} s")
+            time.sleep(POLL_SECONDS)
 
 
 def measure(
     programs: Mapping[str, Callable[[], Any]], *, begin: Callable[[], float], turns: Turns,
-    rounds: int, is_first: bool,
+    rounds: int, is_first: bool, with_memory: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Run all programs in every round of this group; called by all of its processes at once.
 
@@ -68,6 +84,7 @@ def measure(
       turns: of the group.
       rounds: measured calls.
       is_first: whether this process speaks for its group.
+      with_memory: whether to measure it.
 
     Returns:
       By program: `spans`, (start, end) of the measured calls on the machine's clock; `cpu_seconds`
@@ -81,7 +98,8 @@ def measure(
         for name, run in programs.items():
             if not number:
                 run()
-                found[name]["memory_mb"] = peak_above_start(run) / 1e6
+                if with_memory:
+                    found[name]["memory_mb"] = peak_above_start(run) / 1e6
                 continue
             start, cpu = begin(), time.process_time()
             run()

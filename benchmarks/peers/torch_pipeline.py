@@ -150,7 +150,7 @@ def worker(
 
 
 def _program(name, sizes: Sizes, arrays, tokens: Tensor, targets: Tensor):
-    """This rank's parts of the model, and a step through all microbatches that returns the loss."""
+    """Parts of the model on this rank, and a step of all microbatches that returns the loss."""
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     each = STAGES_PER_RANK.get(name, 1)
     num_stages = 1 if name == "torch alone" else ranks * each

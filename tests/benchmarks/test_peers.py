@@ -1,7 +1,8 @@
-"""Every peer computes what our step computes: loss and gradients of the reference, at tiny sizes."""
+"""Every peer has the loss and the gradients of the reference, at tiny sizes."""
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -26,7 +27,9 @@ def reference():
     return loss(params, *WORK.batch())
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["keep", "remat"])
+@pytest.mark.parametrize(
+    "remat", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["keep", "remat"]
+)
 @pytest.mark.parametrize("name", jax_programs.PEERS)
 def test_jax_peer_is_exact(name, remat, reference):
     batch = tuple(map(np.asarray, WORK.batch()))
@@ -74,8 +77,6 @@ def test_groups_work_in_turn(tmp_path):
         programs = {name: lambda: order.append(name)}
         turns = Turns(str(turn), group, 2, patience=30)
         return measure(programs, begin=lambda: 0.0, turns=turns, rounds=2, is_first=True)
-
-    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
         rows = [f.result() for f in [pool.submit(run, g, name) for g, name in enumerate("ab")]]
