@@ -12,11 +12,11 @@ weights and batch, and their losses are equal within 1e-5, or the run fails.
 
 - On virtual devices (P=4, M=4, C=4): CPU seconds of a step, and what the compiler allocates for it,
   temporaries and outputs of a device.
-- In processes (P=2, M=2, C=4), one core each, over Gloo: wall time, CPU seconds of all processes, peak
-  resident memory of a step above what was held before it, largest over the processes; and, because
-  torch's CPU kernels are not XLA's, efficiency: the CPU seconds in which one process does the whole
-  step alone by plain autodiff of the same framework (both processes at once), over P times the wall
-  time of the step. Our memory counts with the compiler's bytes as a check (`compiled_mb`).
+- In processes (P=2, M=2, C=4), one core each, over Gloo: wall time, CPU seconds of all processes,
+  and the peak of resident memory in a step above what was held before it, largest over the
+  processes, beside what the compiler allocates. Because torch's CPU kernels are not XLA's, also
+  efficiency: the CPU seconds in which one process does the whole step alone, by plain autodiff of
+  the same framework and in both processes at once, over P times the wall time of the step.
 
 All programs run in turn, and ratios are of medians within one run.
 """

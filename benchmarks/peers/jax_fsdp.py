@@ -1,9 +1,9 @@
 """Fully sharded data parallelism over the same devices: no pipeline, whole models on own sequences.
 
 Every device holds its part of every weight and works on M/P of the sequences. A layer's weights are
-gathered when it runs and dropped afterwards; the transpose of the gather reduces and scatters their
-gradients. Source: JAX documentation, notebook `shard_map`, "FSDP"; Rajbhandari et al., ZeRO,
-arXiv 1910.02054, stage 3.
+gathered when it runs; the transpose of the gather reduces and scatters their gradients. With remat
+they are dropped and gathered again in the backward; without, autodiff keeps them. Source: JAX
+documentation, notebook `shard_map`; Rajbhandari et al., ZeRO, arXiv 1910.02054, stage 3.
 """
 
 from collections.abc import Callable
@@ -43,13 +43,10 @@ def loss_and_grads(model: Model, mesh: Mesh) -> Callable:
     def gather(weights: Any) -> Any:
         return jax.tree.map(lambda w: lax.all_gather(w, PIPE, tiled=True), weights)
 
-    def keep(primitive, *_, **__) -> bool:
-        return primitive is not lax.all_gather_p  # gathered again in the backward
-
     def body(params: Params, tokens, targets):
         whole = gather(params._replace(layers=()))
         x = model.embed(whole, tokens[:, 0])
-        y = model.layers(params.layers, x, gather=gather, keep=keep)
+        y = model.layers(params.layers, x, gather=gather)
         return model.loss_sum(whole, y, targets[:, 0])[None]
 
     def loss(params: Params, tokens, targets):

@@ -1,11 +1,11 @@
-"""GPipe as JAX's documentation writes a pipeline: autodiff through a scan of `ppermute`.
+"""GPipe after JAX's documentation: autodiff through a scan of `ppermute`.
 
     tick      0    1    2    3    4         all ranks work in every tick; what is not a microbatch
     rank 0    0    1    2    .    .         (dots) is computed and thrown away, forward and backward
     rank 1    .    0    1    2    .
 
 A step is M+P-1 ticks forward, and autodiff runs them backwards. Source: JAX documentation, notebook
-`shard_map`, "8-way pipeline parallelism"; Huang et al., GPipe, arXiv 1811.06965.
+`shard_map`; Huang et al., GPipe, arXiv 1811.06965.
 """
 
 from collections.abc import Callable

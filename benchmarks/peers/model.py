@@ -14,13 +14,10 @@ from jaxtyping import Array, Float, Int
 from seq1f1b_jax.ops.loss import cross_entropy_reference
 from seq1f1b_jax.pipeline.stage import Params, Stage
 
-Keep = Callable[..., Any] | None
-"""A policy of `jax.checkpoint`."""
-
 
 @dataclass(frozen=True)
 class Model:
-    """A stage with its attention and what autodiff may keep of a layer.
+    """A stage with its attention, and whether autodiff recomputes layers.
 
     Attributes:
       stage: the model's functions.
@@ -38,8 +35,7 @@ class Model:
         return self.stage.embed(params.first, rows, jnp.arange(tokens.shape[1], dtype=jnp.int32))
 
     def layers(
-        self, weights: Any, x: Float[Array, "B T d"], *, gather: Callable = lambda w: w,
-        keep: Keep = None,
+        self, weights: Any, x: Float[Array, "B T d"], *, gather: Callable = lambda w: w
     ) -> Float[Array, "B T d"]:
         """Run layers, stacked along the first dim of `weights`.
 
@@ -47,7 +43,6 @@ class Model:
           weights: of the layers.
           x: input of the first of them.
           gather: makes the whole weights of a layer from what a device holds of them.
-          keep: what may be kept without `remat`; `None`: all that autodiff wants.
         """
         context = self.stage.context(jnp.arange(x.shape[1], dtype=jnp.int32))
 
@@ -56,8 +51,8 @@ class Model:
             q, k, v = self.stage.pre(weights, x, context)
             return self.stage.post(weights, x, self.attention(q, k, v)), None
 
-        if self.remat or keep:
-            layer = jax.checkpoint(layer, policy=None if self.remat else keep, prevent_cse=False)
+        if self.remat:
+            layer = jax.checkpoint(layer, prevent_cse=False)
         return jax.lax.scan(layer, x, weights)[0]
 
     def loss_sum(
