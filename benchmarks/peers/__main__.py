@@ -1,8 +1,8 @@
 """Our step against what a user would have got elsewhere: same work, same machine, one run.
 
     pip install -e '.[peers]'
-    python -m benchmarks.peers              about 40 minutes on two idle cores
-    python -m benchmarks.peers --quick      one small size; about 5 minutes
+    python -m benchmarks.peers              half an hour on two idle cores
+    python -m benchmarks.peers --quick      one small size
     python -m benchmarks.peers --no-torch   JAX peers only
 
 JAX peers, with our model functions and our attention (`xla_blockwise`): GPipe by autodiff through a

@@ -21,7 +21,8 @@ def summary(found: Mapping[int, Mapping[str, Rows]]) -> dict[str, float]:
 
     Returns:
       `time` is CPU seconds on virtual devices against JAX peers, and wall time against torch;
-      `wall` is wall time in processes. Without torch its keys are missing.
+      `wall` is wall time in processes, `cpu` the CPU seconds of all of them. Without torch its
+      keys are missing.
     """
     virtual = [rows["virtual"] for rows in found.values()]
     pairs = [rows["processes"] for rows in found.values()]
@@ -49,6 +50,7 @@ def summary(found: Mapping[int, Mapping[str, Rows]]) -> dict[str, float]:
     return values | {
         "memory_over_torch": max(_over(rows, "memory_mb", _torch(rows)) for rows in pairs),
         "efficiency_over_best_torch": min(map(_efficiency_over_torch, pairs)),
+        "cpu_over_best_torch": max(_over(rows, "cpu_seconds", _torch(rows)) for rows in pairs),
         "time_over_best_torch": max(_over(rows, "step_seconds", _torch(rows)) for rows in pairs),
     }
 
