@@ -2,10 +2,11 @@
 
     results = run_processes("benchmarks.timeline:worker", {"num_rounds": 5}, num_processes=4)
 
-Every process joins `jax.distributed` and then calls the function; `jax.devices()` there returns the
-devices of all processes, and collectives use Gloo. A process computes with one thread, pinned to
-its own core if there are enough. If one fails, all are killed and the error shows its last lines.
-The coordinator listens on 127.0.0.1 only; Gloo on the address of the machine's host name.
+Every process joins `jax.distributed`, unless it is alone, and then calls the function;
+`jax.devices()` there returns the devices of all processes, and collectives use Gloo. Or it joins
+torch's default group, over Gloo as well. A process with one device computes with one thread, pinned
+to its own core if there are enough. If one fails, all are killed and the error shows its last
+lines. The coordinator listens on 127.0.0.1 only; Gloo on the address of the machine's host name.
 """
 
 import importlib
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,19 @@ def run_processes(
     num_processes: int,
     timeout_seconds: float = 600,
     keep_memory: bool = True,
+    num_devices: int = 1,
+    framework: str = "jax",
 ) -> list[Any]:
     """Call a function in `num_processes` new processes and wait for all.
 
     Args:
       function: `module:name`, importable from the root of the checkout.
       arguments: keyword arguments that JSON can hold; the same for every process.
-      num_processes: number of processes, with one device each.
+      num_processes: number of processes.
       timeout_seconds: after which all are killed.
       keep_memory: whether a process keeps what it frees (`KEEP_MEMORY`).
+      num_devices: JAX's devices of a process; with several, it is not pinned to a core.
+      framework: which the processes join, `jax` or `torch`.
 
     Returns:
       Return values of processes 0, 1, ..., after a round trip through JSON.
@@ -67,7 +72,7 @@ def run_processes(
       >>> run_processes("benchmarks.common.processes:count_devices", num_processes=2)
       [2, 2]
     """
-    cores = one_core_each(num_processes)
+    cores = one_core_each(num_processes) if num_devices == 1 else ()
     with tempfile.TemporaryDirectory() as name:
         folder, coordinator = Path(name), f"{LOOPBACK}:{_free_port()}"
         running: list[subprocess.Popen] = []
@@ -80,10 +85,12 @@ def run_processes(
                     "num_processes": num_processes,
                     "rank": rank,
                     "core": cores[rank] if cores else None,
+                    "framework": framework,
                     "result": str(folder / f"result{rank}.json"),
                 }
-                kept = KEEP_MEMORY if keep_memory else {}
-                running.append(_start(spec, log=folder / f"log{rank}.txt", more=kept))
+                more = {"JAX_NUM_CPU_DEVICES": str(num_devices)}
+                more |= KEEP_MEMORY if keep_memory else {}
+                running.append(_start(spec, log=folder / f"log{rank}.txt", more=more))
             _wait(running, folder, timeout_seconds=timeout_seconds)
         finally:
             for process in running:
@@ -121,7 +128,6 @@ def _start(
 ) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         **more,
     }
@@ -171,6 +177,16 @@ def _tail(folder: Path, rank: int) -> str:
 def _run_one(spec: Mapping[str, Any]) -> None:
     if spec["core"] is not None:  # before JAX starts its threads, one per core
         os.sched_setaffinity(0, {spec["core"]})
+    leave = {"jax": _join_jax, "torch": _join_torch}[spec["framework"]](spec)
+    module, name = spec["function"].split(":")
+    result = getattr(importlib.import_module(module), name)(**spec["arguments"])
+    Path(spec["result"]).write_text(json.dumps(result), encoding="utf-8")
+    leave()
+
+
+def _join_jax(spec: Mapping[str, Any]) -> Callable[[], None]:
+    if spec["num_processes"] == 1:
+        return lambda: None  # Gloo would carry what its own devices exchange
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -181,10 +197,20 @@ def _run_one(spec: Mapping[str, Any]) -> None:
         coordinator_bind_address=spec["coordinator"],
         cluster_detection_method="deactivate",
     )
-    module, name = spec["function"].split(":")
-    result = getattr(importlib.import_module(module), name)(**spec["arguments"])
-    Path(spec["result"]).write_text(json.dumps(result), encoding="utf-8")
-    jax.distributed.shutdown()
+    return jax.distributed.shutdown
+
+
+def _join_torch(spec: Mapping[str, Any]) -> Callable[[], None]:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://{spec['coordinator']}",
+        world_size=spec["num_processes"],
+        rank=spec["rank"],
+    )
+    return torch.distributed.destroy_process_group
 
 
 if __name__ == "__main__":
