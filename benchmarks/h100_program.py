@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, help="layers of a stage")
     parser.add_argument("--chunks", type=int, help="chunks of a sequence")
     parser.add_argument("--unroll", type=_layers, help="ExecutorOptions.unroll: layers, or auto")
+    parser.add_argument("--halves", action="store_true", default=None,
+                        help="ExecutorOptions.halves, with the flag that train.py sets for it")
     parser.add_argument("--preset", choices=list(PRESETS), default="default", help="of XLA flags")
     parser.add_argument("--xla-flags", default="", help="more of them, as in XLA_FLAGS")
     parser.add_argument("--top", type=int, default=0, help="kernels with the most bytes to list")
@@ -74,9 +76,10 @@ def _layers(text: str) -> int | str:
 
 def _flags(options, dumps: Path) -> str:
     """The preset's flags, those given, and the dump of thunks."""
-    from seq1f1b_jax.cli.xla_presets import PRESETS
+    from seq1f1b_jax.cli.xla_presets import HALVES, PRESETS
 
-    preset = [f"--{name}={value}" for name, value in PRESETS[options.preset].items()]
+    chosen = {**PRESETS[options.preset], **(HALVES if options.halves else {})}
+    preset = [f"--{name}={value}" for name, value in chosen.items()]
     dump = ["--xla_dump_hlo_as_text", "--xla_dump_hlo_module_re=jit_train_step"]
     given = shlex.split(f"{os.environ.get('XLA_FLAGS', '')} {options.xla_flags}")
     return " ".join([*preset, *given, f"--xla_dump_to={dumps}", *dump])
@@ -86,6 +89,7 @@ def _chosen(options) -> dict[str, Setting]:
     wanted = {
         "attention": options.attention, "recompute": options.recompute, "layers": options.layers,
         "num_chunks": options.chunks, "unroll": options.unroll,
+        "halves": options.halves,
     }  # fmt: skip
     changes = {name: value for name, value in wanted.items() if value is not None}
     return {name: replace(SETTINGS[name], **changes) for name in options.setting}

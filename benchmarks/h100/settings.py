@@ -2,9 +2,9 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 BLOCK = 128
 
@@ -24,7 +24,8 @@ class Setting:
       attention: backend.
       recompute: policy.
       layers: of a stage.
-      unroll: `ExecutorOptions.unroll`; `None`: its default.
+      unroll: `ExecutorOptions.unroll`.
+      halves: `ExecutorOptions.halves`, where there is a `tensor`.
     """
 
     family: str
@@ -37,7 +38,8 @@ class Setting:
     attention: str = "cudnn"
     recompute: str = "selective"
     layers: int = 2
-    unroll: int | str | None = None
+    unroll: int | Literal["auto"] = "auto"
+    halves: bool = False
 
     @property
     def axes(self) -> dict[str, int]:
@@ -53,26 +55,14 @@ SETTINGS: dict[str, Setting] = {
 
 
 def options_of(setting: Setting):
-    """The executor's options.
-
-    Raises:
-      ValueError: `unroll` is given, and the executor has no such option.
-    """
+    """The executor's options."""
     import jax.numpy as jnp
 
     from seq1f1b_jax.pipeline import ExecutorOptions
 
-    more: dict[str, Any] = {}
-    if setting.unroll is not None:
-        if "unroll" not in {field.name for field in fields(ExecutorOptions)}:
-            raise ValueError(
-                f"unroll={setting.unroll!r} is given, and ExecutorOptions has no field unroll; "
-                "leave --unroll out"
-            )
-        more["unroll"] = setting.unroll
     return ExecutorOptions(
-        setting.attention, setting.recompute, jnp.bfloat16,
-        sequence_parallel=setting.tensor > 1, **more,
+        setting.attention, setting.recompute, jnp.bfloat16, unroll=setting.unroll,
+        sequence_parallel=setting.tensor > 1, halves=setting.halves and setting.tensor > 1,
     )  # fmt: skip
 
 
