@@ -95,6 +95,7 @@ def floor_seconds(
       recomputed.
 
     Example:
+      >>> from seq1f1b_jax.schedule import StageCost
       >>> cost = StageCost(model_dim=1000, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=50_000,
       ...                  gated=False, vocab_size=1, layers_per_stage=(1,))
       >>> round(floor_seconds(cost, [1000])[0], 6)  # 6 FLOPs per token and weight

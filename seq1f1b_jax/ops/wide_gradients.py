@@ -75,6 +75,8 @@ def widen(
       `(kept, given) -> (weight_grads, results)`. Results are the same bits.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> x, w = jnp.ones((2, 4), "bfloat16"), jnp.ones((4, 3), "bfloat16")
       >>> def backward(kept, given):
       ...     return jax.vjp(jnp.matmul, *kept)[1](given)[::-1]  # dw, dx

@@ -80,6 +80,7 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
       ValueError: no such backend, or `cudnn` where it cannot run; the message says why.
 
     Example:
+      >>> import jax
       >>> choose_backend("auto", jax.devices(), Heads(4, 2, 64, "float32")).name
       'xla_blockwise'
     """

@@ -154,7 +154,7 @@ def write_plan(plan: Plan, path: str | PathLike[str], *, form: Format = "own") -
       >>> with TemporaryDirectory() as folder:
       ...     write_plan(plan, Path(folder, "mine.csv"), form="torch")
       ...     print(Path(folder, "mine.csv").read_text())
-      0F0,0F1,0B1,0F2,0B0,0F3,0B3,0B2
+      0F0,0F1,0B1,0B0,0F2,0F3,0B3,0B2
       <BLANKLINE>
     """
     if form == "torch":
