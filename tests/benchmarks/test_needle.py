@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import needle
 from benchmarks.needle import Task, Training
+from seq1f1b_jax.ops.attention import Prefix
 
 TASK = Task(
     seq_len=22, num_chunks=3, num_needles=3, num_queries=4, num_fillers=4, num_keys=5, num_values=6
