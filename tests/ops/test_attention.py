@@ -17,7 +17,7 @@ from seq1f1b_jax.ops.attention import (
     get_backend,
 )
 from seq1f1b_jax.ops.attention.contract import joined
-from seq1f1b_jax.ops.attention.registry import BLOCK_ACCELERATOR, BLOCK_CPU, LARGE_BLOCK
+from seq1f1b_jax.ops.attention.registry import BLOCK_ACCELERATOR, BLOCK_CPU
 
 ORACLE = get_backend("xla_dense")
 RESULTS = ("out", "lse", "dq", "dk", "dv")
@@ -232,9 +232,9 @@ def test_blockwise_loops_have_known_trip_counts_and_the_program_does_not_grow():
 
 def test_every_name_resolves_and_blocks_follow_the_platform():
     assert [get_backend(name).name for name in BACKENDS] == list(BACKENDS)
-    platforms = ({"platform": "cpu"}, {"platform": "gpu"}, {"platform": "gpu", "num_heads": 4})
-    blocks = [get_backend("xla_blockwise", **platform).block for platform in platforms]
-    assert blocks == [BLOCK_CPU, BLOCK_ACCELERATOR, LARGE_BLOCK] == [256, 1024, 2048]
+    platforms = ("cpu", "gpu")
+    blocks = [get_backend("xla_blockwise", platform=platform).block for platform in platforms]
+    assert blocks == [BLOCK_CPU, BLOCK_ACCELERATOR] == [256, 1024]
     assert get_backend("xla_blockwise") is get_backend("xla_blockwise", platform="cpu")
 
 

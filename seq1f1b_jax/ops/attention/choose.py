@@ -85,9 +85,7 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
       'xla_blockwise'
     """
     platform = devices[0].platform
-    get = partial(
-        get_backend, platform=platform, window=heads.window, num_heads=heads.num_heads
-    )
+    get = partial(get_backend, platform=platform, window=heads.window)
     if name not in (AUTO, "cudnn"):
         return get(name)
     reason = cudnn.reason_against(

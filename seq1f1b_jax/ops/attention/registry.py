@@ -8,11 +8,8 @@ from seq1f1b_jax.ops.attention.parts import make_backend
 
 BLOCK_CPU = blockwise.BLOCK
 BLOCK_ACCELERATOR = 1024
-"""A loop step costs several kernel launches there."""
-
-LARGE_BLOCK, FEW_HEADS = 2048, 8
-"""On an H200 blocks of 2048 are 1.2 times as fast as of 1024 (docs/design/gpu.md); with so few
-heads their scores take no more memory than those of 32 heads in blocks of 1024."""
+"""A loop step costs several kernel launches there. On an H200 blocks of 2048 are 1.2 times as fast
+and take four times the memory (docs/design/gpu.md)."""
 
 AUTO = "auto"
 BACKENDS = ("xla_dense", "xla_blockwise", "cudnn")
@@ -20,11 +17,7 @@ NAMES = (AUTO, *BACKENDS)
 
 
 def get_backend(
-    name: str,
-    *,
-    platform: str = "cpu",
-    window: int | None = None,
-    num_heads: int | None = None,
+    name: str, *, platform: str = "cpu", window: int | None = None
 ) -> AttentionBackend:
     """The attention backend of that name; nothing is checked (see `choose.choose_backend`).
 
@@ -33,7 +26,6 @@ def get_backend(
       platform: where the program will run, as in `mesh.devices.flat[0].platform` (right for a mesh
         of devices that are only compiled for, too).
       window: the model's sliding-window size, in keys; `None`: no window.
-      num_heads: query heads on one device; `None`: many.
 
     Returns:
       The backend.
@@ -47,9 +39,7 @@ def get_backend(
     """
     if name not in BACKENDS:
         raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(NAMES)}")
-    few = num_heads is not None and num_heads <= FEW_HEADS
-    on_accelerator = LARGE_BLOCK if few else BLOCK_ACCELERATOR
-    return _backend(name, BLOCK_CPU if platform == "cpu" else on_accelerator, window)
+    return _backend(name, BLOCK_CPU if platform == "cpu" else BLOCK_ACCELERATOR, window)
 
 
 @cache
