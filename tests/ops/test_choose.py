@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from seq1f1b_jax.ops.attention import Heads, choose, choose_backend, cudnn, for_documents
@@ -39,8 +40,9 @@ def as_cudnn(monkeypatch):
         monkeypatch.setattr(choose, "get_backend", get_backend)
         choose.check.cache_clear()
 
+    check = choose.check
     yield put
-    choose.check.cache_clear()
+    check.cache_clear()
 
 
 def test_auto_on_a_cpu_is_blockwise_without_a_word():
@@ -119,6 +121,36 @@ def test_a_kernel_that_computes_wrongly_is_not_taken(as_cudnn, kernel, where):
     assert backend.name == "xla_blockwise"
     with pytest.raises(ValueError, match=f"failed its check: ({where}) differs from xla_dense"):
         choose_backend("cudnn", jax.devices(), heads)
+
+
+@pytest.mark.parametrize(
+    ("found", "others", "agreed"),
+    [
+        (None, [True, True], None),
+        (None, [True, False], "failed its check in process 1"),
+        ("no kernel here", [False, True], "no kernel here"),
+    ],
+)
+def test_all_processes_use_a_kernel_or_none_does(found, others, agreed, as_cudnn, monkeypatch):
+    """Two processes with a device each; what the other one found is put in its place."""
+    as_cudnn(STAND_IN)
+    told = []
+
+    def gather(passed):
+        told.append(bool(passed))
+        return np.asarray(others)
+
+    class Remote(H100):
+        process_index = 1
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(choose, "check", lambda *_: found)
+    monkeypatch.setattr(choose.multihost_utils, "process_allgather", gather)
+    (here, *_) = jax.devices()
+    backend = choose_backend("auto", [here, Remote()], HEADS)
+    assert told == [found is None]
+    assert backend.name == ("cudnn" if agreed is None else "xla_blockwise")
+    assert agreed is None or agreed in backend.why
 
 
 def test_documents_take_blockwise_where_the_choice_is_open():
