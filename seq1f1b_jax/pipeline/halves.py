@@ -26,6 +26,10 @@ def tensor_axis(size: int, options: ExecutorOptions) -> TensorAxis:
     return TensorAxis(size, options.sequence_parallel, NUM_PARTS if options.halves else 1)
 
 
+def _of_stage(name: str) -> Any:
+    return property(lambda self: getattr(self.stage, name))
+
+
 @dataclass(frozen=True)
 class Halves:
     """A stage whose `pre` and `post` run on two halves of a chunk's tokens.
@@ -38,6 +42,17 @@ class Halves:
     """
 
     stage: Stage
+
+    num_layers = _of_stage("num_layers")
+    vocab_size = _of_stage("vocab_size")
+    model_dim = _of_stage("model_dim")
+    num_heads = _of_stage("num_heads")
+    num_kv_heads = _of_stage("num_kv_heads")
+    head_dim = _of_stage("head_dim")
+    tied = _of_stage("tied")
+    init = _of_stage("init")
+    embed = _of_stage("embed")
+    final = _of_stage("final")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stage, name)
