@@ -77,6 +77,11 @@ def test_what_cudnn_cannot_do_is_known_before_compiling(device, change, reason):
         choose_backend("cudnn", [device], heads)
 
 
+def test_an_unknown_name_is_refused_with_all_that_may_be_chosen():
+    with pytest.raises(ValueError, match="attention='flash' is unknown; use one of auto, xla_den"):
+        choose_backend("flash", jax.devices(), HEADS)
+
+
 def test_a_named_cudnn_without_a_gpu_is_refused():
     with pytest.raises(ValueError, match="needs an NVIDIA GPU, and the program is for cpu"):
         choose_backend("cudnn", jax.devices(), HEADS)

@@ -18,7 +18,7 @@ from jaxtyping import DTypeLike
 
 from seq1f1b_jax.ops.attention import cudnn
 from seq1f1b_jax.ops.attention.contract import AttentionBackend, Prefix
-from seq1f1b_jax.ops.attention.registry import AUTO, get_backend
+from seq1f1b_jax.ops.attention.registry import AUTO, NAMES, get_backend
 
 NUM_TOKENS, OFFSET = 256, 256
 """Of the chunk that is compared."""
@@ -84,6 +84,8 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
       >>> choose_backend("auto", jax.devices(), Heads(4, 2, 64, "float32")).name
       'xla_blockwise'
     """
+    if name not in NAMES:
+        raise ValueError(f"attention={name!r} is unknown; use one of {', '.join(NAMES)}")
     platform = devices[0].platform
     get = partial(get_backend, platform=platform, window=heads.window)
     if name not in (AUTO, "cudnn"):

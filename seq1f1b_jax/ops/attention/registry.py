@@ -38,7 +38,7 @@ def get_backend(
       'xla_blockwise'
     """
     if name not in BACKENDS:
-        raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(NAMES)}")
+        raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(BACKENDS)}")
     return _backend(name, BLOCK_CPU if platform == "cpu" else BLOCK_ACCELERATOR, window)
 
 
