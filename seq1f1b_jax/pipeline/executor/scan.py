@@ -11,8 +11,7 @@ elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
     rank 1    .    F0   .    F1   B0   F2   B1   F3      ranks 1-2 in odd ticks
 
 In lock-step every F reads what an F sent two ticks ago, and so do Bs. There a message travels late:
-the exchange of tick h carries what was sent in tick h-1, and nothing of tick h's action depends on
-it, so that both may run at once.
+the exchange of tick h carries what tick h-1 has sent, beside the action of tick h.
 
 The body of the scan holds the two ticks of the pattern; one stage exchanges nothing and needs one.
 
@@ -41,7 +40,7 @@ from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
-from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
+from seq1f1b_jax.schedule import NO_STAGE, Exchange, Op, TickTable
 from seq1f1b_jax.schedule.exchange import PERIOD
 from seq1f1b_jax.schedule.lowering.table import NO_ACTION as EMPTY
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
@@ -84,8 +83,7 @@ class Tick(NamedTuple):
 class Carry(NamedTuple):
     """What goes from tick to tick.
 
-    `sent` is what the last tick's action sent, where messages travel late; else `None`.
-
+    `sent` is what the last tick's action sent, where messages travel late, else `None`.
     `pending` is the action still to run; every loop sets it and the next one reads it, so that
     loops run in their order. Where no message orders them (one stage), XLA was free to put a loop
     that reads the ring behind one that writes it, and copied the ring for that in every tick.
@@ -125,13 +123,9 @@ def sending_actions(table: TickTable, actions: Actions, phase: int) -> Mapping[i
     """By code of `Tick.action`, what may run in a tick of the pattern: in lock-step only F or B."""
     ops = [op for op in table.ops if op is not Op.W]
     numbered = enumerate((op, action) for op in ops for action in actions[op])
-    everywhere = ticks_of_iteration(table) == 1
-    ranks = range(table.num_ranks)
-    return {
-        code: action
-        for code, (op, action) in numbered
-        if everywhere or phase in {table.exchange.tick_class(op, rank) for rank in ranks}
-    }
+    split = table.exchange is Exchange.LOCKSTEP and ticks_of_iteration(table) == PERIOD
+    here = [op for op in ops if not split or table.exchange.tick_class(op, 0) == phase]
+    return {code: action for code, (op, action) in numbered if op in here}
 
 
 def exchange(message: Float[Array, "..."], table: TickTable, tick: int) -> Array:
@@ -159,9 +153,7 @@ def run_schedule(
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
     blank = jnp.full(program.message_shape, program.blank, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
-    return run_ticks(
-        program.table, actions, program.initial_state(), blank, exchange=exchange
-    )
+    return run_ticks(program.table, actions, program.initial_state(), blank, exchange=exchange)
 
 
 def run_ticks(
