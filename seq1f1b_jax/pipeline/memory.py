@@ -31,7 +31,8 @@ class MemoryPrediction:
       prefix_gradients: gradients of the key/value prefix, accumulation dtype.
       loss_gradients: loss gradients by the last stage's output that wait for their backward.
       accumulators: gradients of this rank's parameters, accumulation dtype.
-      inbox: messages that arrived before they are used, where there is more than one.
+      inbox: messages that arrived before they are used, where there is more than one, and the one
+        that waits to be sent, where messages travel late.
       weights: compute copies of this rank's weights, and the vocabulary tables it gathers.
       workspace: scratch of the largest single action.
     """
@@ -86,7 +87,7 @@ def predict_memory(program: Program) -> MemoryPrediction:
         prefix_gradients=nbytes((state.prefix_dk, state.prefix_dv)),
         loss_gradients=nbytes(state.dy),
         accumulators=nbytes(state.grads),
-        inbox=(program.table.num_inbox_slots - 1) * _message(program),
+        inbox=(program.table.num_inbox_slots - 1 + program.table.exchange.late) * _message(program),
         weights=_weight_copies(program),
         workspace=_workspace(program),
     )

@@ -8,7 +8,10 @@ A `ppermute` is a rendezvous of its pairs only, so the pattern decides which ran
                the small delays between neighbours would have to add up to zero, so there most
                orders are slower by it, and an odd ring has no such pattern.
     lockstep   in even ticks every rank may run F and sends to the next one, in odd ticks every
-               rank may run B and sends to the one before. For rings, and for lines on purpose.
+               rank may run B and sends to the one before. What a tick sends is read two ticks
+               later at the earliest, so it travels *late*, beside the action of the next tick: a
+               rank waits only for a neighbour that is more than an action behind. For rings, and
+               for lines on purpose.
 """
 
 from enum import StrEnum
@@ -60,8 +63,16 @@ class Exchange(StrEnum):
         backward = int(op is not Op.F)
         return (rank + backward) % 2 if self is Exchange.PARITY else backward
 
+    @property
+    def late(self) -> bool:
+        """Whether a message travels in the tick after its action, not in the same one.
+
+        Under `LOCKSTEP` an F reads what an F has sent, and those are two ticks apart, as are Bs.
+        """
+        return self is Exchange.LOCKSTEP
+
     def pairs(self, tick: int, *, num_ranks: int, ring: bool) -> Pairs:
-        """Pairs of a tick.
+        """Pairs of the messages that are sent in a tick.
 
         Args:
           tick: only its remainder modulo `PERIOD` counts.

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.aot import h100_mesh, has_aot
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
-from seq1f1b_jax.schedule import make_plan
+from seq1f1b_jax.schedule import Exchange, make_plan
 from tests.pipeline.hlo import Module, buffer_copies, squeezed
 
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
@@ -124,14 +124,26 @@ def check_program(text: str, step) -> None:
     assert buffer_copies(module, buffer_shapes(step)) == []
     alone = step.mesh.shape["pipe"] == 1
     assert module.permutes(body) == (0 if alone else 2)  # one in each of the two ticks
-    # F and B, or F, I and W, of every chunk in both ticks, and in the only one of a stage alone
-    assert len(module.whiles(body)) == (1 if alone else 2) * len(step.table.ops) * CHUNKS
+    if step.table.exchange is Exchange.LOCKSTEP:  # F in one tick, B in the other, each in a loop
+        loops = [loop for outer in module.whiles(body) for loop in inner_loops(module, outer)]
+        assert len(module.whiles(body)) == 2
+        assert len(loops) == len(step.table.ops) * CHUNKS
+        order = [i.opcode.removeprefix("collective-") for i in module.computations[body]]
+        if "permute-start" in order:  # on GPUs; each spans the action of its tick
+            spans = [opcode for opcode in order if opcode.startswith(("permute-", "while"))]
+            assert spans == 2 * ["permute-start", "while", "permute-done"]
+    else:  # F and B, or F, I and W, of every chunk in both ticks, or in the only one
+        assert len(module.whiles(body)) == (1 if alone else 2) * len(step.table.ops) * CHUNKS
     inside = module.reachable(body)
     assert [name for name in inside - {body} if module.permutes(name)] == []
     reductions = [i for name in inside for i in module.computations[name] if is_reduction(i)]
     assert bool(reductions) == (step.tensor.size > 1)  # test_tensor_axis counts and places them
     scattered = [i for i in module.computations[module.entry] if i.opcode.startswith("reduce-sc")]
     assert bool(scattered) == (step.num_data > 1)
+
+
+def inner_loops(module: Module, loop) -> list:
+    return module.whiles(loop.called("body"))
 
 
 def is_reduction(instruction) -> bool:
@@ -239,7 +251,8 @@ def test_h100_program_with_cudnn_has_no_other_attention(name):
     step = build(name, h100s, dtype=jnp.bfloat16, attention="auto")
     text = compile_step(step).as_text()
     check_program(text, step)
-    calls = 2 * (2 * CHUNKS - 1)  # in both ticks, own part and prefix
+    ticks = 1 if step.table.exchange is Exchange.LOCKSTEP else 2  # F in one tick, or in both
+    calls = ticks * (2 * CHUNKS - 1)  # own part and prefix
     for target in ("fmhaSoftmax", "fmhaSoftmaxBackward"):
         assert text.count(f'custom_call_target="__cudnn${target}"') == calls
     assert batched_matmuls(step) == 0

@@ -119,7 +119,7 @@ def test_compared_plans_do_the_same_work(capsys):
 
 
 def test_a_comparison_leads_with_what_will_run(capsys):
-    words = ["1f1b-i", "--ranks", "4", "--microbatches", "8", "--short-warmup"]
+    words = ["1f1b-i", "--ranks", "4", "--microbatches", "16", "--short-warmup"]
     out = run(capsys, *words, "--compare", "1f1b")
     table = out[out.index("comparison") :]
     executor, asynchronous = (

@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from seq1f1b_jax.schedule import Exchange, Op
+from seq1f1b_jax.schedule import Exchange, Op, assign_ticks
+from seq1f1b_jax.schedule.dependencies import message_source
 
 PARITY, LOCKSTEP = Exchange.PARITY, Exchange.LOCKSTEP
 
@@ -44,6 +45,16 @@ def test_whoever_may_send_has_a_pair_to_send_to(exchange, ring, num_ranks):
             to %= num_ranks
         if 0 <= to < num_ranks and exchange.tick_class(op, rank) == tick:
             assert (rank, to) in pairs
+
+
+def test_messages_that_nobody_reads_in_the_next_tick_travel_late(cases):
+    assert (PARITY.late, LOCKSTEP.late) == (False, True)
+    for case in cases[::3]:
+        if case.plan.exchange.late:
+            ticks = assign_ticks(case.plan)
+            for action, tick in ticks.items():
+                source = message_source(action, num_stages=case.plan.num_stages)
+                assert source is None or ticks[source] + 2 <= tick, case
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3, 5])

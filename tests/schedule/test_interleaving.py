@@ -127,9 +127,9 @@ def test_the_short_warmup_takes_the_same_time_on_the_asynchronous_machine(sizes,
 
 @pytest.mark.parametrize(
     ("sizes", "figure"),
-    [((2, 4, 1), 1.222), ((4, 4, 4), 1.514), ((8, 16, 4), 1.748), ((8, 64, 1), 1.770)],
+    [((2, 4, 1), 1.074), ((4, 4, 4), 1.171), ((8, 16, 4), 1.249), ((8, 64, 1), 1.257)],
 )
-def test_the_short_warmup_is_no_bargain_in_the_executor(sizes, figure):
+def test_the_short_warmup_takes_longer_in_the_executor(sizes, figure):
     machines = ("executor", "asynchronous")
     executor, asynchronous = (
         simulate(_plan(*sizes, short_warmup=True), COSTS, machine=machine).makespan

@@ -55,7 +55,9 @@ def test_figures_of_the_design_for_equal_chunks(name, sizes, backward, figures):
         ("seq1f1b", 11, "asynchronous", (1.109, 1.205, 1.481)),
         ("seq1f1b", 11, "executor", (1.109, 1.205, 1.481)),
         ("seq1f1b-lockstep", 18, "asynchronous", (1.109, 1.119, 1.148)),
-        ("seq1f1b-lockstep", 18, "executor", (1.109, 1.181, 1.387)),
+        ("seq1f1b-lockstep", 18, "executor", (1.109, 1.119, 1.148)),
+        ("seq1f1b-i", 26, "asynchronous", (1.055, 1.065, 1.096)),
+        ("seq1f1b-i", 26, "executor", (1.055, 1.065, 1.096)),
     ],
 )
 def test_figures_of_the_design_for_unequal_chunks(name, peak, machine, figures):

@@ -50,7 +50,7 @@ class OrderTimer:
             for i, action in enumerate(actions)
         }
         self._tables = self._make_tables()
-        self._meetings = [meetings(problem, exchange, tick) for tick in range(PERIOD)]
+        self._exchange = TickExchange(problem, exchange)
 
     def rows(self, plan: Plan) -> NDArray[np.int64]:
         """Write a plan as numbers, `[num_ranks, actions per rank]`."""
@@ -135,17 +135,16 @@ class OrderTimer:
         done = np.zeros((rows.num_orders, len(cost)), bool)
         done[:, -1] = True
         clocks, makespans = np.zeros(rows.at.shape), np.zeros(rows.num_orders)
-        transfer = self.problem.scaled_transfer
         tick = quiet = 0
         while quiet < PERIOD:
-            heads = rows.heads()
+            heads, began = rows.heads(), clocks
             run = tick_class[heads] == tick % PERIOD
             run &= done[rows.orders, source[heads]]
             done[rows.orders, heads] |= run
             rows.at += run
-            clocks += cost[heads] * run
+            clocks = clocks + cost[heads] * run
             makespans = np.maximum(makespans, (clocks * run).max(0))
-            clocks = meet(clocks, self._meetings[tick % PERIOD], transfer)
+            clocks = self._exchange(clocks, began, tick)
             if self.problem.split:
                 heads = rows.heads()
                 weights = tick_class[heads] == _WEIGHTS
@@ -198,14 +197,45 @@ class _Rows:
         return (self.at == self._length).all(0)
 
 
-class Meetings(NamedTuple):
+class TickExchange:
+    """What an exchange does to clocks, as in `simulate`.
+
+    Args:
+      problem: sizes, transfer time and machine.
+      exchange: pattern of the plans.
+
+    Attributes:
+      late: whether a rank waits for those that it meets to have begun the tick, not to end it.
+    """
+
+    def __init__(self, problem: Problem, exchange: Exchange) -> None:
+        self.late = exchange.late and problem.machine != "lock-step"
+        self._transfer = problem.scaled_transfer
+        self._meetings = [_meetings(problem, exchange, tick) for tick in range(PERIOD)]
+
+    def __call__(
+        self, clocks: NDArray[np.float64], began: NDArray[np.float64], tick: int
+    ) -> NDArray[np.float64]:
+        """Clocks after the exchange of a tick.
+
+        Args:
+          clocks: after the tick's actions, `[num_ranks, ...]`.
+          began: before them.
+          tick: only its remainder modulo `PERIOD` counts.
+        """
+        others, exchanges = self._meetings[(tick - self.late) % PERIOD]
+        latest = (began if self.late else clocks)[others].max(1)
+        return np.maximum(clocks, latest + self._transfer * exchanges if self._transfer else latest)
+
+
+class _Meetings(NamedTuple):
     """Whom each rank waits for in a tick, and whether it exchanges at all."""
 
     others: NDArray[np.int64]  # [num_ranks, ranks], itself included
     exchanges: NDArray[np.bool_]  # [num_ranks, 1]
 
 
-def meetings(problem: Problem, exchange: Exchange, tick: int) -> Meetings:
+def _meetings(problem: Problem, exchange: Exchange, tick: int) -> _Meetings:
     """List the ranks that each one meets in a tick; on the lock-step machine all of them."""
     num_ranks = problem.num_ranks
     met: list[set[int]] = [{rank} for rank in range(num_ranks)]
@@ -219,10 +249,4 @@ def meetings(problem: Problem, exchange: Exchange, tick: int) -> Meetings:
     most = max(map(len, met))
     others = [[*sorted(m), *[rank] * (most - len(m))] for rank, m in enumerate(met)]
     exchanges = [[rank in talking] for rank in range(num_ranks)]
-    return Meetings(np.array(others), np.array(exchanges))
-
-
-def meet(clocks: NDArray[np.float64], meetings: Meetings, transfer: float) -> NDArray[np.float64]:
-    """Clocks `[num_ranks, ...]` after an exchange."""
-    latest = clocks[meetings.others].max(1)
-    return latest + transfer * meetings.exchanges if transfer else latest
+    return _Meetings(np.array(others), np.array(exchanges))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq1f1b_jax.explore.search.layers import NONE, Limit, take
-from seq1f1b_jax.explore.search.order_timer import meet, meetings
+from seq1f1b_jax.explore.search.order_timer import TickExchange
 from seq1f1b_jax.explore.search.streams import Streams
 from seq1f1b_jax.schedule.actions import Op
 from seq1f1b_jax.schedule.exchange import PERIOD, Exchange
@@ -23,6 +23,7 @@ class TickLayer(NamedTuple):
 
     counts: NDArray[np.int16]  # [states, streams], actions that have run
     clocks: NDArray[np.float64]  # [states, ranks]
+    began: NDArray[np.float64]  # [states, ranks], clocks at the start of this tick
     last: NDArray[np.float64]  # [states], the latest end
     refused: NDArray[np.bool_]  # [states, streams]
     sent: NDArray[np.int16]  # [states, streams], actions that had run before this tick
@@ -43,7 +44,7 @@ class Ticks:
     def __init__(self, streams: Streams, exchange: Exchange) -> None:
         self.streams, self._problem = streams, streams.problem
         self._ranks = range(streams.problem.num_ranks)
-        self._meetings = [meetings(self._problem, exchange, tick) for tick in range(PERIOD)]
+        self._exchange = TickExchange(self._problem, exchange)
         self._weights = np.array([stream.op is Op.W for stream in streams.streams])
         gradient = self._problem.gradient_op
         self._of_class = [  # by class of ticks and rank
@@ -66,6 +67,7 @@ class Ticks:
         return TickLayer(
             counts=nothing,
             clocks=np.zeros((1, num_ranks)),
+            began=np.zeros((1, num_ranks)),
             last=np.zeros(1),
             refused=np.zeros((1, num_streams), bool),
             sent=nothing,
@@ -81,8 +83,9 @@ class Ticks:
         return np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts], 1)
 
     def times(self, state: TickLayer) -> NDArray[np.float64]:
-        """All clocks, and the latest end."""
-        return np.concatenate([state.clocks, state.last[:, None]], 1)
+        """All clocks, those that an exchange still reads, and the latest end."""
+        began = [state.began] * self._exchange.late
+        return np.concatenate([state.clocks, *began, state.last[:, None]], 1)
 
     def bounds(self, state: TickLayer) -> NDArray[np.float64]:
         """Lower bounds, knowing what may not run next."""
@@ -98,6 +101,7 @@ class Ticks:
         """Per tick the sending actions, the exchange, the `W`s."""
         tick = layer % PERIOD
         state = state._replace(
+            began=state.clocks.copy(),
             sent=state.counts.copy(),
             ran=np.zeros_like(state.ran),
             parent=np.arange(len(state.counts)),
@@ -105,8 +109,9 @@ class Ticks:
         )
         for rank in self._ranks:
             state = limit(self._send(state, rank, self._of_class[tick][rank]))
-        clocks = meet(state.clocks.T, self._meetings[tick], self._problem.scaled_transfer)
+        clocks = self._exchange(state.clocks.T, state.began.T, tick)
         state = state._replace(clocks=np.ascontiguousarray(clocks.T))
+        state = state._replace(began=state.clocks.copy())  # read, and the Ws do not read it
         if self._problem.split:
             for rank in self._ranks:
                 state = limit(self._weigh(state, rank))

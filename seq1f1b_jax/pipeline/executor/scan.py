@@ -10,6 +10,9 @@ elsewhere run ahead, and the step takes the time of asynchronous 1F1B:
     rank 0    F0   .    F1   .    F2   B0   F3   B1      ranks 0-1 exchange in even ticks,
     rank 1    .    F0   .    F1   B0   F2   B1   F3      ranks 1-2 in odd ticks
 
+In lock-step every F reads what an F sent two ticks ago, and so do Bs. There a message travels late:
+the exchange of tick h carries what tick h-1 has sent, beside the action of tick h.
+
 The body of the scan holds the two ticks of the pattern; one stage exchanges nothing and needs one.
 
 An action is a loop of zero or one trips that carries the state (see `control.run_if`). It contains
@@ -37,7 +40,7 @@ from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
-from seq1f1b_jax.schedule import NO_STAGE, Op, TickTable
+from seq1f1b_jax.schedule import NO_STAGE, Exchange, Op, TickTable
 from seq1f1b_jax.schedule.exchange import PERIOD
 from seq1f1b_jax.schedule.lowering.table import NO_ACTION as EMPTY
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
@@ -80,6 +83,7 @@ class Tick(NamedTuple):
 class Carry(NamedTuple):
     """What goes from tick to tick.
 
+    `sent` is what the last tick's action sent, where messages travel late, else `None`.
     `pending` is the action still to run; every loop sets it and the next one reads it, so that
     loops run in their order. Where no message orders them (one stage), XLA was free to put a loop
     that reads the ring behind one that writes it, and copied the ring for that in every tick.
@@ -88,6 +92,7 @@ class Carry(NamedTuple):
     pending: Int[Array, ""]
     state: Any
     inbox: Float[Array, "S B T d"]
+    sent: Float[Array, "B T d"] | None
 
 
 def tick_columns(table: TickTable) -> Tick:
@@ -112,6 +117,15 @@ def tick_columns(table: TickTable) -> Tick:
 def ticks_of_iteration(table: TickTable) -> int:
     """Ticks in the body of the scan: those of the exchange's pattern, where there is any."""
     return PERIOD if table.num_ranks * table.stages_per_rank > 1 else 1
+
+
+def sending_actions(table: TickTable, actions: Actions, phase: int) -> Mapping[int, Callable]:
+    """By code of `Tick.action`, what may run in a tick of the pattern: in lock-step only F or B."""
+    ops = [op for op in table.ops if op is not Op.W]
+    numbered = enumerate((op, action) for op in ops for action in actions[op])
+    split = table.exchange is Exchange.LOCKSTEP and ticks_of_iteration(table) == PERIOD
+    here = [op for op in ops if not split or table.exchange.tick_class(op, 0) == phase]
+    return {code: action for code, (op, action) in numbered if op in here}
 
 
 def exchange(message: Float[Array, "..."], table: TickTable, tick: int) -> Array:
@@ -139,9 +153,7 @@ def run_schedule(
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
     blank = jnp.full(program.message_shape, program.blank, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
-    return run_ticks(
-        program.table, actions, program.initial_state(), blank, exchange=exchange
-    )
+    return run_ticks(program.table, actions, program.initial_state(), blank, exchange=exchange)
 
 
 def run_ticks(
@@ -164,37 +176,61 @@ def run_ticks(
     Returns:
       The state after the last tick.
     """
-    sending = [action for op in table.ops if op is not Op.W for action in actions[op]]
+    sending = [sending_actions(table, actions, phase) for phase in range(ticks_of_iteration(table))]
     run_iteration = partial(_iteration, table, sending, actions.get(Op.W, ()), blank, exchange)
     rank = lax.axis_index(PIPE)
     columns = jax.tree.map(lambda a: jnp.asarray(a)[:, :, rank], tick_columns(table))
     inbox = jnp.broadcast_to(blank, (table.num_inbox_slots, *blank.shape))
-    start = Carry(jnp.int32(DONE), state, inbox)
+    start = Carry(jnp.int32(DONE), state, inbox, blank if table.exchange.late else None)
     return lax.scan(run_iteration, start, columns)[0].state
 
 
 def _iteration(table, sending, weights, blank, exchange, carry: Carry, ticks: Tick):
     for phase in range(ticks_of_iteration(table)):
         tick = jax.tree.map(lambda column, phase=phase: column[phase], ticks)
-        carry, message = _run_action(sending, blank, carry, tick)
-        message = exchange(message, table, phase)
-        carry = carry._replace(inbox=_deliver(carry.inbox, message, tick.arrival_slot))
-        carry = _run_weights(weights, carry, tick, message)
+        if table.exchange.late:
+            arrived = exchange(carry.sent, table, phase)
+            carry, slot = _run_beside(sending[phase], blank, carry, tick)
+        else:
+            carry, message = _run_action(sending[phase], blank, carry, tick)
+            arrived, slot = exchange(message, table, phase), tick.arrival_slot
+        carry = carry._replace(inbox=_deliver(carry.inbox, arrived, slot))
+        carry = _run_weights(weights, carry, tick, arrived)
     return carry, None
 
 
-def _run_action(sending: Sequence[Callable], blank: Array, carry: Carry, tick: Tick):
+def _run_action(
+    sending: Mapping[int, Callable], blank: Array, carry: Carry, tick: Tick, *, nested: bool = False
+):
     # `carry.pending` is DONE here, but XLA does not know: so each tick waits for the last one
     done = (tick.action + (carry.pending - DONE), carry.state, blank)
-    for code, action in enumerate(sending):
 
-        def act(done, action=action):
-            message = _received(carry.inbox, tick.inbox_slot)
-            return jnp.int32(DONE), *action(tick.unit, done[1], message)
+    def run_one(done):
+        for code, action in sending.items():
 
-        done = run_if(done[0] == code, act, done)
-    pending, state, message = done
+            def act(done, action=action):
+                message = _received(carry.inbox, tick.inbox_slot)
+                return jnp.int32(DONE), *action(tick.unit, done[1], message)
+
+            done = run_if(done[0] == code, act, done)
+        return done
+
+    pending, state, message = run_if(done[0] != DONE, run_one, done) if nested else run_one(done)
     return carry._replace(pending=pending, state=state), message
+
+
+def _run_beside(sending: Mapping[int, Callable], blank: Array, carry: Carry, tick: Tick):
+    """The action, while what was sent before it travels; and the slot for what arrives.
+
+    Two dependences that XLA cannot know to be empty keep buffers apart. What travels is read once
+    more after the action: else the action's message would get its memory, and wait for the
+    exchange. The slot depends on the action, which reads its own message from the inbox first. And
+    one loop stands around all: XLA:GPU let an exchange span three loops, with others before it.
+    """
+    after, message = _run_action(sending, blank, carry, tick, nested=len(sending) > 1)
+    read = jnp.where(after.pending == DONE, 0, jnp.int32(carry.sent.ravel()[0]))
+    pending = after.pending + read
+    return after._replace(sent=message, pending=pending), tick.arrival_slot + (pending - DONE)
 
 
 def _run_weights(weights: Sequence[Callable], carry: Carry, tick: Tick, message: Array) -> Carry:

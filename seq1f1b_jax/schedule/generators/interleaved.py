@@ -56,9 +56,9 @@ def interleaved(
         `(V-1)g + 2(P-p-1) + C-1`: P-p-1 fewer units in flight on rank p. On the asynchronous
         machine the time is the same (tested for P to 7, V to 3, any B/F). In the executor it is
         longer: a message takes a double tick each way, the gradient of a unit comes back 2(P-p-1)
-        double ticks after its forward, and a rank that warms up for half of them idles for the
-        other half (P=8, M=16, C=4, V=2, B=2F: 1.75 times the time). Use it for
-        comparisons, or where memory is the limit.
+        double ticks after its forward, and a rank that warms up for half of them idles for a part
+        of the other half (P=8, M=16, C=4, V=2, B=2F: 1.25 times the time). Use it for comparisons,
+        or where memory is the limit.
 
     Returns:
       A valid plan of exchange `lockstep`.

@@ -44,7 +44,7 @@ def seq1f1b(
       extra_warmup: forwards added to every rank's warm-up: as many more units in flight, for a
         little less waiting where chunks differ in cost (P=8, M=16, C=4, the last chunk 2.1 times
         the first: time over ideal 1.481, with three more 1.470). Chunks of equal cost do better,
-        and so does `seq1f1b-lockstep` (1.387, with 18 units in flight instead of 11). A rank alone
+        and so does `seq1f1b-lockstep` (1.148, with 18 units in flight instead of 11). A rank alone
         waits for nobody and has no use for it.
 
     Returns:

@@ -82,10 +82,11 @@ def replay(table: TickTable) -> None:
         twice.
     """
     ranks = [_empty(table, rank) for rank in range(table.num_ranks)]
+    sent = [GARBAGE] * table.num_ranks
     for tick in range(table.num_ticks):
         cells = [_cell(table, tick, rank) for rank in range(table.num_ranks)]
-        sent = [_send(cell, state) for cell, state in zip(cells, ranks, strict=True)]
-        _exchange(table, tick, ranks, sent)
+        before, sent = sent, [_send(cell, rank) for cell, rank in zip(cells, ranks, strict=True)]
+        _exchange(table, tick, ranks, before if table.exchange.late else sent)
         for cell, state in zip(cells, ranks, strict=True):
             if cell.weights is not None:
                 _weights(cell.weights, state)

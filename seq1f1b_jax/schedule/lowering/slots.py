@@ -96,7 +96,7 @@ class Slots:
         for action in self.plan.ranks[self.rank]:
             source = self._source(action)
             if source is not None:
-                read[self._sent(source)] = action
+                read[self._arrival(source)] = action
         for tick in range(num_ticks(self.ticks)):
             reader = read.get(tick)
             last = tick + 1 if reader is None else self.ticks[reader]
@@ -106,16 +106,18 @@ class Slots:
         """Inbox slot of what arrives, by tick."""
         slots = [0] * num_ticks(self.ticks)
         for key, slot in self.inbox.items():
-            tick = key if isinstance(key, int) else self._sent(self._source(key))
+            tick = key if isinstance(key, int) else self._arrival(self._source(key))
             slots[tick] = slot
         return slots
 
     def _source(self, action: Action) -> Action | None:
         return message_source(action, num_stages=self.plan.num_stages)
 
-    def _sent(self, event: Action) -> int:
+    def _arrival(self, event: Action) -> int:
+        """Tick in which the message of an event travels."""
         half = replace(event, op=Op.I)
-        return self.ticks[event] if event in self.ticks else self.ticks[half]
+        sent = self.ticks[event] if event in self.ticks else self.ticks[half]
+        return sent + self.plan.exchange.late
 
 
 def sequence(action: Action) -> tuple[int, int]:

@@ -67,9 +67,10 @@ class WeightColumns(NamedTuple):
 class TickTable:
     """At most one sending action per tick and rank, one `W`, and where their values are stored.
 
-    A tick is: the action, then the exchange of messages, then the `W`. What arrives in the exchange
-    of tick h is written to the slot `arrival_slot` of the inbox, whether or not anybody will read
-    it, and may be read from tick h+1 on.
+    A tick is: the action, then the exchange of messages, then the `W`. Where messages travel late,
+    the exchange is that of the tick before. What arrives in tick h is written to the slot
+    `arrival_slot` of the inbox, whether or not anybody will read it, and may be read from tick h+1
+    on.
 
     Attributes:
       actions: by tick and rank, what sends.
@@ -166,9 +167,9 @@ class TickTable:
         return max(self.inbox_slots_per_rank)
 
     def pairs(self, tick: int) -> Pairs:
-        """(source, destination) of the messages of a tick."""
-        ring = self.stages_per_rank > 1
-        return self.exchange.pairs(tick % PERIOD, num_ranks=self.num_ranks, ring=ring)
+        """(source, destination) of the messages that travel in a tick."""
+        ring, sent = self.stages_per_rank > 1, tick - self.exchange.late
+        return self.exchange.pairs(sent % PERIOD, num_ranks=self.num_ranks, ring=ring)
 
 
 def draw_table(table: TickTable) -> str:

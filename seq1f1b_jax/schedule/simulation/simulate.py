@@ -3,7 +3,9 @@
     asynchronous   a rank starts an action once its previous one and all dependencies are over, and
                    waits for nothing else: the time that the order of work allows
     executor       what our scan does: per tick at most one sending action, then the exchange, in
-                   which a rank waits for the ranks it swaps messages with, then at most one `W`
+                   which a rank waits for the ranks it swaps messages with, then at most one `W`.
+                   Where messages travel late, beside the next tick's action, a rank waits for
+                   those ranks to have begun that tick
     lock-step      the same with a barrier over all ranks in every exchange
 
 On the asynchronous machine a message takes the transfer time; on the others every exchange that a
@@ -174,10 +176,15 @@ def _run_ticks(log: _Log, *, barrier: bool) -> None:
     for action, tick in ticks.items():
         (weights if action.op is Op.W else sending)[tick].append(action)
     clocks = [_Clock(0, None)] * plan.num_ranks
+    late = plan.exchange.late and not barrier
     for tick in range(num_ticks(ticks)):
+        before, clocks = clocks, list(clocks)
         for action in sending[tick]:
             clocks[plan.rank(action.stage)] = log.run(action, clocks[plan.rank(action.stage)])
-        clocks = _exchange(clocks, plan, tick, transfer=log.transfer, barrier=barrier)
+        met = _exchange(
+            before if late else clocks, plan, tick - late, transfer=log.transfer, barrier=barrier
+        )
+        clocks = [max(both, key=lambda c: c.time) for both in zip(clocks, met, strict=True)]
         for action in weights[tick]:
             clocks[plan.rank(action.stage)] = log.run(action, clocks[plan.rank(action.stage)])
 
