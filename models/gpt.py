@@ -1,6 +1,7 @@
-"""GPT-2: LayerNorm before each block, GELU, learned positions, biases everywhere.
+"""GPT-2: LayerNorm before each block, GELU, biases everywhere; learned positions, or rotary ones.
 
-Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3.
+Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3;
+with rotary positions the models of the Seq1F1B paper, arXiv 2406.03488; those: arXiv 2104.09864.
 """
 
 from dataclasses import dataclass
@@ -10,34 +11,58 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.config import Positions, RopeConfig
 from seq1f1b_jax.models.blocks import INIT_STD, GeluMlp, Heads, output_std
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.norm import LayerNorm
+from seq1f1b_jax.models.rope import UNSTRETCHED, Tables, rotary_tables, rotate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpt(Decoder):
-    """A GPT-2-shaped decoder; `max_positions` is the length of its table of learned positions."""
+    """A GPT-2-shaped decoder.
+
+    Attributes:
+      positions: `learned` or `rotary`.
+      max_positions: length of the table of learned positions; None: they are rotary.
+      rope_theta: base of the rotary frequencies.
+      rope: how the frequencies are stretched for longer sequences.
+    """
 
     family: ClassVar[str] = "gpt"
     gated: ClassVar[bool] = False
 
-    max_positions: int
+    positions: Positions = "learned"
+    max_positions: int | None = None
+    rope_theta: float = 10000.0
+    rope: RopeConfig = UNSTRETCHED
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys."""
+        return self.positions == "rotary"
 
     def make_layer(self, rngs: nnx.Rngs) -> "GptLayer":
         return GptLayer(self, rngs)
 
-    def make_first(self, rngs: nnx.Rngs) -> nnx.Module:
-        return Positions(self.max_positions, self.model_dim, rngs=rngs)
+    def make_first(self, rngs: nnx.Rngs) -> "nnx.Module | None":
+        if self.rotary:
+            return None
+        assert self.max_positions is not None
+        return PositionTable(self.max_positions, self.model_dim, rngs=rngs)
 
     def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
         return LayerNorm(self.model_dim, epsilon=self.norm_eps, rngs=rngs)
 
-    def context(self, positions: Int[Array, "*B T"]) -> tuple[()]:
-        return ()
+    def context(self, positions: Int[Array, "*B T"]) -> Tables | tuple[()]:
+        if not self.rotary:
+            return ()
+        return rotary_tables(
+            positions, head_dim=self.head_dim, theta=self.rope_theta, rope=self.rope
+        )
 
 
-class Positions(nnx.Module):
+class PositionTable(nnx.Module):
     """A learned vector per position; NaN beyond the table, where indexing would clamp."""
 
     def __init__(self, max_positions: int, model_dim: int, *, rngs: nnx.Rngs):
@@ -53,7 +78,7 @@ class GptLayer(nnx.Module):
 
     def __init__(self, sizes: Gpt, rngs: nnx.Rngs):
         std = output_std(sizes.num_layers)
-        self.tensor = sizes.tensor
+        self.tensor, self.rotary = sizes.tensor, sizes.rotary
         self.attention_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
@@ -66,7 +91,8 @@ class GptLayer(nnx.Module):
         )
 
     def pre(self, x, context):
-        return self.attention.split(self.tensor.enter(self.attention_norm, x))
+        q, k, v = self.attention.split(self.tensor.enter(self.attention_norm, x))
+        return (rotate(q, *context), rotate(k, *context), v) if self.rotary else (q, k, v)
 
     def post(self, x, attended):
         x = x + self.attention.join(attended)

@@ -20,6 +20,7 @@ SIZES = {
 STAGES = {
     "gpt": build_stage("gpt", **SIZES),
     "gpt grouped tied": build_stage("gpt", **SIZES, num_kv_heads=1, tied=True),
+    "gpt rotary": build_stage("gpt", **SIZES, positions="rotary"),
     "llama": build_stage("llama", **SIZES),
     "llama grouped tied wide heads": build_stage(
         "llama", **SIZES, num_kv_heads=2, head_dim=10, tied=True
