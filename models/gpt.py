@@ -16,6 +16,7 @@ from seq1f1b_jax.models.blocks import INIT_STD, GeluMlp, Heads, output_std
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.norm import LayerNorm
 from seq1f1b_jax.models.rope import UNSTRETCHED, Tables, rotary_tables, rotate
+from seq1f1b_jax.pipeline.stage import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,11 @@ class Gpt(Decoder):
         """Whether positions turn queries and keys."""
         return self.positions == "rotary"
 
+    @property
+    def position_tables(self) -> tuple[str, ...]:
+        """See `pipeline.stage.position_tables_of`."""
+        return () if self.rotary else ("first.table",)
+
     def make_layer(self, rngs: nnx.Rngs) -> "GptLayer":
         return GptLayer(self, rngs)
 
@@ -54,6 +60,12 @@ class Gpt(Decoder):
     def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
         return LayerNorm(self.model_dim, epsilon=self.norm_eps, rngs=rngs)
 
+    def embed(
+        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "*B T"]
+    ) -> Float[Array, "B T d"]:
+        """Add the learned vector of every position."""
+        return x if self.rotary else x + first["table"]
+
     def context(self, positions: Int[Array, "*B T"]) -> Tables | tuple[()]:
         if not self.rotary:
             return ()
@@ -63,14 +75,11 @@ class Gpt(Decoder):
 
 
 class PositionTable(nnx.Module):
-    """A learned vector per position; NaN beyond the table, where indexing would clamp."""
+    """A learned vector per position."""
 
     def __init__(self, max_positions: int, model_dim: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(INIT_STD)
         self.table = nnx.Param(init(rngs.params(), (max_positions, model_dim), jnp.float32))
-
-    def __call__(self, positions: Int[Array, "*B T"]) -> Float[Array, "*B T d"]:
-        return jnp.take(self.table[...], positions, axis=0, mode="fill")
 
 
 class GptLayer(nnx.Module):

@@ -32,7 +32,8 @@ class MemoryPrediction:
       loss_gradients: loss gradients by the last stage's output that wait for their backward.
       accumulators: gradients of this rank's parameters, accumulation dtype.
       inbox: messages that arrived before they are used, where there is more than one.
-      weights: compute copies of this rank's weights, and the vocabulary tables it gathers.
+      weights: compute copies of this rank's weights, and the tables it gathers, of the vocabulary
+        and of learned positions.
       workspace: scratch of the largest single action.
     """
 
