@@ -8,7 +8,7 @@ and call the module. A stage is a frozen dataclass of sizes: hashable, a static 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,6 @@ def _arrays(module):
     return {} if module is None else nnx.to_pure_dict(nnx.split(module)[1])
 
 
-def _graph(make):
+def _graph(make) -> Any:
     module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
     return nnx.split(module)[0]

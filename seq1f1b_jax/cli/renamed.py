@@ -56,8 +56,7 @@ def with_positions(model: Mapping[str, Any]) -> dict[str, Any]:
         return dict(model)
     if model.get("stage") is None:
         return {**model, "positions": DEFAULT_POSITIONS.get(str(model.get("family")))}
-    settings = model.get("settings")
-    ours = str(model["stage"]).endswith("models:build_stage") and isinstance(settings, Mapping)
-    if ours and settings.get("family") == "gpt":
+    settings, ours = model.get("settings"), str(model["stage"]).endswith("models:build_stage")
+    if ours and isinstance(settings, Mapping) and settings.get("family") == "gpt":
         settings = {"positions": "learned", **settings}
     return {**model, "positions": None, "settings": settings}

@@ -239,11 +239,12 @@ def test_a_gpt_that_an_earlier_version_has_kept_has_learned_positions(tmp_path):
     for name, positions in {"old": None, "new": "rotary"}.items():
         folder = tmp_path / name
         (folder / "checkpoints").mkdir(parents=True)
-        model = {"family": "gpt", "preset": "2.7b"} | ({"positions": positions} if positions else {})
-        (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}))
-        expected = positions or "learned"
-        assert read("evaluate", "--train.output_dir", str(folder)).config.model.positions == expected
-        assert read("--config", f"{folder}/config.yaml").config.model.positions == expected
+        named = {"positions": positions} if positions else {}
+        recipe = yaml.safe_dump({"model": {"family": "gpt", "preset": "2.7b", **named}})
+        (folder / "config.yaml").write_text(recipe)
+        kept = f"--config={folder}/config.yaml"
+        for given in (["evaluate", f"--train.output_dir={folder}"], [kept]):
+            assert read(*given).config.model.positions == (positions or "learned")
 
 
 BOMB = "model:\n  family: &a0 [1, 1]\n" + "".join(

@@ -124,7 +124,8 @@ ERRORS = {
     "family": ("lama", {}, "unknown family 'lama'; did you mean 'llama'"),
     "preset": ("llama", {"preset": "7"}, "unknown llama preset '7'; did you mean '7b'"),
     "preset of no near name": ("gpt", {"preset": "x"}, "unknown gpt preset 'x'; use one of tiny"),
-    "missing": ("gpt", {"max_positions": None}, "max_positions not given .* 'gpt'.* or positions='rotary'"),
+    "missing": (
+        "gpt", {"max_positions": None}, "max_positions not given .* 'gpt'.* positions='rotary'"),
     "zero layers": ("gpt", {"num_layers": 0}, "num_layers=0 is not positive"),
     "zero window": ("llama", {"window": 0}, "window=0 is not positive"),
     "gpt's window": ("gpt", {"window": 8}, "window=8 does not exist in family 'gpt'"),

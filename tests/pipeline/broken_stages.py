@@ -129,6 +129,6 @@ BREAKS = {
     "no number": (OwnStage(num_layers="3"), ["OwnStage.num_layers is '3'", "whole number"]),
     "no positions": (NoPositions(), ["NoPositions.max_positions is 0", "or be None"]),
     "zero": (OwnStage(vocab_size=0), ["OwnStage.vocab_size is 0"]),
-    "no table": (NoTable(), ["NoTable.position_tables names 'first.table', which is not one of []"]),
+    "no table": (NoTable(), ["NoTable.position_tables names 'first.table'", "not one of []"]),
     "short table": (ShortTable(), ["'first.table', which is float32[7, 8]", "max_positions is 8"]),
 }

@@ -80,7 +80,7 @@ class Learned(OwnStage):
 
 
 class Declared(OwnStage):
-    """A table of positions that is sharded, narrower than the model, in a tree with other leaves."""
+    """A table of positions that is sharded, narrower than the model, beside other leaves."""
 
     max_positions = 128
     position_tables = ("first.place.narrow",)

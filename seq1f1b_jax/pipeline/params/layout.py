@@ -157,7 +157,8 @@ def make_layout(
       stages_per_rank: stages per rank.
       layers_per_stage: layers of every stage along the model; None: as even as they go.
       num_tensor: devices that share every stage.
-      tensor_dims, position_tables: see `Layout`.
+      tensor_dims: see `Layout`.
+      position_tables: likewise.
 
     Raises:
       ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.

@@ -1,10 +1,11 @@
 """Tables of learned positions: sharded over `pipe` at rest, whole on the stage that looks them up.
 
 One of 65,536 positions of width 6144 is 1.6 GB, and with its moments and its accumulator four times
-that. So a stage may name such tables (`stage.position_tables_of`): they are laid out as those of the
-vocabulary are, gathered once per step in the compute dtype, and looked up by the executor; their
-gradients are added row by row, and each shard gets its sum once per step. Only the first stage looks
-up, but every rank runs the same program: it allocates what that one needs, and adds zeros.
+that. So a stage may name such tables (`stage.position_tables_of`): they are laid out as those of
+the vocabulary are, gathered once per step in the compute dtype, and looked up by the executor;
+their gradients are added row by row, and each shard gets its sum once per step. Only the first
+stage looks up, but every rank runs the same program: it allocates what that one needs, and adds
+zeros.
 
 Over the mesh axis `tensor` each device looks up the positions of its part of the rows, as
 `vocabulary.look_up` does.
