@@ -1,7 +1,8 @@
 """GPT-2: LayerNorm before each block, GELU, biases everywhere; learned positions, or rotary ones.
 
+With rotary positions it is the model of the Seq1F1B paper (arXiv 2406.03488).
 Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3;
-with rotary positions the models of the Seq1F1B paper, arXiv 2406.03488; those: arXiv 2104.09864.
+rotary positions: Su et al., RoFormer, arXiv 2104.09864.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Gpt(Decoder):
     def make_layer(self, rngs: nnx.Rngs) -> "GptLayer":
         return GptLayer(self, rngs)
 
-    def make_first(self, rngs: nnx.Rngs) -> "nnx.Module | None":
+    def make_first(self, rngs: nnx.Rngs) -> nnx.Module | None:
         if self.rotary:
             return None
         assert self.max_positions is not None

@@ -135,7 +135,7 @@ def position_tables_of(stage: Stage) -> tuple[str, ...]:
 
 
 def leaf_name(path: tuple) -> str:
-    """A tree path with dots between, `mlp.up`."""
+    """A tree path with dots between, `layers.mlp.up.kernel`."""
     return keystr(path, simple=True, separator=".")
 
 
