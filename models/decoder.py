@@ -8,7 +8,7 @@ and call the module. A stage is a frozen dataclass of sizes: hashable, a static 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def make_first(self, rngs: nnx.Rngs) -> nnx.Module | None:
-        """What is added to the embedding, `(positions) -> [T, d]`; `None` for nothing."""
+        """Parameters beside the embedding; `None` for nothing."""
 
     @abstractmethod
     def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -107,10 +107,8 @@ class Decoder(ABC):
     def embed(
         self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "*B T"]
     ) -> Float[Array, "B T d"]:
-        """Looked-up embedding rows plus learned positions, where the family has them."""
-        if self._first_graph is None:
-            return x
-        return x + nnx.merge(self._first_graph, first)(positions)
+        """Looked-up embedding rows as they are."""
+        return x
 
     def pre(
         self, layer: Tree, x: Float[Array, "B t d"], context: Tree
@@ -131,10 +129,6 @@ class Decoder(ABC):
     @cached_property
     def _layer_graph(self):
         return _graph(self.make_layer)
-
-    @cached_property
-    def _first_graph(self):
-        return _graph(self.make_first)
 
     @cached_property
     def _last_graph(self):
@@ -164,6 +158,6 @@ def _arrays(module):
     return {} if module is None else nnx.to_pure_dict(nnx.split(module)[1])
 
 
-def _graph(make):
+def _graph(make) -> Any:
     module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
-    return None if module is None else nnx.split(module)[0]
+    return nnx.split(module)[0]

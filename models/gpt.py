@@ -1,6 +1,8 @@
-"""GPT-2: LayerNorm before each block, GELU, learned positions, biases everywhere.
+"""GPT-2: LayerNorm before each block, GELU, biases everywhere; learned positions, or rotary ones.
 
-Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3.
+With rotary positions it is the model of the Seq1F1B paper (arXiv 2406.03488).
+Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3;
+rotary positions: Su et al., RoFormer, arXiv 2104.09864.
 """
 
 from dataclasses import dataclass
@@ -10,42 +12,75 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.config import Positions, RopeConfig
 from seq1f1b_jax.models.blocks import INIT_STD, GeluMlp, Heads, output_std
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.norm import LayerNorm
+from seq1f1b_jax.models.rope import UNSTRETCHED, Tables, rotary_tables, rotate
+from seq1f1b_jax.pipeline.stage import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpt(Decoder):
-    """A GPT-2-shaped decoder; `max_positions` is the length of its table of learned positions."""
+    """A GPT-2-shaped decoder.
+
+    Attributes:
+      positions: `learned` or `rotary`.
+      max_positions: length of the table of learned positions; None: they are rotary.
+      rope_theta: base of the rotary frequencies.
+      rope: how the frequencies are stretched for longer sequences.
+    """
 
     family: ClassVar[str] = "gpt"
     gated: ClassVar[bool] = False
 
-    max_positions: int
+    positions: Positions = "learned"
+    max_positions: int | None = None
+    rope_theta: float = 10000.0
+    rope: RopeConfig = UNSTRETCHED
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys."""
+        return self.positions == "rotary"
+
+    @property
+    def position_tables(self) -> tuple[str, ...]:
+        """See `pipeline.stage.position_tables_of`."""
+        return () if self.rotary else ("first.table",)
 
     def make_layer(self, rngs: nnx.Rngs) -> "GptLayer":
         return GptLayer(self, rngs)
 
-    def make_first(self, rngs: nnx.Rngs) -> nnx.Module:
-        return Positions(self.max_positions, self.model_dim, rngs=rngs)
+    def make_first(self, rngs: nnx.Rngs) -> nnx.Module | None:
+        if self.rotary:
+            return None
+        assert self.max_positions is not None
+        return PositionTable(self.max_positions, self.model_dim, rngs=rngs)
 
     def make_last(self, rngs: nnx.Rngs) -> nnx.Module:
         return LayerNorm(self.model_dim, epsilon=self.norm_eps, rngs=rngs)
 
-    def context(self, positions: Int[Array, "*B T"]) -> tuple[()]:
-        return ()
+    def embed(
+        self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "*B T"]
+    ) -> Float[Array, "B T d"]:
+        """Add the learned vector of every position."""
+        return x if self.rotary else x + first["table"]
+
+    def context(self, positions: Int[Array, "*B T"]) -> Tables | tuple[()]:
+        if not self.rotary:
+            return ()
+        return rotary_tables(
+            positions, head_dim=self.head_dim, theta=self.rope_theta, rope=self.rope
+        )
 
 
-class Positions(nnx.Module):
-    """A learned vector per position; NaN beyond the table, where indexing would clamp."""
+class PositionTable(nnx.Module):
+    """A learned vector per position."""
 
     def __init__(self, max_positions: int, model_dim: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(INIT_STD)
         self.table = nnx.Param(init(rngs.params(), (max_positions, model_dim), jnp.float32))
-
-    def __call__(self, positions: Int[Array, "*B T"]) -> Float[Array, "*B T d"]:
-        return jnp.take(self.table[...], positions, axis=0, mode="fill")
 
 
 class GptLayer(nnx.Module):
@@ -53,7 +88,7 @@ class GptLayer(nnx.Module):
 
     def __init__(self, sizes: Gpt, rngs: nnx.Rngs):
         std = output_std(sizes.num_layers)
-        self.tensor = sizes.tensor
+        self.tensor, self.rotary = sizes.tensor, sizes.rotary
         self.attention_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
@@ -66,7 +101,8 @@ class GptLayer(nnx.Module):
         )
 
     def pre(self, x, context):
-        return self.attention.split(self.tensor.enter(self.attention_norm, x))
+        q, k, v = self.attention.split(self.tensor.enter(self.attention_norm, x))
+        return (rotate(q, *context), rotate(k, *context), v) if self.rotary else (q, k, v)
 
     def post(self, x, attended):
         x = x + self.attention.join(attended)

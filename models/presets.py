@@ -2,15 +2,17 @@
 
 2.7b to 30b have the widths and depths of the models in the Seq1F1B paper (arXiv 2406.03488):
 untied, a vocabulary of about 50k tokens (here 50304, a multiple of 128), as many key/value heads as
-query heads. Those of llama have an MLP of 8/3 model_dim, which gives them the parameter count in
-their name. `tiny` is for tests, `small` and `medium` for bytes on a laptop or one small GPU.
+query heads. Those of gpt are its models: LayerNorm, GELU and rotary positions. Their
+`max_positions` counts with `positions="learned"` only. Those of llama have an MLP of 8/3 model_dim,
+which gives them the parameter count in their name. `tiny` is for tests, `small` and `medium` for
+bytes on a laptop or one small GPU.
 """
 
 from collections.abc import Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 
-Fields = Mapping[str, int | float | bool]
+Fields = Mapping[str, int | float | bool | str]
 
 
 def _shape(num_layers, model_dim, num_heads, *, vocab_size=50304, **fields) -> Fields:
@@ -28,10 +30,10 @@ PRESETS: Mapping[str, Mapping[str, Fields]] = MappingProxyType({
         "125m": _shape(12, 768, 12, max_positions=8192, tied=True),
         "350m": _shape(24, 1024, 16, max_positions=8192, tied=True),
         "1.3b": _shape(24, 2048, 16, max_positions=32768, tied=True),
-        "2.7b": _shape(32, 2560, 32, max_positions=32768),
-        "7b": _shape(32, 4096, 32, max_positions=131072),
-        "13b": _shape(40, 5120, 40, max_positions=131072),
-        "30b": _shape(64, 6144, 64, max_positions=131072),
+        "2.7b": _shape(32, 2560, 32, max_positions=32768, positions="rotary"),
+        "7b": _shape(32, 4096, 32, max_positions=131072, positions="rotary"),
+        "13b": _shape(40, 5120, 40, max_positions=131072, positions="rotary"),
+        "30b": _shape(64, 6144, 64, max_positions=131072, positions="rotary"),
     }),
     "llama": MappingProxyType({
         "tiny": _shape(2, 32, 4, num_kv_heads=2, mlp_dim=64, vocab_size=64),
@@ -49,7 +51,7 @@ PRESETS: Mapping[str, Mapping[str, Fields]] = MappingProxyType({
 """Family -> preset -> fields of `build_stage`."""
 
 
-def preset_fields(family: str, name: str) -> dict[str, int | float | bool]:
+def preset_fields(family: str, name: str) -> dict[str, int | float | bool | str]:
     """Fields of a named model shape.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from seq1f1b_jax.config import ModelConfig, RopeConfig, resolve_model
+from seq1f1b_jax.config import DEFAULT_POSITIONS, ModelConfig, RopeConfig, resolve_model
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
 from seq1f1b_jax.models.llama import Llama
@@ -13,6 +13,7 @@ from seq1f1b_jax.models.presets import nearest, preset_fields
 from seq1f1b_jax.models.rope import check_rope
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})
+FAMILY_POSITIONS = MappingProxyType({"gpt": ("learned", "rotary"), "llama": ("rotary",)})
 
 
 def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Decoder:
@@ -26,8 +27,9 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
       **fields: fields of `config.ModelConfig`, which describes them. The default of `num_kv_heads`
         is `num_heads`, of `head_dim` `model_dim / num_heads`, of `mlp_dim` `4 * model_dim` (gpt) or
         `8/3 * model_dim` rounded up to a multiple of 64 (llama, whose MLP has three matrices);
-        those of `tied`, `norm_eps` and `rope_theta` are in `config.MODEL_DEFAULTS`. `rope` may be a
-        mapping of its fields. `stage` and `source` change nothing.
+        those of `tied`, `norm_eps` and `rope_theta` are in `config.MODEL_DEFAULTS`, those of
+        `positions` in `config.DEFAULT_POSITIONS`. `rope` may be a mapping of its fields. `stage`
+        and `source` change nothing, nor does `max_positions` with rotary positions.
 
     Raises:
       ValueError: an unknown name, a missing size, sizes that do not fit together, or dropout.
@@ -46,20 +48,24 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     sizes = _sizes(resolve_model(model, preset_sizes))
     _check(family, sizes)
     check_rope(rope, head_dim=sizes["head_dim"], theta=sizes["rope_theta"])
-    _check_gpt(family, sizes)
+    _check_family(family, sizes)
+    if sizes["positions"] == "rotary":
+        sizes["max_positions"] = None  # there is no table, and no limit
     names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
     return kind(**{name: sizes[name] for name in names})
 
 
 def _check_required(model: ModelConfig, preset_sizes: Mapping[str, Any]) -> None:
     required = ["num_layers", "model_dim", "num_heads", "vocab_size"]
-    required += ["max_positions"] if model.family == "gpt" else []
     given = {name: value for name, value in vars(model).items() if value is not None}
-    sizes = {**preset_sizes, **given}
+    sizes = {"positions": DEFAULT_POSITIONS[model.family], **preset_sizes, **given}
+    required += ["max_positions"] if sizes["positions"] == "learned" else []
     missing = [name for name in required if name not in sizes]
     if missing:
+        cure = ", or positions='rotary'" if missing == ["max_positions"] else ""
         raise ValueError(
             f"{', '.join(missing)} not given for family {model.family!r}; set them or a preset"
+            + cure
         )
     for name in required:
         _check_positive(name, sizes[name])
@@ -94,24 +100,36 @@ def _check(family: str, sizes: dict[str, Any]) -> None:
             f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}; each "
             f"key/value head serves equally many query heads: use num_kv_heads from {divisors}"
         )
-    if family == "llama" and sizes["head_dim"] % 2:
+    if sizes["positions"] == "rotary" and sizes["head_dim"] % 2:
         raise ValueError(
             f"head_dim={sizes['head_dim']} is odd; rotary positions turn pairs of dimensions: "
             f"use head_dim={sizes['head_dim'] + 1}, or another num_heads"
         )
 
 
-def _check_gpt(family: str, sizes: dict[str, Any]) -> None:
+def _check_family(family: str, sizes: dict[str, Any]) -> None:
+    """Refuse what a family does not have, and would ignore."""
+    positions, rope = sizes["positions"], sizes["rope"].type
+    if positions not in FAMILY_POSITIONS[family]:
+        raise ValueError(
+            f"positions={positions!r} does not exist in family {family!r}, whose positions are "
+            f"{' or '.join(FAMILY_POSITIONS[family])}: leave positions out"
+            + ", or use family='gpt'" * (positions in FAMILY_POSITIONS["gpt"])
+        )
     if family != "gpt":
         return
-    given = {**sizes, "rope.type": sizes["rope"].type}
-    fixed = {"window": None, "qkv_bias": True, "output_bias": True, "rope.type": "none"}
+    fixed = {"window": None, "qkv_bias": True, "output_bias": True}
     for name, only in fixed.items():
-        if given.get(name, only) != only:
+        if sizes.get(name, only) != only:
             raise ValueError(
-                f"{name}={given[name]} does not exist in family 'gpt', which has learned positions "
-                f"and biases everywhere: leave {name} out, or use family='llama'"
+                f"{name}={sizes[name]} does not exist in family 'gpt', which has biases everywhere "
+                f"and no window: leave {name} out, or use family='llama'"
             )
+    if positions == "learned" and rope != "none":
+        raise ValueError(
+            f"rope.type={rope} does not exist with positions='learned', which nothing stretches: "
+            "leave rope.type out, or use positions='rotary'"
+        )
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -17,6 +17,7 @@ from seq1f1b_jax.ops.attention import AttentionBackend, Prefix
 from seq1f1b_jax.pipeline import PipelineStep, Stage
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit
 from seq1f1b_jax.pipeline.executor.scan import ACTIONS
+from seq1f1b_jax.pipeline.params.positions import take_out
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.schedule import Op
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
@@ -32,7 +33,8 @@ def time_actions(
     rank, program, table = jax.process_index(), step.program(1), step.table
     local = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
     layers = jax.tree.map(lambda leaf: leaf[0], local.layers)
-    weights = local._replace(layers=layers, embedding=None, head=None)
+    first, _ = take_out(local.first, program.position_tables)
+    weights = local._replace(layers=layers, first=first, embedding=None, head=None)
     tables = {
         name: 0.02 * jax.random.normal(jax.random.key(1), shape.shape)
         for name, shape in program.table_shapes.items()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.loss import cross_entropy_reference
+from seq1f1b_jax.pipeline.params.positions import embed
 from seq1f1b_jax.pipeline.stage import Params, Stage
 
 
@@ -32,7 +33,8 @@ class Model:
     def embed(self, params: Params, tokens: Int[Array, "B T"]) -> Float[Array, "B T d"]:
         """Input of the first layer."""
         rows = jnp.take(params.embedding, tokens, axis=0)
-        return self.stage.embed(params.first, rows, jnp.arange(tokens.shape[1], dtype=jnp.int32))
+        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        return embed(self.stage, params.first, rows, positions)
 
     def layers(
         self, weights: Any, x: Float[Array, "B T d"], *, gather: Callable = lambda w: w

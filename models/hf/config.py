@@ -205,6 +205,7 @@ def _gpt2(settings: CheckedValues):
         "head_dim": max(model_dim // num_heads, 1),
         "mlp_dim": settings.count("n_inner", 4 * model_dim),
         "vocab_size": settings.count("vocab_size", 50_257),
+        "positions": "learned",
         "max_positions": length,
         # null is false to transformers, and absent is true
         "tied": settings.flag("tie_word_embeddings", "tie_word_embeddings" not in settings),

@@ -15,11 +15,11 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.export_tokenizer import complete, files_beside, fitting_stage
-from seq1f1b_jax.models.hf.match import leaf_name, leaf_shapes, wanted
+from seq1f1b_jax.models.hf.match import leaf_shapes, wanted
 from seq1f1b_jax.models.hf.origin import GENERATION, Origin, write_files
 from seq1f1b_jax.models.hf.write_config import export_table, hf_config
 from seq1f1b_jax.pipeline.params.rows import opened
-from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
 DTYPES: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})
 ZEROS = "layers.attention.output.bias"

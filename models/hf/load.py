@@ -5,12 +5,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seq1f1b_jax.models.decoder import Decoder
-from seq1f1b_jax.models.hf.match import leaf_name, leaf_shapes, match
+from seq1f1b_jax.models.hf.match import leaf_shapes, match
 from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.pipeline.params.layout import Layout, is_layer_path, staged_shapes
 from seq1f1b_jax.pipeline.params.rows import Rows, put_tree, slices
 from seq1f1b_jax.pipeline.params.sharding import shardings
-from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
 
 def load_rows(source: Source, stage: Decoder) -> Params:

@@ -11,7 +11,7 @@ from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.models.hf.tables import TABLES, Rule
-from seq1f1b_jax.pipeline.stage import Params
+from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
 HEAD = "lm_head.weight"
 LISTED = 8
@@ -61,11 +61,6 @@ class Match:
 def leaf_shapes(stage: Decoder) -> Params:
     """Shapes of a model's parameters; nothing is allocated."""
     return jax.eval_shape(stage.init, jax.random.key(0))
-
-
-def leaf_name(path: tuple) -> str:
-    """`layers.mlp.up.kernel` from a tree path."""
-    return ".".join(str(getattr(key, "name", getattr(key, "key", key))) for key in path)
 
 
 def rules_of(stage: Decoder, table: str) -> dict[str, Rule]:

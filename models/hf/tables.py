@@ -58,7 +58,7 @@ def letters(stage: Decoder) -> dict[str, int]:
     """Sizes of the letters of a pattern."""
     return {
         "d": stage.model_dim, "h": stage.num_heads, "k": stage.num_kv_heads, "e": stage.head_dim,
-        "f": stage.mlp_dim, "v": stage.vocab_size, "n": getattr(stage, "max_positions", 0),
+        "f": stage.mlp_dim, "v": stage.vocab_size, "n": getattr(stage, "max_positions", 0) or 0,
         "p": 3, "t": 2, "r": stage.head_dim // 2,
     }
 

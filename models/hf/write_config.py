@@ -70,6 +70,11 @@ def _llama_kind(stage: Llama) -> str:
 
 
 def _check_gpt2(stage: Gpt) -> None:
+    if stage.rotary:
+        raise UserError(
+            "positions='rotary' with family='gpt' cannot be exported: GPT-2 in transformers has "
+            "learned positions; train with positions='learned', or family='llama'"
+        )
     wide = stage.num_heads * stage.head_dim
     if stage.num_kv_heads != stage.num_heads or wide != stage.model_dim:
         raise UserError(

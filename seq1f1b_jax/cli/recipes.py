@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from seq1f1b_jax.cli.keys import describe, flatten, is_setting, nearest, sections, setting_types
-from seq1f1b_jax.cli.renamed import RENAMED, SAME, model_name
+from seq1f1b_jax.cli.renamed import RENAMED, SAME, model_name, with_positions
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import RUN_CONFIG, one_line, resolve
 
@@ -83,6 +83,8 @@ def kept_settings(path: Path) -> str:
             value = model_name(value)
         if key not in RENAMED:
             reduce(lambda node, group: node.setdefault(group, {}), groups, tree)[name] = value
+    if "model" in tree:
+        tree["model"] = with_positions(tree["model"])
     return yaml.safe_dump(tree)
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
+
+from seq1f1b_jax.config import DEFAULT_POSITIONS
 
 _COUNTS = (
     "which counts sequences: give it the old number times schedule.num_microbatches times "
@@ -36,3 +39,24 @@ def model_name(stage: str | None) -> str | None:
       ('seq1f1b_jax.models.llama:Llama', 'mine:Model')
     """
     return f"seq1f1b_jax.{stage}" if stage in OLD_MODELS else stage
+
+
+def with_positions(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `model`, the positions of a gpt named: before there was a choice, it learned them.
+
+    A section without the name `positions` is that of an earlier version.
+
+    Example:
+      >>> with_positions({"family": "gpt", "preset": "7b"})["positions"]
+      'learned'
+      >>> with_positions({"family": "gpt", "preset": "7b", "positions": "rotary"})["positions"]
+      'rotary'
+    """
+    if "positions" in model:
+        return dict(model)
+    if model.get("stage") is None:
+        return {**model, "positions": DEFAULT_POSITIONS.get(str(model.get("family")))}
+    settings, ours = model.get("settings"), str(model["stage"]).endswith("models:build_stage")
+    if ours and isinstance(settings, Mapping) and settings.get("family") == "gpt":
+        settings = {"positions": "learned", **settings}
+    return {**model, "positions": None, "settings": settings}

@@ -1,9 +1,11 @@
 """Every setting of a run as frozen dataclasses, and the checks across them."""
 
 from seq1f1b_jax.config.model import (
+    DEFAULT_POSITIONS,
     MODEL_DEFAULTS,
     ROPE_TYPES,
     ModelConfig,
+    Positions,
     RopeConfig,
     resolve_model,
 )
@@ -23,6 +25,7 @@ from seq1f1b_jax.config.sections import (
 )
 
 __all__ = [
+    "DEFAULT_POSITIONS",
     "MODEL_DEFAULTS",
     "ROPE_TYPES",
     "CheckpointConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "Positions",
     "RopeConfig",
     "ScheduleConfig",
     "TrainConfig",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
-from seq1f1b_jax.config.model import stage_problems
+from seq1f1b_jax.config.model import DEFAULT_POSITIONS, stage_problems
 
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
@@ -116,7 +116,9 @@ def _model(config: Config) -> Iterator[str]:
             f"model.window={model.window}: a query sees itself at least; use 1 or more keys, or "
             "null for no window"
         )
-    if model.family == "gpt" and model.max_positions and model.max_positions < data.seq_len:
+    # a preset's kind of positions is known once it is filled in, and then this is checked again
+    positions = model.positions or (not model.preset and DEFAULT_POSITIONS.get(model.family))
+    if positions == "learned" and model.max_positions and model.max_positions < data.seq_len:
         cure = f"--model.max_positions {data.seq_len}"
         if model.source:  # its table of positions is as long as it is
             cure = f"--data.seq_len {model.max_positions} or less"

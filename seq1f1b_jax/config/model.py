@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 RopeType = Literal["none", "linear", "ntk", "yarn", "llama3"]
 ROPE_TYPES: tuple[str, ...] = get_args(RopeType)
+Positions = Literal["learned", "rotary"]
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class ModelConfig:
       head_dim: width of one head; None: model_dim / num_heads.
       mlp_dim: hidden width of the MLP; None: the family's rule.
       vocab_size: rows of the vocabulary tables; None: from the data (256 for byte-level text).
+      positions: `learned` (gpt) or `rotary`; None: the preset's, else learned for gpt, rotary for
+        llama.
       max_positions: longest sequence that learned positions cover; None: data.seq_len.
       tied: whether the head is the embedding.
       norm_eps: constant added to the variance in the norms.
-      rope_theta: base of the rotary frequencies (llama).
-      rope: how they are stretched for longer sequences (llama).
+      rope_theta: base of the rotary frequencies.
+      rope: how they are stretched for longer sequences.
       window: sliding-window size; None: full attention (llama).
       qkv_bias: whether query, key and value projections have biases (llama; gpt always has them).
       output_bias: whether attention's output projection has one (llama; gpt always has it).
@@ -83,6 +86,7 @@ class ModelConfig:
     head_dim: int | None = None
     mlp_dim: int | None = None
     vocab_size: int | None = None
+    positions: Positions | None = None
     max_positions: int | None = None
     tied: bool | None = None
     norm_eps: float | None = None
@@ -107,6 +111,10 @@ MODEL_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "rope_theta": 10000.0,
     }
 )
+DEFAULT_POSITIONS: Mapping[str, Positions] = MappingProxyType(
+    {"gpt": "learned", "llama": "rotary"}
+)
+"""By family."""
 
 
 def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -> ModelConfig:
@@ -134,6 +142,7 @@ def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -
         del given["rope"]
     filled = {**MODEL_DEFAULTS, **preset, **given}
     filled.setdefault("num_kv_heads", filled["num_heads"])
+    filled.setdefault("positions", DEFAULT_POSITIONS.get(filled["family"]))
     return replace(model, **filled)
 
 

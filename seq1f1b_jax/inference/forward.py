@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.pipeline.params.positions import embed
 from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
 
 
@@ -50,7 +51,7 @@ def forward(
         attended, kept = attention(*stage.pre(weights, x, context), layer_cache)
         return stage.post(weights, x, attended), kept
 
-    x = stage.embed(params.first, jnp.take(params.embedding, tokens, axis=0), positions)
+    x = embed(stage, params.first, jnp.take(params.embedding, tokens, axis=0), positions)
     return jax.lax.scan(layer_step, x, (params.layers, cache))
 
 

@@ -11,7 +11,12 @@ from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.halves import tensor_axis
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout, make_layout, tensor_dims_of
-from seq1f1b_jax.pipeline.stage import Stage, max_positions_of, shard_stage
+from seq1f1b_jax.pipeline.stage import (
+    Stage,
+    max_positions_of,
+    position_tables_of,
+    shard_stage,
+)
 from seq1f1b_jax.pipeline.step import PipelineStep, heads_of
 from seq1f1b_jax.schedule import Plan, lower, validate
 
@@ -88,6 +93,7 @@ def build_step(
         layers_per_stage=layers_per_stage,
         num_tensor=tensor.size,
         tensor_dims=tensor_dims_of(stage, shard_stage(stage, tensor)),
+        position_tables=dict.fromkeys(position_tables_of(stage), limit or 0),
     )
     platform = mesh.devices.flat[0].platform
     return PipelineStep(

@@ -33,7 +33,8 @@ class MemoryPrediction:
       accumulators: gradients of this rank's parameters, accumulation dtype.
       inbox: messages that arrived before they are used, where there is more than one, and the one
         that waits to be sent, where messages travel late.
-      weights: compute copies of this rank's weights, and the vocabulary tables it gathers.
+      weights: compute copies of this rank's weights, and the tables it gathers, of the vocabulary
+        and of learned positions.
       workspace: scratch of the largest single action.
     """
 

@@ -8,6 +8,7 @@ because the first and the last rank share one buffer for them.
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from jax.tree_util import keystr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
@@ -20,8 +21,8 @@ class Params(NamedTuple):
 
     Attributes:
       layers: tree whose leaves are `[num_layers, ...]`.
-      first: small tree used beside the embedding by the first stage (learned positions; may be
-      `{}`).
+      first: tree used beside the embedding by the first stage (learned positions; may be `{}`);
+        small, but for the tables that the stage declares (`position_tables_of`).
       last: small tree used before the head by the last stage (the final norm; may be `{}`).
       embedding: `[vocab_size, model_dim]`.
       head: `[vocab_size, model_dim]`, or `None` when the head is tied to the embedding.
@@ -44,8 +45,9 @@ class Stage(Protocol):
     which the executor calls, looks back). Properties may be fields of a frozen dataclass.
 
     A stage may also have `window`, a sliding-window size in keys; see `window_of`. One that has
-    learned so many positions and no more has `max_positions`; see `max_positions_of`. One whose
-    layers can be sharded over devices has `shard(tensor)`; see `shard_stage`.
+    learned so many positions and no more has `max_positions`; see `max_positions_of`; whose tables
+    of them are sharded, `position_tables`; see `position_tables_of`. One whose layers can be
+    sharded over devices has `shard(tensor)`; see `shard_stage`.
     """
 
     @property
@@ -83,7 +85,10 @@ class Stage(Protocol):
     def embed(
         self, first: Tree, x: Float[Array, "B T d"], positions: Int[Array, "*B T"]
     ) -> Float[Array, "B T d"]:
-        """Finish the embedding from its rows `x = embedding[tokens]`: add positions, scale."""
+        """Finish the embedding from its rows `x = embedding[tokens]`: add positions, scale.
+
+        In the place of a table that `position_tables` names `first` has its rows at `positions`.
+        """
         ...
 
     def pre(
@@ -114,6 +119,24 @@ def max_positions_of(stage: Stage) -> int | None:
     A lookup past a table gives its last row, without an error, so longer sequences are refused.
     """
     return getattr(stage, "max_positions", None)
+
+
+def position_tables_of(stage: Stage) -> tuple[str, ...]:
+    """Leaves `[max_positions, n]` in `first` that are looked up by position only.
+
+    They are sharded over devices, and the executor looks up: `embed` gets their rows at the
+    positions, `[*B, T, n]`, in their places. `()` is the default of a stage without the field
+    `position_tables`: each device has `first` as it is.
+
+    Returns:
+      Their paths in `Params`, dots between: `first.table`.
+    """
+    return tuple(getattr(stage, "position_tables", ()))
+
+
+def leaf_name(path: tuple) -> str:
+    """A tree path with dots between, `layers.mlp.up.kernel`."""
+    return keystr(path, simple=True, separator=".")
 
 
 def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:

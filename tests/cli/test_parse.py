@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from seq1f1b_jax import mesh_configs
 from seq1f1b_jax.cli import EvaluateOptions, GenerateOptions, TrainOptions, parse, to_yaml
@@ -232,6 +233,18 @@ def test_the_configuration_that_a_run_keeps_means_that_run(kept, tmp_path, monke
     other = read("--config", recipe, "--train.output_dir", "other").config
     assert other.train.output_dir == str(tmp_path.parent / "other")
     assert given.config.model.num_layers == other.model.num_layers == 9
+
+
+def test_a_gpt_that_an_earlier_version_has_kept_has_learned_positions(tmp_path):
+    for name, positions in {"old": None, "new": "rotary"}.items():
+        folder = tmp_path / name
+        (folder / "checkpoints").mkdir(parents=True)
+        named = {"positions": positions} if positions else {}
+        recipe = yaml.safe_dump({"model": {"family": "gpt", "preset": "2.7b", **named}})
+        (folder / "config.yaml").write_text(recipe)
+        kept = f"--config={folder}/config.yaml"
+        for given in (["evaluate", f"--train.output_dir={folder}"], [kept]):
+            assert read(*given).config.model.positions == (positions or "learned")
 
 
 BOMB = "model:\n  family: &a0 [1, 1]\n" + "".join(

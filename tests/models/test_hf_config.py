@@ -70,7 +70,8 @@ def test_fields_of_gpt2():
     description = read(GPT2)
     assert description.fields == {
         "family": "gpt", "num_layers": 2, "model_dim": 24, "num_heads": 4, "num_kv_heads": 4,
-        "head_dim": 6, "mlp_dim": 96, "vocab_size": 32, "max_positions": 50, "tied": True,
+        "head_dim": 6, "mlp_dim": 96, "vocab_size": 32, "positions": "learned",
+        "max_positions": 50, "tied": True,
         "norm_eps": 1e-5,
     }
     assert description.context_length == 50
@@ -283,6 +284,7 @@ UNKNOWN = {
     "biases and a window": (
         "llama", {"qkv_bias": True, "output_bias": True, "window": 3}, "and window=3"),
     "grouped gpt": ("gpt", {"num_kv_heads": 2}, "num_kv_heads=2.*GPT-2"),
+    "rotary gpt": ("gpt", {"positions": "rotary"}, "positions='rotary' .*gpt.* cannot be exported"),
     "wide gpt": ("gpt", {"head_dim": 8}, "head_dim=8.*GPT-2"),
 }
 

@@ -7,6 +7,7 @@ import pytest
 
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.models import FAMILIES, PRESETS, build_stage, num_params, preset_fields
+from seq1f1b_jax.pipeline.stage import max_positions_of
 
 SIZES = {"num_layers": 2, "model_dim": 24, "num_heads": 4, "vocab_size": 10, "max_positions": 16}
 CASES = [(family, name) for family in PRESETS for name in PRESETS[family]]
@@ -15,7 +16,10 @@ CASES = [(family, name) for family in PRESETS for name in PRESETS[family]]
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_preset_builds_with_its_fields(family, name):
     stage = build_stage(family, preset=name)
-    for field, value in preset_fields(family, name).items():
+    fields = preset_fields(family, name)
+    if fields.get("positions") == "rotary":
+        fields["max_positions"] = None  # a table's length, where there is a table
+    for field, value in fields.items():
         assert getattr(stage, field) == value
     assert stage.num_heads * stage.head_dim == stage.model_dim
 
@@ -26,7 +30,7 @@ def test_preset_builds_with_its_fields(family, name):
 def test_preset_has_the_parameters_of_its_name(family, name):
     stage = build_stage(family, preset=name)
     named = float(name[:-1]) * {"b": 1e9, "m": 1e6}[name[-1]]
-    positions = getattr(stage, "max_positions", 0) * stage.model_dim
+    positions = (getattr(stage, "max_positions", 0) or 0) * stage.model_dim
     # Names are rounded: by 3.5 % for 2.7b, the most.
     assert num_params(stage) - positions == pytest.approx(named, rel=0.04)
 
@@ -41,6 +45,23 @@ def test_presets_have_the_published_shapes(name, num_layers, model_dim, num_head
         shape = (stage.num_layers, stage.model_dim, stage.num_heads, stage.num_kv_heads)
         assert shape == (num_layers, model_dim, num_heads, num_heads)
         assert not stage.tied
+    gpt = build_stage("gpt", preset=name)
+    assert (gpt.positions, gpt.rope_theta, max_positions_of(gpt)) == ("rotary", 10_000.0, None)
+
+
+def test_positions_of_a_gpt_are_a_choice():
+    """Learned unless it is said, or a preset of the paper says it."""
+    learned, rotary = build_stage("gpt", **SIZES), build_stage("gpt", **SIZES, positions="rotary")
+    assert (learned.positions, max_positions_of(learned)) == ("learned", 16)
+    assert num_params(learned) - num_params(rotary) == 16 * 24
+    assert {
+        name: build_stage("gpt", preset=name).positions for name in PRESETS["gpt"]
+    } == {
+        **dict.fromkeys(("tiny", "small", "medium", "125m", "350m", "1.3b"), "learned"),
+        **dict.fromkeys(("2.7b", "7b", "13b", "30b"), "rotary"),
+    }
+    again = build_stage("gpt", preset="7b", positions="learned")
+    assert again.max_positions == 131072  # as the preset was before it was rotary
 
 
 def test_num_params_is_the_sum_of_the_leaves():
@@ -103,13 +124,22 @@ ERRORS = {
     "family": ("lama", {}, "unknown family 'lama'; did you mean 'llama'"),
     "preset": ("llama", {"preset": "7"}, "unknown llama preset '7'; did you mean '7b'"),
     "preset of no near name": ("gpt", {"preset": "x"}, "unknown gpt preset 'x'; use one of tiny"),
-    "missing": ("gpt", {"max_positions": None}, "max_positions not given for family 'gpt'"),
+    "missing": (
+        "gpt", {"max_positions": None}, "max_positions not given .* 'gpt'.* positions='rotary'"),
     "zero layers": ("gpt", {"num_layers": 0}, "num_layers=0 is not positive"),
     "zero window": ("llama", {"window": 0}, "window=0 is not positive"),
     "gpt's window": ("gpt", {"window": 8}, "window=8 does not exist in family 'gpt'"),
     "gpt without biases": ("gpt", {"qkv_bias": False}, "qkv_bias=False does not exist in family"),
     "gpt stretched": (
-        "gpt", {"rope": {"type": "linear", "factor": 2.0}}, "rope.type=linear does not exist"),
+        "gpt", {"rope": {"type": "linear", "factor": 2.0}},
+        "rope.type=linear does not exist with positions='learned'.* use positions='rotary'"),
+    "odd head under rotary gpt": (
+        "gpt", {"model_dim": 20, "positions": "rotary"}, "head_dim=5 is odd; .* head_dim=6"),
+    "positions": (
+        "gpt", {"positions": "none"},
+        "positions='none' does not exist in family 'gpt', .* are learned or rotary: leave"),
+    "learned llama": (
+        "llama", {"positions": "learned"}, "'learned' does not exist .*'llama'.* use family='gpt'"),
     "rope type": ("llama", {"rope": {"type": "x"}}, "unknown rope.type 'x'; use one of none, lin"),
     "rope shrinks": (
         "llama", {"rope": {"type": "linear", "factor": 0.5}}, "rope.factor=0.5 is below 1"),

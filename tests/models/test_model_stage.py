@@ -11,6 +11,7 @@ import pytest
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.pipeline.params.positions import embed
 from seq1f1b_jax.pipeline.stage import Params, Stage
 
 SIZES = {
@@ -20,6 +21,7 @@ SIZES = {
 STAGES = {
     "gpt": build_stage("gpt", **SIZES),
     "gpt grouped tied": build_stage("gpt", **SIZES, num_kv_heads=1, tied=True),
+    "gpt rotary": build_stage("gpt", **SIZES, positions="rotary"),
     "llama": build_stage("llama", **SIZES),
     "llama grouped tied wide heads": build_stage(
         "llama", **SIZES, num_kv_heads=2, head_dim=10, tied=True
@@ -83,7 +85,7 @@ def test_shapes_and_dtypes(stage, dtype):
     like_x = [
         jax.eval_shape(stage.post, layer, x, attended),
         jax.eval_shape(stage.final, params.last, x),
-        jax.eval_shape(stage.embed, params.first, x, positions),
+        jax.eval_shape(partial(embed, stage), params.first, x, positions),
     ]
     assert all(value.shape == x.shape for value in like_x)
     assert {value.dtype for value in (q, k, v, *like_x)} == {jnp.dtype(dtype)}
@@ -121,7 +123,7 @@ def test_tokens_do_not_see_each_other(stage):
     def everything(x, attended):
         return (
             *stage.pre(layer, x, context), stage.post(layer, x, attended),
-            stage.final(last, x), stage.embed(first, x, positions),
+            stage.final(last, x), embed(stage, first, x, positions),
         )
 
     clean = everything(x, attended)
@@ -140,7 +142,7 @@ def test_positions_are_those_of_the_argument(stage):
 
     @jax.jit
     def run(x, positions):
-        x = stage.embed(first, x, positions)
+        x = embed(stage, first, x, positions)
         return stage.pre(layer, x, stage.context(positions))
 
     whole, part = run(x, positions), run(x[:, 3:], positions[3:])
@@ -158,7 +160,7 @@ def test_positions_of_each_sequence(stage):
 
     @jax.jit
     def run(x, positions):
-        x = stage.embed(first, x, positions)
+        x = embed(stage, first, x, positions)
         return stage.pre(layer, x, stage.context(positions))
 
     both = run(x, positions)
@@ -264,5 +266,6 @@ def test_equal_stages_share_one_compilation():
 def test_positions_beyond_the_table_are_nan():
     stage = STAGES["gpt"]
     positions = jnp.array([31, 32])
-    out = stage.embed(parameters(stage).first, jnp.zeros((1, 2, stage.model_dim)), positions)
+    first, x = parameters(stage).first, jnp.zeros((1, 2, stage.model_dim))
+    out = embed(stage, first, x, positions)
     assert np.isfinite(out[0, 0]).all() and np.isnan(out[0, 1]).all()

@@ -86,6 +86,16 @@ class NoPositions(OwnStage):
     max_positions = 0
 
 
+class NoTable(OwnStage):
+    max_positions = 8
+    position_tables = ("first.table",)
+
+
+class ShortTable(NoTable):
+    def init(self, key):
+        return super().init(key)._replace(first={"table": jnp.ones((7, 8))})
+
+
 class Mistaken(OwnStage):
     def post(self, layer, x, attended):
         return x @ layer["gate"]
@@ -119,4 +129,6 @@ BREAKS = {
     "no number": (OwnStage(num_layers="3"), ["OwnStage.num_layers is '3'", "whole number"]),
     "no positions": (NoPositions(), ["NoPositions.max_positions is 0", "or be None"]),
     "zero": (OwnStage(vocab_size=0), ["OwnStage.vocab_size is 0"]),
+    "no table": (NoTable(), ["NoTable.position_tables names 'first.table'", "not one of []"]),
+    "short table": (ShortTable(), ["'first.table', which is float32[7, 8]", "max_positions is 8"]),
 }

@@ -152,9 +152,11 @@ def _cover(
 
 def build(case: Case, *, fill: float | None = None):
     """The pipelined step of a case."""
+    family, *positions = case.family.split()
     stage = build_stage(
-        case.family, num_layers=sum(case.layers_per_stage), tied=case.tied,
-        max_positions=sum(case.chunk_lengths), **SIZES,
+        family, num_layers=sum(case.layers_per_stage), tied=case.tied,
+        positions=positions[0] if positions else None, max_positions=sum(case.chunk_lengths),
+        **SIZES,
     )
     stage = replace(stage, window=WINDOW if "window" in case.masks else None)
     plan = make_plan(

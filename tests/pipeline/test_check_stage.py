@@ -35,6 +35,7 @@ ROPES = {
 OURS = {
     "gpt": build_stage("gpt", preset="tiny"),
     "gpt, tied": build_stage("gpt", preset="tiny", tied=True),
+    "gpt, rotary": build_stage("gpt", preset="tiny", positions="rotary"),
     "llama": build_stage("llama", preset="tiny"),
     "llama, one key/value head": build_stage("llama", preset="tiny", num_kv_heads=1),
     "mistral": build_stage("llama", preset="tiny", window=3),

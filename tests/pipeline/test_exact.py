@@ -25,6 +25,28 @@ UNROLLED = {
     ),
 }
 """Every layer its own part of the program; else layers are a loop."""
+POSITIONS = {
+    "learned, 20 rows on six devices, tokens shared": Case(
+        P=3, T=2, M=2, C=2, lengths="balanced", family="gpt", masks="restart", tied=True,
+        sequence=True,
+    ),
+    "learned, a ring of two pipelines of four devices": Case(
+        P=2, T=2, D=2, V=2, M=2, C=2, schedule="seq1f1b-i", family="gpt", masks="restart",
+    ),
+    "learned, 22 rows on four ranks, split": Case(
+        P=4, M=2, C=3, lengths="odd", schedule="seq-zb-h1", family="gpt", batch=2,
+    ),
+    "rotary gpt, one stage of two devices, halves": Case(
+        P=1, T=2, M=2, C=2, family="gpt rotary", masks="restart", sequence=True, halves=True,
+    ),
+    "rotary gpt, a ring, tied": Case(
+        P=2, V=2, M=2, C=2, schedule="seq1f1b-i", family="gpt rotary", recompute="full", tied=True,
+    ),
+    "rotary gpt, odd chunks, documents, four pipelines": Case(
+        P=2, D=4, M=2, C=3, lengths="odd", family="gpt rotary", recompute="none", masks="restart",
+    ),
+}
+"""Tables of positions are cut by rows, also where that leaves some devices padding only."""
 
 
 def check(case: Case) -> None:
@@ -51,6 +73,11 @@ def test_trap(case):
 
 @pytest.mark.parametrize("case", UNROLLED.values(), ids=UNROLLED.keys())
 def test_unrolled(case):
+    check(case)
+
+
+@pytest.mark.parametrize("case", POSITIONS.values(), ids=POSITIONS.keys())
+def test_positions(case):
     check(case)
 
 

@@ -13,13 +13,12 @@ from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_
 from seq1f1b_jax.pipeline.params import fresh as fresh_module
 from seq1f1b_jax.pipeline.params import rows as rows_module
 from seq1f1b_jax.pipeline.params.fresh import fresh
-from seq1f1b_jax.pipeline.params.layout import kind_of
 from seq1f1b_jax.pipeline.params.rows import Rows, canonical_rows, shares
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.own_stage import OwnStage
 
 SIZES = dict(model_dim=16, num_heads=4, mlp_dim=24, vocab_size=19, num_layers=6)
-FAMILY = {"gpt": dict(max_positions=16), "llama": dict(num_kv_heads=2)}
+FAMILY = {"gpt": dict(max_positions=17), "llama": dict(num_kv_heads=2)}
 
 TOPOLOGIES = {
     "P=1": {},
@@ -61,7 +60,7 @@ def stacked(tree, layout):
     """The in-memory layout of whole arrays, written down a second time."""
 
     def stack(path, leaf):
-        kind, ranks = kind_of(path), layout.num_ranks
+        kind, ranks = layout.kind_of(path), layout.num_ranks
         if kind == "layer":
             shape = (ranks, layout.stages_per_rank, layout.max_layers)
             room = np.zeros((*shape, *leaf.shape[1:]), "f4")
@@ -71,10 +70,11 @@ def stacked(tree, layout):
                     room[stage % ranks, stage // ranks, place] = next(layers)
             return rearrange(room, "rank group layer ... -> rank (group layer) ...")
         if kind == "table":
-            padded = np.zeros((ranks * layout.num_tensor * layout.table_rows, leaf.shape[1]), "f4")
+            rows = layout.shard_rows(len(leaf))
+            padded = np.zeros((ranks * layout.num_tensor * rows, leaf.shape[1]), "f4")
             padded[: len(leaf)] = leaf
             return rearrange(
-                padded, "(part rank row) d -> rank (part row) d", rank=ranks, row=layout.table_rows
+                padded, "(part rank row) d -> rank (part row) d", rank=ranks, row=rows
             )
         return leaf
 

@@ -79,6 +79,22 @@ class Learned(OwnStage):
         return x * self.model_dim**0.5 + (first["table"][positions] + waves).astype(x.dtype)
 
 
+class Declared(OwnStage):
+    """A table of positions that is sharded, narrower than the model, beside other leaves."""
+
+    max_positions = 128
+    position_tables = ("first.place.narrow",)
+
+    def init(self, key):
+        params = super().init(key)
+        table = 0.1 * jax.random.normal(key, (self.max_positions, 3))
+        return params._replace(first={"place": {"narrow": table}, "wide": jnp.ones((3, 8))})
+
+    def embed(self, first, x, positions):
+        waves = jnp.sin(positions)[..., None].astype(x.dtype)
+        return x + first["place"]["narrow"] @ first["wide"] * waves
+
+
 class Tables(OwnStage):
     """Rotary-like tables from `context`, and a dropout whose rate is 0."""
 
@@ -178,6 +194,6 @@ class Masked(OwnStage):
 
 
 KEEPS = [
-    Flattened, TokensFirst, Experts, SortedExperts, Looped, Learned, Tables, Convolved, Modulated,
-    Gated, InBlocks, MappedBlocks, RotaryRows, HalfInside, Masked,
+    Flattened, TokensFirst, Experts, SortedExperts, Looped, Learned, Declared, Tables, Convolved,
+    Modulated, Gated, InBlocks, MappedBlocks, RotaryRows, HalfInside, Masked,
 ]  # fmt: skip

@@ -51,6 +51,33 @@ def test_a_model_that_had_another_name_continues():
     check_same_run(meta, setup, data)
 
 
+GPT = ModelConfig(family="gpt", preset="2.7b", positions="learned", max_positions=32768)
+BUILT = "seq1f1b_jax.models:build_stage"
+
+
+@pytest.mark.parametrize(("model", "other"), [
+    (GPT, replace(GPT, positions="rotary")),
+    (ModelConfig(positions="rotary"), None),
+    (ModelConfig(stage="own:Model"), None),
+    (
+        ModelConfig(stage=BUILT, settings={"family": "gpt", "positions": "learned"}),
+        ModelConfig(stage=BUILT, settings={"family": "gpt"}),
+    ),
+], ids=["gpt", "llama", "custom", "gpt as a custom model"])  # fmt: skip
+def test_a_gpt_of_an_earlier_version_has_learned_positions(model, other):
+    """Before positions were a choice, no checkpoint named them."""
+    setup, data = run(DOCUMENTS)
+    setup.config = replace(setup.config, model=model)
+    meta = make_meta(setup.config, data)
+    meta["config"]["model"].pop("positions")
+    meta["config"]["model"]["settings"].pop("positions", None)
+    check_same_run(meta, setup, data)
+    if other is not None:
+        setup.config = replace(setup.config, model=other)
+        with pytest.raises(ValueError, match="positions: checkpoint learned, this run"):
+            check_same_run(meta, setup, data)
+
+
 def test_a_layout_of_an_earlier_version_is_read():
     layout = Layout((1, 1, 1, 1), vocab_size=256, tied=False, stages_per_rank=2)
     record = json.loads(json.dumps(asdict(layout)))

@@ -19,7 +19,14 @@ from jaxtyping import DTypeLike
 
 from seq1f1b_jax.pipeline.checks.pieces import Piece, pieces_of
 from seq1f1b_jax.pipeline.checks.tokenwise import check_tokenwise
-from seq1f1b_jax.pipeline.stage import Params, Stage, max_positions_of, window_of
+from seq1f1b_jax.pipeline.stage import (
+    Params,
+    Stage,
+    leaf_name,
+    max_positions_of,
+    position_tables_of,
+    window_of,
+)
 from seq1f1b_jax.schedule.user_code import MISTAKES
 
 SIZES = ("num_layers", "vocab_size", "model_dim", "num_heads", "num_kv_heads", "head_dim")
@@ -133,6 +140,7 @@ def _check_init(stage: Stage) -> Params:
             f"{name} returned .head as {given} and {type(stage).__name__}.tied is {stage.tied}; it "
             "must be None if tied is True, and only then"
         )
+    _check_position_tables(stage, params)
     rows = (stage.vocab_size, stage.model_dim)
     for table in ("embedding",) if params.head is None else ("embedding", "head"):
         if getattr(getattr(params, table), "shape", None) != rows:
@@ -141,6 +149,19 @@ def _check_init(stage: Stage) -> Params:
                 f"[vocab_size, model_dim], which is {list(rows)}"
             )
     return params
+
+
+def _check_position_tables(stage: Stage, params: Params) -> None:
+    found, name = Params({}, params.first, {}, None, None), type(stage).__name__
+    leaves = {leaf_name(path): leaf for path, leaf in leaves_with_path(found)}
+    for table in position_tables_of(stage):
+        shape = getattr(leaves.get(table), "shape", ())
+        if len(shape) != 2 or shape[0] != max_positions_of(stage):
+            given = _text(leaves[table]) if table in leaves else f"not one of {sorted(leaves)}"
+            raise ValueError(
+                f"{name}.position_tables names {table!r}, which is {given}; it must be a leaf of "
+                f".first, [max_positions, n], and {name}.max_positions is {max_positions_of(stage)}"
+            )
 
 
 def _check_outputs(piece: Piece) -> None:

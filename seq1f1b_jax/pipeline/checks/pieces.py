@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
 
+from seq1f1b_jax.pipeline.params.positions import embed
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
 
 SEQUENCES, TOKENS = 2, 128
@@ -80,7 +81,7 @@ def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
     def of_positions(at: Shape, text: str = "") -> list[Piece]:
         return [
             Piece(
-                f"{name}.embed{text}", lambda w, at, x: stage.embed(w, x, at), first, at, {"x": x},
+                f"{name}.embed{text}", lambda w, at, x: embed(stage, w, x, at), first, at, {"x": x},
                 {"x": x},
             ),
             Piece(f"{name}.pre{text}", pre, layer, at, {"x": x}, {"q": q, "k": kv, "v": kv}),

@@ -15,6 +15,7 @@ from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
 from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit
+from seq1f1b_jax.pipeline.params import positions
 from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -178,13 +179,20 @@ def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B 
     stage, first, tensor = chunk.program.stage, chunk.inputs.weights.first, chunk.program.tensor
     tokens = chunk.tokens(unit, chunk.inputs.tokens)
     rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, tensor)
-    _, pull = jax.vjp(lambda f, r: stage.embed(f, r, chunk.row_positions(unit)), first, rows)
-    d_first, d_rows = pull(dx)
+
+    def embed(first: Tree, at_positions: dict[str, Array], rows: Array) -> Array:
+        first = positions.put_in(first, at_positions)
+        return stage.embed(first, rows, chunk.row_positions(unit))
+
+    _, pull = jax.vjp(embed, first, chunk.position_rows(unit), rows)
+    d_first, d_positions, d_rows = pull(dx)
     grads = state.grads
-    table = add_rows(grads.tables[chunk.embedding], tokens, d_rows, tensor)
+    tables = {chunk.embedding: add_rows(grads.tables[chunk.embedding], tokens, d_rows, tensor)}
+    for name, gradients in d_positions.items():
+        where = chunk.positions(unit)
+        tables[name] = positions.add_rows(grads.tables[name], where, gradients, tensor)
     grads = grads._replace(
-        first=buffers.add_tree(grads.first, d_first),
-        tables={**grads.tables, chunk.embedding: table},
+        first=buffers.add_tree(grads.first, d_first), tables={**grads.tables, **tables}
     )
     return state._replace(grads=grads)
 

@@ -19,7 +19,7 @@ from seq1f1b_jax.pipeline.stage import Tree
 
 
 class Gradients(NamedTuple):
-    """Accumulators in the accumulation dtype; `tables` as in `vocabulary.gather_tables`.
+    """Accumulators in the accumulation dtype; `tables` as in `chunk.Inputs`.
 
     Leaves of `layers` are `[stages_per_rank * max_layers, ...]`; unrolled, it is a tuple of trees,
     one for each layer.
@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
     layers: Tree
     first: Tree
     last: Tree
-    tables: dict[str, Float[Array, "vocab_size d"]]
+    tables: dict[str, Array]
 
 
 class State(NamedTuple):

@@ -15,6 +15,7 @@ from seq1f1b_jax.ops.attention import Prefix
 from seq1f1b_jax.pipeline.executor import buffers, residuals
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.params.positions import look_up
 from seq1f1b_jax.pipeline.params.vocabulary import table_names
 from seq1f1b_jax.pipeline.stage import Params, Tree
 
@@ -24,7 +25,8 @@ class Inputs(NamedTuple):
 
     Attributes:
       weights: `layers` as in `buffers.Gradients`; its tables are not used.
-      tables: vocabulary tables, see `vocabulary.gather_tables`.
+      tables: of the vocabulary, see `vocabulary.gather_tables`; of positions by their paths in
+        `Params`, see `positions.gather`.
       tokens, targets: `[M, B, T]`; targets below zero carry no loss.
       starts: position of the first token of every token's document; `None`: one document.
     """
@@ -84,6 +86,14 @@ class Chunk:
         """Positions of this device's tokens of the residual stream."""
         positions = self.positions(unit)
         return self.program.tensor.own_tokens(positions, dim=positions.ndim - 1)
+
+    def position_rows(self, unit: Unit) -> dict[str, Float[Array, "*B t n"]]:
+        """Of the tables of positions, the rows of these tokens."""
+        positions, tables = self.positions(unit), self.inputs.tables
+        return {
+            name: look_up(tables[name], positions, self.program.tensor)
+            for name in self.program.position_tables
+        }
 
     def context(self, unit: Unit | WeightUnit) -> Tree:
         """Constants that depend on the positions."""

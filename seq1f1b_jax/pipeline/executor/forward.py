@@ -8,6 +8,7 @@ from seq1f1b_jax.pipeline.executor import buffers, residuals
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
 from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
+from seq1f1b_jax.pipeline.params.positions import put_in
 from seq1f1b_jax.pipeline.params.vocabulary import look_up
 from seq1f1b_jax.pipeline.stage import Tree
 
@@ -43,7 +44,8 @@ def forward(
 def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B t d"]:
     tokens = chunk.tokens(unit, chunk.inputs.tokens)
     rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, chunk.program.tensor)
-    return chunk.program.stage.embed(chunk.inputs.weights.first, rows, chunk.row_positions(unit))
+    first = put_in(chunk.inputs.weights.first, chunk.position_rows(unit))
+    return chunk.program.stage.embed(first, rows, chunk.row_positions(unit))
 
 
 def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):

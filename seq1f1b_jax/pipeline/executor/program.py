@@ -21,9 +21,9 @@ from seq1f1b_jax.pipeline.executor.layer import (
     split_layer,
 )
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.executor.shapes import layer_shapes, table_shapes, weight_shapes
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
-from seq1f1b_jax.pipeline.params.vocabulary import table_names
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, tensor_of
 from seq1f1b_jax.schedule import Op, TickTable
 
@@ -105,42 +105,27 @@ class Program:
     def accumulation_dtype(self) -> jnp.dtype:
         return jnp.promote_types(jnp.float32, self.compute_dtype)
 
+    @property
+    def position_tables(self) -> dict[str, int]:
+        """Rows of the tables of positions, by their paths in `Params`."""
+        return dict(self.layout.position_tables)
+
     @cached_property
     def weight_shapes(self) -> Params:
-        """Weights of one rank in the compute dtype without the vocabulary tables.
-
-        Leaves of the layers are `[stages_per_rank * max_layers, ...]`; unrolled, `layers` is a
-        tuple of trees, one for each layer.
-        """
-        params, layer = jax.eval_shape(self.stage.init, jax.random.key(0)), self.layer_shapes
-        count = self.layout.rank_layers
-
-        def cast(leaf, shape):
-            return jax.ShapeDtypeStruct(shape, self.compute_dtype)
-
-        stacked = jax.tree.map(lambda x: cast(x, (count, *x.shape)), layer)
-        return Params(
-            layers=(layer,) * count if self.unrolled else stacked,
-            first=jax.tree.map(lambda x: cast(x, x.shape), params.first),
-            last=jax.tree.map(lambda x: cast(x, x.shape), params.last),
-            embedding=None,
-            head=None,
+        """See `shapes.weight_shapes`."""
+        return weight_shapes(
+            self.stage, self.layout, dtype=self.compute_dtype, unrolled=self.unrolled
         )
 
-    @property
+    @cached_property
     def table_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The vocabulary tables, or the parts of them, that a device holds during a step."""
-        shape = (self.layout.vocab_part, self.stage.model_dim)
-        names = table_names(self.layout)
-        return {name: jax.ShapeDtypeStruct(shape, self.compute_dtype) for name in names}
+        """See `shapes.table_shapes`."""
+        return table_shapes(self.stage, self.layout, dtype=self.compute_dtype)
 
     @cached_property
     def layer_shapes(self) -> Tree:
         """One layer's weights in the compute dtype."""
-        layers = jax.eval_shape(self.stage.init, jax.random.key(0)).layers
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[1:], self.compute_dtype), layers
-        )
+        return layer_shapes(self.stage, dtype=self.compute_dtype)
 
     @cached_property
     def residual_plans(self) -> tuple[ResidualPlan, ...]:

@@ -37,6 +37,7 @@ from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import run_if
 from seq1f1b_jax.pipeline.executor.forward import forward
 from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.params.positions import gather, put_in, scatter_gradient, take_out
 from seq1f1b_jax.pipeline.params.sharding import sum_parts
 from seq1f1b_jax.pipeline.params.vocabulary import gather_tables, scatter_gradients
 from seq1f1b_jax.pipeline.stage import Params
@@ -272,7 +273,10 @@ def prepare_inputs(
     if program.unrolled:
         rows = range(program.layout.rank_layers)
         layers = tuple(jax.tree.map(lambda leaf, row=row: leaf[row], layers) for row in rows)
-    weights = cast._replace(layers=layers, embedding=None, head=None)
+    first, shards = take_out(cast.first, program.position_tables)
+    for name, num_rows in program.position_tables.items():
+        tables[name] = gather(shards[name], program.layout, num_rows)
+    weights = cast._replace(layers=layers, first=first, embedding=None, head=None)
     return Inputs(weights, tables, tokens, targets, starts)
 
 
@@ -286,9 +290,14 @@ def collect_gradients(program: Program, grads: Gradients) -> Params:
     layers = grads.layers
     if program.unrolled:
         layers = jax.tree.map(lambda *rows: jnp.stack(rows), *layers)
+    first = lax.psum(grads.first, (PIPE, TENSOR) if program.tensor.sequence else PIPE)
+    positions = {
+        name: scatter_gradient(grads.tables[name], program.layout, num_rows)
+        for name, num_rows in program.position_tables.items()
+    }
     params = Params(
         layers=jax.tree.map(lambda leaf: leaf[None], layers),
-        first=lax.psum(grads.first, (PIPE, TENSOR) if program.tensor.sequence else PIPE),
+        first=put_in(first, positions),
         last=lax.psum(grads.last, PIPE),
         embedding=embedding,
         head=head,

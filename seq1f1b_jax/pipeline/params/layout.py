@@ -2,10 +2,10 @@
 
 In memory a leaf of `Params.layers` is `[num_ranks, stages_per_rank * max_layers, ...]`, sharded
 over `pipe` by its first dim: rank p holds the stages p, p+P, p+2P ..., one after the other. Stages
-with fewer layers are padded with zeros that no action ever reads. The vocabulary tables are
-`[num_ranks, num_tensor * rows, d]` with `rows = ceil(vocab_size / (num_ranks * num_tensor))`,
-sharded over `pipe` and `tensor`: device j of the axis `tensor` owns the j-th part of the
-vocabulary, and each of its stages a part of that.
+with fewer layers are padded with zeros that no action ever reads. Tables of n rows, those of the
+vocabulary and of learned positions, are `[num_ranks, num_tensor * rows, d]` with
+`rows = ceil(n / (num_ranks * num_tensor))`, sharded over `pipe` and `tensor`: device j of the axis
+`tensor` owns the j-th part of the rows, and each of its stages a part of that.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +18,17 @@ import jax
 from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 
-from seq1f1b_jax.pipeline.stage import Stage, Tree
+from seq1f1b_jax.pipeline.stage import Stage, Tree, leaf_name
 
 Kind = Literal["layer", "table"] | None
-"""Of a leaf: stacked by layers, a vocabulary table, or small and the same in both layouts."""
+"""Of a leaf: stacked by layers, sharded by its rows, or small and the same in both layouts."""
 
 
 class Run(NamedTuple):
     """Rows of a topology-free leaf that are contiguous in memory too.
 
     Attributes:
-      start: the first of them; a row is a layer or, of a table, an entry of the vocabulary.
+      start: the first of them; a row is a layer or, of a table, an entry.
       count: how many.
       rank: the in-memory leaf's first index.
       position: its second, of the first row.
@@ -52,6 +52,7 @@ class Layout:
       num_tensor: devices that share every stage.
       tensor_dims: which dim of a layer's leaf is sharded over them, by the leaf's path in a layer;
         leaves that are not named are replicated.
+      position_tables: rows of every table of learned positions, by its path in `Params`.
     """
 
     layers_per_stage: tuple[int, ...]
@@ -60,6 +61,7 @@ class Layout:
     stages_per_rank: int = 1
     num_tensor: int = 1
     tensor_dims: tuple[tuple[str, int], ...] = ()
+    position_tables: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -82,26 +84,42 @@ class Layout:
         return self.stages_per_rank * self.max_layers
 
     @property
-    def table_rows(self) -> int:
-        """Rows of a vocabulary table that one device keeps."""
-        return -(-self.vocab_size // (self.num_ranks * self.num_tensor))
-
-    @property
     def vocab_part(self) -> int:
-        """Rows of a table that one device uses: all, or its part, which may end in padding."""
-        return self.vocab_size if self.num_tensor == 1 else self.num_ranks * self.table_rows
+        """Rows of a vocabulary table that one device uses: all, or its part."""
+        return self.part_rows(self.vocab_size)
+
+    def shard_rows(self, num_rows: int) -> int:
+        """Of a table's rows, how many one device keeps; the last ones may be padding."""
+        return -(-num_rows // (self.num_ranks * self.num_tensor))
+
+    def part_rows(self, num_rows: int) -> int:
+        """How many one device uses in a step: all, or its part, which may end in padding."""
+        return num_rows if self.num_tensor == 1 else self.num_ranks * self.shard_rows(num_rows)
+
+    def kind_of(self, path: tuple) -> Kind:
+        """What a leaf is, by its path in parameters or in an optimizer's state."""
+        if is_layer_path(path):
+            return "layer"
+        is_table = _is_vocabulary_path(path) or _first_leaf(path) in dict(self.position_tables)
+        return "table" if is_table else None
+
+    def num_rows(self, path: tuple) -> int:
+        """Rows of a stacked leaf or of a table, where it is free of topology."""
+        if is_layer_path(path):
+            return self.num_layers
+        return dict(self.position_tables).get(_first_leaf(path), self.vocab_size)
 
     def tensor_dim(self, path: tuple) -> int | None:
         """The dim of an in-memory leaf that is sharded over `tensor`, if any."""
         if self.num_tensor == 1:
             return None
-        if is_table_path(path):
+        if self.kind_of(path) == "table":
             return 1
         dim = dict(self.tensor_dims).get(layer_leaf(path)) if is_layer_path(path) else None
         return None if dim is None else 2 + dim
 
-    def runs(self, kind: Kind) -> Iterator[Run]:
-        """Where the rows of a stacked leaf or of a table are in memory, in their own order."""
+    def runs(self, kind: Kind, num_rows: int = 0) -> Iterator[Run]:
+        """Where the rows of a stacked leaf, or of a table of so many, are in memory, in order."""
         if kind == "layer":
             start = 0
             for stage, count in enumerate(self.layers_per_stage):
@@ -109,11 +127,12 @@ class Layout:
                 yield Run(start, count, rank, group * self.max_layers)
                 start += count
         elif kind == "table":
+            rows = self.shard_rows(num_rows)
             for part, rank in product(range(self.num_tensor), range(self.num_ranks)):
-                start = (part * self.num_ranks + rank) * self.table_rows
-                count = min(self.table_rows, self.vocab_size - start)
+                start = (part * self.num_ranks + rank) * rows
+                count = min(rows, num_rows - start)
                 if count > 0:
-                    yield Run(start, count, rank, part * self.table_rows)
+                    yield Run(start, count, rank, part * rows)
 
 
 def make_layout(
@@ -126,6 +145,7 @@ def make_layout(
     layers_per_stage: Sequence[int] | None = None,
     num_tensor: int = 1,
     tensor_dims: Mapping[str, int] = MappingProxyType({}),
+    position_tables: Mapping[str, int] = MappingProxyType({}),
 ) -> Layout:
     """Distribute layers over stages; the earlier stages take the remainder.
 
@@ -138,6 +158,7 @@ def make_layout(
       layers_per_stage: layers of every stage along the model; None: as even as they go.
       num_tensor: devices that share every stage.
       tensor_dims: see `Layout`.
+      position_tables: likewise.
 
     Raises:
       ValueError: fewer layers than stages, or `layers_per_stage` that does not add up.
@@ -159,8 +180,8 @@ def make_layout(
             f"that add up to num_layers={num_layers}; they are {len(counts)} and sum to "
             f"{sum(counts)}"
         )
-    sharded = tuple(sorted(tensor_dims.items()))
-    return Layout(counts, vocab_size, tied, stages_per_rank, num_tensor, sharded)
+    sharded, tables = (tuple(sorted(given.items())) for given in (tensor_dims, position_tables))
+    return Layout(counts, vocab_size, tied, stages_per_rank, num_tensor, sharded, tables)
 
 
 def tensor_dims_of(stage: Stage, part: Stage) -> dict[str, int]:
@@ -190,16 +211,14 @@ def layer_leaf(path: tuple) -> str:
     return keystr(path[names.index("layers") + 1 :])
 
 
-def is_table_path(path: tuple) -> bool:
-    """Whether a tree path is one of the vocabulary tables."""
+def _is_vocabulary_path(path: tuple) -> bool:
     return any(getattr(key, "name", None) in ("embedding", "head") for key in path)
 
 
-def kind_of(path: tuple) -> Kind:
-    """What a leaf is, by its path in parameters or in an optimizer's state."""
-    if is_layer_path(path):
-        return "layer"
-    return "table" if is_table_path(path) else None
+def _first_leaf(path: tuple) -> str | None:
+    """A tree path from `first` on, dots between; `None` outside of it."""
+    names = [getattr(key, "name", None) for key in path]
+    return leaf_name(path[names.index("first") :]) if "first" in names else None
 
 
 def staged_shape(shape: tuple[int, ...], kind: Kind, layout: Layout) -> tuple[int, ...]:
@@ -207,7 +226,8 @@ def staged_shape(shape: tuple[int, ...], kind: Kind, layout: Layout) -> tuple[in
     if kind == "layer":
         return (layout.num_ranks, layout.rank_layers, *shape[1:])
     if kind == "table":
-        return (layout.num_ranks, layout.num_tensor * layout.table_rows, *shape[1:])
+        rows = layout.num_tensor * layout.shard_rows(shape[0])
+        return (layout.num_ranks, rows, *shape[1:])
     return tuple(shape)
 
 
@@ -215,7 +235,7 @@ def staged_shapes(tree: Tree, layout: Layout) -> Tree:
     """Shapes of the in-memory stack of topology-free leaves."""
 
     def convert(path, leaf):
-        shape = staged_shape(leaf.shape, kind_of(path), layout)
+        shape = staged_shape(leaf.shape, layout.kind_of(path), layout)
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
     return jax.tree.map_with_path(convert, tree)

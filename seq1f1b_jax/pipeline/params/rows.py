@@ -1,7 +1,7 @@
 """Leaves some rows at a time: from the layout that is free of topology to that in memory, and back.
 
 A model may be larger than what one host can hold, so neither side is ever whole. A row is a layer
-of a stacked leaf or an entry of a vocabulary table; `Layout.runs` gives its position in memory.
+of a stacked leaf or an entry of a table; `Layout.runs` gives its position in memory.
 `put_tree` reads from topology-free leaves the rows of this process's shards; `unstacked` is a
 topology-free leaf that reads an in-memory one. Weights that are made or read from a file come as a
 tree of `Rows`; arrays will do too.
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from seq1f1b_jax.pipeline.params.layout import Kind, Layout, kind_of, staged_shape
+from seq1f1b_jax.pipeline.params.layout import Kind, Layout, staged_shape
 from seq1f1b_jax.pipeline.stage import Tree
 
 Reader = Callable[[int, int], np.ndarray]
@@ -103,8 +103,8 @@ def put_tree(tree: Tree, shardings: Tree, layout: Layout) -> Tree:
     wanted = structure.flatten_up_to(shardings)
     for at in sorted(range(len(leaves)), key=lambda at: -_beside(leaves[at][1])):
         path, leaf = leaves[at]
-        shape = staged_shape(leaf.shape, kind_of(path), layout)
-        share = shares(leaf, kind_of(path), layout)
+        kind = layout.kind_of(path)
+        shape, share = staged_shape(leaf.shape, kind, layout), shares(leaf, kind, layout)
         put_leaves[at] = jax.make_array_from_callback(shape, wanted[at], share)
     return jax.tree.unflatten(structure, put_leaves)
 
@@ -118,7 +118,7 @@ def shares(
 ) -> Callable[[tuple[slice, ...]], np.ndarray]:
     """A function from an index of the in-memory leaf to that part; padding is zero."""
     shape, read = staged_shape(leaf.shape, kind, layout), opened(leaf)
-    runs, dtype = tuple(layout.runs(kind)), np.dtype(leaf.dtype)
+    runs, dtype = tuple(layout.runs(kind, *leaf.shape[:1])), np.dtype(leaf.dtype)
 
     def staged(index: tuple[slice, ...]) -> np.ndarray:
         spans = [range(*part.indices(size)) for part, size in zip(index, shape, strict=True)]
@@ -157,7 +157,7 @@ def unstacked(
     """The topology-free leaf of an in-memory one.
 
     Args:
-      shape: of the in-memory leaf.
+      shape: of the topology-free leaf.
       dtype: its type.
       kind: stacked by layers, or a table.
       layout: which row lives where.
@@ -169,7 +169,7 @@ def unstacked(
 
         def read(start: int, stop: int) -> np.ndarray:
             parts = []
-            for run in layout.runs(kind):
+            for run in layout.runs(kind, shape[0]):
                 first, last = max(start, run.start), min(stop, run.start + run.count)
                 if first < last:
                     shift = run.position - run.start
@@ -178,15 +178,14 @@ def unstacked(
 
         return read
 
-    num_rows = layout.num_layers if kind == "layer" else layout.vocab_size
-    return Rows((num_rows, *shape[2:]), np.dtype(dtype), reader)
+    return Rows(tuple(shape), np.dtype(dtype), reader)
 
 
 def to_pipeline(tree: Tree, layout: Layout) -> Tree:
     """Topology-free leaves (`[num_layers, ...]`, `[vocab_size, d]`) to the stack, in NumPy."""
 
     def stack(path, leaf):
-        kind = kind_of(path)
+        kind = layout.kind_of(path)
         num_dims = len(staged_shape(leaf.shape, kind, layout))
         return shares(leaf, kind, layout)((slice(None),) * num_dims)
 
@@ -206,10 +205,11 @@ def canonical_rows(tree: Tree, layout: Layout) -> Tree:
     """The topology-free leaves of an in-memory tree, read on demand."""
 
     def rows(path, leaf):
-        kind = kind_of(path)
+        kind = layout.kind_of(path)
         if kind is None:
             return np.asarray(leaf)
-        return unstacked(leaf.shape, leaf.dtype, kind, layout, lambda: partial(_take, leaf))
+        shape = (layout.num_rows(path), *leaf.shape[2:])
+        return unstacked(shape, leaf.dtype, kind, layout, lambda: partial(_take, leaf))
 
     return jax.tree.map_with_path(rows, tree)
 

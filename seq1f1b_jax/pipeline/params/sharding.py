@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from seq1f1b_jax.ops.axes import DATA, PIPE, TENSOR, axis_size
-from seq1f1b_jax.pipeline.params.layout import Layout, is_layer_path, kind_of
+from seq1f1b_jax.pipeline.params.layout import Layout, is_layer_path
 from seq1f1b_jax.pipeline.stage import Tree
 
 
@@ -103,7 +103,7 @@ def _fixed_dims(path: tuple, layout: Layout) -> dict[int, str]:
 
     The compiler names no other axis, and what a step returns must be sharded as it came.
     """
-    staged = kind_of(path) is not None and layout.num_ranks > 1
+    staged = layout.kind_of(path) is not None and layout.num_ranks > 1
     tensor_dim = layout.tensor_dim(path)
     return ({0: PIPE} if staged else {}) | ({} if tensor_dim is None else {tensor_dim: TENSOR})
 

@@ -17,7 +17,8 @@ from seq1f1b_jax.ops.axes import PIPE, TENSOR
 from seq1f1b_jax.ops.tensor import TensorAxis, own_start
 from seq1f1b_jax.pipeline.params.layout import Layout
 
-Tables = dict[str, Float[Array, "vocab_size d"]]
+Tables = dict[str, Array]
+"""By name, `[vocab_size, d]` or a device's part of it; beside them there may be others."""
 
 
 def table_names(layout: Layout) -> tuple[str, str]:
@@ -52,9 +53,9 @@ def scatter_gradients(
         embedding = tables[table_names(layout)[0]][None]
         return embedding, None if layout.tied else tables["head"][None]
     table = tables["shared"]
-    padding = layout.num_ranks * layout.table_rows - layout.vocab_part
-    send = jnp.pad(table, ((0, padding), (0, 0)))
-    send = send.reshape(layout.num_ranks, layout.table_rows, -1)
+    rows = layout.shard_rows(layout.vocab_size)
+    padding = layout.num_ranks * rows - layout.vocab_part
+    send = jnp.pad(table, ((0, padding), (0, 0))).reshape(layout.num_ranks, rows, -1)
     received = lax.all_to_all(send, PIPE, split_axis=0, concat_axis=0)
     embedding, head = received[:1], received[-1:]
     return (embedding + head, None) if layout.tied else (embedding, head)

@@ -26,7 +26,7 @@ from orbax.checkpoint import v1 as ocp
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import ALONE, Group
-from seq1f1b_jax.pipeline.params.layout import Kind, Layout, kind_of
+from seq1f1b_jax.pipeline.params.layout import Kind, Layout
 from seq1f1b_jax.training.checkpoint import folder as folders
 from seq1f1b_jax.training.checkpoint.arrays import by_layer
 from seq1f1b_jax.training.checkpoint.read import find_checkpoint, load_state
@@ -113,8 +113,9 @@ class Checkpointer:
         """
         self.wait()
         leaves = {name: _as_array(leaf) for name, leaf in named_leaves(state).items()}
-        paths = {} if layout is None else names_of(state)
-        kinds = {name: kind for name, path in paths.items() if (kind := kind_of(path))}
+        kinds = {} if layout is None else {
+            name: kind for name, path in names_of(state).items() if (kind := layout.kind_of(path))
+        }
         record = make_record(step, leaves, meta=meta, like=like, layout=layout, kinds=kinds)
         target = folders.folder_of(self._directory, step)
         saving = target.with_name(target.name + folders.SAVING)

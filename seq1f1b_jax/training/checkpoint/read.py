@@ -181,7 +181,8 @@ def open_leaf(checkpoint: Checkpoint, name: str) -> Rows | np.ndarray:
             read = opened()
             return lambda rank, first, last: read(rank, slice(first, last))
 
-        return unstacked(stored.shape, stored.dtype, kind, checkpoint.layout, take)
+        shape = abstract(checkpoint.leaves[name]).shape
+        return unstacked(shape, stored.dtype, kind, checkpoint.layout, take)
 
     def rows() -> Reader:
         read = opened()

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from seq1f1b_jax.cli.renamed import model_name
+from seq1f1b_jax.cli.renamed import model_name, with_positions
 from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
@@ -133,11 +133,11 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     Raises:
       UserError: the fields that differ.
     """
-    free = ["preset", "source"] + ["max_positions"] * (setup.config.model.family == "llama")
+    free = ["preset", "source"] + ["max_positions"] * (setup.config.model.positions == "rotary")
     # a setting that an older checkpoint does not name had what is now its default
     saved, current = (
         {name: value for name, value in (asdict(ModelConfig()) | model).items() if name not in free}
-        for model in (meta["config"]["model"], asdict(setup.config)["model"])
+        for model in (with_positions(meta["config"]["model"]), asdict(setup.config)["model"])
     )
     for model in (saved, current):
         model["stage"] = model_name(model["stage"])
