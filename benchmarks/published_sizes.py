@@ -165,17 +165,23 @@ def build(shape: Shape, *, mesh=None):
 
     from benchmarks.common.cases import Size, pipelined
     from seq1f1b_jax.models import build_stage
-    from seq1f1b_jax.schedule import StageCost, balanced_lengths
 
     stage = build_stage(shape.family, preset=shape.preset, max_positions=shape.seq_len)
-    layers = (-(-stage.num_layers // shape.pipe),) * shape.pipe
-    cost = StageCost.of(stage, layers, recompute=shape.recompute)
-    lengths = balanced_lengths(shape.seq_len, shape.num_chunks, cost, block=128)
+    lengths = chunk_lengths(shape, stage)
     size = Size(
         shape.pipe, MICROBATCHES, shape.num_chunks, shape.seq_len, recompute=shape.recompute,
         compute_dtype=jnp.bfloat16, schedule=shape.schedule, sequence_parallel=shape.tensor > 1,
     )
     return pipelined(stage, size, mesh=mesh or h100s(shape.axes), lengths=lengths)
+
+
+def chunk_lengths(shape: Shape, stage) -> tuple[int, ...]:
+    """Tokens of each chunk: balanced, in multiples of 128."""
+    from seq1f1b_jax.schedule import StageCost, balanced_lengths
+
+    layers = (-(-stage.num_layers // shape.pipe),) * shape.pipe
+    cost = StageCost.of(stage, layers, recompute=shape.recompute)
+    return balanced_lengths(shape.seq_len, shape.num_chunks, cost, block=128)
 
 
 def abstract_state(step):

@@ -281,8 +281,8 @@ def test_the_reader_sees_a_planted_copy():
 
 %body (p: (f32[{dims}])) -> (f32[{dims}]) {{
   %p = (f32[{dims}]) parameter(0)
-  %old = f32[{dims}]{{5,4,3,2,1,0}} get-tuple-element(%p), index=0
-  %planted = f32[{dims}]{{4,5,3,2,1,0}} copy(%old)
+  %old = f32[{dims}]{{4,3,2,1,0}} get-tuple-element(%p), index=0
+  %planted = f32[{dims}]{{3,4,2,1,0}} copy(%old)
   %sent = f32[1] collective-permute(%x), source_target_pairs={{{{0,1}}}}
   %hidden = f32[{dims}] fusion(%old, %x), kind=kLoop, calls=%fused
   ROOT %t = (f32[{dims}]) tuple(%planted)

@@ -66,8 +66,8 @@ def test_one_stage_alone_holds_one_microbatch(num_chunks):
     lengths = (5, 3, 1)[:num_chunks]
     plan = make_plan("seq1f1b", num_ranks=1, num_microbatches=4, num_chunks=num_chunks)
     table = lower(plan, lengths)
-    held = (table.arena_tokens_per_rank, table.loss_tokens, table.num_cache_slots)
-    assert held == ((sum(lengths),), sum(lengths), 1)
+    held = (table.arena_tokens_per_rank, table.loss_tokens, table.cache_tokens)
+    assert held == ((sum(lengths),), sum(lengths), sum(lengths))
 
 
 def _ticks_by_rank(plan):
@@ -94,7 +94,7 @@ def test_columns_are_int32_read_only_and_zero_where_nothing_runs(all_cases):
         assert (len(table.actions), len(table.weights)) == (10, 5)
         for column in (*table.actions, *table.weights, table.arrival_slot):
             assert column.dtype == np.int32
-            assert column.shape == (table.num_ticks, case.plan.num_ranks)
+            assert column.shape[:2] == (table.num_ticks, case.plan.num_ranks)
             assert not column.flags.writeable
         idle, no_weights = table.actions.op == NO_ACTION, table.weights.stage == NO_STAGE
         assert not any(column[idle].any() for column in table.actions)
@@ -102,10 +102,13 @@ def test_columns_are_int32_read_only_and_zero_where_nothing_runs(all_cases):
 
 
 def test_equal_chunks_take_exactly_what_is_alive(cases):
-    """Of the four token buffers: as much as the orders of the ranks have alive at once."""
+    """Of the five token buffers: as much as the orders of the ranks have alive at once."""
     for case in cases:
         plan, table = case.plan, case.table
         assert table.arena_tokens_per_rank == tuple(7 * peak for peak in table.peak_units), case
+        assert table.arena_bound_per_rank == table.arena_tokens_per_rank, case
+        cache = tuple(7 * _most(row, {Op.F: 1, Op.B: -1, Op.I: -1}) for row in plan.ranks)
+        assert table.cache_tokens_per_rank == table.cache_bound_per_rank == cache, case
         deferred = tuple(7 * _most(row, {Op.I: 1, Op.W: -1}) for row in plan.ranks)
         assert table.deferred_tokens_per_rank == deferred, case
         last_stage = plan.num_stages - 1
@@ -113,15 +116,12 @@ def test_equal_chunks_take_exactly_what_is_alive(cases):
         assert table.loss_tokens == 7 * _most(last, {Op.F: 1, Op.B: -1, Op.I: -1}), case
 
 
-def test_slots_are_as_many_as_sequences_alive(cases):
+def test_prefix_slots_are_as_many_as_sequences_alive(cases):
     """A place is free after the tick that read it last: two that only meet there take two."""
     for case in cases:
         plan, table = case.plan, case.table
         last_chunk = plan.num_chunks - 1
         for rank, row in enumerate(plan.ranks):
-            cache = [a for a in row if a.chunk == 0]
-            caches = _most(cache, {Op.F: 1, Op.B: -1, Op.I: -1})
-            assert table.cache_slots_per_rank[rank] == caches, case
             backwards = [a for a in row if a.op in (Op.B, Op.I)]
             signs = ((a.chunk == last_chunk, a.chunk == 0) for a in backwards)
             prefixes = _highest(sign for first, last in signs for sign in (first, -last))
@@ -162,6 +162,30 @@ def test_unequal_chunks_take_no_more_than_padded_ones(cases):
             assert tokens <= peak * max(lengths), case
 
 
+@pytest.mark.parametrize(
+    ("num_ranks", "lengths", "most"),
+    [
+        (8, (23808, 16512, 13568, 11648), 1.008),  # 30b, 65536 tokens
+        (4, (6144, 5120, 4480, 3968, 3584, 3328, 3200, 2944), 1.046),  # 7b, 32768 tokens
+        (4, (3072, 2816, 2560, 2432, 2304, 2176, 2048, *(1920, 1920, 1792, 1792, 1664, 1664),
+             *(1536,) * 3), 1.0),  # 13b, 32768 tokens
+    ],
+    ids=["C=4", "C=8", "C=16"],
+)  # fmt: skip
+def test_balanced_chunks_are_packed_closely(num_ranks, lengths, most):
+    """First fit alone is 7, 12 and 7 % above the bound; many microbatches change nothing."""
+    for num_microbatches in (16, 40):
+        sizes = {"num_ranks": num_ranks, "num_microbatches": num_microbatches}
+        table = lower(make_plan("seq1f1b", num_chunks=len(lengths), **sizes), lengths)
+        assert table.arena_bound <= table.arena_tokens <= most * table.arena_bound
+        assert (table.cache_tokens, table.cache_bound) == (table.arena_tokens, table.arena_bound)
+
+
+def test_keys_and_values_go_before_the_residuals_that_a_weight_gradient_needs():
+    table = lower(parse_grid("rank 0  F0.0 I0.0 F1.0 I1.0 W0.0 W1.0", name="hand"), [8])
+    assert (table.cache_tokens, table.arena_tokens) == (8, 16)
+
+
 def test_evaluation_keeps_nothing_for_a_backward():
     table = lower(forward_plan(num_ranks=3, num_microbatches=4, num_chunks=2), (5, 3))
     assert table.forward_only
@@ -170,7 +194,7 @@ def test_evaluation_keeps_nothing_for_a_backward():
     assert table.arena_tokens_per_rank == table.peak_units == nothing
     assert table.deferred_tokens_per_rank == table.prefix_slots_per_rank == nothing
     assert table.loss_tokens == 0
-    assert table.cache_slots_per_rank == (1, 1, 1)
+    assert table.cache_tokens_per_rank == table.cache_bound_per_rank == (8, 8, 8)
     assert not table.actions.arena_offset.any()
     assert table.num_ticks == 18  # the last unit, 7, runs on rank 2 in tick 16
 

@@ -73,8 +73,10 @@ def _cells_that_count(table, name):
     if name == "arrival_slot":
         return _is_received(table)
     runs, forward = table.actions.op != NO_ACTION, table.actions.op == FORWARD
+    pages = np.arange(table.num_chunks) <= table.actions.chunk[..., None]
     first, last = table.actions.stage == 0, table.actions.stage == table.num_stages - 1
     return {
+        "cache_pages": runs[..., None] & pages,
         "prefix_slot": runs & ~forward,
         "loss_offset": runs & last,
         "deferred_offset": table.actions.op == INPUT_BACKWARD,
@@ -89,12 +91,12 @@ def test_every_changed_cell_is_found(name, column):
     cells = np.argwhere(_cells_that_count(table, column)).tolist()
     assert cells or (name != "seq-zb-h1" and column.startswith(("weights", "deferred")))
     values = np.unique(_columns(table)[column])
-    for tick, rank in cells:
-        right = int(_columns(table)[column][tick, rank])
+    for where in map(tuple, cells):
+        right = int(_columns(table)[column][where])
         another = int(values[(np.searchsorted(values, right) + 1) % values.size])
         for wrong in {right + 1, right - 1, another, int(values[-1]) + 1} - {right}:
             with pytest.raises(ReplayError):
-                replay(_changed(table, column, (tick, rank), wrong))
+                replay(_changed(table, column, where, wrong))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +111,7 @@ def test_slots_outside_the_inbox_are_found_where_nothing_arrives_too(name):
 @pytest.mark.parametrize(
     ("name", "buffer"),
     [
-        ("seq1f1b", "cache_slots_per_rank"),
+        ("seq1f1b", "cache_tokens_per_rank"),
         ("seq1f1b", "prefix_slots_per_rank"),
         ("seq1f1b", "arena_tokens_per_rank"),
         ("seq1f1b", "loss_tokens"),
@@ -177,10 +179,20 @@ def test_messages_that_overlap_are_found():
 
 def test_caches_that_overlap_are_found():
     table = _table()
-    slots = table.actions.cache_slot.copy()
-    slots[:, 0] = 0
-    with pytest.raises(ReplayError, match=r"rank 0, B0\.\d@0: keys and values"):
-        replay(_with(table, {"cache_slot": slots}))
+    pages = table.actions.cache_pages.copy()
+    pages[:, 0] = (0, 5)
+    with pytest.raises(ReplayError, match=r"rank 0, B0\.\d@0: values at cache_pages"):
+        replay(_with(table, {"cache_pages": pages}))
+
+
+def test_a_page_that_takes_the_end_of_a_prefix_is_found():
+    """One token of the first chunk, which the second one reads."""
+    table = _table(num_microbatches=1, num_ranks=1)
+    assert table.actions.cache_pages[0].tolist() == [[0, 5]]
+    pages = table.actions.cache_pages.copy()
+    pages[..., 1] = 4
+    with pytest.raises(ReplayError, match=r"F0\.1@0: values at cache_pages: .*'F0\.1@0'"):
+        replay(_with(table, {"cache_pages": pages}))
 
 
 def test_prefix_gradients_of_two_sequences_in_one_slot_are_found():

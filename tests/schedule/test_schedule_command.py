@@ -42,7 +42,7 @@ critical path: 10 actions (5 F, 5 B) from F0.0 on rank 0 to B1.0 on rank 0, 2 ch
 
 chunk lengths            512 488    tokens
 ticks                    12
-cache slots, by rank     2 2        microbatches
+cache, by rank           1512 1024  tokens
 prefix slots, by rank    1 1        microbatches
 inbox slots, by rank     1 1        messages
 residual arena, by rank  1512 1024  tokens

@@ -65,15 +65,16 @@ def buffers(plan: Plan, *, seq_len: int, block: int) -> str:
       ValueError: fewer tokens than chunks.
     """
     ticks = lower(plan, even_lengths(seq_len, plan.num_chunks, block=block))
-    sequences = "microbatches" + " of one stage" * (plan.stages_per_rank > 1)
+    of_stage = " of one stage" * (plan.stages_per_rank > 1)
+    sequences, tokens = "microbatches" + of_stage, "tokens"
     rows = (
         ("chunk lengths", numbers(ticks.chunk_lengths), "tokens"),
         ("ticks", str(ticks.num_ticks), ""),
-        ("cache slots, by rank", numbers(ticks.cache_slots_per_rank), sequences),
+        ("cache, by rank", numbers(ticks.cache_tokens_per_rank), tokens),
         ("prefix slots, by rank", numbers(ticks.prefix_slots_per_rank), sequences),
         ("inbox slots, by rank", numbers(ticks.inbox_slots_per_rank), "messages"),
-        ("residual arena, by rank", numbers(ticks.arena_tokens_per_rank), "tokens"),
-        ("deferred to W, by rank", numbers(ticks.deferred_tokens_per_rank), "tokens"),
+        ("residual arena, by rank", numbers(ticks.arena_tokens_per_rank), tokens),
+        ("deferred to W, by rank", numbers(ticks.deferred_tokens_per_rank), tokens),
     )
     return table(row for row in rows if row[0] != "deferred to W, by rank" or Op.W in ticks.ops)
 

@@ -38,7 +38,8 @@ class State(NamedTuple):
       ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the
         tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored flat.
       deferred: what an `I` leaves to its `W`, likewise, `[max_layers, deferred_tokens, ...]`.
-      keys, values: the cache, `[slots, max_layers, B, seq_len, Hkv, D]`.
+      keys, values: the cache, `[max_layers, B, cache_tokens, Hkv, D]`; a unit owns the tokens
+        `[cache_pages[chunk], ... + chunk length)`.
       prefix_dk, prefix_dv: gradients of the key/value prefix, in the accumulation dtype,
         `[slots, max_layers, B, prefix, Hkv, D]`; `prefix` is where the last chunk begins (0 for
         one chunk).
@@ -51,8 +52,8 @@ class State(NamedTuple):
 
     ring: dict[str, Float[Array, "L A n"]]
     deferred: dict[str, Float[Array, "L A n"]]
-    keys: Float[Array, "S L B T Hkv D"]
-    values: Float[Array, "S L B T Hkv D"]
+    keys: Float[Array, "L B A Hkv D"]
+    values: Float[Array, "L B A Hkv D"]
     prefix_dk: Float[Array, "S L B prefix Hkv D"]
     prefix_dv: Float[Array, "S L B prefix Hkv D"]
     dy: Float[Array, "A n"]

@@ -41,12 +41,12 @@ class Inputs(NamedTuple):
 class Unit(NamedTuple):
     """What an action works on and where that is stored; traced scalars, offsets count tokens.
 
-    The fields are those of `ActionColumns`.
+    The fields are those of `ActionColumns`; `cache_pages` has an offset for every chunk.
     """
 
     stage: Int[Array, ""]
     microbatch: Int[Array, ""]
-    cache_slot: Int[Array, ""]
+    cache_pages: Int[Array, "C"]
     prefix_slot: Int[Array, ""]
     arena_offset: Int[Array, ""]
     loss_offset: Int[Array, ""]
@@ -118,16 +118,23 @@ class Chunk:
         return jax.tree.map(lambda w: lax.dynamic_index_in_dim(w, row, 0, False), layers)
 
     def prefix(self, unit: Unit, layer, state: State) -> Prefix | None:
-        """Keys and values of everything before this chunk, `[B, offset, Hkv, D]`."""
-        return self._cached(unit, layer, state, 0, self.offset) if self.offset else None
+        """Keys and values of everything before this chunk, `[B, offset, Hkv, D]`.
+
+        Joining pages costs what reading them costs: attention takes no view of the cache.
+        """
+        if self.index == 0:
+            return None
+        pages = [self._page(unit, layer, state, index) for index in range(self.index)]
+        return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *pages)
 
     def own(self, unit: Unit, layer, state: State) -> Prefix:
         """Keys and values of this chunk, `[B, T, Hkv, D]`."""
-        return self._cached(unit, layer, state, self.offset, self.length)
+        return self._page(unit, layer, state, self.index)
 
-    def _cached(self, unit: Unit, layer, state: State, first: int, length: int) -> Prefix:
-        _, _, batch, _, heads, dim = state.keys.shape
-        shape, where = (batch, length, heads, dim), (unit.cache_slot, layer, 0, first)
+    def _page(self, unit: Unit, layer, state: State, index: int) -> Prefix:
+        _, batch, _, heads, dim = state.keys.shape
+        shape = (batch, self.program.lengths[index], heads, dim)
+        where = (layer, 0, unit.cache_pages[index])
         return Prefix(*(buffers.read(x, shape, *where) for x in (state.keys, state.values)))
 
     def stored(self, arena_offset, layer, state: State) -> dict[str, Array]:

@@ -51,9 +51,9 @@ def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B t d"]:
 def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
     weights = chunk.layer_weights(unit, layer)
     (q, k, v), pre_vjp = jax.vjp(lambda w, a: chunk.pre(w, a, context), weights, x)
+    page = (layer, 0, unit.cache_pages[chunk.index])
     state = state._replace(
-        keys=buffers.write(state.keys, k, unit.cache_slot, layer, 0, chunk.offset),
-        values=buffers.write(state.values, v, unit.cache_slot, layer, 0, chunk.offset),
+        keys=buffers.write(state.keys, k, *page), values=buffers.write(state.values, v, *page)
     )
     prefix = chunk.prefix(unit, layer, state)
     out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))

@@ -218,7 +218,7 @@ class Program:
         layers, batch = self.layout.max_layers, self.num_sequences
         heads = (stage.num_kv_heads, stage.head_dim)
         cache = jax.ShapeDtypeStruct(
-            (self.table.num_cache_slots, layers, batch, self.seq_len, *heads), self.compute_dtype
+            (layers, batch, self.table.cache_tokens, *heads), self.compute_dtype
         )
         prefix = self.offsets[-1] if self.train else 0
         prefix_slots = max(1, self.table.num_prefix_slots)

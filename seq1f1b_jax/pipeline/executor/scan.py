@@ -62,7 +62,7 @@ ACTIONS: Mapping[Op, Callable] = {
 
 
 class Tick(NamedTuple):
-    """One rank's cell of the tick table, as the scan reads it; all int32 scalars.
+    """One rank's cell of the tick table, as the scan reads it; int32 scalars but for the pages.
 
     Attributes:
       action: `DONE`, or the operation's index among those of the table times C, plus the chunk.
@@ -97,7 +97,10 @@ class Carry(NamedTuple):
 
 
 def tick_columns(table: TickTable) -> Tick:
-    """The tick table as the scan reads it: leaves int32 `[iterations, ticks of one, ranks]`."""
+    """The tick table as the scan reads it: int32 leaves `[iterations, ticks of one, ranks, ...]`.
+
+    The last dim is that of the chunks, for pages.
+    """
     sending = [op for op in table.ops if op is not Op.W]
     actions, weights = table.actions, table.weights
     index = sum((actions.op == OP_CODES[op]) * number for number, op in enumerate(sending))
@@ -112,7 +115,7 @@ def tick_columns(table: TickTable) -> Tick:
         weight_unit=WeightUnit(*(getattr(weights, name) for name in WeightUnit._fields)),
     )
     shape = (-1, ticks_of_iteration(table), table.num_ranks)
-    return jax.tree.map(lambda a: a.astype(np.int32).reshape(shape), columns)
+    return jax.tree.map(lambda a: a.astype(np.int32).reshape(*shape, *a.shape[2:]), columns)
 
 
 def ticks_of_iteration(table: TickTable) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.actions import Action, Op
-from seq1f1b_jax.schedule.lowering.slots import Slots, sequence
+from seq1f1b_jax.schedule.lowering.slots import Slots, sequence, slots_of_ranks
 from seq1f1b_jax.schedule.lowering.table import (
     NO_STAGE,
     OP_CODES,
@@ -51,7 +51,7 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
         )
     lengths = explicit_lengths(sum(chunk_lengths), chunk_lengths)
     ticks = assign_ticks(plan)
-    ranks = [Slots(plan, rank, ticks, lengths) for rank in range(plan.num_ranks)]
+    ranks = slots_of_ranks(plan, ticks, lengths)
     last_rank = ranks[plan.rank(plan.num_stages - 1)]
     actions, weights, arrival_slot = _columns(plan, ticks, ranks)
     return TickTable(
@@ -63,10 +63,12 @@ def lower(plan: Plan, chunk_lengths: Sequence[int]) -> TickTable:
         chunk_lengths=lengths,
         num_microbatches=plan.num_microbatches,
         peak_units=peak_units(plan),
-        cache_slots_per_rank=tuple(slots.num_cache_slots for slots in ranks),
+        cache_tokens_per_rank=tuple(slots.room.cache for slots in ranks),
+        cache_bound_per_rank=tuple(slots.cache_bound for slots in ranks),
         prefix_slots_per_rank=tuple(slots.num_prefix_slots for slots in ranks),
-        arena_tokens_per_rank=tuple(slots.arena_tokens for slots in ranks),
-        deferred_tokens_per_rank=tuple(slots.deferred_tokens for slots in ranks),
+        arena_tokens_per_rank=tuple(slots.room.arena for slots in ranks),
+        arena_bound_per_rank=tuple(slots.arena_bound for slots in ranks),
+        deferred_tokens_per_rank=tuple(slots.room.deferred for slots in ranks),
         inbox_slots_per_rank=tuple(slots.num_inbox_slots for slots in ranks),
         loss_tokens=last_rank.loss_tokens,
     )
@@ -77,6 +79,8 @@ def _columns(
 ) -> tuple[ActionColumns, WeightColumns, NDArray[np.int32]]:
     shape = (num_ticks(ticks), plan.num_ranks)
     actions = ActionColumns(*(np.zeros(shape, np.int32) for _ in ActionColumns._fields))
+    pages = np.zeros((*shape, plan.num_chunks), np.int32)
+    actions = actions._replace(cache_pages=pages)
     weights = WeightColumns(*(np.zeros(shape, np.int32) for _ in WeightColumns._fields))
     weights.stage[:] = NO_STAGE
     arrival_slot = np.array([slots.arrival_slots() for slots in ranks], np.int32).T.copy()
@@ -102,7 +106,7 @@ def _action_cell(action: Action, slots: Slots) -> ActionColumns:
         stage=action.stage,
         microbatch=action.microbatch,
         chunk=action.chunk,
-        cache_slot=slots.cache[sequence(action)],
+        cache_pages=slots.pages[sequence(action)],
         prefix_slot=slots.prefix.get(sequence(action), 0),
         arena_offset=slots.arena.get(forward, 0),
         loss_offset=slots.loss.get(forward, 0),

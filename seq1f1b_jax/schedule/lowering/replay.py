@@ -6,8 +6,8 @@ Each rank has what the executor gives it:
     residuals          tokens, from a unit's F to its B, or to its W
     loss gradients     tokens, from F of the last stage to its B or I
     deferred           tokens, from I to W
-    cache              slots of keys and values, each with room for every chunk
-    prefix gradients   slots of the gradients of those, likewise
+    cache              tokens of keys and values, from a unit's F to its last reader
+    prefix gradients   slots of the gradients of those, each with room for every chunk
 
 and counts whose weight gradients it has added up. A symbol is the name of the action that wrote it,
 so a read of what another unit has overwritten, of what was never written, or of a message that has
@@ -51,7 +51,7 @@ class _Rank:
       residuals: by token, the forward that wrote them.
       loss: by token, the forward that wrote the loss gradient.
       deferred: by token, the `I` that wrote them.
-      cache: by (slot, chunk), the forward that wrote the keys and values there.
+      cache: by token, the forward that wrote the keys and values there.
       prefix: by (slot, chunk), the backwards that added to the gradients of its keys and values.
       forwards: (stage, microbatch, chunk) of every forward, in order.
       inputs: of every `B` and `I`.
@@ -63,7 +63,7 @@ class _Rank:
     residuals: list[Symbol]
     loss: list[Symbol]
     deferred: list[Symbol]
-    cache: dict[tuple[int, int], Symbol] = field(default_factory=dict)
+    cache: list[Symbol]
     prefix: dict[tuple[int, int], tuple[Symbol, ...]] = field(default_factory=dict)
     forwards: list[tuple[int, int, int]] = field(default_factory=list)
     inputs: list[tuple[int, int, int]] = field(default_factory=list)
@@ -114,31 +114,32 @@ class _Entry(NamedTuple):
                 f" expected {expected}, found {found}"
             )
 
-    def index(self, column: str, size: int) -> int:
+    def index(self, column: str, size: int, *page: int) -> int:
         """Read a slot or an offset off the table; it must be inside its buffer."""
         columns = self.table.weights if self.action.op is Op.W else self.table.actions
-        index = int(getattr(columns, column)[self.tick, self.rank])
+        index = int(getattr(columns, column)[(self.tick, self.rank, *page)])
         if not 0 <= index < size:
             self.expect(index, f"0 to {size - 1}", column)
         return index
 
-    def tokens(self, column: str, buffer: Sequence[Symbol]) -> slice:
-        """Tokens of the unit in a buffer, from the offset in the table."""
-        start = self.index(column, len(buffer))
-        end = start + self.table.chunk_lengths[self.action.chunk]
+    def tokens(self, column: str, buffer: Sequence[Symbol], *page: int) -> slice:
+        """Tokens of the unit, or of a page, in a buffer, from the offset in the table."""
+        start = self.index(column, len(buffer), *page)
+        chunk = page[0] if page else self.action.chunk
+        end = start + self.table.chunk_lengths[chunk]
         if end > len(buffer):
             self.expect(end, f"at most {len(buffer)}", f"end of the tokens at {column}")
         return slice(start, end)
 
-    def write(self, column: str, buffer: list[Symbol]) -> None:
+    def write(self, column: str, buffer: list[Symbol], *page: int) -> None:
         """Leave a name on every token of the unit."""
-        tokens = self.tokens(column, buffer)
+        tokens = self.tokens(column, buffer, *page)
         buffer[tokens] = [_name(self.action)] * (tokens.stop - tokens.start)
 
-    def read(self, column: str, buffer: Sequence[Symbol], writer: Op) -> None:
-        """Check that every token of the unit still bears the name of its writer."""
-        found = sorted(set(buffer[self.tokens(column, buffer)]))
-        self.expect(found, [self.name(writer)], f"values at {column}")
+    def read(self, column: str, buffer: Sequence[Symbol], writer: Op, *page: int) -> None:
+        """Check that every token of the unit, or of a page, still bears the name of its writer."""
+        found = sorted(set(buffer[self.tokens(column, buffer, *page)]))
+        self.expect(found, [self.name(writer, *page)], f"values at {column}")
 
 
 class _Cell(NamedTuple):
@@ -170,6 +171,7 @@ def _empty(table: TickTable, rank: int) -> _Rank:
         residuals=[GARBAGE] * table.arena_tokens_per_rank[rank],
         loss=[GARBAGE] * (table.loss_tokens if last else 0),
         deferred=[GARBAGE] * table.deferred_tokens_per_rank[rank],
+        cache=[GARBAGE] * table.cache_tokens_per_rank[rank],
     )
 
 
@@ -206,10 +208,9 @@ def _send(cell: _Cell, state: _Rank) -> Symbol:
 
 
 def _forward(entry: _Entry, state: _Rank) -> None:
-    table, action = entry.table, entry.action
-    slot = entry.index("cache_slot", table.cache_slots_per_rank[entry.rank])
-    state.cache[slot, action.chunk] = _name(action)
-    _expect_prefix(entry, state, slot)
+    action = entry.action
+    entry.write("cache_pages", state.cache, action.chunk)
+    _read_cache(entry, state)
     if not state.forward_only:
         entry.write("arena_offset", state.residuals)
         if _is_last(entry):
@@ -223,8 +224,7 @@ def _backward(entry: _Entry, state: _Rank) -> None:
     entry.read("arena_offset", state.residuals, Op.F)
     if _is_last(entry):
         entry.read("loss_offset", state.loss, Op.F)
-    slot = entry.index("cache_slot", table.cache_slots_per_rank[entry.rank])
-    _expect_prefix(entry, state, slot)
+    _read_cache(entry, state)
     if table.num_chunks > 1:  # a single chunk has no keys and values from others
         _add_prefix_gradients(entry, state)
     state.inputs.append(_unit(action))
@@ -251,10 +251,10 @@ def _weights(entry: _Entry, state: _Rank) -> None:
     state.weights.append(_unit(entry.action))
 
 
-def _expect_prefix(entry: _Entry, state: _Rank, slot: int) -> None:
-    chunks = range(entry.action.chunk + 1)
-    found = [state.cache.get((slot, chunk), GARBAGE) for chunk in chunks]
-    entry.expect(found, [entry.name(Op.F, chunk) for chunk in chunks], "keys and values")
+def _read_cache(entry: _Entry, state: _Rank) -> None:
+    """Keys and values of the chunks before it, and its own."""
+    for chunk in range(entry.action.chunk + 1):
+        entry.read("cache_pages", state.cache, Op.F, chunk)
 
 
 def _is_last(entry: _Entry) -> bool:

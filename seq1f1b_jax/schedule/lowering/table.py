@@ -20,12 +20,15 @@ NO_STAGE = -1
 class ActionColumns(NamedTuple):
     """The sending actions, int32 `[num_ticks, num_ranks]`; 0 where there is none.
 
+    `cache_pages` has one dim more, `[num_ticks, num_ranks, num_chunks]`.
+
     Attributes:
       op: `NO_ACTION` 0, `FORWARD` 1, `BACKWARD` 2 or `INPUT_BACKWARD` 3.
       stage: that the action runs through.
       microbatch: of the unit.
       chunk: of the unit.
-      cache_slot: slot of the keys and values of the stage and microbatch in the rank's cache.
+      cache_pages: where the keys and values of each chunk of the stage and microbatch begin in the
+        rank's cache, in tokens; those of later chunks than the action's are not in use.
       prefix_slot: slot of the gradients of those keys and values.
       arena_offset: start of the unit's residuals in the rank's arena, in tokens.
       loss_offset: start of the unit's loss gradient on the rank of the last stage, in tokens.
@@ -37,7 +40,7 @@ class ActionColumns(NamedTuple):
     stage: NDArray[np.int32]
     microbatch: NDArray[np.int32]
     chunk: NDArray[np.int32]
-    cache_slot: NDArray[np.int32]
+    cache_pages: NDArray[np.int32]
     prefix_slot: NDArray[np.int32]
     arena_offset: NDArray[np.int32]
     loss_offset: NDArray[np.int32]
@@ -82,9 +85,12 @@ class TickTable:
       chunk_lengths: tokens of each chunk.
       num_microbatches: sequence batches per step.
       peak_units: units alive at each rank's fullest moment.
-      cache_slots_per_rank: cache slots each rank uses.
+      cache_tokens_per_rank: keys and values each rank keeps room for, in tokens.
+      cache_bound_per_rank: those alive at its fullest tick: no packing takes less.
       prefix_slots_per_rank: slots of key/value gradients each rank uses.
-      arena_tokens_per_rank: arena each rank uses, in tokens.
+      arena_tokens_per_rank: arena each rank uses, in tokens; ranks that are not the fullest are
+        packed only as well as that one.
+      arena_bound_per_rank: tokens alive at its fullest tick: no packing takes less.
       deferred_tokens_per_rank: what each rank keeps between `I` and `W` at its fullest, in tokens.
       inbox_slots_per_rank: messages each rank holds at its fullest.
       loss_tokens: loss gradients that the rank of the last stage holds at its fullest, in tokens.
@@ -98,9 +104,11 @@ class TickTable:
     chunk_lengths: tuple[int, ...]
     num_microbatches: int
     peak_units: tuple[int, ...]
-    cache_slots_per_rank: tuple[int, ...]
+    cache_tokens_per_rank: tuple[int, ...]
+    cache_bound_per_rank: tuple[int, ...]
     prefix_slots_per_rank: tuple[int, ...]
     arena_tokens_per_rank: tuple[int, ...]
+    arena_bound_per_rank: tuple[int, ...]
     deferred_tokens_per_rank: tuple[int, ...]
     inbox_slots_per_rank: tuple[int, ...]
     loss_tokens: int
@@ -142,9 +150,14 @@ class TickTable:
         return self.ops == (Op.F,)
 
     @property
-    def num_cache_slots(self) -> int:
-        """Cache slots that every rank allocates: those of the rank that needs most."""
-        return max(self.cache_slots_per_rank)
+    def cache_tokens(self) -> int:
+        """Keys and values that every rank allocates, in tokens: those of the fullest rank."""
+        return max(self.cache_tokens_per_rank)
+
+    @property
+    def cache_bound(self) -> int:
+        """Tokens that no packing of keys and values is below."""
+        return max(self.cache_bound_per_rank)
 
     @property
     def num_prefix_slots(self) -> int:
@@ -155,6 +168,11 @@ class TickTable:
     def arena_tokens(self) -> int:
         """Arena that every rank allocates, in tokens: that of the rank that needs most."""
         return max(self.arena_tokens_per_rank)
+
+    @property
+    def arena_bound(self) -> int:
+        """Tokens that no packing of residuals is below."""
+        return max(self.arena_bound_per_rank)
 
     @property
     def deferred_tokens(self) -> int:

@@ -1,0 +1,24 @@
+"""The table of packings, its smallest rows."""
+
+import json
+
+from benchmarks import packing
+from benchmarks.published_sizes import SHAPES
+
+
+def test_last_line_has_the_worst_of_the_rows(capsys, tmp_path):
+    path = tmp_path / "packing.json"
+    assert packing.main(["--chunks", "2", "--out", str(path)]) == 0
+    values = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads(path.read_text()) == values
+    rows = values["rows"]
+    assert len(rows) == sum(shape.num_chunks > 1 for shape in SHAPES.values())
+    for name in ("arena", "cache"):
+        assert min(row[f"{name}/bound"] for row in rows) >= 1
+        assert values[f"{name}_over_bound"] == max(row[f"{name}/bound"] for row in rows)
+    assert all(row["cache"] <= row["slots"] for row in rows)
+
+
+def test_keys_and_values_of_split_backwards_go_first():
+    (row, *_) = packing.measure([4], "seq-zb-h1")
+    assert row["cache"] <= row["arena"]
