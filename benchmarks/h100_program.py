@@ -49,6 +49,7 @@ def main(arguments=None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from seq1f1b_jax.cli.xla_presets import PRESETS
+    from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.h100_program", description=__doc__,
@@ -56,12 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--setting", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--attention", help="a backend of seq1f1b_jax.ops.attention")
-    parser.add_argument("--recompute", choices=["none", "selective", "full"])
+    parser.add_argument("--recompute", choices=RECOMPUTE_POLICIES)
     parser.add_argument("--layers", type=int, help="layers of a stage")
     parser.add_argument("--chunks", type=int, help="chunks of a sequence")
     parser.add_argument("--unroll", type=_layers, help="ExecutorOptions.unroll: layers, or auto")
     parser.add_argument("--halves", action="store_true", default=None,
                         help="ExecutorOptions.halves, with the flag that train.py sets for it")
+    parser.add_argument("--offload", type=float, help="ExecutorOptions.offload")
     parser.add_argument("--preset", choices=list(PRESETS), default="default", help="of XLA flags")
     parser.add_argument("--xla-flags", default="", help="more of them, as in XLA_FLAGS")
     parser.add_argument("--top", type=int, default=0, help="kernels with the most bytes to list")
@@ -76,9 +78,10 @@ def _layers(text: str) -> int | str:
 
 def _flags(options, dumps: Path) -> str:
     """The preset's flags, those given, and the dump of thunks."""
-    from seq1f1b_jax.cli.xla_presets import HALVES, PRESETS
+    from seq1f1b_jax.cli.xla_presets import PRESETS, flags_of_executor
 
-    chosen = {**PRESETS[options.preset], **(HALVES if options.halves else {})}
+    needed = flags_of_executor(halves=bool(options.halves), offload=bool(options.offload))
+    chosen = {**PRESETS[options.preset], **needed}
     preset = [f"--{name}={value}" for name, value in chosen.items()]
     dump = ["--xla_dump_hlo_as_text", "--xla_dump_hlo_module_re=jit_train_step"]
     given = shlex.split(f"{os.environ.get('XLA_FLAGS', '')} {options.xla_flags}")
@@ -89,7 +92,7 @@ def _chosen(options) -> dict[str, Setting]:
     wanted = {
         "attention": options.attention, "recompute": options.recompute, "layers": options.layers,
         "num_chunks": options.chunks, "unroll": options.unroll,
-        "halves": options.halves,
+        "halves": options.halves, "offload": options.offload,
     }  # fmt: skip
     changes = {name: value for name, value in wanted.items() if value is not None}
     return {name: replace(SETTINGS[name], **changes) for name in options.setting}

@@ -19,7 +19,7 @@ from benchmarks.aot import h100_mesh, has_aot
 from benchmarks.common import cases, report
 from benchmarks.common.cases import Size, use_cpu_devices
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.pipeline.memory import predict_memory
+from seq1f1b_jax.pipeline.memory import nbytes, predict_memory
 
 RANKS, MICROBATCHES, LENGTH, WIDTH, LAYERS = 4, 8, 4096, 256, 8
 CHUNKS = (1, 2, 4, 8)
@@ -101,7 +101,7 @@ def measure_h100(*, length: int, width: int) -> dict[str, Any]:
 def ring_bytes(family: str, size: Size, width: int) -> int:
     """Bytes of the ring's buffers, as the scan carries them."""
     step = cases.pipelined(make_stage(family, size, width), size)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in step.program(1).ring_shapes().values())
+    return nbytes(step.program(1).ring_shapes())
 
 
 def check_ring(ring: list[int]) -> list[dict[str, Any]]:

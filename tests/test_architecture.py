@@ -14,7 +14,7 @@ CHECKED = (*FOLDERS, "benchmarks", "tests")
 MAX_LINES = 300
 MAX_FILES = 14
 """Side by side in a folder of the package."""
-MAX_SHARE = 0.16
+MAX_SHARE = 0.17
 """Of the package's lines in one folder of it, with all that is in it."""
 
 # Part of the house -> the only other parts of ours that it may import; none of them stands below.

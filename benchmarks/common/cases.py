@@ -29,6 +29,7 @@ class Size:
     compute_dtype: Any = jnp.float32
     schedule: str = "seq1f1b"
     sequence_parallel: bool = False
+    offload: float = 0.0
 
 
 def use_cpu_devices(count: int) -> None:
@@ -52,7 +53,7 @@ def pipelined(
         stage, plan, mesh, chunk_lengths=tuple(lengths),
         options=ExecutorOptions(
             size.attention, size.recompute, size.compute_dtype,
-            sequence_parallel=size.sequence_parallel,
+            sequence_parallel=size.sequence_parallel, offload=size.offload,
         ),
     )
 

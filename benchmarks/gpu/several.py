@@ -15,8 +15,9 @@ from benchmarks.gpu.timing import time_calls
 from benchmarks.timeline import all_neighbours
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.axes import PIPE
-from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
+from seq1f1b_jax.pipeline.executor.scan import run_schedule
 from seq1f1b_jax.pipeline.params.sharding import specs
+from seq1f1b_jax.pipeline.weights import collect_gradients, prepare_inputs
 
 ONE, PARITY, ALL = "1f1b", "seq1f1b", "seq1f1b, all neighbours every tick"
 

@@ -15,7 +15,8 @@ from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import time_calls
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
-from seq1f1b_jax.pipeline.executor.scan import ACTIONS, prepare_inputs
+from seq1f1b_jax.pipeline.executor.scan import ACTIONS
+from seq1f1b_jax.pipeline.weights import prepare_inputs
 from seq1f1b_jax.schedule import Op, StageCost, balanced_lengths
 from seq1f1b_jax.schedule.lowering.table import OP_CODES
 

@@ -9,7 +9,7 @@ from benchmarks.h100.actions import Action, Ticks, find_ticks, is_of_role
 from benchmarks.h100.checks import rounded_weight_gradients, score_bytes
 from benchmarks.h100.hlo import Program, read_program
 from benchmarks.h100.kernels import Kernel, launches, unknown_loops
-from benchmarks.h100.overlap import collectives
+from benchmarks.h100.overlap import collectives, host_copies
 from benchmarks.h100.roofline import Work, floor_seconds, work
 from benchmarks.h100.settings import Compiled
 from benchmarks.h100.thunks import Thunks, host_reads, read_thunks
@@ -113,7 +113,9 @@ def count(compiled: Compiled, sizes: Sizes) -> Report:
         "kernels_per_action_most": max(launched),
         **_host(program, thunks, ticks),
         **_collectives(program, ticks),
+        **_offload(program, ticks),
         "held_gb": compiled.held / GB,
+        "host_gb": compiled.host / GB,
         "layers": sizes.layers,
         "compile_seconds": compiled.seconds,
     }
@@ -189,6 +191,16 @@ def _host(program: Program, thunks: Thunks | None, ticks: Ticks) -> dict[str, An
         inside = sum(ticks.loop in around for around in thunks.buffers)
         values["command_buffers_per_tick"] = inside / ticks.num_ticks
     return values
+
+
+def _offload(program: Program, ticks: Ticks) -> dict[str, Any]:
+    """Copies from and to the host in the text of one tick."""
+    found = list(host_copies(program, ticks.body))
+    exposed = [copy for copy in found if copy.is_exposed]
+    return {
+        "offload_copies": len(found) / ticks.num_ticks,
+        "offload_copies_exposed": len(exposed) / ticks.num_ticks,
+    }
 
 
 def _collectives(program: Program, ticks: Ticks) -> dict[str, Any]:

@@ -16,6 +16,8 @@ _CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_HOST = "S(5)"
+"""The compiler's number of the host's pinned memory, in the layout of an array."""
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
@@ -66,6 +68,8 @@ class Instruction:
       operands: names; of a parameter its number, of a constant its value.
       attributes: what follows the operands.
       is_root: whether it is the computation's result.
+      is_on_host: whether a part of the result is in host memory, or, of one that only starts, an
+        operand.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Instruction:
     operands: tuple[str, ...]
     attributes: str
     is_root: bool = False
+    is_on_host: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -205,7 +210,9 @@ def _instruction(name: str, rest: str, *, is_root: bool) -> Instruction:
         part.split(" ")[-1].lstrip("%") for part in _parts(call[opening + 1 : closing])
     )
     shapes = tuple(_shapes(result))
-    return Instruction(name, call[:opening], shapes, operands, call[closing + 1 :], is_root)
+    return Instruction(
+        name, call[:opening], shapes, operands, call[closing + 1 :], is_root, _HOST in result
+    )
 
 
 def _shapes(text: str) -> Iterator[Shape]:

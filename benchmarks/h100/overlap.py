@@ -1,4 +1,7 @@
-"""What runs beside each collective: between its start and its end in the order of the program."""
+"""What runs beside each collective and each copy from or to the host's memory.
+
+That is what is between its start and its end in the order of the program.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +10,8 @@ from benchmarks.h100.hlo import Computation, Instruction, Program
 from benchmarks.h100.kernels import is_collective, kernel_of, launches, loops
 
 _MATMUL = ("matmul", "attention")
+_COPIES = ("fusion", "copy", "dynamic-slice", "dynamic-update-slice")
+"""What moves bytes where one side is the host's memory."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,30 @@ def collectives(program: Program, name: str) -> Iterator[Collective]:
     for loop in loops(program, name):
         if loop.trips is not None:
             yield from collectives(program, loop.body)
+
+
+@dataclass(frozen=True)
+class HostCopy:
+    """One in the text; how often it runs is not counted.
+
+    Attributes:
+      name: of the instruction that starts it.
+      is_exposed: as of a `Collective`.
+    """
+
+    name: str
+    is_exposed: bool
+
+
+def host_copies(program: Program, name: str) -> Iterator[HostCopy]:
+    """Copies from or to the host's memory, of a computation and of all its loops."""
+    computation = program[name]
+    for instruction in computation.instructions:
+        if instruction.is_on_host and instruction.operation in _COPIES:
+            yield HostCopy(instruction.name, not _is_hidden(program, computation, instruction))
+    for instruction in computation.instructions:
+        if instruction.opcode == "while":
+            yield from host_copies(program, instruction.body)
 
 
 def _started(program: Program, instruction: Instruction) -> Instruction:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.h100.kernels import Kernel
 from benchmarks.h100.matmuls import is_backward
-from seq1f1b_jax.schedule import StageCost
+from seq1f1b_jax.schedule import Costs, Plan, StageCost, simulate
 
 MATMUL_FLOPS = 600e12
 """Per second, bfloat16."""
@@ -95,7 +95,7 @@ def floor_seconds(
       recomputed.
 
     Example:
-      >>> from seq1f1b_jax.schedule import StageCost
+      >>> from seq1f1b_jax.schedule import Costs, Plan, StageCost, simulate
       >>> cost = StageCost(model_dim=1000, num_heads=1, num_kv_heads=1, head_dim=1, mlp_dim=50_000,
       ...                  gated=False, vocab_size=1, layers_per_stage=(1,))
       >>> round(floor_seconds(cost, [1000])[0], 6)  # 6 FLOPs per token and weight
@@ -108,3 +108,28 @@ def floor_seconds(
     attention = (forward - weights) / ATTENTION_FLOPS
     attention += (backward - 2 * weights) / ATTENTION_BACKWARD_FLOPS
     return float(3 * weights / MATMUL_FLOPS), float(attention)
+
+
+def step_seconds(
+    plan: Plan, cost: StageCost, lengths: Sequence[int], *, num_tensor: int = 1
+) -> float:
+    """A step by matmuls and attention alone, on the executor's machine; 0 for everything else.
+
+    Args:
+      plan: the schedule.
+      cost: sizes of the model, its layers by stage, and what is recomputed.
+      lengths: tokens of each chunk.
+      num_tensor: devices that share a layer.
+    """
+    layer = replace(cost, layers_per_stage=(1, 1), recompute="none").costs(lengths)
+    weights, forward, backward = (
+        np.asarray(one)[0] / num_tensor for one in (layer.weights, layer.forward, layer.backward)
+    )
+    matmul, attention = weights / MATMUL_FLOPS, (forward - weights) / ATTENTION_FLOPS
+    again = {"matmuls": matmul, "full": matmul + attention}.get(cost.recompute, 0)
+    back = 2 * matmul + (backward - 2 * weights) / ATTENTION_BACKWARD_FLOPS + again
+    layers = np.array(cost.layers_per_stage)[:, None]
+    head = 6 * np.array(lengths) * cost.model_dim * cost.vocab_size / num_tensor / MATMUL_FLOPS
+    is_last = np.arange(len(layers))[:, None] == len(layers) - 1
+    ahead = layers * (matmul + attention) + is_last * head
+    return float(simulate(plan, Costs(ahead, layers * back), machine="executor").makespan)

@@ -26,6 +26,7 @@ class Setting:
       layers: of a stage.
       unroll: `ExecutorOptions.unroll`.
       halves: `ExecutorOptions.halves`, where there is a `tensor`.
+      offload: `ExecutorOptions.offload`.
     """
 
     family: str
@@ -40,6 +41,7 @@ class Setting:
     layers: int = 2
     unroll: int | Literal["auto"] = "auto"
     halves: bool = False
+    offload: float = 0.0
 
     @property
     def axes(self) -> dict[str, int]:
@@ -63,6 +65,7 @@ def options_of(setting: Setting):
     return ExecutorOptions(
         setting.attention, setting.recompute, jnp.bfloat16, unroll=setting.unroll,
         sequence_parallel=setting.tensor > 1, halves=setting.halves and setting.tensor > 1,
+        offload=setting.offload,
     )  # fmt: skip
 
 
@@ -70,7 +73,7 @@ def build(setting: Setting, *, mesh=None):
     """The pipelined step; for H100s without a device, unless a mesh is given."""
     from dataclasses import replace
 
-    from benchmarks.published_sizes import h100s
+    from benchmarks.common.shapes import h100s
     from seq1f1b_jax.models import build_stage
     from seq1f1b_jax.ops.attention import get_backend
     from seq1f1b_jax.pipeline import build_step
@@ -104,6 +107,7 @@ class Compiled:
       names: of the thunks.
       seconds: that tracing and compiling took.
       held: bytes that a device holds.
+      host: bytes of host memory that it has beside.
     """
 
     text: str
@@ -111,6 +115,7 @@ class Compiled:
     names: str
     seconds: float
     held: int
+    host: int = 0
 
 
 def compile_step(step, *, dumps: Path) -> Compiled:
@@ -123,13 +128,15 @@ def compile_step(step, *, dumps: Path) -> Compiled:
     from benchmarks.published_sizes import abstract_state, compile_train_step, held_bytes
 
     compiled, seconds = compile_train_step(step, abstract_state(step))
-    held, _ = held_bytes(compiled.memory_analysis())
+    memory = compiled.memory_analysis()
+    held, _ = held_bytes(memory)
     found = {path.name: path for path in dumps.glob("*jit_train_step.*")}
     thunks = _text(found, "thunk_sequence_after_thunk_passes")
     names = _text(found, "thunk_metadata")
     for path in found.values():
         path.unlink()
-    return Compiled(compiled.as_text(), thunks, names, seconds, held)
+    host = memory.host_temp_size_in_bytes
+    return Compiled(compiled.as_text(), thunks, names, seconds, held, host)
 
 
 def _text(files: dict[str, Path], name: str) -> str:

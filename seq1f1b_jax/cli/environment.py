@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from seq1f1b_jax.cli.devices import choose_platform, jax_environment, probe_machine
-from seq1f1b_jax.cli.xla_presets import HALVES, Environment, xla_environment
+from seq1f1b_jax.cli.xla_presets import Environment, flags_of_executor, xla_environment
 from seq1f1b_jax.config import Config
 
 
@@ -30,7 +30,9 @@ def choose_environment(
         _leave_out_cuda_plugins()
     flags = xla_environment(
         config.xla.preset, platform, environment={**environment, **devices},
-        more=HALVES if config.executor.halves else {},
+        more=flags_of_executor(
+            halves=config.executor.halves, offload=config.executor.offload != 0
+        ),
     )
     return Environment({**devices, **flags.variables}, flags.messages)
 

@@ -34,6 +34,21 @@ PRESETS: Mapping[str, Flags] = MappingProxyType({
 HALVES: Flags = MappingProxyType({"xla_gpu_reduce_scatter_combine_threshold_bytes": "1"})
 """What `executor.halves` needs: else both halves wait for one combined collective."""
 
+OFFLOAD: Flags = MappingProxyType({"xla_gpu_memory_limit_slop_factor": "1000"})
+"""What `executor.offload` needs, in percent of the device's memory. XLA counts host memory as the
+device's; what it takes for too large it recomputes in parts, and schedules without overlap."""
+
+
+def flags_of_executor(*, halves: bool, offload: bool) -> Flags:
+    """What settings of the executor need.
+
+    Example:
+      >>> flags_of_executor(halves=False, offload=True)
+      {'xla_gpu_memory_limit_slop_factor': '1000'}
+    """
+    return {**(HALVES if halves else {}), **(OFFLOAD if offload else {})}
+
+
 PROBE_SECONDS = 120
 _PROBE = """
 import resource

@@ -7,11 +7,11 @@ position, and `tests/pipeline` holds their number.
 Adding an axis touches:
 
 - this file: its description;
-- `config/sections.py` (`MeshConfig`), `config/checks.py`, `cli/devices.py` and `pipeline/mesh.py`:
+- `config/pipeline.py` (`MeshConfig`), `config/checks.py`, `cli/devices.py` and `pipeline/mesh.py`:
   its size and position;
 - `pipeline/params/sharding.py`: the dims of batch, parameters, gradients and optimizer state that
   are sharded over it (`pipeline/params/layout.py` if rows of a leaf move);
-- `pipeline/step.py` and `executor/scan.collect_gradients`: sums of loss and gradients over it;
+- `pipeline/step.py` and `weights.collect_gradients`: sums of loss and gradients over it;
 - a module for the computation that communicates over it, as `ops/tensor.py` is for `TENSOR`.
 """
 

@@ -1,5 +1,6 @@
 """Build a training step or an evaluation from a model, a plan and a mesh: the public entry."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -107,6 +108,7 @@ def build_step(
         unrolled=_is_unrolled(
             options.unroll, layout, num_chunks=plan.num_chunks, platform=platform
         ),
+        num_host_layers=offloaded_layers(options.offload, layout),
     )
 
 
@@ -114,6 +116,11 @@ def choose_attention(stage: Stage, mesh: Mesh, options: ExecutorOptions) -> Atte
     """The attention of a step, see `ops.attention.choose_backend`."""
     part = shard_stage(stage, tensor_axis(axis_size(mesh, TENSOR), options))
     return choose_backend(options.attention, list(mesh.devices.flat), heads_of(part, options))
+
+
+def offloaded_layers(fraction: float, layout: Layout) -> int:
+    """Layers of a stage whose waiting values are in host memory: a fraction of them, rounded up."""
+    return math.ceil(round(fraction * layout.max_layers, 6))
 
 
 def _is_unrolled(

@@ -18,6 +18,7 @@ from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.residuals import plan_residuals
 from seq1f1b_jax.pipeline.stage import Tree
+from seq1f1b_jax.schedule import Op
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class MemoryPrediction:
       weights: compute copies of this rank's weights, and the tables it gathers, of the vocabulary
         and of learned positions.
       workspace: scratch of the largest single action.
+      staging: values on their way from or to host memory.
+      host: bytes of host memory; not in the total.
     """
 
     ring: int
@@ -47,14 +50,17 @@ class MemoryPrediction:
     inbox: int
     weights: int
     workspace: int
+    staging: int
+    host: int
 
     @property
     def total(self) -> int:
+        """Bytes of the device."""
         return sum(self.terms().values())
 
     def terms(self) -> dict[str, int]:
-        """Bytes by name of the term."""
-        return asdict(self)
+        """Bytes of the device by name of the term."""
+        return {name: size for name, size in asdict(self).items() if name != "host"}
 
 
 def nbytes(tree: Tree) -> int:
@@ -82,8 +88,8 @@ def predict_memory(program: Program) -> MemoryPrediction:
     """
     state = program.state_shapes()
     return MemoryPrediction(
-        ring=nbytes(state.ring),
-        deferred=nbytes(state.deferred),
+        ring=nbytes(state.ring.device),
+        deferred=nbytes(state.deferred.device),
         cache=nbytes((state.keys, state.values)),
         prefix_gradients=nbytes((state.prefix_dk, state.prefix_dv)),
         loss_gradients=nbytes(state.dy),
@@ -91,7 +97,18 @@ def predict_memory(program: Program) -> MemoryPrediction:
         inbox=(program.table.num_inbox_slots - 1 + program.table.exchange.late) * _message(program),
         weights=_weight_copies(program),
         workspace=_workspace(program),
+        staging=2 * copied_bytes(program) if program.num_host_layers else 0,
+        host=nbytes((state.ring.host, state.deferred.host)),
     )
+
+
+def copied_bytes(program: Program) -> int:
+    """Bytes that wait of one layer of the longest chunk: what a copy to the host or back moves."""
+    chunk = program.lengths.index(max(program.lengths))
+    entries = [*program.residual_plans[chunk].entries]
+    if Op.W in program.table.ops:
+        entries += program.layer_splits[chunk].entries.values()
+    return sum(entry.size * entry.dtype.itemsize for entry in entries)
 
 
 LEAST_LOSS_BLOCK = 1024
@@ -193,9 +210,13 @@ def _message(program: Program) -> int:
 
 
 def _gathered(program: Program, length: int) -> int:
-    """Bytes of a chunk's tokens on every device, where each has its part of them; else none."""
+    """Bytes of a chunk's tokens on every device, where each has its part of them; else none.
+
+    Where layers are unrolled, tokens for the next matmuls are gathered while those of the last ones
+    are still there.
+    """
     parts = program.tensor.token_parts
-    return nbytes(program.layer_input(length)) * parts if parts > 1 else 0
+    return nbytes(program.layer_input(length)) * parts * (1 + program.unrolled) if parts > 1 else 0
 
 
 def _layer_values(program: Program) -> list[int]:

@@ -17,11 +17,14 @@ class ExecutorOptions:
       attention: name of the backend, see `ops.attention`; `auto` takes the fastest that is proven
         on the mesh's devices.
       recompute: what the backward computes again: `none` keeps all that a vjp wants, `selective`
-        keeps matmul results, attention's out and lse and layer inputs, `full` layer inputs only.
+        keeps matmul results, attention's out and lse and layer inputs, `matmuls` attention's out
+        and lse and layer inputs, `full` layer inputs only.
       compute_dtype: of activations and of the compute copy of the weights; sums are kept in at
         least float32.
       unroll: the most layers of a stage that are unrolled, so that each has its own weights,
         accumulators and part of the program; more of them are a loop. `auto`: by the platform.
+      offload: part of the layers of a stage, 0 to 1, whose residuals wait in the host's pinned
+        memory; rounded up to whole layers. Where host and device share one memory it moves nothing.
       loss_block: tokens whose logits exist at one time; None: as many as fit into the scratch that
         a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
       restart_positions: whether positions count from the first token of a document, where the
@@ -34,14 +37,15 @@ class ExecutorOptions:
         and, in what is sent, zeros. Only tests set it.
 
     Raises:
-      ValueError: an unknown name of `recompute`; an `unroll` that is no count; `halves` of tokens
-        that are not shared, or with `recompute` `none`.
+      ValueError: an unknown name of `recompute`; an `unroll` that is no count; an `offload` that is
+        no part; `halves` of tokens that are not shared, or with `recompute` `none`.
     """
 
     attention: str = "auto"
     recompute: str = "selective"
     compute_dtype: DTypeLike = jnp.float32
     unroll: int | Literal["auto"] = "auto"
+    offload: float = 0.0
     loss_block: int | None = None
     restart_positions: bool = False
     sequence_parallel: bool = False
@@ -69,6 +73,11 @@ class ExecutorOptions:
             raise ValueError(
                 f"unroll={self.unroll!r} is no number of layers; use 0 (a loop over the layers of "
                 "a stage), the most layers to unroll, or 'auto'"
+            )
+        if not 0 <= self.offload <= 1:
+            raise ValueError(
+                f"offload={self.offload!r} is no part of the layers; use a number from 0 (all on "
+                "the device) to 1 (all in host memory)"
             )
 
 

@@ -19,7 +19,7 @@ from seq1f1b_jax.ops.loss import num_targets
 from seq1f1b_jax.ops.tensor import TensorAxis
 from seq1f1b_jax.pipeline.batch import Tokens, check_batch, check_ids
 from seq1f1b_jax.pipeline.executor.program import Program
-from seq1f1b_jax.pipeline.executor.scan import collect_gradients, prepare_inputs, run_schedule
+from seq1f1b_jax.pipeline.executor.scan import run_schedule
 from seq1f1b_jax.pipeline.executor.trace import Recorder, record
 from seq1f1b_jax.pipeline.halves import Halves, tensor_axis
 from seq1f1b_jax.pipeline.memory import with_loss_block
@@ -34,6 +34,7 @@ from seq1f1b_jax.pipeline.params.sharding import (
     specs,
 )
 from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage, window_of
+from seq1f1b_jax.pipeline.weights import collect_gradients, prepare_inputs
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
 
 
@@ -53,6 +54,7 @@ class PipelineStep:
     attention: AttentionBackend
     options: ExecutorOptions
     unrolled: bool = False
+    num_host_layers: int = 0
     recorder: Recorder | None = None
 
     def traced(self, recorder: Recorder) -> "PipelineStep":
@@ -179,7 +181,7 @@ class PipelineStep:
         table = lower(plan, self.table.chunk_lengths)
         program = self.program(tokens.shape[1] // self.num_data, has_starts=starts is not None)
         program = replace(
-            program, table=table, num_microbatches=tokens.shape[0], train=False
+            program, table=table, num_microbatches=tokens.shape[0], num_host_layers=0, train=False
         )
 
         def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
@@ -225,6 +227,7 @@ class PipelineStep:
             num_microbatches=self.plan.num_microbatches,
             platform=self.mesh.devices.flat[0].platform,
             unrolled=self.unrolled,
+            num_host_layers=self.num_host_layers,
             has_starts=has_starts,
         )
         return with_loss_block(program)

@@ -30,10 +30,12 @@ class Case(NamedTuple):
     sequence: bool = False
     halves: bool = False
     unroll: int = 0
+    offload: float = 0.0
 
     @property
     def id(self) -> str:
         flags = [self.masks] * (self.masks != "causal")
+        flags += [f"host{self.offload}"] * (self.offload > 0)
         flags += ["tied"] * self.tied + [f"w{self.extra_warmup}"] * (self.extra_warmup > 0)
         virtual = f"V{self.V}" * (self.V > 1)
         data = f"D{self.D}" * (self.D > 1)

@@ -36,7 +36,7 @@ FACTORS: dict[str, list[Any]] = dict(
     C=[1, 2, 3, 4],
     lengths=["even", "balanced", "odd"],
     family=["gpt", "llama"],
-    recompute=["none", "selective", "full"],
+    recompute=["none", "selective", "matmuls", "full"],
     tied=[False, True],
     layers=["equal", "unequal"],
     schedule=["seq1f1b", "terapipe", "seq1f1b-lockstep", "seq1f1b-i", "seq-zb-h1"],
@@ -44,6 +44,7 @@ FACTORS: dict[str, list[Any]] = dict(
     attention=["xla_blockwise", UNBLOCKED],
     batch=[1, 2],
     masks=["causal", "packed", "restart", "window"],
+    offload=[0.0, 0.5, 1.0],
     x64=[True, False],
 )
 
@@ -69,6 +70,9 @@ TRAPS = {
     "tokens shared in halves, split": Case(
         P=2, T=2, M=2, C=2, lengths="balanced", schedule="seq-zb-h1", masks="restart",
         sequence=True, halves=True,
+    ),
+    "split, a part of unequal layers waits in host memory": Case(
+        P=3, M=3, C=2, schedule="seq-zb-h1", recompute="matmuls", layers="unequal", offload=0.5
     ),
     "unequal layers, tied": Case(
         P=4, M=2, C=2, layers="unequal", tied=True, masks="window"
@@ -116,7 +120,7 @@ def long_cases() -> list[Case]:
     schedules = _cover(strength=2, also=grid, seeds=everyday)
     factors = dict(FACTORS)
     alone = ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64")
-    for name in (*alone, "masks"):
+    for name in (*alone, "masks", "offload"):
         factors[name] = FACTORS[name][:1]
     found = [*schedules, *_cover(strength=3, factors=factors)]
     return [_spread(case, index) for index, case in enumerate(found) if case not in everyday]
@@ -173,6 +177,7 @@ def build(case: Case, *, fill: float | None = None):
             attention="xla_dense" if unblocked else case.attention,
             recompute=case.recompute,
             unroll=case.unroll,
+            offload=case.offload,
             compute_dtype=case.dtype,
             loss_block=7,
             restart_positions="restart" in case.masks,

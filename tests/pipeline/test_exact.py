@@ -23,6 +23,9 @@ UNROLLED = {
         P=2, T=2, M=2, C=2, schedule="seq-zb-h1", family="gpt", recompute="full", sequence=True,
         unroll=2,
     ),
+    "the first of two layers waits in host memory": Case(
+        P=2, M=2, C=2, lengths="balanced", offload=0.5, unroll=2
+    ),
 }
 """Every layer its own part of the program; else layers are a loop."""
 POSITIONS = {

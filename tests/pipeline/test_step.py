@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from seq1f1b_jax.config.sections import ExecutorConfig
+from seq1f1b_jax.config import ExecutorConfig
 from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.build import _is_unrolled
@@ -172,7 +172,7 @@ ERRORS = {
     ),
     "unknown residual policy": (
         lambda: ExecutorOptions(recompute="some"),
-        "recompute='some'.*none, selective, full",
+        "recompute='some'.*none, selective, matmuls, full",
     ),
     "a number of layers below zero": (
         lambda: ExecutorOptions(unroll=-1), "unroll=-1 is no number of layers.*'auto'"

@@ -15,7 +15,7 @@ from tests.pipeline.own_stage import OwnStage
 
 FOLDER = Path(__file__).parents[1] / "schedule" / "torch_plans"
 EVERYDAY = {
-    "InterleavedZeroBubble_P2_M4_V2.compute": Exchange.PARITY,  # on a ring
+    "InterleavedZeroBubble_P2_M4_V2.compute": Exchange.LOCKSTEP,
 }
 LONG = {
     "Interleaved1F1B_P2_M4_V2.comms": Exchange.LOCKSTEP,

@@ -68,7 +68,7 @@ def actions(program):
     tokens = jnp.zeros((1, 1, TOKENS), jnp.int32)
     inputs = Inputs(weights, zeros(program.table_shapes), tokens, tokens)
     state, message = zeros(program.state_shapes()), jnp.zeros(program.message_shape)
-    unit = Unit(*[jnp.int32(0)] * len(Unit._fields))
+    unit = Unit(*[jnp.int32(0)] * len(Unit._fields))._replace(cache_pages=jnp.zeros(1, jnp.int32))
     weight_unit = WeightUnit(*[jnp.int32(0)] * len(WeightUnit._fields))
 
     def run(action, *arguments):
@@ -174,7 +174,7 @@ def test_halves_add_what_the_whole_adds_in_bfloat16(recompute):
     tokens = jnp.asarray(rng.integers(8, size=(1, 1, TOKENS)), jnp.int32)
     inputs = Inputs(values(program.weight_shapes), values(program.table_shapes), tokens, tokens)
     chunk, message = Chunk(program, 0, inputs), jnp.zeros(program.message_shape, jnp.bfloat16)
-    unit = Unit(*[jnp.int32(0)] * len(Unit._fields))
+    unit = Unit(*[jnp.int32(0)] * len(Unit._fields))._replace(cache_pages=jnp.zeros(1, jnp.int32))
     weight_unit = WeightUnit(*[jnp.int32(0)] * len(WeightUnit._fields))
 
     def run(action, *arguments):

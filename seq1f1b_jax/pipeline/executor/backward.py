@@ -5,6 +5,9 @@ before waits for. `B` adds all weight gradients on the way; `I` leaves those tha
 later `W`, which nothing waits for.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,8 +16,9 @@ from seq1f1b_jax.ops.attention import ChunkGradients
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
-from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
+from seq1f1b_jax.pipeline.executor.control import LayerWork, over_layers, run_if
 from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit
+from seq1f1b_jax.pipeline.executor.store import fetch_values, open_values, write_values
 from seq1f1b_jax.pipeline.params import positions
 from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
 from seq1f1b_jax.pipeline.stage import Tree
@@ -34,48 +38,74 @@ def backward(
     Returns:
       The state, and the message to the stage before.
     """
-    return _through_layers(chunk, unit, state, message, layer_step=_whole_layer)
+    run = _each_layer(chunk, unit, _whole_layer)
+    return _through_layers(chunk, unit, state, message, LayerWork(run, partial(_stored, chunk)))
 
 
 def input_backward(
     chunk: Chunk, unit: Unit, state: State, message: Float[Array, "B Tmax d"]
 ) -> tuple[State, Float[Array, "B Tmax d"]]:
     """I: as `backward`, without the matmuls of weight gradients; stores what they need."""
-    return _through_layers(chunk, unit, state, message, layer_step=_input_half_of_layer)
+    entries = chunk.program.layer_splits[chunk.index].entries
+
+    def store(layer, unit: Unit, deferred, state: State, *, on_host: bool) -> State:
+        place = chunk.place(unit.deferred_offset, layer, on_host=on_host)
+        return state._replace(
+            deferred=write_values(state.deferred, entries, deferred, place)
+        )
+
+    run = _each_layer(chunk, unit, _input_half_of_layer)
+    work = LayerWork(run, partial(_stored, chunk), store, entries)
+    return _through_layers(chunk, unit, state, message, work)
 
 
 def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
     """W: the matmuls of weight gradients that an `I` has left."""
     split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
 
-    def layer_step(layer, unit: WeightUnit, value: None, state: State) -> tuple[None, State]:
-        kept = _kept(chunk, unit, layer, context, state)
-        where = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
-        deferred = {
-            name: buffers.read_entry(state.deferred, entry, **where)
-            for name, entry in split.entries.items()
-        }
+    def fetch(layer, unit: WeightUnit, state: State, *, on_host: bool):
+        place = chunk.place(unit.deferred_offset, layer, on_host=on_host)
+        stored = _stored(chunk, layer, unit, state, on_host=on_host)
+        return stored, fetch_values(state.deferred, split.entries, place)
+
+    def run(layer, unit: WeightUnit, value: None, fetched, state: State):
+        stored = open_values(chunk.entries, fetched[0])
+        deferred = open_values(split.entries, fetched[1])
+        kept = Kept(chunk.layer_weights(unit, layer), context, stored)
         grads = {}
         for piece in ("post", "pre"):
             halves = getattr(split, piece)
             values = [deferred[f"{piece}.{i}"] for i in range(len(halves.deferred))]
             grads = _add(grads, halves.weight_half(kept, values))
-        return value, _accumulate_leaves(chunk, unit, layer, state, grads)
+        return value, {}, _accumulate_leaves(chunk, unit, layer, state, grads)
 
-    return over_layers(chunk.program, unit, layer_step, None, state)[1]
+    return over_layers(chunk.program, unit, LayerWork(run, fetch), None, state, reverse=True)[1]
 
 
-def _through_layers(chunk: Chunk, unit: Unit, state: State, message, *, layer_step):
+def _each_layer(chunk: Chunk, unit: Unit, layer_step: Callable) -> Callable:
+    """`layer_step(chunk, unit, layer, kept, dy, state)` as `LayerWork.run`."""
+    context = chunk.context(unit)
+
+    def run(layer, unit: Unit, dy: Array, fetched: dict[str, Array] | Array, state: State):
+        stored = open_values(chunk.entries, fetched)
+        kept = Kept(chunk.layer_weights(unit, layer), context, stored)
+        return layer_step(chunk, unit, layer, kept, dy, state)
+
+    return run
+
+
+def _stored(chunk: Chunk, layer, unit: Unit | WeightUnit, state: State, *, on_host: bool):
+    """The unit's entries of the residual ring."""
+    place = chunk.place(unit.arena_offset, layer, on_host=on_host)
+    return fetch_values(state.ring, chunk.entries, place)
+
+
+def _through_layers(chunk: Chunk, unit: Unit, state: State, message: Array, work: LayerWork):
     program = chunk.program
     dy = message[:, : chunk.num_rows]
     is_last_stage = program.is_stage(-1, unit.stage)
     dy = run_if(is_last_stage, lambda _: _loss_gradient(chunk, unit, state), dy)
-    context = chunk.context(unit)
-
-    def step(layer, unit, dy, state):
-        return layer_step(chunk, unit, layer, context, dy, state)
-
-    dx, state = over_layers(program, unit, step, dy, state, reverse=True)
+    dx, state = over_layers(program, unit, work, dy, state, reverse=True)
     is_first_stage = program.is_stage(0, unit.stage)
     state = run_if(is_first_stage, lambda s: _embed_backward(chunk, unit, s, dx), state)
     return state, chunk.message(dx)
@@ -87,37 +117,26 @@ def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T 
     return dy.reshape(chunk.program.num_sequences, chunk.num_rows, -1)
 
 
-def _whole_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
+def _whole_layer(chunk: Chunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
     pieces = chunk.program.layer_backwards[chunk.index]
-    kept = _kept(chunk, unit, layer, context, state)
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
     d_post, (dx_around, dout) = pieces.post(kept, Given(values, dy))
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     d_pre, dx = pieces.pre(kept, Given(values, cotangents))
     state = _accumulate(chunk, unit, layer, state, jax.tree.map(jnp.add, d_pre, d_post))
-    return dx + dx_around, state
+    return dx + dx_around, {}, state
 
 
-def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, context: Tree, dy, state: State):
+def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
     split: LayerSplit = chunk.program.layer_splits[chunk.index]
-    kept = _kept(chunk, unit, layer, context, state)
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
     half = split.post.input_half(kept, Given(values, dy))
     (dx_around, dout), post_grads, post_deferred = half
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     dx, pre_grads, pre_deferred = split.pre.input_half(kept, Given(values, cotangents))
-    deferred = state.deferred
-    where = dict(layer=layer, offset=unit.deferred_offset, tokens=chunk.length)
-    for name, value in zip(split.entries, (*pre_deferred, *post_deferred), strict=True):
-        deferred = buffers.write_entry(deferred, split.entries[name], value, **where)
-    state = state._replace(deferred=deferred)
+    deferred = dict(zip(split.entries, (*pre_deferred, *post_deferred), strict=True))
     state = _accumulate_leaves(chunk, unit, layer, state, _add(post_grads, pre_grads))
-    return dx + dx_around, state
-
-
-def _kept(chunk: Chunk, unit: Unit | WeightUnit, layer, context: Tree, state: State) -> Kept:
-    stored = chunk.stored(unit.arena_offset, layer, state)
-    return Kept(chunk.layer_weights(unit, layer), context, stored)
+    return dx + dx_around, deferred, state
 
 
 def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State):
@@ -127,10 +146,14 @@ def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State)
         k, v = chunk.own(unit, layer, state)
         named = {"k": k, "v": v}
         q, out, lse = (kept.stored[name] for name in ("q", "out", "lse"))
-    else:  # policy `full`
+    else:  # the layer runs again
         q, k, v = chunk.pre(kept.weights, kept.stored["x"], kept.context)
-        out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))
-        named = {"q": q, "k": k, "v": v, "out": out}
+        named = {"q": q, "k": k, "v": v}
+        if "out" in kept.stored:
+            out, lse = kept.stored["out"], kept.stored["lse"]
+        else:
+            out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))
+            named["out"] = out
     return named, (q, k, v, prefix, out, lse)
 
 

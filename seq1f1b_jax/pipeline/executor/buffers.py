@@ -4,7 +4,7 @@ Inside the `shard_map` body shapes are per device. Buffers are written in place 
 `dynamic_update_slice` and read by `dynamic_slice`, never selected or branched over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.layout import Layout as MemoryLayout
 from jax.experimental.layout import with_layout_constraint
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 
-from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry
 from seq1f1b_jax.pipeline.stage import Tree
 
 
@@ -31,13 +30,25 @@ class Gradients(NamedTuple):
     tables: dict[str, Array]
 
 
+class Store(NamedTuple):
+    """Values of a layer and a unit that wait for a later action; see `store`.
+
+    Attributes:
+      device: by name, `[layers, tokens, values_per_token]`, flat.
+      host: of the first layers of a stage, in host memory, as bits, all values of a token together;
+        `None`: of no layer.
+    """
+
+    device: dict[str, Float[Array, "L A n"]]
+    host: UInt[Array, "H A n"] | None = None
+
+
 class State(NamedTuple):
     """What a rank carries from tick to tick.
 
     Attributes:
-      ring: residuals by name, `[max_layers, arena_tokens, values_per_token]`. A unit owns the
-        tokens `[arena_offset, arena_offset + chunk length)`; a leaf is stored flat.
-      deferred: what an `I` leaves to its `W`, likewise, `[max_layers, deferred_tokens, ...]`.
+      ring: residuals. A unit owns the tokens `[arena_offset, arena_offset + chunk length)`.
+      deferred: what an `I` leaves to its `W`, likewise.
       keys, values: the cache, `[max_layers, B, cache_tokens, Hkv, D]`; a unit owns the tokens
         `[cache_pages[chunk], ... + chunk length)`.
       prefix_dk, prefix_dv: gradients of the key/value prefix, in the accumulation dtype,
@@ -50,8 +61,8 @@ class State(NamedTuple):
       loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
     """
 
-    ring: dict[str, Float[Array, "L A n"]]
-    deferred: dict[str, Float[Array, "L A n"]]
+    ring: Store
+    deferred: Store
     keys: Float[Array, "L B A Hkv D"]
     values: Float[Array, "L B A Hkv D"]
     prefix_dk: Float[Array, "S L B prefix Hkv D"]
@@ -68,8 +79,8 @@ def write(buffer: Array, update: Array, *starts: int | Array) -> Array:
     whole buffer twice per tick.
     """
     update = update.reshape((1,) * (buffer.ndim - update.ndim) + update.shape)
-    update = _row_major(update.astype(buffer.dtype))
-    return lax.dynamic_update_slice(buffer, update, _indices(buffer, starts))
+    update = row_major(update.astype(buffer.dtype))
+    return lax.dynamic_update_slice(buffer, update, indices(buffer, starts))
 
 
 def read(buffer: Array, shape: tuple[int, ...], *starts: int | Array) -> Array:
@@ -79,39 +90,18 @@ def read(buffer: Array, shape: tuple[int, ...], *starts: int | Array) -> Array:
     and XLA:GPU transposed ring and cache in front of every such loop.
     """
     sizes = (1,) * (buffer.ndim - len(shape)) + tuple(shape)
-    return lax.dynamic_slice(_row_major(buffer), _indices(buffer, starts), sizes).reshape(shape)
+    return lax.dynamic_slice(row_major(buffer), indices(buffer, starts), sizes).reshape(shape)
 
 
-def _row_major(value: Array) -> Array:
+def row_major(value: Array) -> Array:
+    """The value, held to a row-major layout."""
     return with_layout_constraint(value, MemoryLayout(major_to_minor=tuple(range(value.ndim))))
 
 
-def _indices(buffer: Array, starts) -> list[Array]:
+def indices(buffer: Array, starts: Sequence[int | Array]) -> list[Array]:
+    """Start of a slice in every dim; 0 in those that are not given."""
     starts = (*starts, *(0,) * (buffer.ndim - len(starts)))
     return [jnp.asarray(start, jnp.int32) for start in starts]
-
-
-def write_entry(
-    buffer: dict[str, Array], entry: ArenaEntry, value: Array, *, layer, offset, tokens: int
-) -> dict[str, Array]:
-    """Write one value of one layer to its unit's tokens of the ring, or of the deferred values."""
-    width = values_per_token(entry, tokens)
-    block = jnp.pad(value.ravel(), (0, tokens * width - entry.size)).reshape(tokens, width)
-    return {**buffer, entry.name: write(buffer[entry.name], block, layer, offset)}
-
-
-def read_entry(buffer: dict[str, Array], entry: ArenaEntry, *, layer, offset, tokens: int) -> Array:
-    """The value that `write_entry` wrote, in its shape."""
-    block = read(buffer[entry.name], (tokens, values_per_token(entry, tokens)), layer, offset)
-    return block.ravel()[: entry.size].reshape(entry.shape)
-
-
-def values_per_token(entry: ArenaEntry, tokens: int) -> int:
-    """Numbers per token of an entry of a chunk of `tokens`, rounded up.
-
-    Where tokens of the residual stream are sharded over devices, one per token is less than one.
-    """
-    return -(-entry.size // tokens)
 
 
 def accumulate(total: Tree, update: Tree, index) -> Tree:

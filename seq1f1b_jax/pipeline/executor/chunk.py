@@ -15,6 +15,7 @@ from seq1f1b_jax.ops.attention import Prefix
 from seq1f1b_jax.pipeline.executor import buffers, residuals
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.executor.store import Place
 from seq1f1b_jax.pipeline.params.positions import look_up
 from seq1f1b_jax.pipeline.params.vocabulary import table_names
 from seq1f1b_jax.pipeline.stage import Params, Tree
@@ -137,13 +138,10 @@ class Chunk:
         where = (layer, 0, unit.cache_pages[index])
         return Prefix(*(buffers.read(x, shape, *where) for x in (state.keys, state.values)))
 
-    def stored(self, arena_offset, layer, state: State) -> dict[str, Array]:
-        """The unit's entries of the residual ring."""
-        where = dict(layer=layer, offset=arena_offset, tokens=self.length)
-        return {
-            name: buffers.read_entry(state.ring, entry, **where)
-            for name, entry in self.entries.items()
-        }
+    def place(self, offset: Array, layer: int | Array, *, on_host: bool) -> Place:
+        """Where the unit's values of a layer wait, from a token of the ring or of the deferred."""
+        row = layer if on_host else layer - self.program.num_host_layers
+        return Place(on_host, row, offset, self.length)
 
     def message(self, value: Float[Array, "B t d"]) -> Float[Array, "B Tmax d"]:
         """A value as it is sent: padded to the longest chunk."""

@@ -1,8 +1,10 @@
 """Branches that copy nothing, and the loop over the layers of a stage."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -32,16 +34,35 @@ def run_if(predicate: bool | Array, action: Callable[[T], T], state: T) -> T:
     return state
 
 
+class LayerWork(NamedTuple):
+    """What an action does in one layer: fetch values that have waited, compute, store values.
+
+    Attributes:
+      run: `(layer, unit, value, fetched, state) -> (value, kept, state)`.
+      fetch: `(layer, unit, state, *, on_host) -> fetched`.
+      store: `(layer, unit, kept, state, *, on_host) -> state`; `kept` is a dict by name.
+      kept: shapes of what is stored.
+    """
+
+    run: Callable
+    fetch: Callable = lambda layer, unit, state, *, on_host: {}
+    store: Callable = lambda layer, unit, kept, state, *, on_host: state
+    kept: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({})
+
+
 def over_layers(
     program: Program,
     unit: U,
-    step: Callable[[Any, U, V, State], tuple[V, State]],
+    work: LayerWork,
     value: V,
     state: State,
     *,
     reverse: bool = False,
 ) -> tuple[V, State]:
-    """`value, state = step(layer, unit, value, state)` for the layers of a stage.
+    """Work through the layers of a stage.
+
+    Copies from and to host memory run beside the matmuls of other layers: what a layer needs is
+    fetched before its neighbour computes, what it leaves is stored while the next one does.
 
     Unrolled, the index of a layer is a Python int, and layers that only some stages have are loops
     of zero or one trips. A barrier keeps layers apart: otherwise XLA:GPU puts off the weight
@@ -51,28 +72,97 @@ def over_layers(
     Args:
       program: static facts.
       unit: what is worked on; `stage` is one of its traced scalars.
-      step: a layer.
+      work: what to do in a layer.
       value: what goes from layer to layer, or `None`.
       state: buffers of this rank.
       reverse: whether the last layer is first.
     """
+    if program.unrolled:
+        return _unrolled(program, unit, work, value, state, reverse=reverse)
     count = program.num_layers_of(unit.stage)
-    if not program.unrolled:
+    num_host = program.num_host_layers
+    if not num_host:
+        return _on_device(work, unit, (value, state), 0, count, reverse=reverse)
+    if num_host == program.layout.max_layers:
+        num_host = count
+    elif num_host > min(program.layout.layers_per_stage):
+        num_host = jnp.minimum(num_host, count)
+    fetched = work.fetch(num_host - 1 if reverse else 0, unit, state, on_host=True)
+    if reverse:
+        value, state = _on_device(work, unit, (value, state), num_host, count, reverse=True)
+        fetched, value = lax.optimization_barrier((fetched, value))  # not used before
+    value, state = _on_host(work, unit, fetched, (value, state), num_host, reverse=reverse)
+    if not reverse:
+        value, state = _on_device(work, unit, (value, state), num_host, count, reverse=False)
+    return value, state
 
-        def body(index, carry):
-            return step(count - 1 - index if reverse else index, unit, *carry)
 
-        return lax.fori_loop(0, count, body, (value, state))
-    layers = range(program.layout.max_layers)
-    for layer in reversed(layers) if reverse else layers:
-        everywhere = layer < min(program.layout.layers_per_stage)
+def _on_device(work: LayerWork, unit, carry, first, end, *, reverse: bool):
+    """A loop over layers whose values wait on the device; none where all wait on the host."""
+    if first is end:
+        return carry
+
+    def body(index, carry):
+        layer = first + end - 1 - index if reverse else index
+        return _one_layer(work, layer, unit, None, carry, on_host=False)
+
+    return lax.fori_loop(first, end, body, carry)
+
+
+def _on_host(work: LayerWork, unit, fetched, carry, count, *, reverse: bool):
+    """A loop over layers whose values wait in host memory.
+
+    An iteration stores what the one before left and fetches what the next one needs. At the ends
+    there is none: what the first one stores is overwritten, what the last one fetches not used.
+    """
+    if isinstance(count, int) and count == 1:
+        return _one_layer(work, 0, unit, fetched, carry, on_host=True)
+
+    def layer(index):
+        index = jnp.clip(index, 0, count - 1)
+        return count - 1 - index if reverse else index
+
+    def body(index, carry):
+        fetched, kept, (value, state) = carry
+        state = work.store(layer(index - 1), unit, kept, state, on_host=True)
+        following = work.fetch(layer(index + 1), unit, state, on_host=True)
+        value, kept, state = work.run(layer(index), unit, value, fetched, state)
+        return following, kept, (value, state)
+
+    kept = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in work.kept.items()}
+    _, kept, (value, state) = lax.fori_loop(0, count, body, (fetched, kept, carry))
+    return value, work.store(layer(count - 1), unit, kept, state, on_host=True)
+
+
+def _unrolled(program: Program, unit, work: LayerWork, value, state: State, *, reverse: bool):
+    everywhere, count = min(program.layout.layers_per_stage), program.num_layers_of(unit.stage)
+    order = list(range(program.layout.max_layers))[:: -1 if reverse else 1]
+    fetched = None
+    for layer, following in zip(order, [*order[1:], None], strict=True):
+        ahead = None
+        if following is not None and following < min(everywhere, program.num_host_layers):
+            ahead = work.fetch(following, unit, state, on_host=True)
+
+        def act(carry, layer=layer, unit=unit, fetched=fetched):
+            on_host = layer < program.num_host_layers
+            return _one_layer(work, layer, unit, fetched, carry, on_host=on_host)
+
         value, state = run_if(
-            True if everywhere else layer < count,
-            lambda carry, layer=layer, unit=unit: step(layer, unit, *carry),
-            (value, state),
+            True if layer < everywhere else layer < count, act, (value, state)
         )
         unit, value, state = _barrier(layer, unit, value, state)
+        if jax.tree.leaves(ahead):
+            ahead, value = lax.optimization_barrier((ahead, value))  # not used before
+        fetched = ahead
     return value, state
+
+
+def _one_layer(work: LayerWork, layer, unit, fetched, carry, *, on_host: bool):
+    value, state = carry
+    if fetched is None:
+        fetched = work.fetch(layer, unit, state, on_host=on_host)
+    value, kept, state = work.run(layer, unit, value, fetched, state)
+    return value, work.store(layer, unit, kept, state, on_host=on_host)
 
 
 def _barrier(layer: int, unit: U, value: V, state: State) -> tuple[U, V, State]:

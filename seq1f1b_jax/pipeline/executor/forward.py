@@ -7,7 +7,8 @@ from seq1f1b_jax.ops.loss import cross_entropy_and_grads, token_losses
 from seq1f1b_jax.pipeline.executor import buffers, residuals
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
-from seq1f1b_jax.pipeline.executor.control import over_layers, run_if
+from seq1f1b_jax.pipeline.executor.control import LayerWork, over_layers, run_if
+from seq1f1b_jax.pipeline.executor.store import write_values
 from seq1f1b_jax.pipeline.params.positions import put_in
 from seq1f1b_jax.pipeline.params.vocabulary import look_up
 from seq1f1b_jax.pipeline.stage import Tree
@@ -32,10 +33,15 @@ def forward(
     x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
     context = chunk.context(unit)
 
-    def layer_step(layer, unit, x, state):
+    def run(layer, unit, x, fetched, state):
         return _layer(chunk, unit, layer, context, x, state)
 
-    y, state = over_layers(program, unit, layer_step, x, state)
+    def keep(layer, unit, kept, state, *, on_host):
+        place = chunk.place(unit.arena_offset, layer, on_host=on_host)
+        return state._replace(ring=write_values(state.ring, chunk.entries, kept, place))
+
+    work = LayerWork(run, store=keep, kept=chunk.entries)
+    y, state = over_layers(program, unit, work, x, state)
     is_last_stage = program.is_stage(-1, unit.stage)
     state = run_if(is_last_stage, lambda s: _loss(chunk, unit, s, y), state)
     return state, chunk.message(y)
@@ -65,11 +71,7 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
             | residuals.stored_leaves(chunk.plan.post, post_vjp)
             | named
         )
-    ring = state.ring
-    where = dict(layer=layer, offset=unit.arena_offset, tokens=chunk.length)
-    for name, entry in chunk.entries.items():
-        ring = buffers.write_entry(ring, entry, named[name], **where)
-    return y, state._replace(ring=ring)
+    return y, {name: named[name] for name in chunk.entries}, state
 
 
 def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> State:

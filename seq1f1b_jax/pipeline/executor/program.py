@@ -1,10 +1,11 @@
 """The static facts of one pipelined program: what is known before the scan is traced."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax import lax
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.ops.loss import VocabShard
 from seq1f1b_jax.ops.tensor import TensorAxis
-from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, values_per_token
+from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, Store
 from seq1f1b_jax.pipeline.executor.layer import (
     LayerBackward,
     LayerSplit,
@@ -22,10 +23,13 @@ from seq1f1b_jax.pipeline.executor.layer import (
 )
 from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
 from seq1f1b_jax.pipeline.executor.shapes import layer_shapes, table_shapes, weight_shapes
+from seq1f1b_jax.pipeline.executor.store import store_shapes, to_host
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, tensor_of
 from seq1f1b_jax.schedule import Op, TickTable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,7 @@ class Program:
       platform: of the devices: `cpu`, `gpu`.
       unrolled: whether every layer of a stage has its own part of the program, and its own weights
         and accumulators.
+      num_host_layers: layers of a stage whose waiting values are in host memory, the first ones.
       has_starts: whether the sequences hold documents.
       train: whether backward actions run; `False` is evaluation.
     """
@@ -54,6 +59,7 @@ class Program:
     num_microbatches: int
     platform: str
     unrolled: bool
+    num_host_layers: int = 0
     has_starts: bool = False
     train: bool = True
 
@@ -134,58 +140,53 @@ class Program:
             return tuple(ResidualPlan((), (), ()) for _ in self.lengths)
 
         def plan(length: int) -> ResidualPlan:
-            x = self.layer_input(length)
             return plan_residuals(
-                self.stage, self.layer_shapes, x, policy=self.options.recompute,
-                own_positions=self.restart_positions,
+                self.stage, self.layer_shapes, self.layer_input(length),
+                policy=self.options.recompute, own_positions=self.restart_positions,
             )
 
-        by_length = {length: plan(length) for length in sorted(set(self.lengths))}
-        names = {tuple(entry.name for entry in plan.entries) for plan in by_length.values()}
+        plans = self._by_length(plan)
+        names = {tuple(entry.name for entry in plan.entries) for plan in plans}
         if len(names) > 1:
             raise ValueError(
-                f"chunks of {sorted(by_length)} tokens leave different residuals {names}; pre and "
-                "post must compute alike at every length, or use partition='even'"
+                f"chunks of {sorted(set(self.lengths))} tokens leave different residuals {names}; "
+                "pre and post must compute alike at every length, or use partition='even'"
             )
-        return tuple(by_length[length] for length in self.lengths)
+        return plans
 
     @cached_property
     def layer_backwards(self) -> tuple[LayerBackward, ...]:
         """The backward of a layer, by chunk."""
-
-        def whole(length: int) -> LayerBackward:
-            plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
-            return layer_backward(
-                self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
-                platform=self.platform, own_positions=self.restart_positions,
-            )
-
-        by_length = {length: whole(length) for length in sorted(set(self.lengths))}
-        return tuple(by_length[length] for length in self.lengths)
+        return self._by_length(partial(self._backward, layer_backward))
 
     @cached_property
     def layer_splits(self) -> tuple[LayerSplit, ...]:
         """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
-
-        def split(length: int) -> LayerSplit:
-            plan, x = self.residual_plans[self.lengths.index(length)], self.layer_input(length)
-            return split_layer(
-                self.stage, plan, self.layer_shapes, x, policy=self.options.recompute,
-                platform=self.platform, own_positions=self.restart_positions,
-            )
-
-        by_length = {length: split(length) for length in sorted(set(self.lengths))}
+        splits = self._by_length(partial(self._backward, split_layer))
         kinds = {
             tuple((name, e.size / length, e.dtype) for name, e in split.entries.items())
-            for length, split in by_length.items()
+            for length, split in zip(self.lengths, splits, strict=True)
         }
         if len(kinds) > 1:
             raise ValueError(
-                f"chunks of {sorted(by_length)} tokens leave different values to their weight "
-                f"gradients: {kinds}; pre and post must compute alike at every length, or use a "
-                "schedule without W"
+                f"chunks of {sorted(set(self.lengths))} tokens leave different values to their "
+                f"weight gradients: {kinds}; pre and post must compute alike at every length, or "
+                "use a schedule without W"
             )
-        return tuple(by_length[length] for length in self.lengths)
+        return splits
+
+    def _backward(self, make: Callable[..., T], length: int) -> T:
+        """`layer_backward` or `split_layer` for chunks of a length."""
+        return make(
+            self.stage, self.residual_plans[self.lengths.index(length)], self.layer_shapes,
+            self.layer_input(length), policy=self.options.recompute, platform=self.platform,
+            own_positions=self.restart_positions,
+        )
+
+    def _by_length(self, make: Callable[[int], T]) -> tuple[T, ...]:
+        """One for each chunk, made once for each length."""
+        made = {length: make(length) for length in sorted(set(self.lengths))}
+        return tuple(made[length] for length in self.lengths)
 
     def layer_input(self, length: int) -> jax.ShapeDtypeStruct:
         """What goes from layer to layer, on one device, for a chunk of `length` tokens."""
@@ -193,24 +194,22 @@ class Program:
         shape = (self.num_sequences, tokens, self.stage.model_dim)
         return jax.ShapeDtypeStruct(shape, self.compute_dtype)
 
-    def ring_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """`[max_layers, arena_tokens, values_per_token]` by residual name."""
-        return self._arena(self.residual_plans[0].entries, self.table.arena_tokens)
+    def ring_shapes(self) -> Store:
+        """Residuals of all units in flight."""
+        return self._store(self.residual_plans[0].entries, self.table.arena_tokens)
 
-    def deferred_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def deferred_shapes(self) -> Store:
         """The same for what `I` leaves to `W`; nothing where backwards are whole."""
         if Op.W not in self.table.ops:
-            return {}
-        return self._arena(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
+            return Store({})
+        return self._store(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
 
-    def _arena(self, entries: Iterable[ArenaEntry], tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def _store(self, entries: Iterable[ArenaEntry], tokens: int) -> Store:
         """Entries of the first chunk give the values per token."""
-
-        def shape(entry: ArenaEntry) -> jax.ShapeDtypeStruct:
-            width = values_per_token(entry, self.lengths[0])
-            return jax.ShapeDtypeStruct((self.layout.max_layers, tokens, width), entry.dtype)
-
-        return {entry.name: shape(entry) for entry in entries}
+        return store_shapes(
+            entries, chunk_length=self.lengths[0], tokens=tokens,
+            num_layers=self.layout.max_layers, num_host_layers=self.num_host_layers,
+        )
 
     def state_shapes(self) -> State:
         """Shapes and dtypes of the carried state."""
@@ -253,10 +252,20 @@ class Program:
         def unwritten(s: jax.ShapeDtypeStruct) -> jax.Array:
             if value is None:
                 return lax.empty(s.shape, s.dtype)
-            return jnp.full(s.shape, value, s.dtype)
+            is_bits = jnp.issubdtype(s.dtype, jnp.unsignedinteger)  # all ones: NaN
+            return jnp.full(s.shape, jnp.iinfo(s.dtype).max if is_bits else value, s.dtype)
 
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes.grads, shapes.loss))
-        return jax.tree.map(unwritten, shapes)._replace(grads=zeros[0], loss=zeros[1])
+        def placed(store: Store) -> Store:
+            return store._replace(host=jax.tree.map(to_host, store.host))
+
+        def zeros(s: jax.ShapeDtypeStruct) -> jax.Array:
+            return jnp.zeros(s.shape, s.dtype)
+
+        state = jax.tree.map(unwritten, shapes)
+        return state._replace(
+            ring=placed(state.ring), deferred=placed(state.deferred),
+            grads=jax.tree.map(zeros, shapes.grads), loss=zeros(shapes.loss),
+        )
 
     @property
     def blank(self) -> float:

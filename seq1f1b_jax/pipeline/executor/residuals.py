@@ -26,8 +26,9 @@ from jax.extend.core import Literal
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
 from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
 
-CACHED = ("k", "v")
-"""Sources that live in the key/value cache, not in the ring."""
+RECOMPUTED = {"matmuls": ("x", "out", "lse"), "full": ("x",)}
+"""What is kept where the backward runs the layer again: its input; without attention, too, what
+that has left."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,12 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
     tensor = tensor_of(stage)
     context = context_shape(stage, x, own_positions=own_positions)
     attended = tensor.shape_of(stage.pre, layer, x, context)[0]
-    if policy == "full":
-        return ResidualPlan((), (), (ArenaEntry("x", x.shape, x.dtype),))
-
     batch, tokens, heads, _ = attended.shape
     lse = jax.ShapeDtypeStruct((batch, heads, tokens), jnp.promote_types(jnp.float32, x.dtype))
     stored = {"x": x, "q": attended, "out": attended, "lse": lse}
+    if policy in RECOMPUTED:
+        return ResidualPlan((), (), _entries({n: stored[n] for n in RECOMPUTED[policy]}))
+
     pre, post = layer_functions(stage, policy)
     pre_sources = _sources(
         lambda layer, context, x: _with_leaves(lambda a, b: pre(a, b, context), layer, x),
@@ -166,8 +167,11 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
         stored=stored,
         environment=tensor.environment,
     )
-    entries = tuple(ArenaEntry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
-    return ResidualPlan(pre_sources, post_sources, entries)
+    return ResidualPlan(pre_sources, post_sources, _entries(stored))
+
+
+def _entries(stored: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[ArenaEntry, ...]:
+    return tuple(ArenaEntry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
 
 
 def _with_leaves(function, *primals):
@@ -211,7 +215,7 @@ def pull(
 ) -> Callable:
     """The vjp with its stored leaves substituted for the freshly traced ones."""
     leaves, treedef = jax.tree.flatten(vjp)
-    if not sources:  # policy `full`: every leaf is recomputed
+    if not sources:  # every leaf is recomputed
         return vjp
     kept = [
         leaf if source is None else values[source].reshape(leaf.shape)

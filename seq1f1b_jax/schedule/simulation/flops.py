@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.simulation.durations import Costs
 
-RECOMPUTE_POLICIES = ("none", "selective", "full")
+RECOMPUTE_POLICIES = ("none", "selective", "matmuls", "full")
 _SIZES = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
 
 
@@ -43,8 +43,8 @@ class StageCost:
       vocab_size: rows V of the head.
       layers_per_stage: layers of each stage along the model.
       num_sequences: sequences in a microbatch; all costs are proportional to it.
-      recompute: `none` or `selective`, which recompute no matmul, or `full`, which runs the
-        forward of the layers again in the backward.
+      recompute: `none` or `selective`, which recompute no matmul; `matmuls` and `full`, which run
+        the forward of the layers again in the backward, without and with attention.
       window: sliding-window size; `None`: all keys before the query.
       visible_keys: `[seq_len]`, keys that the query at each position sees, on average over packed
         documents; `None`: what causality and the window leave.
@@ -191,7 +191,8 @@ class StageCost:
         pair_dim = pairs * self.num_heads * self.head_dim
         forward = matmuls + 4 * pair_dim
         backward = 2 * matmuls + 10 * pair_dim
-        return forward, backward + (forward if self.recompute == "full" else 0)
+        again = {"matmuls": matmuls, "full": forward}
+        return forward, backward + again.get(self.recompute, 0)
 
     def pairs(self, num_queries: int) -> float:
         """Pairs of a query and a key that it sees, of the first queries of a sequence."""

@@ -104,6 +104,28 @@ def test_collectives_with_nothing_beside_them_are_exposed():
     assert (values["collectives"], values["exposed_collectives"]) == (1, 0.5)
 
 
+RING = "bf16[4,8,4]{2,1,0:S(5)}"
+COPIES = f"""
+  %k = ({RING}, bf16[8,4]{{1,0}}) fusion-start(%r, %x), kind=kLoop, calls=%ring
+  MATMUL
+  %k.done = {RING} fusion-done(%k)
+  %h = ({RING}, bf16[8,4]{{1,0}}) fusion-start(%k.done), kind=kLoop, calls=%ring
+  %h.done = bf16[8,4]{{1,0}} fusion-done(%h)
+  ROOT %t = (s32[], bf16[8,4]{{1,0}}, /*index=2*/bf16[3,4,4]"""
+
+
+def test_copies_from_and_to_the_host_are_exposed_where_no_matmul_is_between():
+    """Two in the body of F, in both ticks: one beside a matmul, one alone."""
+    assert REPORT.values["offload_copies"] == 0
+    before = "\n  ROOT %t = (s32[], bf16[8,4]{1,0}, /*index=2*/bf16[3,4,4]"
+    matmul = "%y.2 = bf16[8,4]{1,0} fusion(%x, %v), kind=kCustom, calls=%gemm"
+    for between, exposed in ((matmul, 1), ("%z = bf16[8,4]{1,0} copy(%x)", 2)):
+        text = STEP.replace(before, COPIES.replace("MATMUL", between), 1)
+        values = count(Compiled(text, "", "", 1.5, 1, host=2 * 10**9), SIZES).values
+        assert (values["offload_copies"], values["offload_copies_exposed"]) == (2, exposed)
+        assert values["host_gb"] == 2.0
+
+
 def test_a_gradient_that_is_not_rounded_does_not_count():
     exact = STEP.replace("%d = bf16[4,4]{1,0} dot(%x, %y)", "%d = f32[4,4]{1,0} dot(%x, %y)")
     assert count(Compiled(exact, "", "", 1.5, 1), SIZES).values["dw_rounded_to_bf16"] == 0
