@@ -9,19 +9,16 @@ from seq1f1b_jax.config.model import (
     RopeConfig,
     resolve_model,
 )
+from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
 from seq1f1b_jax.config.sections import (
     CheckpointConfig,
     Config,
     DataConfig,
     DistributedConfig,
-    ExecutorConfig,
     LoggingConfig,
-    MeshConfig,
     OptimizerConfig,
-    ScheduleConfig,
     TrainConfig,
     WatchdogConfig,
-    XlaConfig,
 )
 
 __all__ = [

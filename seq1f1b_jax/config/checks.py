@@ -25,8 +25,8 @@ MAX_COUNT = 1 << 31
 MAX_UNITS = 100_000
 """Units of work of a stage in a step: each is an entry of the table that is run."""
 NOT_NEGATIVE = (
-    "schedule.extra_warmup", "executor.unroll", "optimizer.warmup_steps", "optimizer.weight_decay",
-    "train.eval_every", "train.sample_tokens", "train.seed", "data.seed",
+    "schedule.extra_warmup", "schedule.max_slowdown", "executor.unroll", "optimizer.warmup_steps",
+    "optimizer.weight_decay", "train.eval_every", "train.sample_tokens", "train.seed", "data.seed",
 )  # fmt: skip
 
 
@@ -188,6 +188,12 @@ def _tensor(config: Config) -> Iterator[str]:
         yield (
             "mesh.sequence_parallel shares tokens among the devices of a stage, and mesh.tensor=1 "
             "leaves one; use --mesh.tensor 2 or more, or leave it off"
+        )
+    offload = config.executor.offload
+    if offload != "auto" and not 0 <= offload <= 1:
+        yield (
+            f"executor.offload={offload} is no part of the layers; use a number from 0 (all on the "
+            "device) to 1 (all in host memory), or auto"
         )
     if config.executor.halves and not mesh.sequence_parallel:
         yield (

@@ -26,7 +26,7 @@ from seq1f1b_jax.training.checkpoint.restore import (
 from seq1f1b_jax.training.commands import sample_at_end
 from seq1f1b_jax.training.evaluation import bigram_loss, held_out_batches, make_evaluation
 from seq1f1b_jax.training.faults.finite import check_finite
-from seq1f1b_jax.training.faults.needs import check_state_fits
+from seq1f1b_jax.training.faults.needs import check_state_fits, check_step_fits
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
 from seq1f1b_jax.training.loop import Loop
@@ -113,6 +113,7 @@ def check_run(job: Job, setup: Setup, data: SequenceData) -> None:
     if job.group.count > 1:
         check_is_for_many(job.config, job.group.count)
     check_state_fits(setup)
+    check_step_fits(setup)
 
 
 def check_is_for_many(config: Config, count: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from seq1f1b_jax.schedule import (
 from seq1f1b_jax.schedule.files.plan_file import load_plan
 from seq1f1b_jax.schedule.partition import MAX_UNEVENNESS
 from seq1f1b_jax.schedule.plan import PlanError
+from seq1f1b_jax.schedule.simulation.lengths import frugal_lengths
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
@@ -40,6 +42,7 @@ class Setup:
     Attributes:
       cost: computation of a chunk by stage; `balanced` and the predicted bubble follow from it.
       notes: decisions for the user to know (a device without bfloat16).
+      processes_on_host: processes of the run on this host; known where they share its memory.
     """
 
     config: Config
@@ -49,6 +52,7 @@ class Setup:
     pipeline: PipelineStep
     optimizer: optax.GradientTransformation
     notes: tuple[str, ...]
+    processes_on_host: int = 1
 
     @property
     def num_sequences(self) -> int:
@@ -82,15 +86,18 @@ def make_setup(
         stage_cost(config, stage, layout.layers_per_stage), visible_keys=visible_keys
     )
     dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
+    executor = asdict(config.executor)
+    del executor["check_memory"]
+    offload = 0.0 if config.executor.offload == "auto" else config.executor.offload
     options = ExecutorOptions(
-        **(asdict(config.executor) | {"compute_dtype": dtype}),
+        **(executor | {"compute_dtype": dtype, "offload": offload}),
         restart_positions=config.data.restart_positions,
         sequence_parallel=config.mesh.sequence_parallel,
     )
     tile = choose_attention(stage, mesh, options).block
     pipeline = build_step(
         stage, plan, mesh,
-        chunk_lengths=chunk_lengths(config, cost, num_ranks=num_ranks, tile=tile),
+        chunk_lengths=chunk_lengths(config, cost, plan=plan, tile=tile),
         layers_per_stage=layout.layers_per_stage, options=options,
     )
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
@@ -169,14 +176,14 @@ def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[st
 
 
 def chunk_lengths(
-    config: Config, cost: StageCost, *, num_ranks: int, tile: int | None
+    config: Config, cost: StageCost, *, plan: Plan, tile: int | None
 ) -> tuple[int, ...]:
     """Tokens of each chunk, by the setting of `schedule.partition` or as listed.
 
     Args:
       config: of the run.
       cost: of a chunk.
-      num_ranks: ranks of the pipeline; on one nobody waits for a costly chunk.
+      plan: the schedule; on one rank nobody waits for a costly chunk.
       tile: tokens of attention's tile, which `balanced` chunks are made of where that costs little;
         None: it has none.
     """
@@ -185,10 +192,12 @@ def chunk_lengths(
         return explicit_lengths(seq_len, schedule.chunk_lengths)
     if schedule.partition == "even":
         return even_lengths(seq_len, schedule.num_chunks, block=schedule.block)
-    return tiled_lengths(
-        seq_len, schedule.num_chunks, cost, block=schedule.block, tile=tile or schedule.block,
-        max_unevenness=MAX_UNEVENNESS if num_ranks > 1 else math.inf,
+    cut = partial(
+        tiled_lengths, seq_len, schedule.num_chunks, block=schedule.block,
+        tile=tile or schedule.block,
+        max_unevenness=MAX_UNEVENNESS if plan.num_ranks > 1 else math.inf,
     )
+    return frugal_lengths(plan, cost, cut, seq_len=seq_len, max_slowdown=schedule.max_slowdown)
 
 
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:

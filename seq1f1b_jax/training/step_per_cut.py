@@ -6,9 +6,9 @@ from itertools import accumulate
 
 from seq1f1b_jax.data import Batch, mean_visible_keys
 from seq1f1b_jax.host.progress import Waiting
+from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
-from seq1f1b_jax.training.preview.header import size_text
 from seq1f1b_jax.training.setup import Setup, chunk_lengths
 from seq1f1b_jax.training.step import TrainState, make_train_step
 
@@ -81,6 +81,6 @@ def setup_for(setup: Setup, batch: Batch) -> Setup:
     cost = replace(setup.cost, visible_keys=visible_keys)
     pipeline = setup.pipeline
     lengths = chunk_lengths(
-        setup.config, cost, num_ranks=pipeline.plan.num_ranks, tile=pipeline.attention.block
+        setup.config, cost, plan=pipeline.plan, tile=pipeline.attention.block
     )
     return replace(setup, cost=cost, pipeline=pipeline.with_lengths(lengths))

@@ -47,6 +47,10 @@ SETTINGS = {
         {"model__model_dim": 10_000_000},
         ["parameters and optimizer take 1", " GB of memory; lower model.*", "use more devices"],
     ),
+    "more_than_all_layers_on_the_host": (
+        {"executor__offload": 1.5},
+        ["executor.offload=1.5 is no part of the layers", "1 (all in host memory), or auto"],
+    ),
     "dropout": (
         {"model__dropout": 0.1},
         ["model.dropout=0.1", "masks are not stored", "model.dropout=0"],

@@ -82,7 +82,6 @@ class Child:
         context.set_forkserver_preload([__name__, *used])
         self.folder = folder
         self.log = folder.with_name(folder.name + ".log")
-        self.log.touch()  # a child that is killed at once wrote nothing
         self.process = context.Process(target=_child, args=(cache, arguments, self.log))
         self.process.start()
 

@@ -64,7 +64,7 @@ def test_the_home_folder_is_understood(tmp_path, monkeypatch):
 
 
 def test_what_is_drawn_is_what_the_executor_will_do():
-    sizes = {"num_ranks": 4, "num_microbatches": 2, "num_chunks": 1}
+    sizes = {"num_ranks": 4, "num_microbatches": 4, "num_chunks": 1}
     plan = make_plan("1f1b-i", **sizes, short_warmup=True)
     costs = Costs(forward=1, backward=2)
     executor, asynchronous = (
@@ -86,15 +86,16 @@ def test_a_long_course_ends_at_the_width_and_says_so():
 @pytest.mark.parametrize(
     ("num_ranks", "tile", "lengths"),
     [
-        (1, 256, (1536, 1024, 768, 768)),
-        (1, None, (1408, 1024, 896, 768)),
+        (1, 256, (1024, 1024, 1024, 1024)),
+        (1, None, (1024, 1024, 1024, 1024)),
         (4, 256, (1408, 1024, 896, 768)),  # tiles would cost the slowest chunk 6 %
     ],
 )
-def test_one_rank_has_chunks_of_whole_tiles_whatever_they_cost(num_ranks, tile, lengths):
+def test_one_rank_has_even_chunks_and_several_have_equal_costs(num_ranks, tile, lengths):
     config = Config(schedule=ScheduleConfig(num_chunks=4), data=DataConfig(seq_len=4096))
     cost = StageCost(
         model_dim=512, num_heads=8, num_kv_heads=8, head_dim=64, mlp_dim=1376, gated=True,
         vocab_size=256, layers_per_stage=(8 // num_ranks,) * num_ranks,
     )
-    assert chunk_lengths(config, cost, num_ranks=num_ranks, tile=tile) == lengths
+    plan = make_plan("seq1f1b", num_ranks=num_ranks, num_microbatches=8, num_chunks=4)
+    assert chunk_lengths(config, cost, plan=plan, tile=tile) == lengths

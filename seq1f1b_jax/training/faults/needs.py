@@ -1,22 +1,30 @@
-"""What a run needs of every device, and what is there: reported before anything is compiled."""
+"""What a run needs of every device and host, and what is there: before anything is compiled."""
 
 import math
 import os
+import socket
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.pipeline.memory import MemoryPrediction
+from seq1f1b_jax.distributed import Group
+from seq1f1b_jax.host.sizes import size_text
+from seq1f1b_jax.pipeline.executor.program import Program
+from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.pipeline.params.layout import staged_shapes
 from seq1f1b_jax.training.checkpoint.restore import abstract_state
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import state_shardings
 
 CURE = (
-    "more chunks (--schedule.num_chunks), --executor.recompute selective or full, more stages "
-    "(--mesh.pipe) or fewer microbatches in flight need less"
+    "more chunks (--schedule.num_chunks), host memory (--executor.offload auto), "
+    "--executor.recompute selective, matmuls or full, or more stages (--mesh.pipe) need less"
+)
+HOST_CURE = (
+    "a smaller --executor.offload, more chunks (--schedule.num_chunks) or more hosts need less"
 )
 
 
@@ -28,12 +36,18 @@ class Needs(NamedTuple):
       state: of a device, parameters and optimizer.
       present: of the memory that it has, shared with `sharing` devices of this process.
       sharing: how many share that; 1 where a device has its own memory.
+      host: of host memory, for each device, pinned.
+      host_present: of the memory that this host has.
+      host_sharing: how many devices of the run share that.
     """
 
     step: int
     state: int
     present: int | None
     sharing: int
+    host: int = 0
+    host_present: int | None = None
+    host_sharing: int = 1
 
     @property
     def total(self) -> int:
@@ -42,18 +56,37 @@ class Needs(NamedTuple):
 
     @property
     def fit(self) -> bool:
-        """Whether there is that much; True if unknown."""
+        """Whether the devices have that much; True if unknown."""
         return self.present is None or self.total * self.sharing <= self.present
+
+    @property
+    def host_fits(self) -> bool:
+        """Whether the host has that much; True if unknown."""
+        return self.host_present is None or self.host * self.host_sharing <= self.host_present
+
+
+def program_of(setup: Setup) -> Program:
+    """The static facts of the run's step."""
+    data, pipeline = setup.config.data, setup.pipeline
+    return pipeline.program(
+        data.microbatch_size // pipeline.num_data, has_starts=data.packing == "documents"
+    )
 
 
 def needs_of(setup: Setup, memory: MemoryPrediction) -> Needs:
-    """Predicted needs of a run, and the memory of the devices of this process.
+    """Predicted needs of a run, and the memory of the devices and the host of this process.
 
     Args:
       setup: of the run.
       memory: of its step, from `predict_memory`.
     """
-    return Needs(memory.total, _state_bytes(setup), *_present(setup))
+    state, (present, sharing) = _state_bytes(setup), _present(setup)
+    if _is_one_memory(setup):
+        return Needs(memory.total + memory.host, state, present, sharing)
+    local = len(setup.mesh.local_devices) * setup.processes_on_host
+    return Needs(
+        memory.total, state, present, sharing, memory.host, _memory_of_machine(), local
+    )
 
 
 def check_state_fits(setup: Setup) -> None:
@@ -72,12 +105,81 @@ def check_state_fits(setup: Setup) -> None:
         )
 
 
+def check_step_fits(setup: Setup) -> None:
+    """Refuse a step that is predicted to need more than there is, unless that is switched off.
+
+    Raises:
+      UserError: it does not fit on the devices, or on the host.
+    """
+    if not setup.config.executor.check_memory:
+        return
+    needs = needs_of(setup, predict_memory(program_of(setup)))
+    anyway = "; --executor.check_memory false starts all the same"
+    if not needs.fit:
+        assert needs.present is not None
+        raise UserError(
+            f"a step is predicted to need {size_text(needs.total * needs.sharing)}, and "
+            f"{'a device has' if needs.sharing == 1 else 'there are'} {size_text(needs.present)} "
+            f"of memory: {CURE}{anyway}"
+        )
+    if not needs.host_fits:
+        assert needs.host_present is not None
+        raise UserError(
+            f"executor.offload={setup.config.executor.offload} needs "
+            f"{size_text(needs.host * needs.host_sharing)} of host memory for "
+            f"{needs.host_sharing} devices, and this host has {size_text(needs.host_present)}: "
+            f"{HOST_CURE}{anyway}"
+        )
+
+
+def with_offload(setup: Setup, group: Group) -> Setup:
+    """The run with the layers that wait in host memory chosen, where that is left open.
+
+    As few as fit the device, in all processes as many as in the one that needs most; none where
+    host and device share one memory.
+
+    Args:
+      setup: of the run.
+      group: its processes; each calls this.
+    """
+    if setup.pipeline.options.offload == 0 and setup.config.executor.offload != "auto":
+        return setup
+    setup = replace(setup, processes_on_host=_processes_on_host(group))
+    if setup.config.executor.offload != "auto" or _is_one_memory(setup):
+        return setup
+    chosen = max(map(int, group.gather("layers in host memory", str(_least(setup)))))
+    return _offloaded(setup, chosen)
+
+
+def _least(setup: Setup) -> int:
+    """The fewest layers in host memory with which a step fits; all, if it never does."""
+    num_layers = setup.pipeline.layout.max_layers
+    for count in range(num_layers):
+        candidate = _offloaded(setup, count)
+        if needs_of(candidate, predict_memory(program_of(candidate))).fit:
+            return count
+    return num_layers
+
+
+def _offloaded(setup: Setup, num_host_layers: int) -> Setup:
+    return replace(setup, pipeline=replace(setup.pipeline, num_host_layers=num_host_layers))
+
+
+def _processes_on_host(group: Group) -> int:
+    own = socket.gethostname()
+    return group.gather("hosts", own).count(own)
+
+
+def _is_one_memory(setup: Setup) -> bool:
+    """Whether devices compute in the host's memory."""
+    return setup.mesh.local_devices[0].platform == "cpu"
+
+
 def _present(setup: Setup) -> tuple[int | None, int]:
     """Bytes of memory that are there, and how many devices share them."""
-    device = setup.mesh.local_devices[0]
-    if device.platform == "cpu":
+    if _is_one_memory(setup):
         return _memory_of_machine(), len(setup.mesh.local_devices)
-    return (device.memory_stats() or {}).get("bytes_limit"), 1
+    return (setup.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit"), 1
 
 
 def _state_bytes(setup: Setup) -> int:

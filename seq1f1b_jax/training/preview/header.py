@@ -6,11 +6,13 @@ import jax.numpy as jnp
 
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
-from seq1f1b_jax.training.faults.needs import CURE, Needs, needs_of
+from seq1f1b_jax.training.faults.needs import CURE, HOST_CURE, Needs, needs_of, program_of
+from seq1f1b_jax.training.preview.offload import describe_offload
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
@@ -39,9 +41,7 @@ def describe(
     device = setup.mesh.devices.flat[0]
     table = pipeline.table
     packed = config.data.packing == "documents"
-    program = pipeline.program(
-        config.data.microbatch_size // pipeline.num_data, has_starts=packed
-    )
+    program = program_of(setup)
     memory = predict_memory(program)
     needs = needs_of(setup, memory)
     bubble = predict_time(setup).bubble_fraction
@@ -71,12 +71,15 @@ def describe(
         "flight on a device",
         "bubble": f"{bubble:.1%} of the step predicted",
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
+        **({"offload": describe_offload(setup, program)} if program.num_host_layers else {}),
         "needs": describe_needs(needs),
     }
     lines = [f"{name:<10}{text}" for name, text in rows.items()]
     notes = [*setup.notes, *source_notes(config, source)]
     if not needs.fit:
         notes.append(f"more memory is needed than there is: {CURE}")
+    if not needs.host_fits:
+        notes.append(f"more host memory is needed than there is: {HOST_CURE}")
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
 
 
@@ -112,19 +115,6 @@ def device_name(device) -> str:
     return "virtual CPU device" if device.platform == "cpu" else device.device_kind
 
 
-def size_text(num_bytes: float) -> str:
-    """Bytes as kB, MB or GB, decimal.
-
-    Example:
-      >>> from seq1f1b_jax.training.preview.header import size_text
-      >>> size_text(1_500_000)
-      '1.5 MB'
-    """
-    if num_bytes >= 1e9:
-        return f"{num_bytes / 1e9:.2f} GB"
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"
-
-
 def describe_memory(memory: MemoryPrediction) -> str:
     """The terms of a prediction in one line, largest first."""
     terms: Mapping[str, int] = memory.terms()
@@ -145,10 +135,13 @@ def describe_needs(needs: Needs) -> str:
     """
     state = f"{size_text(needs.state)} of it parameters and optimizer"
     text = f"{size_text(needs.total)} on each device, {state}"
-    if needs.present is None:
-        return text
-    whose = "it has" if needs.sharing == 1 else f"{needs.sharing} of them share"
-    return f"{text}; {whose} {size_text(needs.present)}"
+    if needs.present is not None:
+        whose = "it has" if needs.sharing == 1 else f"{needs.sharing} of them share"
+        text += f"; {whose} {size_text(needs.present)}"
+    if needs.host:
+        text += f"; {size_text(needs.host * needs.host_sharing)} of host memory"
+        text += f" of {size_text(needs.host_present)}" * (needs.host_present is not None)
+    return text
 
 
 def _picture(setup: Setup) -> str:
