@@ -22,9 +22,9 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import report
-from benchmarks.published_sizes import MICROBATCHES, SHAPES, Shape, chunk_lengths
+from benchmarks.common.shapes import MICROBATCHES, SHAPES, Shape, chunk_lengths, plan_of
 from seq1f1b_jax.models import build_stage
-from seq1f1b_jax.schedule import TickTable, lower, make_plan
+from seq1f1b_jax.schedule import TickTable, lower
 from seq1f1b_jax.schedule.lowering.table import BACKWARD, FORWARD, INPUT_BACKWARD
 
 CHUNKS = (4, 8, 16)
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(chunks: Sequence[int], schedule: str = "seq1f1b") -> Iterator[dict[str, Any]]:
     """One row per shape and number of chunks."""
-    for shape in SHAPES.values():
-        if shape.num_chunks > 1:
+    for name, shape in SHAPES.items():
+        if name.endswith("seq1f1b_selective"):
             for num_chunks in chunks:
                 yield row(replace(shape, num_chunks=num_chunks, schedule=schedule))
 
@@ -57,11 +57,7 @@ def measure(chunks: Sequence[int], schedule: str = "seq1f1b") -> Iterator[dict[s
 def row(shape: Shape) -> dict[str, Any]:
     """What the lowered plan of a shape takes."""
     stage = build_stage(shape.family, preset=shape.preset, max_positions=shape.seq_len)
-    plan = make_plan(
-        shape.schedule, num_ranks=shape.pipe, num_microbatches=MICROBATCHES,
-        num_chunks=shape.num_chunks,
-    )
-    lengths = chunk_lengths(shape, stage)
+    plan, lengths = plan_of(shape), chunk_lengths(shape, stage)
     start = time.perf_counter()
     table = lower(plan, lengths)
     seconds = time.perf_counter() - start

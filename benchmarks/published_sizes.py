@@ -1,15 +1,18 @@
 """Bytes and collectives of the published sizes, compiled for H100s that need not be present.
 
-    python -m benchmarks.published_sizes                             all rows, 1 to 2 minutes each
-    python -m benchmarks.published_sizes --only 30b_65536_seq1f1b 30b_65536_1f1b
+    python -m benchmarks.published_sizes                             all rows, 1 to 5 minutes each
+    python -m benchmarks.published_sizes --only 30b_65536_seq1f1b_selective 30b_65536_1f1b_none
     python -m benchmarks.published_sizes --list
-    python -m benchmarks.published_sizes --only 2.7b_32768_seq1f1b --schedule seq-zb-h1
+    python -m benchmarks.published_sizes --only 2.7b_32768_seq1f1b_none --schedule seq-zb-h1
+    python -m benchmarks.published_sizes --predict                   without compiling: seconds
 
-Compiled, never run: the whole training step, update and all, as `train.py` compiles it (bfloat16,
-M=16, microbatches of one sequence, balanced chunks, recompute `none` unless the row says
-otherwise). `held` is what a device holds at once: arguments + temporaries + outputs - what outputs
-share with arguments. Needs the extra `aot`. There is no autotuning, so scratch memory of matmuls is
-not representative. With `--out` rows are added to those already in the file.
+Compiled, never run: the whole training step, update and all, as `train.py` compiles it on H100s
+(bfloat16, cuDNN attention, microbatches of one sequence, balanced chunks; 16 microbatches unless
+the row says otherwise). `held` is what a device holds at once: arguments + temporaries + outputs -
+what outputs share with arguments; `host` the host memory of a device; `tokens/s per GPU` an
+estimate from matmuls and attention alone (`benchmarks.h100.roofline`), a tenth added. Needs the
+extra `aot`. There is no autotuning, so scratch memory of matmuls is not representative. With
+`--out` rows are added to those already in the file.
 """
 
 import argparse
@@ -17,61 +20,16 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.shapes import SHAPES, Shape, build, cost_of
+
 GB = 1e9
 DEVICE_GB = 80
-GPUS_PER_HOST = 8
-MICROBATCHES = 16
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A published model on published machines.
-
-    Attributes:
-      seq_len: tokens of a sequence.
-      pipe: ranks.
-      tensor: ranks that share a layer, with sequence-parallel norms.
-      num_chunks: 1 is 1F1B.
-    """
-
-    preset: str
-    seq_len: int
-    pipe: int
-    tensor: int
-    num_chunks: int
-    family: str = "gpt"
-    recompute: str = "none"
-    schedule: str = "seq1f1b"
-
-    @property
-    def axes(self) -> dict[str, int]:
-        """The mesh, axes of one device left out, `pipe` kept."""
-        return {"pipe": self.pipe, **({"tensor": self.tensor} if self.tensor > 1 else {})}
-
-
-def _both(preset: str, seq_len: int, pipe: int, tensor: int) -> dict[str, Shape]:
-    """Seq1F1B with four chunks, and 1F1B."""
-    name = f"{preset}_{seq_len}"
-    return {
-        f"{name}_seq1f1b": Shape(preset, seq_len, pipe, tensor, 4),
-        f"{name}_1f1b": Shape(preset, seq_len, pipe, tensor, 1),
-    }
-
-
-SHAPES: dict[str, Shape] = {
-    **_both("2.7b", 32768, 8, 1),
-    **_both("7b", 32768, 4, 8),
-    **_both("7b", 65536, 4, 8),
-    **_both("7b", 131072, 4, 8),
-    **_both("13b", 32768, 4, 8),
-    **_both("30b", 65536, 8, 8),
-    "7b_1048576_seq1f1b": Shape("7b", 1 << 20, 8, 8, 16, family="llama", recompute="full"),
-}
-"""The last one has rotary positions: a learned vector for each of a million would be 17 GB."""
+OVERHEAD = 1.11
+"""Time of a layer over its matmuls and attention, by `benchmarks.h100_program` (7b and 30b)."""
 
 
 def main(arguments=None) -> int:
@@ -85,12 +43,18 @@ def main(arguments=None) -> int:
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=64"
     measured = _known(options.out)
     for name, shape in _chosen(options).items():
-        measured[name] = measure(shape, cpu=options.cpu)
+        measured[name] = predict(shape) if options.predict else measure(shape, cpu=options.cpu)
         _show({name: measured[name]})
     from benchmarks.common.report import finish
 
     _show(measured)
-    values = {f"{name}_gb": row["held"] for name, row in measured.items()}
+    values: dict[str, Any] = {f"{name}_gb": row["held"] for name, row in measured.items()}
+    values |= {f"{name}_host_gb": row["host"] for name, row in measured.items() if row["host"]}
+    errors = [row["error"] for row in measured.values() if "error" in row]
+    if errors:
+        values["max_error"] = max(errors)
+        exposed = [row["exposed copies"] for row in measured.values() if row["host"]]
+        values["offload_copies_exposed"] = sum(exposed)
     on_cpu = {n: row["cpu held"] for n, row in measured.items() if "cpu held" in row}
     values |= {f"{name}_cpu_gb": held for name, held in on_cpu.items()}
     finish({**values, "rows": measured}, path=options.out)
@@ -98,14 +62,17 @@ def main(arguments=None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
+
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.published_sizes", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=list(SHAPES), metavar="ROW")
+    parser.add_argument("--predict", action="store_true", help="compile nothing")
     parser.add_argument("--list", action="store_true", help="list the rows and exit")
     parser.add_argument("--schedule", help="another schedule with chunks")
-    parser.add_argument("--recompute", choices=["none", "selective", "full"])
+    parser.add_argument("--recompute", choices=RECOMPUTE_POLICIES)
     parser.add_argument("--chunks", type=int, help="chunks of a sequence")
     parser.add_argument("--cpu", action="store_true", help="compile for virtual CPU devices too")
     parser.add_argument("--out", help="JSON file, such as benchmarks/results/published_sizes.json")
@@ -124,18 +91,24 @@ def _chosen(options) -> dict[str, Shape]:
 
 
 def measure(shape: Shape, *, cpu: bool = False) -> dict[str, Any]:
-    """One row: bytes per device, their parts, the prediction, and the collectives."""
+    """One row: bytes of a device, their parts, the prediction, and the collectives."""
     from benchmarks.common.placement import count_collectives, rows
+    from benchmarks.h100.hlo import read_program
+    from benchmarks.h100.overlap import host_copies
 
     step = build(shape)
     state = abstract_state(step)
     compiled, seconds = compile_train_step(step, state)
-    held, peak = held_bytes(compiled.memory_analysis())
-    row = {
-        "devices": math.prod(shape.axes.values()), **shape.axes, "C": shape.num_chunks,
-        "lengths": "+".join(map(str, step.table.chunk_lengths)), "recompute": shape.recompute,
-        "held": _gb(held), "of 80 GB": round(held / GB / DEVICE_GB, 3),
-        "peak": _gb(peak), **parts(step, state, compiled.memory_analysis()),
+    memory = compiled.memory_analysis()
+    (held, peak), host = held_bytes(memory), memory.host_temp_size_in_bytes
+    row = predicted(step, state, shape)
+    pairs = [(row["held"], held / GB), (row["host"], host / GB)]
+    program = read_program(compiled.as_text())
+    row |= {
+        "predicted": row["held"], "held": _gb(held), "of 80 GB": round(held / GB / DEVICE_GB, 3),
+        "host": _gb(host), "peak": _gb(peak), "temporaries": _gb(memory.temp_size_in_bytes),
+        "error": round(max(abs(p / q - 1) for p, q in pairs if q), 4),
+        "exposed copies": sum(c.is_exposed for c in host_copies(program, program.entry)),
         "seconds": round(seconds, 1),
     }
     if cpu:
@@ -144,44 +117,33 @@ def measure(shape: Shape, *, cpu: bool = False) -> dict[str, Any]:
     return row
 
 
-def parts(step, state, memory) -> dict[str, Any]:
-    """Bytes of parameters, optimizer state and temporaries, and the prediction of the latter."""
+def predict(shape: Shape) -> dict[str, Any]:
+    """A row without what only a compiled program shows."""
+    step = build(shape)
+    return predicted(step, abstract_state(step), shape) | {"collectives": []}
+
+
+def predicted(step, state, shape: Shape) -> dict[str, Any]:
+    """Sizes of a row, and the bytes that are predicted."""
+    from benchmarks.h100.roofline import step_seconds
     from seq1f1b_jax.pipeline.memory import predict_memory
 
     params, moments = local_bytes(state.params), local_bytes(state.optimizer)
-    prediction = predict_memory(step.program(1))
-    return {
-        "parameters": _gb(params), "moments": _gb(moments),
-        "temporaries": _gb(memory.temp_size_in_bytes),
-        "predicted": _gb(params + moments + prediction.total),
-        "ring": _gb(prediction.ring), "cache": _gb(prediction.cache),
-        "workspace": _gb(prediction.workspace), "accumulators": _gb(prediction.accumulators),
-    }
-
-
-def build(shape: Shape, *, mesh=None):
-    """The pipelined step of a shape; for H100s without a device, unless a mesh is given."""
-    import jax.numpy as jnp
-
-    from benchmarks.common.cases import Size, pipelined
-    from seq1f1b_jax.models import build_stage
-
-    stage = build_stage(shape.family, preset=shape.preset, max_positions=shape.seq_len)
-    lengths = chunk_lengths(shape, stage)
-    size = Size(
-        shape.pipe, MICROBATCHES, shape.num_chunks, shape.seq_len, recompute=shape.recompute,
-        compute_dtype=jnp.bfloat16, schedule=shape.schedule, sequence_parallel=shape.tensor > 1,
+    memory = predict_memory(step.program(1))
+    lengths, num_devices = step.table.chunk_lengths, math.prod(shape.axes.values())
+    seconds = OVERHEAD * step_seconds(
+        step.plan, cost_of(shape, step.stage), lengths, num_tensor=shape.tensor
     )
-    return pipelined(stage, size, mesh=mesh or h100s(shape.axes), lengths=lengths)
-
-
-def chunk_lengths(shape: Shape, stage) -> tuple[int, ...]:
-    """Tokens of each chunk: balanced, in multiples of 128."""
-    from seq1f1b_jax.schedule import StageCost, balanced_lengths
-
-    layers = (-(-stage.num_layers // shape.pipe),) * shape.pipe
-    cost = StageCost.of(stage, layers, recompute=shape.recompute)
-    return balanced_lengths(shape.seq_len, shape.num_chunks, cost, block=128)
+    tokens = shape.num_microbatches * shape.seq_len
+    held = params + moments + memory.total
+    return {
+        "devices": num_devices, **shape.axes, "C": shape.num_chunks,
+        "lengths": "+".join(map(str, lengths)), "recompute": shape.recompute,
+        "layers on the host": f"{step.num_host_layers} of {step.layout.max_layers}",
+        "held": _gb(held), "host": _gb(memory.host), "parameters": _gb(params),
+        "moments": _gb(moments), **{name: _gb(size) for name, size in memory.terms().items()},
+        "tokens/s per GPU": round(tokens / seconds / num_devices),
+    }
 
 
 def abstract_state(step):
@@ -207,14 +169,17 @@ def compile_train_step(step, state) -> tuple[Any, float]:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from seq1f1b_jax.cli.xla_presets import flags_of_executor
     from seq1f1b_jax.training.step import make_train_step
 
     shape = (step.table.num_microbatches, 1, sum(step.table.chunk_lengths))
     whole = NamedSharding(step.mesh, PartitionSpec())
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=whole)
     train_step = make_train_step(step, _optimizer(), learning_rate=lambda count: 1e-3)
+    flags = flags_of_executor(halves=False, offload=step.num_host_layers > 0)
+    options = {name: int(value) for name, value in flags.items()}
     began = time.perf_counter()
-    compiled = train_step.lower(state, tokens, tokens).compile()
+    compiled = train_step.lower(state, tokens, tokens).compile(options)
     return compiled, time.perf_counter() - began
 
 
@@ -257,14 +222,6 @@ def _optimizer():
     from seq1f1b_jax.training.optimizer import make_optimizer
 
     return make_optimizer(OptimizerConfig(), 1000)
-
-
-def h100s(axes: dict[str, int]):
-    """H100s in hosts of eight; the innermost axis is inside a host."""
-    from benchmarks.aot import h100_mesh
-
-    num_hosts = -(-math.prod(axes.values()) // GPUS_PER_HOST)
-    return h100_mesh(tuple(axes.values()), tuple(axes), num_hosts=num_hosts)
 
 
 def _known(path: str | None) -> dict[str, Any]:

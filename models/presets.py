@@ -44,6 +44,9 @@ PRESETS: Mapping[str, Mapping[str, Fields]] = MappingProxyType({
         "1.3b": _shape(24, 2048, 16, mlp_dim=5504, tied=True),
         "2.7b": _shape(32, 2560, 32, mlp_dim=6912),
         "7b": _shape(32, 4096, 32, mlp_dim=11008),
+        "8b": _shape(
+            32, 4096, 32, num_kv_heads=8, mlp_dim=14336, vocab_size=128256, rope_theta=500000.0
+        ),
         "13b": _shape(40, 5120, 40, mlp_dim=13824),
         "30b": _shape(64, 6144, 64, mlp_dim=16384),
     }),
