@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.shapes import SHAPES, Shape, build, cost_of
+from benchmarks.common.shapes import SHAPES, Shape, build
 
 GB = 1e9
 DEVICE_GB = 80
@@ -35,6 +35,8 @@ OVERHEAD = 1.11
 def main(arguments=None) -> int:
     """Compile the rows and print their tables; the exit status is 0."""
     options = _parser().parse_args(arguments)
+    if options.predict and options.out:
+        _parser().error("--predict compiles nothing, so it has no rows for --out; leave one out")
     if options.list:
         print("\n".join(SHAPES))
         return 0
@@ -53,7 +55,7 @@ def main(arguments=None) -> int:
     errors = [row["error"] for row in measured.values() if "error" in row]
     if errors:
         values["max_error"] = max(errors)
-        exposed = [row["exposed copies"] for row in measured.values() if row["host"]]
+        exposed = [row["exposed copies"] for row in measured.values()]
         values["offload_copies_exposed"] = sum(exposed)
     on_cpu = {n: row["cpu held"] for n, row in measured.items() if "cpu held" in row}
     values |= {f"{name}_cpu_gb": held for name, held in on_cpu.items()}
@@ -127,13 +129,15 @@ def predicted(step, state, shape: Shape) -> dict[str, Any]:
     """Sizes of a row, and the bytes that are predicted."""
     from benchmarks.h100.roofline import step_seconds
     from seq1f1b_jax.pipeline.memory import predict_memory
+    from seq1f1b_jax.schedule import StageCost
 
     params, moments = local_bytes(state.params), local_bytes(state.optimizer)
     memory = predict_memory(step.program(1))
     lengths, num_devices = step.table.chunk_lengths, math.prod(shape.axes.values())
-    seconds = OVERHEAD * step_seconds(
-        step.plan, cost_of(shape, step.stage), lengths, num_tensor=shape.tensor
+    cost = StageCost.of(
+        step.stage, step.layout.layers_per_stage, recompute=shape.recompute
     )
+    seconds = OVERHEAD * step_seconds(step.plan, cost, lengths, num_tensor=shape.tensor)
     tokens = shape.num_microbatches * shape.seq_len
     held = params + moments + memory.total
     return {
@@ -225,10 +229,11 @@ def _optimizer():
 
 
 def _known(path: str | None) -> dict[str, Any]:
-    """Rows of an earlier run."""
+    """Rows of an earlier run; those of earlier versions, which lack figures, are left out."""
     if path is None or not Path(path).is_file():
         return {}
-    return json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+    rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+    return {name: row for name, row in rows.items() if "exposed copies" in row}
 
 
 def _show(measured: dict[str, dict[str, Any]]) -> None:

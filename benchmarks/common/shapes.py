@@ -13,10 +13,13 @@ class Shape:
     """A model on machines.
 
     Attributes:
+      preset, family: as `build_stage`.
       seq_len: tokens of a sequence.
       pipe: ranks.
-      tensor: ranks that share a layer, with sequence-parallel norms.
+      tensor: devices that share a layer, with sequence-parallel norms.
       num_chunks: 1 is 1F1B.
+      recompute, offload: as `ExecutorOptions`.
+      schedule: its name.
       num_microbatches: of one sequence each.
     """
 

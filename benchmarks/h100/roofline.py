@@ -132,4 +132,5 @@ def step_seconds(
     head = 6 * np.array(lengths) * cost.model_dim * cost.vocab_size / num_tensor / MATMUL_FLOPS
     is_last = np.arange(len(layers))[:, None] == len(layers) - 1
     ahead = layers * (matmul + attention) + is_last * head
-    return float(simulate(plan, Costs(ahead, layers * back), machine="executor").makespan)
+    costs = Costs(ahead, layers * back, weights=layers * matmul)
+    return float(simulate(plan, costs, machine="executor").makespan)

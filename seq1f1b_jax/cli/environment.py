@@ -4,7 +4,12 @@ import sys
 from collections.abc import Mapping
 from types import ModuleType
 
-from seq1f1b_jax.cli.devices import choose_platform, jax_environment, probe_machine
+from seq1f1b_jax.cli.devices import (
+    choose_platform,
+    jax_environment,
+    memory_of_machine,
+    probe_machine,
+)
 from seq1f1b_jax.cli.xla_presets import Environment, flags_of_executor, xla_environment
 from seq1f1b_jax.config import Config
 
@@ -28,6 +33,9 @@ def choose_environment(
     )
     if platform == "cpu":
         _leave_out_cuda_plugins()
+    else:
+        offload = config.executor.offload != 0
+        devices |= memory_environment(environment, offload=offload)
     flags = xla_environment(
         config.xla.preset, platform, environment={**environment, **devices},
         more=flags_of_executor(
@@ -35,6 +43,32 @@ def choose_environment(
         ),
     )
     return Environment({**devices, **flags.variables}, flags.messages)
+
+
+DEVICE_FRACTION = "0.93"
+"""Of a GPU's memory for JAX, which takes three quarters by default."""
+POOLS = (
+    "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_ALLOCATOR",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+)  # fmt: skip
+HOST_POOL = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
+"""The most pinned memory of a process, in GiB; 64 unless it is set."""
+
+
+def memory_environment(environment: Mapping[str, str], *, offload: bool) -> dict[str, str]:
+    """How much of the memory of GPUs and of their host JAX may take; what is set already wins.
+
+    Example:
+      >>> memory_environment({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, offload=False)
+      {}
+    """
+    found = {}
+    if not any(name in environment for name in POOLS):
+        found[POOLS[0]] = DEVICE_FRACTION
+    present = memory_of_machine()
+    if offload and HOST_POOL not in environment and present is not None:
+        found[HOST_POOL] = str(present >> 30)
+    return found
 
 
 def _leave_out_cuda_plugins() -> None:

@@ -36,7 +36,8 @@ HALVES: Flags = MappingProxyType({"xla_gpu_reduce_scatter_combine_threshold_byte
 
 OFFLOAD: Flags = MappingProxyType({"xla_gpu_memory_limit_slop_factor": "1000"})
 """What `executor.offload` needs, in percent of the device's memory. XLA counts host memory as the
-device's; what it takes for too large it recomputes in parts, and schedules without overlap."""
+device's; what it takes for too large it recomputes in parts, and schedules without overlap. With
+`auto` it is set before anyone knows how many layers that will be."""
 
 
 def flags_of_executor(*, halves: bool, offload: bool) -> Flags:

@@ -192,8 +192,8 @@ def _tensor(config: Config) -> Iterator[str]:
     offload = config.executor.offload
     if offload != "auto" and not 0 <= offload <= 1:
         yield (
-            f"executor.offload={offload} is no part of the layers; use a number from 0 (all on the "
-            "device) to 1 (all in host memory), or auto"
+            f"executor.offload={offload} is not a fraction of the layers; use a number from 0 (all "
+            "on the device) to 1 (all in host memory), or auto"
         )
     if config.executor.halves and not mesh.sequence_parallel:
         yield (

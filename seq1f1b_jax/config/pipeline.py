@@ -46,8 +46,10 @@ class ScheduleConfig:
         of the run; stages are the plan's.
       num_microbatches: sequence batches per step; their gradients are accumulated.
       num_chunks: slices of each sequence.
-      partition: `balanced` gives chunks of equal computation, `even` chunks of equal length.
-      max_slowdown: by how much `balanced` may lengthen a step to save memory: 0.01 is 1 %.
+      partition: `balanced` gives chunks of equal computation, on one rank, where nobody waits, of
+        equal length; `even` chunks of equal length.
+      max_slowdown: by how much `balanced` on several ranks may lengthen a step to save memory: 0.01
+        is 1 %.
       chunk_lengths: tokens of each chunk, first to last; overrides partition.
       documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
         the corpus; `batch`, each step's own, compiling for every new cut; `ignore`, none.
@@ -86,7 +88,7 @@ class ExecutorConfig:
         in a few minutes (docs/design/gpu_program.md).
       offload: part of a stage's layers, 0 to 1, whose activations wait in the host's memory for the
         backward; `auto`: as few layers as fit the device (docs/design/offload.md).
-      check_memory: whether a step that is predicted to need more memory than there is is refused.
+      check_memory: whether to refuse a step that is predicted to need more memory than there is.
       loss_block: tokens whose logits exist at one time in the loss; None: as many as take no more
         memory than the layers, at least 1024.
       compute_dtype: `bfloat16`, `float32`, or `auto`: bfloat16 where the device has it.

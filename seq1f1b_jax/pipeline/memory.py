@@ -8,7 +8,7 @@ compiled program. The accumulators leave it as its outputs. So the sum is compar
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.pipeline.executor.program import Program
-from seq1f1b_jax.pipeline.executor.residuals import plan_residuals
+from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, plan_residuals
 from seq1f1b_jax.pipeline.stage import Tree
 from seq1f1b_jax.schedule import Op
 
@@ -28,7 +28,7 @@ class MemoryPrediction:
     Attributes:
       ring: residuals of the units in flight.
       deferred: what `I` has left to `W`, of the units whose backward is half done.
-      cache: keys and values of the microbatches in flight.
+      cache: keys and values of the units in flight.
       prefix_gradients: gradients of the key/value prefix, accumulation dtype.
       loss_gradients: loss gradients by the last stage's output that wait for their backward.
       accumulators: gradients of this rank's parameters, accumulation dtype.
@@ -97,17 +97,25 @@ def predict_memory(program: Program) -> MemoryPrediction:
         inbox=(program.table.num_inbox_slots - 1 + program.table.exchange.late) * _message(program),
         weights=_weight_copies(program),
         workspace=_workspace(program),
-        staging=2 * copied_bytes(program) if program.num_host_layers else 0,
+        staging=2 * copied_bytes(program)[0] if program.num_host_layers else 0,
         host=nbytes((state.ring.host, state.deferred.host)),
     )
 
 
-def copied_bytes(program: Program) -> int:
-    """Bytes that wait of one layer of the longest chunk: what a copy to the host or back moves."""
+def copied_bytes(program: Program) -> tuple[int, int]:
+    """Bytes of one layer of the longest chunk that go to the host, and that come back.
+
+    Residuals come back once for a `B`, and for an `I` and its `W` each.
+    """
     chunk = program.lengths.index(max(program.lengths))
-    entries = [*program.residual_plans[chunk].entries]
-    if Op.W in program.table.ops:
-        entries += program.layer_splits[chunk].entries.values()
+    ring = _entry_bytes(program.residual_plans[chunk].entries)
+    if Op.W not in program.table.ops:
+        return ring, ring
+    deferred = _entry_bytes(program.layer_splits[chunk].entries.values())
+    return ring + deferred, 2 * ring + deferred
+
+
+def _entry_bytes(entries: Iterable[ArenaEntry]) -> int:
     return sum(entry.size * entry.dtype.itemsize for entry in entries)
 
 

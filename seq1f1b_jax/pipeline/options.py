@@ -38,7 +38,7 @@ class ExecutorOptions:
 
     Raises:
       ValueError: an unknown name of `recompute`; an `unroll` that is no count; an `offload` that is
-        no part; `halves` of tokens that are not shared, or with `recompute` `none`.
+        no fraction; `halves` of tokens that are not shared, or with `recompute` `none`.
     """
 
     attention: str = "auto"
@@ -76,8 +76,8 @@ class ExecutorOptions:
             )
         if not 0 <= self.offload <= 1:
             raise ValueError(
-                f"offload={self.offload!r} is no part of the layers; use a number from 0 (all on "
-                "the device) to 1 (all in host memory)"
+                f"offload={self.offload!r} is not a fraction of the layers; use a number from 0 "
+                "(all on the device) to 1 (all in host memory)"
             )
 
 

@@ -31,7 +31,6 @@ from seq1f1b_jax.training.checkpoint.folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint.read import LOOKS, read_again
 from seq1f1b_jax.training.checkpoint.restore import CHECKPOINTS, load_newest
 from seq1f1b_jax.training.faults.finite import finite_rows
-from seq1f1b_jax.training.faults.needs import with_offload
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.reports.events import process_began
 from seq1f1b_jax.training.setup import Setup, make_setup
@@ -153,8 +152,7 @@ def make_parts(job: Job) -> tuple[Setup, SequenceData]:
     balanced = config.data.packing == "documents" and config.schedule.documents != "ignore"
     window = window_of(job.stage)
     visible_keys = data.mean_visible_keys(window=window) if balanced else None
-    setup = make_setup(config, job.stage, visible_keys=visible_keys)
-    return with_offload(setup, job.group), data
+    return make_setup(config, job.stage, visible_keys=visible_keys), data
 
 
 def check_alike(job: Job, data: SequenceData) -> None:

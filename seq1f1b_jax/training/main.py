@@ -26,7 +26,7 @@ from seq1f1b_jax.training.checkpoint.restore import (
 from seq1f1b_jax.training.commands import sample_at_end
 from seq1f1b_jax.training.evaluation import bigram_loss, held_out_batches, make_evaluation
 from seq1f1b_jax.training.faults.finite import check_finite
-from seq1f1b_jax.training.faults.needs import check_state_fits, check_step_fits
+from seq1f1b_jax.training.faults.needs import check_state_fits, check_step_fits, with_offload
 from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
 from seq1f1b_jax.training.loop import Loop
@@ -81,11 +81,13 @@ def train(job: Job) -> int:
     )
     setup, data = make_parts(job)
     check_run(job, setup, data)
+    setup = with_offload(setup, job.group)
     held_out = held_out_batches(setup, data, config.train.eval_sequences)
     with ExitStack() as stack:
         run, state = open_run(job, setup, data, stack)
         if state is not None and run.start >= config.train.num_steps:
             return look_again(run, state)
+        check_step_fits(setup)
         state = begin(run) if state is None else go_on(run, state)
         loop = make_loop(run, state, held_out, stack)
         with job.watchdog.exchanges():
@@ -113,7 +115,6 @@ def check_run(job: Job, setup: Setup, data: SequenceData) -> None:
     if job.group.count > 1:
         check_is_for_many(job.config, job.group.count)
     check_state_fits(setup)
-    check_step_fits(setup)
 
 
 def check_is_for_many(config: Config, count: int) -> None:

@@ -52,7 +52,8 @@ def test_rows_are_added_to_those_of_the_file(monkeypatch, tmp_path, capsys):
     collectives = [{"where": "tick", "kind": "x", "axes": "pipe", "count": 2}]
 
     def measure(shape, *, cpu):
-        return {"held": 1.5, "host": 0, "C": shape.num_chunks, "collectives": collectives}
+        row = {"held": 1.5, "host": 0, "exposed copies": 0, "collectives": collectives}
+        return row | {"C": shape.num_chunks}
 
     monkeypatch.setattr(published_sizes, "measure", measure)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

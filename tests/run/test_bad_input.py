@@ -49,7 +49,7 @@ SETTINGS = {
     ),
     "more_than_all_layers_on_the_host": (
         {"executor__offload": 1.5},
-        ["executor.offload=1.5 is no part of the layers", "1 (all in host memory), or auto"],
+        ["executor.offload=1.5 is not a fraction of the layers", "1 (all in host memory), or auto"],
     ),
     "dropout": (
         {"model__dropout": 0.1},

@@ -46,7 +46,7 @@ def device(monkeypatch):
     def has(present, host=10**12):
         monkeypatch.setattr(needs, "_is_one_memory", lambda setup: False)
         monkeypatch.setattr(needs, "_present", lambda setup: (present, 1))
-        monkeypatch.setattr(needs, "_memory_of_machine", lambda: host)
+        monkeypatch.setattr(needs, "memory_of_machine", lambda: host)
 
     return has
 
@@ -64,8 +64,11 @@ def test_auto_keeps_as_many_layers_on_the_device_as_fit(device):
     device(sizes[4] - 1)
     setup = with_offload(setup, ALONE)
     assert setup.pipeline.num_host_layers == 4
-    with pytest.raises(UserError, match=r"step is predicted to need .*\(--executor.offload auto\)"):
+    with pytest.raises(UserError, match="step is predicted to need .* more chunks") as caught:
         check_step_fits(setup)
+    assert "--executor.offload" not in str(caught.value)  # all layers are there already
+    with pytest.raises(UserError, match=r"host memory \(--executor.offload auto\)"):
+        check_step_fits(setup_of())
 
 
 def test_auto_moves_nothing_where_host_and_device_are_one_memory():
@@ -95,10 +98,10 @@ def test_the_line_names_layers_and_bytes():
 def test_a_run_that_does_not_fit_ends_before_it_compiles(monkeypatch, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("all of it " * 2000)
-    monkeypatch.setattr(needs, "_memory_of_machine", lambda: 400_000)
+    monkeypatch.setattr(needs, "memory_of_machine", lambda: 400_000)
     outcome = run(*command_line(tmp_path / "run", text))
     assert outcome.status == 2
     (line,) = outcome.err.splitlines()
     for words in ("step is predicted to need ", "there are 0.4 MB", "--executor.check_memory"):
         assert words in line
-    assert not (tmp_path / "run").exists()
+    assert "compiling" not in outcome.out and "memory    " in outcome.out

@@ -35,8 +35,8 @@ class Store(NamedTuple):
 
     Attributes:
       device: by name, `[layers, tokens, values_per_token]`, flat.
-      host: of the first layers of a stage, in host memory, as bits, all values of a token together;
-        `None`: of no layer.
+      host: of the first layers of a stage, in host memory, as bits: all values of a unit in one
+        block; `None`: of no layer.
     """
 
     device: dict[str, Float[Array, "L A n"]]

@@ -41,13 +41,13 @@ class LayerWork(NamedTuple):
       run: `(layer, unit, value, fetched, state) -> (value, kept, state)`.
       fetch: `(layer, unit, state, *, on_host) -> fetched`.
       store: `(layer, unit, kept, state, *, on_host) -> state`; `kept` is a dict by name.
-      kept: shapes of what is stored.
+      kept: by name, something with the shape and dtype of what is stored.
     """
 
     run: Callable
     fetch: Callable = lambda layer, unit, state, *, on_host: {}
     store: Callable = lambda layer, unit, kept, state, *, on_host: state
-    kept: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({})
+    kept: Mapping[str, Any] = MappingProxyType({})
 
 
 def over_layers(
@@ -90,7 +90,8 @@ def over_layers(
     fetched = work.fetch(num_host - 1 if reverse else 0, unit, state, on_host=True)
     if reverse:
         value, state = _on_device(work, unit, (value, state), num_host, count, reverse=True)
-        fetched, value = lax.optimization_barrier((fetched, value))  # not used before
+        # what is fetched is not unpacked before; a `W` has no value that could say so
+        fetched, value = lax.optimization_barrier((fetched, value))
     value, state = _on_host(work, unit, fetched, (value, state), num_host, reverse=reverse)
     if not reverse:
         value, state = _on_device(work, unit, (value, state), num_host, count, reverse=False)
@@ -152,7 +153,7 @@ def _unrolled(program: Program, unit, work: LayerWork, value, state: State, *, r
         )
         unit, value, state = _barrier(layer, unit, value, state)
         if jax.tree.leaves(ahead):
-            ahead, value = lax.optimization_barrier((ahead, value))  # not used before
+            ahead, value = lax.optimization_barrier((ahead, value))  # see `over_layers`
         fetched = ahead
     return value, state
 

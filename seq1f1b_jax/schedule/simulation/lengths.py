@@ -35,7 +35,7 @@ class Candidate:
       lengths: tokens of each chunk.
       time: of a step, in FLOPs, on the executor's machine.
       tokens: in flight on the fullest rank at its fullest moment.
-      memory: of it and of the scratch, in tokens of a layer.
+      memory: of these tokens and of the scratch, in tokens of a layer.
     """
 
     weight: float
@@ -75,6 +75,8 @@ def frugal_lengths(
     plan: Plan, cost: StageCost, cut: Cut, *, seq_len: int, max_slowdown: float
 ) -> tuple[int, ...]:
     """Of the cuts between balanced and even, the one of least memory that is fast enough.
+
+    Without a slowdown that is the balanced one, and on one rank the even one.
 
     Args:
       plan: the schedule.

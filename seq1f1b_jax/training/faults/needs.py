@@ -1,14 +1,15 @@
 """What a run needs of every device and host, and what is there: before anything is compiled."""
 
 import math
-import os
 import socket
+from bisect import bisect_left
 from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from seq1f1b_jax.cli.devices import memory_of_machine
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.distributed import Group
 from seq1f1b_jax.host.sizes import size_text
@@ -18,14 +19,6 @@ from seq1f1b_jax.pipeline.params.layout import staged_shapes
 from seq1f1b_jax.training.checkpoint.restore import abstract_state
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import state_shardings
-
-CURE = (
-    "more chunks (--schedule.num_chunks), host memory (--executor.offload auto), "
-    "--executor.recompute selective, matmuls or full, or more stages (--mesh.pipe) need less"
-)
-HOST_CURE = (
-    "a smaller --executor.offload, more chunks (--schedule.num_chunks) or more hosts need less"
-)
 
 
 class Needs(NamedTuple):
@@ -85,7 +78,7 @@ def needs_of(setup: Setup, memory: MemoryPrediction) -> Needs:
         return Needs(memory.total + memory.host, state, present, sharing)
     local = len(setup.mesh.local_devices) * setup.processes_on_host
     return Needs(
-        memory.total, state, present, sharing, memory.host, _memory_of_machine(), local
+        memory.total, state, present, sharing, memory.host, memory_of_machine(), local
     )
 
 
@@ -111,25 +104,40 @@ def check_step_fits(setup: Setup) -> None:
     Raises:
       UserError: it does not fit on the devices, or on the host.
     """
-    if not setup.config.executor.check_memory:
-        return
     needs = needs_of(setup, predict_memory(program_of(setup)))
-    anyway = "; --executor.check_memory false starts all the same"
+    problem = shortage(setup, needs)
+    if problem and setup.config.executor.check_memory:
+        raise UserError(f"{problem}; --executor.check_memory false starts all the same")
+
+
+def shortage(setup: Setup, needs: Needs) -> str | None:
+    """What there is too little of, and what would need less; `None` if a step fits."""
+    less = ["more chunks (--schedule.num_chunks)"]
+    if setup.pipeline.options.recompute in ("none", "selective"):
+        less.append("--executor.recompute matmuls or full")
     if not needs.fit:
         assert needs.present is not None
-        raise UserError(
-            f"a step is predicted to need {size_text(needs.total * needs.sharing)}, and "
-            f"{'a device has' if needs.sharing == 1 else 'there are'} {size_text(needs.present)} "
-            f"of memory: {CURE}{anyway}"
+        num_layers = setup.pipeline.layout.max_layers
+        if not _is_one_memory(setup) and setup.pipeline.num_host_layers < num_layers:
+            less.append("host memory (--executor.offload auto)")
+        whose = "a device has" if needs.sharing == 1 else "there are"
+        return (
+            f"a step is predicted to need {size_text(needs.total * needs.sharing)}, and {whose} "
+            f"{size_text(needs.present)} of memory: {', '.join(less)} or more stages (--mesh.pipe) "
+            "need less"
         )
     if not needs.host_fits:
         assert needs.host_present is not None
-        raise UserError(
+        if setup.config.executor.offload != "auto":
+            less.append("a smaller --executor.offload")
+        layers = f"{setup.pipeline.num_host_layers} of {setup.pipeline.layout.max_layers} layers"
+        return (
             f"executor.offload={setup.config.executor.offload} needs "
-            f"{size_text(needs.host * needs.host_sharing)} of host memory for "
+            f"{size_text(needs.host * needs.host_sharing)} of host memory for {layers} of "
             f"{needs.host_sharing} devices, and this host has {size_text(needs.host_present)}: "
-            f"{HOST_CURE}{anyway}"
+            f"{', '.join(less)} or more hosts need less"
         )
+    return None
 
 
 def with_offload(setup: Setup, group: Group) -> Setup:
@@ -153,12 +161,15 @@ def with_offload(setup: Setup, group: Group) -> Setup:
 
 def _least(setup: Setup) -> int:
     """The fewest layers in host memory with which a step fits; all, if it never does."""
-    num_layers = setup.pipeline.layout.max_layers
-    for count in range(num_layers):
+
+    def fits(count: int) -> bool:
         candidate = _offloaded(setup, count)
-        if needs_of(candidate, predict_memory(program_of(candidate))).fit:
-            return count
-    return num_layers
+        return needs_of(candidate, predict_memory(program_of(candidate))).fit
+
+    if fits(0):
+        return 0
+    others = range(1, setup.pipeline.layout.max_layers)  # from one on, each needs less
+    return 1 + bisect_left(others, True, key=fits)
 
 
 def _offloaded(setup: Setup, num_host_layers: int) -> Setup:
@@ -178,7 +189,7 @@ def _is_one_memory(setup: Setup) -> bool:
 def _present(setup: Setup) -> tuple[int | None, int]:
     """Bytes of memory that are there, and how many devices share them."""
     if _is_one_memory(setup):
-        return _memory_of_machine(), len(setup.mesh.local_devices)
+        return memory_of_machine(), len(setup.mesh.local_devices)
     return (setup.mesh.local_devices[0].memory_stats() or {}).get("bytes_limit"), 1
 
 
@@ -191,10 +202,3 @@ def _state_bytes(setup: Setup) -> int:
         math.prod(sharding.shard_shape(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
         for leaf, sharding in leaves
     )
-
-
-def _memory_of_machine() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # not every system knows
-        return None

@@ -11,7 +11,7 @@ from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
 from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
-from seq1f1b_jax.training.faults.needs import CURE, HOST_CURE, Needs, needs_of, program_of
+from seq1f1b_jax.training.faults.needs import Needs, needs_of, program_of, shortage
 from seq1f1b_jax.training.preview.offload import describe_offload
 from seq1f1b_jax.training.setup import Setup
 
@@ -76,10 +76,8 @@ def describe(
     }
     lines = [f"{name:<10}{text}" for name, text in rows.items()]
     notes = [*setup.notes, *source_notes(config, source)]
-    if not needs.fit:
-        notes.append(f"more memory is needed than there is: {CURE}")
-    if not needs.host_fits:
-        notes.append(f"more host memory is needed than there is: {HOST_CURE}")
+    if problem := shortage(setup, needs):
+        notes.append(problem)
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
 
 

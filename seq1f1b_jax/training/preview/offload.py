@@ -32,25 +32,26 @@ SPEEDS = {
 def describe_offload(setup: Setup, program: Program) -> str:
     """Layers and bytes in host memory; the copies of the longest chunk beside its computation."""
     layers, num_layers = program.num_host_layers, program.layout.max_layers
-    copied = layers * copied_bytes(program)
+    out, back = (layers * size for size in copied_bytes(program))
     text = (
         f"{layers} of {num_layers} layers of a stage wait in host memory, "
         f"{size_text(predict_memory(program).host)} for each device; the longest chunk copies "
-        f"{size_text(copied)} out and back"
+        f"{size_text(out)} out and {size_text(back)} back"
     )
     speed = speed_of(setup.mesh.devices.flat[0].device_kind)
     if speed is None:
         return text
     chunk = program.lengths.index(max(program.lengths))
     where = dict(start=program.offsets[chunk], length=program.lengths[chunk])
+    stage = program.layout.layers_per_stage.index(num_layers)
     forward, backward = (
-        1e3 * cost(0, **where) / program.tensor.size / speed.compute
+        1e3 * cost(stage, **where) / program.tensor.size / speed.compute
         for cost in (setup.cost.forward, setup.cost.backward)
     )
     return (
-        f"{text}, {1e3 * copied / speed.link:.0f} ms each at {speed.link / 1e9:.0f} GB/s beside "
-        f"{forward:.0f} ms of F and {backward:.0f} ms of B at {speed.compute / 1e12:.0f} TFLOP/s "
-        "(assumed)"
+        f"{text}, {1e3 * out / speed.link:.0f} and {1e3 * back / speed.link:.0f} ms at "
+        f"{speed.link / 1e9:.0f} GB/s beside {forward:.0f} ms of F and {backward:.0f} ms of B at "
+        f"{speed.compute / 1e12:.0f} TFLOP/s (assumed)"
     )
 
 
@@ -63,4 +64,4 @@ def speed_of(device_kind: str) -> Speed | None:
       >>> speed_of("cpu") is None
       True
     """
-    return next((speed for name, speed in SPEEDS.items() if name in device_kind), None)
+    return next((SPEEDS[word] for word in device_kind.split() if word in SPEEDS), None)
