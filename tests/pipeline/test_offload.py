@@ -87,4 +87,4 @@ def test_copies_of_the_h100_program_run_beside_matmuls(name, unroll):
     assert len(copies) >= kinds * ticks * len(step.table.chunk_lengths)
     assert not [copy.name for copy in copies if copy.is_exposed]
     host = predict_memory(step.program(1)).host
-    assert compiled.memory_analysis().host_temp_size_in_bytes == pytest.approx(host, rel=0.001)
+    assert compiled.memory_analysis().host_temp_size_in_bytes == host

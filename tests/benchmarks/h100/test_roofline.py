@@ -43,4 +43,5 @@ def test_ranks_wait():
         make_plan("1f1b", num_ranks=1, num_microbatches=3, num_chunks=1),
         replace(cost, layers_per_stage=(1,)), (32,),
     )  # fmt: skip
-    assert step_seconds(plan, cost, (32,)) == pytest.approx(alone * 5 / 3, rel=0.01)
+    # the last rank also has the head, here one row: 0.13 % of its work
+    assert step_seconds(plan, cost, (32,)) == pytest.approx(alone * 5 / 3, rel=0.0015)
