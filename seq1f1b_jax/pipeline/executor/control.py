@@ -83,25 +83,24 @@ def over_layers(
     num_host = program.num_host_layers
     if not num_host:
         return _on_device(work, unit, (value, state), 0, count, reverse=reverse)
-    if num_host == program.layout.max_layers:
+    has_others = num_host < program.layout.max_layers
+    if not has_others:
         num_host = count
     elif num_host > min(program.layout.layers_per_stage):
         num_host = jnp.minimum(num_host, count)
     fetched = work.fetch(num_host - 1 if reverse else 0, unit, state, on_host=True)
-    if reverse:
+    if has_others and reverse:
         value, state = _on_device(work, unit, (value, state), num_host, count, reverse=True)
         # what is fetched is not unpacked before; a `W` has no value that could say so
         fetched, value = lax.optimization_barrier((fetched, value))
     value, state = _on_host(work, unit, fetched, (value, state), num_host, reverse=reverse)
-    if not reverse:
+    if has_others and not reverse:
         value, state = _on_device(work, unit, (value, state), num_host, count, reverse=False)
     return value, state
 
 
 def _on_device(work: LayerWork, unit, carry, first, end, *, reverse: bool):
-    """A loop over layers whose values wait on the device; none where all wait on the host."""
-    if first is end:
-        return carry
+    """A loop over layers whose values wait on the device."""
 
     def body(index, carry):
         layer = first + end - 1 - index if reverse else index
