@@ -51,7 +51,7 @@ def time_actions(
 
         here = (table.actions.op[:, rank] == OP_CODES[op]) & (table.actions.chunk[:, rank] == chunk)
         tick = int(np.flatnonzero(here)[0])
-        unit = Unit(*(jnp.int32(getattr(table, name)[tick, rank]) for name in Unit._fields))
+        unit = Unit(*(jnp.int32(getattr(table.actions, name)[tick, rank]) for name in Unit._fields))
 
         def run() -> float:
             start = time.process_time()

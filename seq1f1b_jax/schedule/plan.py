@@ -89,6 +89,11 @@ class Plan:
         """True for an evaluation plan, one that holds no backward at all."""
         return all(action.op is Op.F for rank in self.ranks for action in rank)
 
+    @property
+    def splits(self) -> bool:
+        """Whether backwards are split into `I` and `W`."""
+        return any(action.op is Op.W for action in self.ranks[0])
+
     def rank(self, stage: int) -> int:
         """Rank that holds a stage."""
         return stage % self.num_ranks

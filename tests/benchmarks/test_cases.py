@@ -83,11 +83,11 @@ def test_dense_attention_needs_the_whole_score_matrix():
         predict_memory(cases.pipelined(stage, size).program(1)).workspace
         for size in (long, Size(4, 4, 1, 2048, attention="xla_dense"))
     ]
-    assert workspaces[1] - workspaces[0] > 3 * 4 * 2048**2  # float32 scores, and what hangs on them
+    assert workspaces[1] - workspaces[0] > 2 * 4 * 2048**2  # float32 scores and their gradients
 
 
 def test_prediction_is_close_to_the_compiled_bytes():
-    row = memory._row("gpt", Size(4, 2, 2, 1024), 64)  # two blocks a chunk: see `_score_values`
+    row = memory._row("gpt", Size(4, 2, 2, 1024), 64)  # two blocks a chunk: see `BlockScores`
     assert 0.9 < row["ratio"] < 1.1, row
 
 

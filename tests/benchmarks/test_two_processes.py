@@ -7,7 +7,7 @@ import pytest
 from benchmarks import two_processes
 from benchmarks.two_processes import Sizes
 from seq1f1b_jax.ops.attention.blockwise import BLOCK
-from seq1f1b_jax.ops.attention.pairs import causal_pairs
+from seq1f1b_jax.ops.pairs import causal_pairs
 
 
 def visited(lengths):

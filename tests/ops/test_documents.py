@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from seq1f1b_jax.inference import naive_attention
 from seq1f1b_jax.ops.attention import blockwise, dense
 from seq1f1b_jax.ops.attention.blockwise import backward, forward
-from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.ops.attention.visible import first_keys, needed
+from seq1f1b_jax.ops.pairs import causal_pairs
 
 BATCH, LENGTH, HEADS, KV_HEADS, DIM = 2, 29, 4, 2, 4
 NAMES = ("out", "dq", "dk", "dv")

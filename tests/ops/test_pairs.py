@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from seq1f1b_jax.ops.attention.pairs import causal_pairs
 from seq1f1b_jax.ops.blocks import Blocks, cut
+from seq1f1b_jax.ops.pairs import causal_pairs
 
 CASES = [  # (num_tokens, offset, block)
     (1, 0, 4), (4, 0, 4), (8, 0, 4), (8, 8, 4), (8, 3, 4), (7, 5, 4), (13, 0, 4), (13, 29, 4),

@@ -20,8 +20,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import heads
-from seq1f1b_jax.ops.attention.pairs import Pairs, causal_pairs
 from seq1f1b_jax.ops.attention.visible import Starts, first_keys, needed, visible
+from seq1f1b_jax.ops.pairs import Pairs, causal_pairs
 from seq1f1b_jax.ops.precision import accumulation_dtype
 
 BLOCK = 256

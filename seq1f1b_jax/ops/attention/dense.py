@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.attention import heads
-from seq1f1b_jax.ops.attention.pairs import Pairs
 from seq1f1b_jax.ops.attention.visible import Starts, first_keys, visible
+from seq1f1b_jax.ops.pairs import Pairs
 from seq1f1b_jax.ops.precision import accumulation_dtype
 
 

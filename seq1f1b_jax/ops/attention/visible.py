@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from seq1f1b_jax.ops.attention.pairs import Pairs
+from seq1f1b_jax.ops.pairs import Pairs
 
 Starts = Int[Array, "B Tq"]
 

@@ -112,7 +112,7 @@ def plan_residuals(
 
     Raises:
       ValueError: a residual does not grow with the number of tokens, so the stage is not
-      token-wise.
+        token-wise.
     """
     batch, tokens, dim = x.shape
     twice_x = jax.ShapeDtypeStruct((batch, 2 * tokens, dim), x.dtype)

@@ -1,0 +1,1 @@
+"""Bytes of a step, before anything is traced."""
