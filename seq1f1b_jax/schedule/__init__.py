@@ -32,6 +32,7 @@ from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan, register_schedul
 from seq1f1b_jax.schedule.simulation.durations import Costs
 from seq1f1b_jax.schedule.simulation.flops import StageCost
 from seq1f1b_jax.schedule.simulation.simulate import MACHINES, Simulation, draw_simulation, simulate
+from seq1f1b_jax.schedule.simulation.stages import balanced_layers
 from seq1f1b_jax.schedule.validate import validate
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "TickTable",
     "aligned_block",
     "assign_ticks",
+    "balanced_layers",
     "balanced_lengths",
     "closed_form",
     "draw_plan",

@@ -69,4 +69,6 @@ class Case(NamedTuple):
         count = self.P * self.V
         if self.layers == "equal":
             return (2,) * count if count < 4 else (1,) * count
+        if self.layers == "balanced":  # beside a head that takes a layer's time
+            return (*(2,) * (count - 1), 1)
         return tuple(1 + (stage % 3 == 1) for stage in range(count))

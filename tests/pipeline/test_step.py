@@ -14,10 +14,11 @@ import pytest
 from seq1f1b_jax.config import ExecutorConfig
 from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_layout, make_mesh
-from seq1f1b_jax.pipeline.build import _is_unrolled
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, to_pipeline
 from seq1f1b_jax.schedule import PlanError, make_plan
+from seq1f1b_jax.schedule.memory.layers import is_unrolled
 from seq1f1b_jax.schedule.simulation.flops import RECOMPUTE_POLICIES
+from seq1f1b_jax.schedule.simulation.layers import even_layers
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.cut_stage import CutStage
@@ -201,9 +202,10 @@ def test_error(build, message):
 
 def test_auto_unrolls_small_stages_on_gpus():
     def unrolled(num_layers, platform="gpu", stages_per_rank=1):
-        sizes = dict(vocab_size=8, tied=False, stages_per_rank=stages_per_rank)
-        layout = make_layout(num_layers, 2, **sizes)
-        return _is_unrolled("auto", layout, num_chunks=4, platform=platform)
+        return is_unrolled(
+            "auto", max_layers=max(even_layers(num_layers, 2 * stages_per_rank)), num_chunks=4,
+            stages_per_rank=stages_per_rank, platform=platform,
+        )
 
     assert unrolled(16) and not unrolled(17)  # 8 and 9 layers in the larger stage
     assert not unrolled(2, "cpu") and not unrolled(4, stages_per_rank=2)

@@ -19,6 +19,7 @@ from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 
 from seq1f1b_jax.pipeline.stage import Stage, Tree, leaf_name
+from seq1f1b_jax.schedule.simulation.layers import even_layers
 
 Kind = Literal["layer", "table"] | None
 """Of a leaf: stacked by layers, sharded by its rows, or small and the same in both layouts."""
@@ -171,8 +172,7 @@ def make_layout(
                 f"num_layers={num_layers} is fewer than the {count} stages{virtual}; "
                 f"each stage needs a layer: use at most {num_layers} stages or more layers"
             )
-        share, rest = divmod(num_layers, count)
-        layers_per_stage = [share + (stage < rest) for stage in range(count)]
+        layers_per_stage = even_layers(num_layers, count)
     counts = tuple(int(layers) for layers in layers_per_stage)
     if len(counts) != count or sum(counts) != num_layers or min(counts) < 1:
         raise ValueError(
