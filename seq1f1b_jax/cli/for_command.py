@@ -33,6 +33,8 @@ def for_command(command: str, config: Config) -> Config:
         return _in_any_order(replace(config, mesh=alone))
     if command == "evaluate" and config.schedule.plan:
         return _in_any_order(config)
+    if command == "evaluate":
+        return replace(config, schedule=_unmeasured(config.schedule))
     return config
 
 
@@ -57,8 +59,15 @@ def _in_any_order(config: Config) -> Config:
     The file of a plan may be gone, and its stages are not those of another command.
     """
     schedule = replace(
-        config.schedule, name=ScheduleConfig().name, plan=None, stages_per_rank=None,
+        _unmeasured(config.schedule), name=ScheduleConfig().name, plan=None, stages_per_rank=None,
         extra_warmup=0, short_warmup=False,
     )
     mesh = replace(config.mesh, layers_per_stage=None)
     return replace(config, schedule=schedule, mesh=mesh)
+
+
+def _unmeasured(schedule: ScheduleConfig) -> ScheduleConfig:
+    """Without measured costs, whose file may be gone: losses do not depend on the cut."""
+    if schedule.partition != "measured":
+        return schedule
+    return replace(schedule, partition="balanced", costs=None)

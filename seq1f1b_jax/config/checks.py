@@ -8,6 +8,7 @@ from typing import Any
 
 from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 from seq1f1b_jax.config.model import DEFAULT_POSITIONS, stage_problems
+from seq1f1b_jax.config.pipeline import costs_problems
 
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
@@ -25,8 +26,9 @@ MAX_COUNT = 1 << 31
 MAX_UNITS = 100_000
 """Units of work of a stage in a step: each is an entry of the table that is run."""
 NOT_NEGATIVE = (
-    "schedule.extra_warmup", "schedule.max_slowdown", "executor.unroll", "optimizer.warmup_steps",
-    "optimizer.weight_decay", "train.eval_every", "train.sample_tokens", "train.seed", "data.seed",
+    "schedule.extra_warmup", "schedule.max_slowdown", "schedule.max_growth", "executor.unroll",
+    "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every", "train.sample_tokens",
+    "train.seed", "data.seed",
 )  # fmt: skip
 
 
@@ -161,7 +163,7 @@ def _mesh(config: Config) -> Iterator[str]:
             f"every stage needs a layer; use {cure}--model.num_layers {stages}"
         )
     per_stage = mesh.layers_per_stage
-    if per_stage is None:
+    if per_stage is None or per_stage == "balanced":
         return
     if not per_stage or min(per_stage) < 1:
         yield f"mesh.layers_per_stage={list(per_stage)}: every stage needs a layer; use 1 or more"
@@ -247,6 +249,7 @@ def _schedule(config: Config) -> Iterator[str]:
             f"{schedule.num_chunks} chunks are {units} units of work per step, of at most "
             f"{MAX_UNITS}; use fewer, or a larger data.microbatch_size"
         )
+    yield from costs_problems(schedule)
     options = ("stages_per_rank", "extra_warmup", "short_warmup")
     if schedule.plan and (given := [name for name in options if getattr(schedule, name)]):
         yield (

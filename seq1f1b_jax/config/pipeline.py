@@ -5,6 +5,7 @@ Data only, standard library only; see `sections`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,8 @@ class MeshConfig:
       platform: `cpu` or `gpu`; None: the accelerator where there is one, else the CPU.
       virtual_devices: CPU devices to simulate where the platform is the CPU; None: data * pipe *
         tensor, four ranks where pipe is None.
-      layers_per_stage: layers of each stage, first to last; None: as even as possible.
+      layers_per_stage: layers of each stage, first to last; `balanced`: those with which a step
+        is predicted to be shortest, fewer beside the head; None: as even as possible.
     """
 
     data: int = 1
@@ -32,7 +34,7 @@ class MeshConfig:
     sequence_parallel: bool = False
     platform: Literal["cpu", "gpu"] | None = None
     virtual_devices: int | None = None
-    layers_per_stage: tuple[int, ...] | None = None
+    layers_per_stage: tuple[int, ...] | Literal["balanced"] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,13 @@ class ScheduleConfig:
       num_microbatches: sequence batches per step; their gradients are accumulated.
       num_chunks: slices of each sequence.
       partition: `balanced` gives chunks of equal computation, on one rank, where nobody waits, of
-        equal length; `even` chunks of equal length.
-      max_slowdown: by how much `balanced` on several ranks may lengthen a step to save memory: 0.01
-        is 1 %.
+        equal length; `even` chunks of equal length; `measured` those of the shortest step by the
+        seconds in `costs`, simulated.
+      costs: file of measured seconds, for `measured`; `python -m seq1f1b_jax.plan profile` with the
+        settings of the run writes it.
+      max_slowdown: by how much `balanced` and `measured` on several ranks may lengthen a step to
+        save memory: 0.01 is 1 %. So may mesh.layers_per_stage=balanced.
+      max_growth: by how much `measured` may exceed the memory of the other two: 0.05 is 5 %.
       chunk_lengths: tokens of each chunk, first to last; overrides partition.
       documents: whose cost `balanced` counts where sequences are packed: `corpus`, their mean over
         the corpus; `batch`, each step's own, compiling for every new cut; `ignore`, none.
@@ -64,8 +70,10 @@ class ScheduleConfig:
     plan: str | None = None
     num_microbatches: int = 8
     num_chunks: int = 4
-    partition: Literal["balanced", "even"] = "balanced"
+    partition: Literal["balanced", "even", "measured"] = "balanced"
+    costs: str | None = None
     max_slowdown: float = 0.0
+    max_growth: float = 0.0
     chunk_lengths: tuple[int, ...] | None = None
     documents: Literal["ignore", "corpus", "batch"] = "corpus"
     block: int = 128
@@ -118,3 +126,23 @@ class XlaConfig:
     """
 
     preset: Literal["default", "overlap", "memory", "command_buffers", "deterministic"] = "default"
+
+
+def costs_problems(schedule: ScheduleConfig) -> Iterator[str]:
+    """What is wrong with how measured costs are named, one line each.
+
+    Example:
+      >>> list(costs_problems(ScheduleConfig(partition="measured", costs="costs.json")))
+      []
+    """
+    if schedule.partition == "measured" and schedule.costs is None:
+        yield (
+            "schedule.partition=measured needs the seconds of the run's actions; measure them with "
+            "python -m seq1f1b_jax.plan profile --to costs.json and the settings of the run, then "
+            "use --schedule.costs costs.json"
+        )
+    if schedule.partition != "measured" and schedule.costs is not None:
+        yield (
+            f"schedule.costs={schedule.costs} has no effect with schedule.partition="
+            f"{schedule.partition}; use --schedule.partition measured, or leave it out"
+        )

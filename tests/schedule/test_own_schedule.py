@@ -8,6 +8,7 @@ import pytest
 
 from seq1f1b_jax.config import ScheduleConfig
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
+from seq1f1b_jax.plan.order import choose_plan
 from seq1f1b_jax.schedule import (
     SCHEDULES,
     Costs,
@@ -22,7 +23,6 @@ from seq1f1b_jax.schedule import (
     simulate,
 )
 from seq1f1b_jax.schedule.files.plan_file import read_plan
-from seq1f1b_jax.training.setup import choose_plan
 from tests.pipeline import cases
 from tests.pipeline.errors import relative_errors
 from tests.pipeline.own_stage import OwnStage

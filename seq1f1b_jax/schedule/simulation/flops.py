@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 from seq1f1b_jax.schedule.simulation.durations import Costs
 
 RECOMPUTE_POLICIES = ("none", "selective", "matmuls", "full")
+FLOP_CONVENTIONS = ("model", "published", "square")
+"""How the FLOPs of a step are counted, none with what is recomputed: `model` the pairs of a query
+and a key that it sees; `published`, as the Seq1F1B paper's code counts, half of the square and the
+lookup of the embedding as if it were a matmul; `square`, as some vendors count, all pairs."""
 _SIZES = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
 
 
@@ -105,6 +109,12 @@ class StageCost:
         """Stages along the model."""
         return len(self.layers_per_stage)
 
+    @property
+    def layer_weights(self) -> int:
+        """Matmul weights of one layer: query and output, key and value, MLP."""
+        projections = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
+        return self.model_dim * (projections + (3 if self.gated else 2) * self.mlp_dim)
+
     def __call__(self, start: int, length: int) -> float:
         """Cost of a chunk: the most, over stages, of its forward and backward together.
 
@@ -140,7 +150,7 @@ class StageCost:
         """Cost of every action, as `simulate` takes it; a `W` is the matmuls of one gradient."""
 
         def weights(stage: int, *, start: int, length: int) -> int:
-            matmuls = 2 * self.num_sequences * length * self._layer_weights()
+            matmuls = 2 * self.num_sequences * length * self.layer_weights
             return self.layers_per_stage[stage] * matmuls
 
         return Costs(
@@ -169,9 +179,36 @@ class StageCost:
         """
         num_layers = sum(self.layers_per_stage)
         params = self.num_layer_params
-        params = num_layers * self._layer_weights() if params is None else params
+        params = num_layers * self.layer_weights if params is None else params
         attention = 12 * num_pairs * self.num_heads * self.head_dim * num_layers
         return 6.0 * (params + self.vocab_size * self.model_dim) * num_tokens + attention
+
+    def step_flops(self, convention: str, *, seq_len: int, num_sequences: int) -> float:
+        """FLOPs of a step on whole sequences, as one of `FLOP_CONVENTIONS` counts them.
+
+        Raises:
+          ValueError: the convention is unknown.
+
+        Example:
+          >>> from seq1f1b_jax.schedule import StageCost
+          >>> cost = StageCost(model_dim=256, num_heads=4, num_kv_heads=4, head_dim=64,
+          ...                  mlp_dim=1024, gated=False, vocab_size=256, layers_per_stage=(2, 2))
+          >>> model, square = (cost.step_flops(name, seq_len=4096, num_sequences=1)
+          ...                  for name in ("model", "square"))
+          >>> round(square / model, 3)
+          1.566
+        """
+        tokens, pairs = num_sequences * seq_len, num_sequences * self.pairs(seq_len)
+        if convention == "model":
+            return self.model_flops(num_tokens=tokens, num_pairs=pairs)
+        if convention == "published":
+            lookup = 6.0 * tokens * self.model_dim * self.vocab_size
+            return self.model_flops(num_tokens=tokens, num_pairs=tokens * seq_len / 2) + lookup
+        if convention == "square":
+            return self.model_flops(num_tokens=tokens, num_pairs=tokens * seq_len)
+        raise ValueError(
+            f"FLOP convention {convention!r} is unknown; use one of {', '.join(FLOP_CONVENTIONS)}"
+        )
 
     def _costs(self, cost: Callable[..., int], chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
         starts = np.cumsum([0, *chunk_lengths[:-1]]).tolist()
@@ -187,7 +224,7 @@ class StageCost:
         """Forward and backward of one layer."""
         tokens = self.num_sequences * length
         pairs = self.num_sequences * (self.pairs(start + length) - self.pairs(start))
-        matmuls = 2 * tokens * self._layer_weights()
+        matmuls = 2 * tokens * self.layer_weights
         pair_dim = pairs * self.num_heads * self.head_dim
         forward = matmuls + 4 * pair_dim
         backward = 2 * matmuls + 10 * pair_dim
@@ -205,11 +242,6 @@ class StageCost:
     @cached_property
     def _seen(self) -> NDArray[np.float64]:
         return np.concatenate([[0.0], np.cumsum(self.visible_keys)])
-
-    def _layer_weights(self) -> int:
-        """Matmul weights of one layer: query and output, key and value, MLP."""
-        projections = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
-        return self.model_dim * (projections + (3 if self.gated else 2) * self.mlp_dim)
 
     def _head(self, length: int) -> int:
         """Logits, their gradient to the input and to the table, all on the forward."""

@@ -13,6 +13,7 @@ from typing import Any
 from seq1f1b_jax.schedule.actions import Op
 from seq1f1b_jax.schedule.plan import Plan
 from seq1f1b_jax.schedule.simulation.flops import StageCost
+from seq1f1b_jax.schedule.simulation.measured import MeasuredCosts
 from seq1f1b_jax.schedule.simulation.simulate import simulate
 
 NUM_WEIGHTS = 9
@@ -33,7 +34,7 @@ class Candidate:
     Attributes:
       weight: 0 for cost alone, 1 for length alone.
       lengths: tokens of each chunk.
-      time: of a step, in FLOPs, on the executor's machine.
+      time: of a step, in FLOPs or in seconds measured, on the executor's machine.
       tokens: in flight on the fullest rank at its fullest moment.
       memory: of these tokens and of the scratch, in tokens of a layer.
     """
@@ -45,7 +46,9 @@ class Candidate:
     memory: int
 
 
-def candidates(plan: Plan, cost: StageCost, cut: Cut, *, seq_len: int) -> tuple[Candidate, ...]:
+def candidates(
+    plan: Plan, cost: StageCost | MeasuredCosts, cut: Cut, *, seq_len: int
+) -> tuple[Candidate, ...]:
     """Cuts from the balanced to the even one, with the time and the memory of a step.
 
     Args:
@@ -72,7 +75,7 @@ def candidates(plan: Plan, cost: StageCost, cut: Cut, *, seq_len: int) -> tuple[
 
 
 def frugal_lengths(
-    plan: Plan, cost: StageCost, cut: Cut, *, seq_len: int, max_slowdown: float
+    plan: Plan, cost: StageCost | MeasuredCosts, cut: Cut, *, seq_len: int, max_slowdown: float
 ) -> tuple[int, ...]:
     """Of the cuts between balanced and even, the one of least memory that is fast enough.
 
@@ -110,8 +113,15 @@ def frugal_lengths(
     return min(fast, key=lambda candidate: (candidate.memory, candidate.time)).lengths
 
 
-def peak_tokens(plan: Plan, lengths: Sequence[int]) -> int:
-    """Tokens whose residuals the fullest rank holds at its fullest moment.
+def peak_tokens(
+    plan: Plan, lengths: Sequence[int], *, until: tuple[Op, ...] = (Op.B, Op.W)
+) -> int:
+    """Tokens that the fullest rank holds at its fullest moment.
+
+    Args:
+      plan: the schedule.
+      lengths: tokens of each chunk.
+      until: what ends the wait: of residuals `B` or `W`, of keys and values `B` or `I`.
 
     Example:
       >>> from seq1f1b_jax.schedule import make_plan
@@ -119,11 +129,11 @@ def peak_tokens(plan: Plan, lengths: Sequence[int]) -> int:
       >>> peak_tokens(plan, (6, 2))
       14
     """
-    change = {Op.F: 1, Op.B: -1, Op.I: 0, Op.W: -1}
+    change = {Op.F: 1, **dict.fromkeys(until, -1)}
     peak = 0
     for row in plan.ranks:
         live = 0
         for action in row:
-            live += change[action.op] * lengths[action.chunk]
+            live += change.get(action.op, 0) * lengths[action.chunk]
             peak = max(peak, live)
     return peak
