@@ -9,8 +9,8 @@ Example:
   768
 """
 
+from seq1f1b_jax.config.presets import PRESETS, preset_fields
 from seq1f1b_jax.models.decoder import Decoder, num_params
-from seq1f1b_jax.models.presets import PRESETS, preset_fields
 from seq1f1b_jax.models.registry import FAMILIES, build_stage
 
 __all__ = ["FAMILIES", "PRESETS", "Decoder", "build_stage", "num_params", "preset_fields"]

@@ -35,7 +35,10 @@ class Heads(nnx.Module):
     """Query, key, value and output projections of grouped-query attention, without the attention.
 
     Args:
-      model_dim, num_heads, num_kv_heads, head_dim: sizes; `num_heads` a multiple of `num_kv_heads`.
+      model_dim: width of the model.
+      num_heads: query heads, a multiple of `num_kv_heads`.
+      num_kv_heads: key/value heads.
+      head_dim: width of a head.
       qkv_bias: whether query, key and value projections have biases.
       output_bias: whether the output projection has one.
       output_std: initial standard deviation of the output projection.

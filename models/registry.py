@@ -5,11 +5,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from seq1f1b_jax.config import DEFAULT_POSITIONS, ModelConfig, RopeConfig, resolve_model
+from seq1f1b_jax.config import (
+    DEFAULT_POSITIONS,
+    ModelConfig,
+    RopeConfig,
+    all_sizes,
+    resolve_model,
+)
+from seq1f1b_jax.config.presets import nearest, preset_fields
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
 from seq1f1b_jax.models.llama import Llama
-from seq1f1b_jax.models.presets import nearest, preset_fields
 from seq1f1b_jax.models.rope import check_rope
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})
@@ -45,7 +51,7 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     model = ModelConfig(family=family, preset=preset, rope=rope, **fields)
     _check_dropout(model.dropout)
     _check_required(model, preset_sizes)
-    sizes = _sizes(resolve_model(model, preset_sizes))
+    sizes = all_sizes(resolve_model(model, preset_sizes))
     _check(family, sizes)
     check_rope(rope, head_dim=sizes["head_dim"], theta=sizes["rope_theta"])
     _check_family(family, sizes)
@@ -69,23 +75,6 @@ def _check_required(model: ModelConfig, preset_sizes: Mapping[str, Any]) -> None
         )
     for name in required:
         _check_positive(name, sizes[name])
-
-
-def _sizes(model: ModelConfig) -> dict[str, Any]:
-    """The fields that are set, and the fields derived from them."""
-    model_dim, num_heads = model.model_dim, model.num_heads
-    assert model_dim and num_heads
-    if model.head_dim is None and model_dim % num_heads:
-        raise ValueError(
-            f"model_dim={model_dim} is not a multiple of num_heads={num_heads}; "
-            f"use model_dim={-(-model_dim // num_heads) * num_heads} or set head_dim"
-        )
-    gated_dim = -(-8 * model_dim // (3 * 64)) * 64
-    return {
-        "head_dim": model_dim // num_heads,
-        "mlp_dim": 4 * model_dim if model.family == "gpt" else gated_dim,
-        **{name: value for name, value in vars(model).items() if value is not None},
-    }
 
 
 def _check(family: str, sizes: dict[str, Any]) -> None:

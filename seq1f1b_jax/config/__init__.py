@@ -7,6 +7,7 @@ from seq1f1b_jax.config.model import (
     ModelConfig,
     Positions,
     RopeConfig,
+    all_sizes,
     resolve_model,
 )
 from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
@@ -41,6 +42,7 @@ __all__ = [
     "UserError",
     "WatchdogConfig",
     "XlaConfig",
+    "all_sizes",
     "resolve_model",
 ]
 

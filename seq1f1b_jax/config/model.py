@@ -146,6 +146,34 @@ def resolve_model(model: ModelConfig, preset: Mapping[str, Any] | None = None) -
     return replace(model, **filled)
 
 
+def all_sizes(model: ModelConfig) -> dict[str, Any]:
+    """The fields that are set, and the fields derived from them.
+
+    Args:
+      model: from `resolve_model`, so that only derived fields are open.
+
+    Raises:
+      ValueError: the heads do not divide the width, and their own is not set.
+
+    Example:
+      >>> all_sizes(resolve_model(ModelConfig(model_dim=256, num_heads=8)))["mlp_dim"]
+      704
+    """
+    model_dim, num_heads = model.model_dim, model.num_heads
+    assert model_dim and num_heads
+    if model.head_dim is None and model_dim % num_heads:
+        raise ValueError(
+            f"model_dim={model_dim} is not a multiple of num_heads={num_heads}; "
+            f"use model_dim={-(-model_dim // num_heads) * num_heads} or set head_dim"
+        )
+    gated_dim = -(-8 * model_dim // (3 * 64)) * 64
+    return {
+        "head_dim": model_dim // num_heads,
+        "mlp_dim": 4 * model_dim if model.family == "gpt" else gated_dim,
+        **{name: value for name, value in vars(model).items() if value is not None},
+    }
+
+
 def stage_problems(model: ModelConfig) -> Iterator[str]:
     """What is wrong with how a custom model is named, one line each.
 

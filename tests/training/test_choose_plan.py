@@ -1,10 +1,14 @@
-"""The plan of a run: named or from a file, what is said about it and drawn of it; its chunks."""
+"""The plan of a run: named or from a file, what is said about it and drawn of it; its chunks and
+layers."""
 
 from pathlib import Path
 
 import pytest
 
-from seq1f1b_jax.config import Config, DataConfig, ScheduleConfig
+from seq1f1b_jax.config import Config, DataConfig, MeshConfig, ScheduleConfig
+from seq1f1b_jax.data import load_corpus, make_data
+from seq1f1b_jax.models import build_stage
+from seq1f1b_jax.plan.order import choose_plan, chunk_lengths
 from seq1f1b_jax.schedule import (
     Costs,
     Exchange,
@@ -15,8 +19,9 @@ from seq1f1b_jax.schedule import (
     simulate,
 )
 from seq1f1b_jax.schedule.files.plan_file import write_plan
-from seq1f1b_jax.training.preview.header import GRID_WIDTH, draw_course
-from seq1f1b_jax.training.setup import choose_plan, chunk_lengths
+from seq1f1b_jax.training.preview.header import GRID_WIDTH, describe, draw_course
+from seq1f1b_jax.training.preview.predict import predict
+from seq1f1b_jax.training.setup import make_setup
 
 TORCH = Path(__file__).parents[1] / "schedule" / "torch_plans"
 INTERLEAVED = str(TORCH / "Interleaved1F1B_P2_M4_V2.compute.csv")
@@ -99,3 +104,30 @@ def test_one_rank_has_even_chunks_and_several_have_equal_costs(num_ranks, tile, 
     )
     plan = make_plan("seq1f1b", num_ranks=num_ranks, num_microbatches=8, num_chunks=4)
     assert chunk_lengths(config, cost, plan=plan, tile=tile) == lengths
+
+
+@pytest.mark.parametrize(
+    ("setting", "max_slowdown", "layers", "told"),
+    [
+        (None, 0.0, (3, 3, 3), "3+3+3 per stage"),
+        ((2, 2, 5), 0.0, (2, 2, 5), "2+2+5 per stage"),
+        ("balanced", 0.0, (4, 3, 2), "4+3+2 per stage (balanced)"),
+        ("balanced", 1.0, (3, 3, 3), "3+3+3 per stage (balanced)"),
+    ],
+)
+def test_layers_are_as_listed_even_or_fewer_beside_the_head(
+    setting, max_slowdown, layers, told, tmp_path
+):
+    schedule = ScheduleConfig(num_chunks=2, num_microbatches=4, max_slowdown=max_slowdown)
+    config = Config(
+        mesh=MeshConfig(pipe=3, layers_per_stage=setting), schedule=schedule,
+        data=DataConfig(seq_len=64),
+    )  # fmt: skip
+    stage = build_stage("llama", preset="tiny", num_layers=9, vocab_size=600)
+    setup = make_setup(config, stage)
+    assert setup.pipeline.layout.layers_per_stage == setup.cost.layers_per_stage == layers
+    path = tmp_path / "text.txt"
+    path.write_text("some words " * 200)
+    data = make_data(load_corpus(str(path)), seq_len=64, eval_fraction=0.1, seed=0)
+    header = describe(setup, data, num_params=1, predicted=predict(setup))
+    assert f"\nlayers    {told}\n" in header

@@ -1,0 +1,1 @@
+"""Plan a run before paying for it: memory and time of a configuration, and better ones."""

@@ -1,0 +1,1 @@
+"""The best configuration for given devices."""

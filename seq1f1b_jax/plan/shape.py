@@ -1,0 +1,198 @@
+"""What a model of a built-in family holds: its weights, and what a layer keeps, in plain numbers.
+
+The executor finds these by tracing a layer. Here they are written down, so that a plan needs no
+JAX; tests hold both equal for every family, policy and mesh. Widths per token, on one of `t`
+devices of `tensor` (own: of its own tokens only, where the devices share them):
+
+    d own       the layer's input, what the MLP's norm reads
+    Hq*D/t      queries, attention's output
+    Hq/t        log-sum-exp, in the accumulation dtype
+    F/t         inputs of the MLP's activation: one of GELU, two of SwiGLU
+    more with recompute=none: outputs of both norms and one more F/t, and the norms' statistics
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+from seq1f1b_jax.config import ModelConfig, UserError, all_sizes
+from seq1f1b_jax.schedule.memory.sizes import Value
+
+
+class Leaf(NamedTuple):
+    """An array of a layer's weights, as one device holds it.
+
+    Attributes:
+      shape: its dims.
+      tensor_dim: the one that is sharded over `tensor`; `None`: it is replicated.
+    """
+
+    shape: tuple[int, ...]
+    tensor_dim: int | None = None
+
+
+class Tokens(NamedTuple):
+    """Of which tokens a value is, on one device.
+
+    Attributes:
+      num_sequences: sequences of a microbatch.
+      length: tokens of the chunk.
+      parts: devices that share the residual stream's tokens.
+      groups: of tokens, that a layer works on one after the other.
+      itemsize: bytes of an activation.
+      wide: bytes of an accumulated number.
+    """
+
+    num_sequences: int
+    length: int
+    parts: int = 1
+    groups: int = 1
+    itemsize: int = 2
+    wide: int = 4
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder of a built-in family.
+
+    Attributes:
+      num_layers, model_dim, num_heads, num_kv_heads, head_dim, mlp_dim, vocab_size: sizes.
+      gated: whether the MLP is a SwiGLU, with three matrices; else a GELU with two and biases.
+      centred: whether norms subtract the mean: they have a bias, and one more statistic.
+      tied: whether the head is the embedding.
+      qkv_bias, output_bias: whether these projections have biases.
+      learned_positions: rows of their table; 0: they are rotary.
+      window: sliding-window size.
+
+    Example:
+      >>> from seq1f1b_jax.config import ModelConfig, resolve_model
+      >>> from seq1f1b_jax.config.presets import preset_fields
+      >>> model = resolve_model(ModelConfig(preset="7b"), preset_fields("llama", "7b"))
+      >>> shape_of(model).num_params
+      6888361984
+    """
+
+    num_layers: int
+    model_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    vocab_size: int
+    gated: bool = True
+    centred: bool = False
+    tied: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    learned_positions: int = 0
+    window: int | None = None
+
+    @property
+    def num_params(self) -> int:
+        """Of the whole model."""
+        tables = (1 if self.tied else 2) * self.vocab_size + self.learned_positions
+        last = self.norm_weights
+        return self.num_layers * self.layer_weights(1) + tables * self.model_dim + last
+
+    @property
+    def norm_weights(self) -> int:
+        """Numbers in one norm."""
+        return (2 if self.centred else 1) * self.model_dim
+
+    def layer_weights(self, num_tensor: int) -> int:
+        """Numbers in a layer's weights on one device."""
+        return sum(prod(leaf.shape) for leaf in self.layer_leaves(num_tensor))
+
+    def layer_leaves(self, num_tensor: int) -> Iterator[Leaf]:
+        """The arrays of a layer on one device; key/value heads fewer than devices are on all."""
+        d, mlp = self.model_dim, self.mlp_dim // num_tensor
+        heads = self.num_heads // num_tensor
+        shared = num_tensor > self.num_kv_heads
+        kv_dim = self.num_kv_heads * self.head_dim // (1 if shared else num_tensor)
+        yield from [Leaf((d,))] * (4 if self.centred else 2)
+        for width, dim in ((heads * self.head_dim, 1), *[(kv_dim, None if shared else 1)] * 2):
+            yield Leaf((d, width), dim)
+            if self.qkv_bias:
+                yield Leaf((width,), None if dim is None else 0)
+        yield Leaf((heads, self.head_dim, d), 0)
+        if self.output_bias:
+            yield Leaf((d,))
+        yield from [Leaf((d, mlp), 1)] * (2 if self.gated else 1)
+        yield Leaf((mlp, d), 0)
+        if not self.gated:
+            yield Leaf((mlp,), 0)
+            yield Leaf((d,))
+
+    def kv_heads(self, num_tensor: int) -> int:
+        """Key/value heads that one device computes with."""
+        return max(1, self.num_kv_heads // num_tensor)
+
+    def residuals(self, policy: str, num_tensor: int, tokens: Tokens) -> tuple[Value, ...]:
+        """What a layer keeps of a chunk for its backward, on one device."""
+        own = tokens.num_sequences * (tokens.length // tokens.parts)
+        width = tokens.num_sequences * tokens.length
+        heads, item = self.num_heads // num_tensor, tokens.itemsize
+        x = Value(own * self.model_dim, item)
+        query = out = Value(width * heads * self.head_dim, item)
+        lse = Value(width * heads, tokens.wide)
+        if policy == "full":
+            return (x,)
+        if policy == "matmuls":
+            return (x, out, lse)
+        stored = (x, query, out, lse)
+        stream = Value(x.size // tokens.groups, item)
+        mlp = Value(width * self.mlp_dim // num_tensor // tokens.groups, item)
+        if policy == "selective":
+            return stored + tokens.groups * (stream, *[mlp] * (2 if self.gated else 1))
+        statistics = [Value(own // tokens.groups, tokens.wide)] * (4 if self.centred else 2)
+        inside = (*[stream] * 3, *statistics, *[mlp] * (3 if self.gated else 2))
+        if tokens.groups > 1:  # its own part of the input and of attention's output
+            inside = (*inside, stream, Value(query.size // tokens.groups, item))
+        return stored + tokens.groups * inside
+
+    def deferred(self, policy: str, num_tensor: int, tokens: Tokens) -> tuple[Value, ...]:
+        """What the `I` of a layer leaves to its `W`, on one device."""
+        width, item = tokens.num_sequences * tokens.length, tokens.itemsize
+        heads = self.num_heads // num_tensor
+        query = Value(width * heads * self.head_dim, item)
+        key = Value(width * self.kv_heads(num_tensor) * self.head_dim, item)
+        mlp = Value(width * self.mlp_dim // num_tensor, item)
+        x = Value(width * self.model_dim, item)
+        gradients = (key, query, key)
+        wide = [mlp] * (2 if self.gated else 1)
+        if policy in ("none", "selective"):
+            return (*gradients, *wide, x, x)
+        again = (query,) * (policy == "full")
+        return (*gradients, x, mlp, *wide, x, *again, x)
+
+
+def shape_of(model: ModelConfig) -> ModelShape:
+    """The shape of a model whose preset is filled in.
+
+    Args:
+      model: from `resolve_model`, with a vocabulary, and a length for learned positions.
+
+    Raises:
+      UserError: a custom model, whose layers only its class knows.
+      ValueError: sizes that do not fit together.
+    """
+    if model.stage is not None:
+        raise UserError(
+            f"model.stage={model.stage} is a custom class, and a plan counts the layers of the "
+            "built-in families; describe one of them that is as large, with --model.family, "
+            "--model.num_layers and so on"
+        )
+    sizes: dict[str, Any] = all_sizes(model)
+    is_gpt = sizes["family"] == "gpt"
+    names = (
+        "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+        "vocab_size", "tied",
+    )
+    return ModelShape(
+        **{name: sizes[name] for name in names}, gated=not is_gpt, centred=is_gpt,
+        qkv_bias=is_gpt or bool(sizes.get("qkv_bias")),
+        output_bias=is_gpt or bool(sizes.get("output_bias")),
+        learned_positions=sizes["max_positions"] if sizes["positions"] == "learned" else 0,
+        window=sizes.get("window"),
+    )

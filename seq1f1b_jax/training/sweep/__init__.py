@@ -1,0 +1,1 @@
+"""`plan sweep`: a few configurations compiled and timed on the device at hand."""
