@@ -36,13 +36,15 @@ NEW_STAMP := $(VENV)/.new-$(KIND)
 RUN_STAMP := $(VENV)/.run-$(KIND)
 DEV_STAMP := $(VENV)/.dev-$(KIND)
 
-.PHONY: help install train test test-all lint check-machine
+.PHONY: help install train test test-all lint docs notebooks check-machine
 help:
 	@echo "make install   install what a run needs into $(VENV)"
-	@echo "make train     the same, and train $(CONFIG)"
+	@echo "make train     the same, train $(CONFIG), and draw the run's page"
 	@echo "make test      the everyday tests"
 	@echo "make test-all  every test, the long ones too"
 	@echo "make lint      ruff and pyright"
+	@echo "make docs      the documentation as a site, in build/site"
+	@echo "make notebooks run the notebooks again: outputs and pictures from their sources"
 	@echo
 	@echo "PYTHON=python3.12                   the Python that makes $(VENV) (now: $(PYTHON), $(PYTHON_VERSION))"
 	@echo "ACCELERATOR=cpu|cuda12|cuda13       overrides the choice made from the driver (now: $(ACCELERATOR))"
@@ -53,8 +55,12 @@ help:
 install: $(RUN_STAMP)
 	@echo "Installed for $(ACCELERATOR): $(BIN)/python train.py --help"
 
+# Its page is drawn after a run, and only then: ARGS may ask for help or for another command.
 train: $(RUN_STAMP)
 	@$(BIN)/python train.py --config $(CONFIG) $(CHOSEN) $(ARGS)
+ifeq ($(filter -h --help --print_config evaluate generate export plan report,$(ARGS)),)
+	@$(BIN)/python train.py report --config $(CONFIG) $(CHOSEN) $(ARGS)
+endif
 
 test: $(DEV_STAMP)
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
@@ -65,6 +71,14 @@ test-all: $(DEV_STAMP)
 lint: $(DEV_STAMP)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+# The theme's maintainers announce their successor at every start; a warning of the build ends it.
+docs: $(DEV_STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "built: build/site/index.html"
+
+notebooks: $(DEV_STAMP)
+	@$(BIN)/python notebooks
 
 # A stamp is younger than what it was made from, so the second call installs nothing.
 $(RUN_STAMP): $(NEW_STAMP)

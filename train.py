@@ -1,4 +1,4 @@
-"""Train, evaluate, sample or export a transformer: parse, resolve, run.
+"""Train, evaluate, sample, export or report a transformer: parse, resolve, run.
 
 Example:
     python train.py --config mesh_configs/default.yaml --model.num_layers 12
@@ -6,6 +6,8 @@ Example:
     python train.py evaluate
     python train.py generate --prompt "def main"
     python train.py export --to checkpoint
+    python train.py plan --config gpu64_30b_64k --hardware h100-80g
+    python train.py report runs/default runs/deep
     python train.py --model.stage own_stage:OwnStage --model.settings.num_layers 4
 """
 
@@ -26,6 +28,7 @@ with ctrl_c_ends_imports():
     from seq1f1b_jax.cli.environment import choose_environment
     from seq1f1b_jax.cli.for_command import check_count, for_command
     from seq1f1b_jax.cli.keys import with_typed_paths
+    from seq1f1b_jax.cli.options import PlanOptions, ReportOptions
     from seq1f1b_jax.cli.recipes import packaged_recipes
     from seq1f1b_jax.cli.refusals import refusals
     from seq1f1b_jax.config import Config, UserError
@@ -48,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given = sys.argv[1:] if arguments is None else arguments
             invocation = parse(given, recipes=packaged_recipes())
         with refusals(invocation.typed):
-            return print_config(invocation) if invocation.print_config else run(invocation)
+            if invocation.print_config:
+                return print_config(invocation)
+            action = {"plan": plan, "report": report}.get(invocation.command, run)
+            return action(invocation)
     except UserError as error:
         return _end(f"error: {error}", status=2)
     except KeyboardInterrupt:
@@ -58,12 +64,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def print_config(invocation: Invocation) -> int:
     """Print the settings with the model's sizes filled in; devices are not queried."""
     with ctrl_c_ends_imports():  # JAX
-        from seq1f1b_jax.training.resolve import fill_model, open_source
+        from seq1f1b_jax.plan.fill import fill_model
+        from seq1f1b_jax.training.resolve import open_source
 
     config = invocation.config
-    config = fill_model(config, open_source(config, partial(print, file=sys.stderr)))
+    source = open_source(config, partial(print, file=sys.stderr))
+    config = fill_model(config, source and source.fields)
     with lasting_output(prints_result=True):
         print(to_yaml(with_typed_paths(config, invocation.typed)), end="")
+    return 0
+
+
+def plan(invocation: Invocation) -> int:
+    """Predict, without devices and without JAX."""
+    from seq1f1b_jax.plan.command import plan as print_plan
+
+    options, config = invocation.options, with_typed_paths(invocation.config, invocation.typed)
+    assert isinstance(options, PlanOptions)
+    with lasting_output(prints_result=True):
+        return print_plan(config, options)
+
+
+def report(invocation: Invocation) -> int:
+    """Write the page of runs; neither devices are chosen nor JAX imported."""
+    with ctrl_c_ends_imports():  # plotly
+        from seq1f1b_jax.report import write_report
+
+    options, typed = invocation.options, invocation.typed
+    assert isinstance(options, ReportOptions)
+    runs = options.runs or (invocation.config.train.output_dir,)
+    folders = {str(Path(typed.get(run, run))): Path(run) for run in runs}
+    page = write_report(folders, None if options.to is None else Path(options.to))
+    if not options.to and len(runs) > 1 and page.is_relative_to(Path.cwd()):
+        page = page.relative_to(Path.cwd())  # which nobody has typed
+    whose = "the run" if len(runs) == 1 else "the runs"
+    with lasting_output(prints_result=True):
+        invocation.say(f"open {page} in a browser to see how {whose} went")
     return 0
 
 

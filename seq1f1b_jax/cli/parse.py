@@ -1,4 +1,4 @@
-"""The command line: `[COMMAND] [--config RECIPE] [--SECTION.NAME VALUE ...]`."""
+"""The command line: `[COMMAND [RUN ...]] [--config RECIPE] [--SECTION.NAME VALUE ...]`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from seq1f1b_jax.cli.keys import describe, is_setting, resolve_paths, sections, setting_types
-from seq1f1b_jax.cli.options import COMMANDS, ExportOptions, Options, option_problem
+from seq1f1b_jax.cli.options import (
+    COMMANDS,
+    WORDS,
+    ExportOptions,
+    Options,
+    ReportOptions,
+    option_problem,
+    option_types,
+)
 from seq1f1b_jax.cli.recipes import (
     check_recipe,
     find_recipe,
@@ -24,15 +32,21 @@ from seq1f1b_jax.cli.recipes import (
     suggestion,
 )
 from seq1f1b_jax.cli.refusals import refusals
+from seq1f1b_jax.cli.tokens import (
+    BARE_FLAGS,
+    SHORTHANDS,
+    split_command,
+    split_config,
+    split_words,
+)
 from seq1f1b_jax.config import Config, ModelConfig, UserError
 from seq1f1b_jax.paths import as_typed, resolve
 
 DEFAULT_RECIPE = "default"
+OF_A_RUN = ("evaluate", "generate", "export")
+"""Commands that take the configuration which the run's folder keeps."""
 OWN_MODEL = ("--model.preset", "--model.source", "--model.stage")
 """A command line that names its model does not use the one in the run's folder."""
-BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
-SHORTHANDS = {"--trace": "--train.trace=true"}
-"""Flags that are short for a setting and its value."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Invocation:
     """What the user requested.
 
     Attributes:
-      command: `train`, `evaluate`, `generate` or `export`.
+      command: one of `COMMANDS`.
       config: the settings: paths are absolute, preset and devices are not looked up yet.
       options: what the command takes beside the configuration.
       print_config: whether to print the configuration instead of running.
@@ -80,9 +94,10 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
       >>> parse(["--model.num_layers", "12"], recipes=recipes).config.model.num_layers
       12
     """
-    command, arguments = _split_command(arguments)
-    names, settings = _split_config([SHORTHANDS.get(token, token) for token in arguments])
-    types = setting_types() | get_type_hints(COMMANDS[command])
+    command, arguments = split_command(arguments)
+    words, arguments = split_words(arguments) if command in WORDS else ([], arguments)
+    names, settings = split_config([SHORTHANDS.get(token, token) for token in arguments])
+    types = setting_types() | option_types(command)
     _check_names(settings, types)
     _check_model(settings)
     given = {str(find_recipe(name, recipes)): name for name in names}
@@ -94,20 +109,23 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
             settings = [*settings, f"--train.output_dir={Path(given[paths[-1]]).parent}"]
             values = _values(command, [_checked(path) for path in paths], settings)
     folder = values["train"].output_dir
-    if command != "train" and not given and not _names(settings, *OWN_MODEL):
+    if command in OF_A_RUN and not given and not _names(settings, *OWN_MODEL):
         if (recipe := run_recipe(folder)) is not None:
             settings = [*settings, f"--train.output_dir={folder}"]  # it may have been moved
             with refusals({str(recipe.parent): folder}):
                 check_recipe(recipe, kept=True)
                 values = _values(command, [kept_settings(recipe)], settings)
-    options = COMMANDS[command](**{key: values[key] for key in get_type_hints(COMMANDS[command])})
+    options = COMMANDS[command](**{key: values[key] for key in option_types(command)})
     if problem := option_problem(options):
         raise UserError(problem)
     config = _only_model(Config(**{name: values[name] for name in sections()}))
     config, typed = resolve_paths(config)
-    if isinstance(options, ExportOptions) and options.to is not None:
+    if isinstance(options, (ExportOptions, ReportOptions)) and options.to is not None:
         to = str(resolve(options.to))
         typed, options = {**typed, to: options.to}, replace(options, to=to)
+    if isinstance(options, ReportOptions):
+        runs = _runs(words, settings)
+        typed, options = {**typed, **runs}, replace(options, runs=tuple(runs))
     return Invocation(command, config, options, values["print_config"], typed)
 
 
@@ -124,8 +142,21 @@ def _values(command: str, recipes: Sequence[str], settings: Sequence[str]) -> Na
     try:
         return parser.instantiate(parser.parse_args(ordered))
     except ArgumentError as error:
-        types = setting_types() | get_type_hints(COMMANDS[command])
+        types = setting_types() | option_types(command)
         raise UserError(_one_line(error, types)) from None
+
+
+def _runs(words: Sequence[str], settings: Sequence[str]) -> dict[str, str]:
+    """The folders that `report` shows, absolute, with what was typed for each."""
+    if words and _names(settings, "--train.output_dir"):
+        raise UserError(
+            f"{words[0]!r} and --train.output_dir both name a run; name every run as a word: "
+            "report RUN RUN"
+        )
+    runs = {str(resolve(word)): word for word in words}
+    if len(runs) < len(words):
+        raise UserError(f"report {' '.join(words)} names a run twice; name it once")
+    return runs
 
 
 def _checked(path: str) -> str:
@@ -148,7 +179,8 @@ def _parser(command: str) -> ArgumentParser:
     others = [f"{name}: {_effect(cls)}" for name, cls in COMMANDS.items()]
     parser = ArgumentParser(
         prog="train.py",
-        usage=f"train.py [{' | '.join(COMMANDS)}] [--config RECIPE] [--SECTION.NAME VALUE ...]",
+        usage=f"train.py [{' | '.join(COMMANDS)}]{_words(command)} [--config RECIPE] "
+        "[--SECTION.NAME VALUE ...]",
         description=f"{command}: {_effect(COMMANDS[command])}",
         epilog="Commands: " + " ".join(others) + " COMMAND --help lists its own options first.",
         exit_on_error=False,
@@ -165,7 +197,8 @@ def _parser(command: str) -> ArgumentParser:
     parser.add_argument(
         "--print_config", action="store_true", help="print the whole configuration and stop"
     )
-    parser.add_class_arguments(COMMANDS[command], None)
+    skipped = {WORDS[command][0]} if command in WORDS else set()
+    parser.add_class_arguments(COMMANDS[command], None, skip=skipped)
     for name, cls in sections().items():
         parser.add_class_arguments(cls, name)
     return parser
@@ -175,32 +208,8 @@ def _effect(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
 
-def _split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The command and the rest; a word after an option is that option's value."""
-    for index, token in enumerate(arguments):
-        before = arguments[index - 1] if index else "--x=y"
-        is_value = before.startswith("-") and "=" not in before and before not in BARE_FLAGS
-        if token in COMMANDS and not is_value:
-            return token, [*arguments[:index], *arguments[index + 1 :]]
-    return "train", list(arguments)
-
-
-def _split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Values of `--config`, and all other tokens."""
-    names: list[str] = []
-    rest: list[str] = []
-    tokens = iter(arguments)
-    for token in tokens:
-        if token == "--config":
-            name = next(tokens, None)
-            if name is None or name.startswith("--"):
-                raise UserError("--config needs a value: a YAML file or the name of a recipe")
-            names.append(name)
-        elif token.startswith("--config="):
-            names.append(token.removeprefix("--config="))
-        else:
-            rest.append(token)
-    return names, rest
+def _words(command: str) -> str:
+    return f" [{WORDS[command][1]} ...]" if command in WORDS else ""
 
 
 def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
@@ -211,7 +220,7 @@ def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
         key = name.removeprefix("--")
         if is_setting(key, types) or key in sections():
             continue
-        owners = [command for command, cls in COMMANDS.items() if key in get_type_hints(cls)]
+        owners = [command for command in COMMANDS if key in option_types(command)]
         if owners:
             raise UserError(f"{name} belongs to a command; use train.py {owners[0]} {name} ...")
         raise UserError(f"unknown setting {name!r}{suggestion(key, types, dashes='--')}")
@@ -250,7 +259,8 @@ def _one_line(error: ArgumentError, types: Mapping[str, Any]) -> str:
         return f"--{key} is a group of settings; set one of them: --{key}.NAME VALUE"
     words = re.search(r"unrecognized arguments: (.*)", message, re.IGNORECASE)
     if words:
-        commands, near = ", ".join(COMMANDS), get_close_matches(words[1], COMMANDS, n=1)
+        near = get_close_matches(words[1].partition(" ")[0], COMMANDS, n=1)
+        commands = ", ".join(COMMANDS)
         cure = f"did you mean {near[0]!r}?" if near else "see --help"
         return f"{words[1]!r} is neither a command ({commands}) nor a setting; {cure}"
     return " ".join(message.split())

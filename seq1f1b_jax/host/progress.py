@@ -66,6 +66,11 @@ class ProgressReport:
             self._bar = Progress(BarColumn(bar_width=20), self._line, console=self._console)
             self._task = self._bar.add_task("", total=num_steps, completed=start_step)
 
+    @property
+    def recent_seconds(self) -> float | None:
+        """Median of the last steps; `None` before the first."""
+        return statistics.median(self._recent) if self._recent else None
+
     def update(
         self, finished: int, *, loss: float, tokens_per_second: float, step_seconds: float
     ) -> None:

@@ -165,6 +165,7 @@ def check_alike(job: Job, data: SequenceData) -> None:
         return
     parts = {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__, "code": code_hash()}
     module = sys.modules.get(type(job.stage).__module__)
+    parts["measured costs"] = file_hash(job.config.schedule.costs)
     parts["code of the model"] = file_hash(getattr(module, "__file__", None))
     parts |= settings_of(job.config) | numerics_of(job.environment, jax.config.values)
     parts |= {f"data ({name})": value for name, value in data.identity.items()}

@@ -16,6 +16,7 @@ from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 from seq1f1b_jax.training.evaluation import Evaluate
 from seq1f1b_jax.training.faults.watchdog import Watchdog
+from seq1f1b_jax.training.preview.record import peak_bytes
 from seq1f1b_jax.training.reports.events import EVALUATE, FINISH, NO_EVENTS, SAVE, STEP, Events
 from seq1f1b_jax.training.reports.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.setup import Setup
@@ -81,6 +82,8 @@ class Loop:
                 self.events.begin(STEP, step=index)
                 state, values = self._one_step(state, index, batches)
                 self.metrics.write(index, **values)
+                if index == start:
+                    self.events.memory(**peak_bytes(self.setup.mesh))
                 progress.update(
                     index + 1, loss=values["loss"], step_seconds=values["step_seconds"],
                     tokens_per_second=values["tokens_per_second"],
@@ -167,6 +170,7 @@ class Loop:
 
     def _save(self, state: TrainState, step: int) -> None:
         self.events.begin(SAVE)
+        self.events.memory(**peak_bytes(self.setup.mesh))
         self.metrics.catch_up()
         self.events.catch_up()
         layout = self.setup.pipeline.layout

@@ -31,6 +31,9 @@ from seq1f1b_jax.training.feed import make_feed
 from seq1f1b_jax.training.job import Job, check_alike, keep_source, make_parts
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.preview.header import describe
+from seq1f1b_jax.training.preview.predict import Predicted, predict
+from seq1f1b_jax.training.preview.record import compiled_bytes, record
+from seq1f1b_jax.training.preview.seconds import describe_measured
 from seq1f1b_jax.training.preview.trace import trace_step
 from seq1f1b_jax.training.reports.events import COMPILE, EVENTS, MEET, RESTORE, START, Events
 from seq1f1b_jax.training.reports.metrics import (
@@ -40,6 +43,7 @@ from seq1f1b_jax.training.reports.metrics import (
     keep_earlier,
     open_sinks,
 )
+from seq1f1b_jax.training.reports.prediction import write_prediction
 from seq1f1b_jax.training.run_folder import check_folder, set_aside, write_recipe, write_tokenizer
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, init_state
@@ -51,6 +55,7 @@ class OpenRun:
     """A run whose folder is held and whose files are open.
 
     Attributes:
+      predicted: of its step.
       batch_of: the batch of a step, on the devices.
       tokenizer: of its text; None for token ids.
       start: finished steps, by the newest checkpoint.
@@ -59,6 +64,7 @@ class OpenRun:
     job: Job
     setup: Setup
     data: SequenceData
+    predicted: Predicted
     batch_of: Callable[[int], Batch]
     tokenizer: Tokenizer | None
     events: Events
@@ -95,6 +101,8 @@ def train(job: Job) -> int:
     if not finished:
         print(f"stopped after step {int(state.step)}; the same command continues")
         return config.distributed.stopped_status
+    if (seconds := run.progress.recent_seconds) and run.predicted.time:
+        print(describe_measured(run.predicted.time, seconds))
     job.say(f"checkpoints and metrics are in {job.folder}")
     if config.train.sample_tokens and job.group.count > 1:
         print("sampling is the work of one process: python train.py generate --prompt ...")
@@ -142,7 +150,9 @@ def open_run(
     tokenizer, group = data.corpus.load_tokenizer(), job.group
     group.first("folder", lambda: prepare_folder(job, stack))
     check_shared(job.folder, group)
-    print(describe(setup, data, num_params(job.stage), source=job.source), flush=True)
+    predicted, size = predict(setup), num_params(job.stage)
+    header = describe(setup, data, num_params=size, predicted=predicted, source=job.source)
+    print(header, flush=True)
     events = stack.enter_context(open_events(job))
     stack.enter_context(job.output.when_lost(lambda error: events.note(describe_loss(error))))
     checkpointer = stack.enter_context(
@@ -152,7 +162,9 @@ def open_run(
     start = 0 if state is None else int(state.step)
     batch_of = partial(make_feed(job.config, setup.mesh).step, data)
     progress = make_progress(job, start)
-    run = OpenRun(job, setup, data, batch_of, tokenizer, events, checkpointer, progress, start)
+    run = OpenRun(
+        job, setup, data, predicted, batch_of, tokenizer, events, checkpointer, progress, start
+    )
     return run, state
 
 
@@ -213,8 +225,10 @@ def go_on(run: OpenRun, state: TrainState) -> TrainState:
 
 
 def write_settings(run: OpenRun) -> None:
-    """What evaluation and sampling need of the run beside its weights."""
+    """What evaluation, sampling and the run's page need of the run beside its weights."""
     write_recipe(run.job.folder, run.job.recipe)
+    size = num_params(run.job.stage)
+    write_prediction(run.job.folder, record(run.setup, run.predicted, num_params=size))
     if run.tokenizer is not None:
         write_tokenizer(run.job.folder, run.tokenizer)
 
@@ -235,6 +249,7 @@ def make_loop(
     batch = run.batch_of(run.start)
     run.events.begin(COMPILE)
     step = make_step(setup, state, batch, watchdog=job.watchdog, waiting=waiting)
+    run.events.memory(**compiled_bytes(step))
     run.events.begin(MEET)
     job.group.barrier("compiled")
     if job.config.train.trace:

@@ -1,8 +1,8 @@
 """From a configuration to the parts of a run: mesh, plan, chunk lengths, pipelined step."""
 
-import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +12,19 @@ from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 from numpy.typing import NDArray
 
-from seq1f1b_jax.config import Config, ScheduleConfig
+from seq1f1b_jax.cli.devices import num_cores
+from seq1f1b_jax.config import Config
 from seq1f1b_jax.models import num_params
 from seq1f1b_jax.ops.axes import PIPE
-from seq1f1b_jax.paths import one_line
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.build import choose_attention
+from seq1f1b_jax.pipeline.conditions import conditions_of, device_text
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.stage import window_of
-from seq1f1b_jax.schedule import (
-    Plan,
-    StageCost,
-    even_lengths,
-    explicit_lengths,
-    make_plan,
-    tiled_lengths,
-)
-from seq1f1b_jax.schedule.files.plan_file import load_plan
-from seq1f1b_jax.schedule.partition import MAX_UNEVENNESS
-from seq1f1b_jax.schedule.plan import PlanError
-from seq1f1b_jax.schedule.simulation.lengths import frugal_lengths
+from seq1f1b_jax.plan.order import choose_plan, chunk_lengths
+from seq1f1b_jax.schedule import StageCost, balanced_layers
+from seq1f1b_jax.schedule.simulation.cost_table import CostTable
+from seq1f1b_jax.schedule.simulation.measured import MeasuredCosts
 from seq1f1b_jax.training.optimizer import make_optimizer
 
 
@@ -41,6 +34,7 @@ class Setup:
 
     Attributes:
       cost: computation of a chunk by stage; `balanced` and the predicted bubble follow from it.
+      measured: its seconds, where `schedule.costs` names a table of them.
       notes: decisions for the user to know (a device without bfloat16).
       processes_on_host: processes of the run on this host; known where they share its memory.
     """
@@ -52,7 +46,13 @@ class Setup:
     pipeline: PipelineStep
     optimizer: optax.GradientTransformation
     notes: tuple[str, ...]
+    measured: MeasuredCosts | None = None
     processes_on_host: int = 1
+
+    @property
+    def time_cost(self) -> StageCost | MeasuredCosts:
+        """What a step's time is predicted from."""
+        return self.measured or self.cost
 
     @property
     def num_sequences(self) -> int:
@@ -78,14 +78,33 @@ def make_setup(
     mesh = make_mesh(sizes.pipe, num_data=sizes.data, num_tensor=sizes.tensor)
     num_ranks = mesh.shape[PIPE]
     plan, messages = choose_plan(config.schedule, num_ranks=num_ranks)
+    options, notes = executor_options(config, mesh.devices.flat[0])
+    tile = choose_attention(stage, mesh, options).block
+    cut = partial(chunk_lengths, config, plan=plan, tile=tile)
+    cost = replace(stage_cost(config, stage, (stage.num_layers,)), visible_keys=visible_keys)
+    layers = sizes.layers_per_stage
+    if layers == "balanced":
+        layers = balanced_layers(plan, cost, cut, max_slowdown=config.schedule.max_slowdown)
     layout = make_layout(
         stage.num_layers, num_ranks, vocab_size=stage.vocab_size, tied=stage.tied,
-        stages_per_rank=plan.stages_per_rank, layers_per_stage=config.mesh.layers_per_stage,
+        stages_per_rank=plan.stages_per_rank, layers_per_stage=layers,
     )
-    cost = replace(
-        stage_cost(config, stage, layout.layers_per_stage), visible_keys=visible_keys
+    cost = replace(cost, layers_per_stage=layout.layers_per_stage)
+    measured, more = measured_costs(config, stage, cost, mesh=mesh, options=options)
+    pipeline = build_step(
+        stage, plan, mesh, chunk_lengths=cut(cost, measured=measured),
+        layers_per_stage=cost.layers_per_stage, options=options,
     )
-    dtype, notes = compute_dtype(config.executor.compute_dtype, mesh.devices.flat[0])
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    notes = (*notes, *messages, *more)
+    return Setup(config, stage, mesh, cost, pipeline, optimizer, notes, measured)
+
+
+def executor_options(
+    config: Config, device: jax.Device
+) -> tuple[ExecutorOptions, tuple[str, ...]]:
+    """How units of work are computed on this device, and messages about it."""
+    dtype, notes = compute_dtype(config.executor.compute_dtype, device)
     executor = asdict(config.executor)
     del executor["check_memory"]
     offload = 0.0 if config.executor.offload == "auto" else config.executor.offload
@@ -94,67 +113,34 @@ def make_setup(
         restart_positions=config.data.restart_positions,
         sequence_parallel=config.mesh.sequence_parallel,
     )
-    tile = choose_attention(stage, mesh, options).block
-    pipeline = build_step(
-        stage, plan, mesh,
-        chunk_lengths=chunk_lengths(config, cost, plan=plan, tile=tile),
-        layers_per_stage=layout.layers_per_stage, options=options,
+    return options, notes
+
+
+def conditions(
+    config: Config, stage: Stage, cost: StageCost, *, mesh: Mesh, options: ExecutorOptions
+) -> dict[str, Any]:
+    """What the seconds of the run's actions depend on."""
+    return conditions_of(
+        stage, cost, choose_attention(stage, mesh, options), options=options,
+        num_tensor=config.mesh.tensor,
+        device=device_text(mesh.devices.flat[0], num_cores=num_cores()),
     )
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    return Setup(config, stage, mesh, cost, pipeline, optimizer, (*notes, *messages))
 
 
-def choose_plan(schedule: ScheduleConfig, *, num_ranks: int) -> tuple[Plan, tuple[str, ...]]:
-    """The named schedule at the run's sizes, or the plan of a file.
-
-    A file of torch's cells is read with the run's chunks, since torch has none.
-
-    Returns:
-      The plan, and messages about it: the exchange, where the file names none.
+def measured_costs(
+    config: Config, stage: Stage, cost: StageCost, *, mesh: Mesh, options: ExecutorOptions
+) -> tuple[MeasuredCosts | None, tuple[str, ...]]:
+    """The costs of the file that `schedule.costs` names, and notes on it; None without one.
 
     Raises:
-      ValueError: an unknown name, options that it does not take, a file that holds no valid plan,
-        or one of other sizes.
-
-    Example:
-      >>> from seq1f1b_jax.config import ScheduleConfig
-      >>> from seq1f1b_jax.training.setup import choose_plan
-      >>> plan, messages = choose_plan(ScheduleConfig(name="Seq1F1B"), num_ranks=2)
-      >>> plan.name, plan.num_units, messages
-      ('seq1f1b', 32, ())
+      ValueError: it holds none, or those of another model, computation or device.
     """
-    sizes = {
-        "num_ranks": num_ranks,
-        "num_microbatches": schedule.num_microbatches,
-        "num_chunks": schedule.num_chunks,
-    }
-    if schedule.plan is None:
-        plan = make_plan(
-            schedule.name, **sizes, stages_per_rank=schedule.stages_per_rank,
-            extra_warmup=schedule.extra_warmup, short_warmup=schedule.short_warmup,
-        )
-        return plan, ()
-    shown = f"schedule.plan={one_line(schedule.plan)}"
-    try:
-        plan, exchange = load_plan(schedule.plan, num_chunks=schedule.num_chunks)
-    except PlanError as error:
-        reason, *grid = str(error).splitlines()
-        show = "; python -m seq1f1b_jax.explore FILE shows it in the grid" * bool(grid)
-        raise PlanError(reason.rstrip(":") + show, error.rank, error.index) from error
-    if plan.forward_only:
-        raise ValueError(
-            f"{shown} holds no backward; a plan to train with has a B, or an I and a W, for every "
-            "F"
-        )
-    settings = dict(zip(sizes, ("mesh.pipe", "schedule.num_microbatches", "schedule.num_chunks"),
-        strict=True))
-    for size, wanted in sizes.items():
-        if getattr(plan, size) != wanted:
-            raise ValueError(
-                f"{shown} has {size}={getattr(plan, size)}, the run {wanted}; use "
-                f"--{settings[size]} {getattr(plan, size)}"
-            )
-    return plan, (f"{shown}: {exchange}",) * bool(exchange)
+    name = config.schedule.costs
+    if name is None:
+        return None, ()
+    table = CostTable.load(name)
+    wanted = conditions(config, stage, cost, mesh=mesh, options=options)
+    return MeasuredCosts(table, cost), table.check(wanted, name=name)
 
 
 def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[str, ...]]:
@@ -173,31 +159,6 @@ def compute_dtype(setting: str, device: jax.Device) -> tuple[DTypeLike, tuple[st
     if setting == "auto":
         return (jnp.bfloat16 if has_bfloat16 else jnp.float32), ()
     return jnp.dtype(setting).type, ()
-
-
-def chunk_lengths(
-    config: Config, cost: StageCost, *, plan: Plan, tile: int | None
-) -> tuple[int, ...]:
-    """Tokens of each chunk, by the setting of `schedule.partition` or as listed.
-
-    Args:
-      config: of the run.
-      cost: of a chunk.
-      plan: the schedule; on one rank nobody waits for a costly chunk.
-      tile: tokens of attention's tile, which `balanced` chunks are made of where that costs little;
-        None: it has none.
-    """
-    schedule, seq_len = config.schedule, config.data.seq_len
-    if schedule.chunk_lengths is not None:
-        return explicit_lengths(seq_len, schedule.chunk_lengths)
-    if schedule.partition == "even":
-        return even_lengths(seq_len, schedule.num_chunks, block=schedule.block)
-    cut = partial(
-        tiled_lengths, seq_len, schedule.num_chunks, block=schedule.block,
-        tile=tile or schedule.block,
-        max_unevenness=MAX_UNEVENNESS if plan.num_ranks > 1 else math.inf,
-    )
-    return frugal_lengths(plan, cost, cut, seq_len=seq_len, max_slowdown=schedule.max_slowdown)
 
 
 def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) -> StageCost:

@@ -7,9 +7,10 @@ from itertools import accumulate
 from seq1f1b_jax.data import Batch, mean_visible_keys
 from seq1f1b_jax.host.progress import Waiting
 from seq1f1b_jax.host.sizes import size_text
+from seq1f1b_jax.plan.order import chunk_lengths
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
-from seq1f1b_jax.training.setup import Setup, chunk_lengths
+from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, make_train_step
 
 
@@ -21,7 +22,7 @@ def make_step(
     if config.watchdog.ticks:
         setup = replace(setup, pipeline=setup.pipeline.traced(watchdog.actions))
     by_batch = config.data.packing == "documents" and config.schedule.documents == "batch"
-    if by_batch and config.schedule.partition == "balanced":
+    if by_batch and config.schedule.partition != "even":
         return StepPerCut(setup, watchdog=watchdog, waiting=waiting)
     return compile_step(setup, state, batch, waiting=waiting)
 
@@ -79,8 +80,10 @@ def setup_for(setup: Setup, batch: Batch) -> Setup:
     """The setup whose chunks cost the same for this batch."""
     visible_keys = mean_visible_keys(batch.starts, window=setup.cost.window)
     cost = replace(setup.cost, visible_keys=visible_keys)
+    measured = setup.measured and replace(setup.measured, sizes=cost)
     pipeline = setup.pipeline
     lengths = chunk_lengths(
-        setup.config, cost, plan=pipeline.plan, tile=pipeline.attention.block
+        setup.config, cost, plan=pipeline.plan, tile=pipeline.attention.block, measured=measured
     )
-    return replace(setup, cost=cost, pipeline=pipeline.with_lengths(lengths))
+    pipeline = pipeline.with_lengths(lengths)
+    return replace(setup, cost=cost, measured=measured, pipeline=pipeline)

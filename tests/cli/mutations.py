@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args, get_origin
 import yaml
 
 from seq1f1b_jax.cli.keys import setting_types
-from seq1f1b_jax.cli.options import COMMANDS
+from seq1f1b_jax.cli.options import option_types
 
 HUGE = (10**6, 10**9, 2**31, 2**63, 2**64, 10**30)
 NUMBERS = (
@@ -52,10 +52,11 @@ TOKENS = (
     "--train.num_steps.x=1", "--train.num_step=1", "--train.n=1", "--num_steps=1", "--model={}",
     "--model={num_layers: 3}", "--model.rope={}", "--model.rope={factor: 2}", "--model.rope=1",
     "--model.rope", "--model.rope.type", "--help=1", "--version", "train", "trian", "evaluate",
-    "generate", "export", "TRAIN", "tr", "help", "--prompt", "--prompt=x", "--to", "--to=",
-    "--to=/dev/null/x", "--num_batches=1", "--num_batches=-1", "--seed=x", "--top_p=nan", "\n",
-    "--a\nb=1", "--a\nb", "a\nb", "--é=1", "--\udcff", "--model.num_layers+=1", "--model+.x=1",
-    "@file", "--config=a\nb.yaml", "--config=\x00", "--config=" + "x" * 5000, "--print_shtab=bash",
+    "generate", "export", "report", "TRAIN", "tr", "help", "--prompt", "--prompt=x", "--to",
+    "--to=", "--to=/dev/null/x", "--num_batches=1", "--num_batches=-1", "--seed=x", "--top_p=nan",
+    "\n", "--a\nb=1", "--a\nb", "a\nb", "--é=1", "--\udcff", "--model.num_layers+=1",
+    "--model+.x=1", "@file", "--config=a\nb.yaml", "--config=\x00", "--config=" + "x" * 5000,
+    "--print_shtab=bash",
     "--print_config=comments", "--config={}", "--config={model: {num_layers: 1}}", "--config=[1]",
 )  # fmt: skip
 
@@ -202,8 +203,8 @@ def _bytes(draw: random.Random, number: int, recipe: bytes) -> Case:
 
 def _option(draw: random.Random, number: int, recipe: bytes) -> Case:
     """A command with a strange value of an option of its own."""
-    command = draw.choice(("evaluate", "generate", "export"))
-    name = draw.choice(list(setting_types(COMMANDS[command])))
+    command = draw.choice(("evaluate", "generate", "export", "report"))
+    name = draw.choice(list(option_types(command)))
     words = [command, f"--{name}={draw.choice(VALUES)}"]
     if command == "export" and name != "to":
         words.append("--to=exported")

@@ -59,6 +59,11 @@ CASES = {
         "num_layers=3 is fewer than mesh.pipe=4",
         "--mesh.pipe 3",
     ),
+    "fewer layers, balanced": (
+        change(model={"num_layers": 3}, mesh={"pipe": 4, "layers_per_stage": "balanced"}),
+        "num_layers=3 is fewer than mesh.pipe=4",
+        "--mesh.pipe 3",
+    ),
     "layer sum": (
         change(model={"num_layers": 8}, mesh={"layers_per_stage": (3, 4)}),
         "adds up to 7",
@@ -109,6 +114,8 @@ def test_a_bad_combination_is_refused_with_what_was_given_and_the_cure(case):
 def test_a_good_configuration_has_no_problem():
     assert list(problems(Config())) == []
     assert list(problems(change(mesh={"pipe": 3}, model={"num_layers": 8}))) == []
+    balanced = {"pipe": 3, "layers_per_stage": "balanced"}
+    assert list(problems(change(mesh=balanced, model={"num_layers": 8}))) == []
     good = change(
         mesh={"pipe": 2, "layers_per_stage": (3, 5)},
         model={"num_layers": 8},

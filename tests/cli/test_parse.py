@@ -72,6 +72,9 @@ def test_values_get_the_types_of_their_fields(tmp_path):
     assert config.schedule.chunk_lengths == (3, 2)
     assert config.mesh.layers_per_stage == (4, 1)
     assert config.model.tied is True
+    config = read("--config", recipe, "--mesh.layers_per_stage", "balanced").config
+    assert config.mesh.layers_per_stage == "balanced"
+    assert read("--config", write(tmp_path, to_yaml(config))).config == config
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
@@ -103,6 +106,8 @@ def test_printed_configuration_reads_back_equal(recipe, tmp_path):
         (["evaluate", "--num_batches=4"], "--num_batches", "it is now --num_sequences, which"),
         (["--executor.residuals=full"], "--executor.residuals", "is now --executor.recompute"),
         (["--schedule.num_virtual", "2"], "num_virtual", "is now --schedule.stages_per_rank"),
+        (["--mesh.layers_per_stage", "balance"], "stage='balance'", "or balanced or null"),
+        (["--distributed.stopped_status", "even"], "status='even'", "must be one of 0, 77"),
         (["--prompt", "x"], "--prompt", "generate --prompt"),
         (["trian"], "'trian'", "train, evaluate, generate"),
         (["evalute"], "'evalute'", "did you mean 'evaluate'?"),
@@ -113,7 +118,7 @@ def test_printed_configuration_reads_back_equal(recipe, tmp_path):
         (["--model.num_layers"], "--model.num_layers", "expected one argument"),
         (["--train.num_steps", "null"], "train.num_steps='None'", "whole number"),
         (["--logging.wandb", "maybe"], "logging.wandb='maybe'", "true or false"),
-        (["--schedule.partition", "evn"], "schedule.partition='evn'", "balanced, even"),
+        (["--schedule.partition", "evn"], "schedule.partition='evn'", "balanced, even, measured"),
         (["--schedule.chunk_lengths", "1,2"], "chunk_lengths='1,2'", "[512,512]"),
         (["--schedule.chunk_lengths", "[1,2.5]"], "chunk_lengths='[1, 2.5]'", "[512,512]"),
         (["--model", "3"], "--model ", "--model.NAME"),

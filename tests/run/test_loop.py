@@ -1,5 +1,6 @@
 """The loop's order of events, with a made-up step: what is told, saved and stopped when."""
 
+import json
 import signal
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from seq1f1b_jax.distributed import ALONE
 from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.training.evaluation import HeldOut
 from seq1f1b_jax.training.loop import Loop
+from seq1f1b_jax.training.reports.events import NO_EVENTS, Events
 from seq1f1b_jax.training.reports.work import Work
 from seq1f1b_jax.training.step import StepMetrics
 
@@ -52,18 +54,19 @@ class Recorder:
         """It lags behind nothing."""
 
 
-def events_of(recorder, *, start=0, group=ALONE):
+def events_of(recorder, *, start=0, group=ALONE, devices=(), phases=NO_EVENTS):
     """Run 4 steps, evaluating every 2 and saving every 3; also state and whether it finished."""
     config = Config(
         train=TrainConfig(num_steps=4, eval_every=2), checkpoint=CheckpointConfig(every=3)
     )
     cost = SimpleNamespace(model_flops=lambda **_: 1.0)
     pipeline = SimpleNamespace(layout=None)
-    setup = SimpleNamespace(config=config, cost=cost, pipeline=pipeline)
+    mesh = SimpleNamespace(local_devices=devices)
+    setup = SimpleNamespace(config=config, cost=cost, pipeline=pipeline, mesh=mesh)
     loop = Loop(
         setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
         evaluate=recorder.evaluate, held_out=(), bigram=1.0, meta={}, shapes=None,
-        progress=ProgressReport(4), group=group,
+        progress=ProgressReport(4), group=group, events=phases,
     )
     state, finished = loop.run(_State(start), start)
     return recorder.events, int(state), finished
@@ -76,6 +79,19 @@ class _State(int):
 
     def __add__(self, other):
         return _State(int(self) + other)
+
+
+def test_memory_at_its_peak_is_noted_after_the_first_step_and_at_every_save(tmp_path):
+    peaks = iter((5, 7, 8))
+    device = SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": next(peaks)})
+    with Events(tmp_path / "events.jsonl") as phases:
+        events_of(Recorder(), devices=[device], phases=phases)
+    lines = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    told = [line["phase"] if "phase" in line else line["memory"]["peak"] for line in lines]
+    assert told == [
+        "step", 5, "step", "evaluate", "step", "save", 7, "step", "evaluate", "save", 8, "finish",
+        "end",
+    ]  # fmt: skip
 
 
 def test_a_step_is_told_whole_before_it_is_saved():

@@ -109,6 +109,7 @@ TOPOLOGIES = {
         "mesh__layers_per_stage": "[3,1]", "schedule__num_chunks": 3,
         "schedule__chunk_lengths": "[16,8,8]", "schedule__extra_warmup": 1,
     },
+    "balanced_layers": {"mesh__pipe": 3, "mesh__layers_per_stage": "balanced"},
     "ring_of_virtual_stages": {"schedule__name": "seq1f1b-i", "schedule__stages_per_rank": 2},
     "split_backwards": {"mesh__pipe": 4, "schedule__name": "seq-zb-h1"},
     "layers_cut_over_devices": {

@@ -9,10 +9,12 @@ from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.ops.attention import AttentionBackend
-from seq1f1b_jax.pipeline.memory import MemoryPrediction, predict_memory
-from seq1f1b_jax.schedule import Costs, Op, Plan, Simulation, draw_simulation, peak_units, simulate
-from seq1f1b_jax.training.faults.needs import Needs, needs_of, program_of, shortage
+from seq1f1b_jax.pipeline.memory import MemoryPrediction
+from seq1f1b_jax.schedule import Costs, Op, Plan, draw_simulation, peak_units, simulate
+from seq1f1b_jax.training.faults.needs import Needs, shortage
 from seq1f1b_jax.training.preview.offload import describe_offload
+from seq1f1b_jax.training.preview.predict import Predicted
+from seq1f1b_jax.training.preview.seconds import describe_time
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
@@ -20,14 +22,13 @@ LEGEND = "F2.1: forward of microbatch 2, chunk 1; {backward}; dots: idle, in the
 WHOLE, SPLIT = "B: backward, twice as long", "I and W: input and weight half of its backward"
 
 
-def predict_time(setup: Setup) -> Simulation:
-    """Time of a step in the executor, in FLOPs, from the cost of every chunk."""
-    costs = setup.cost.costs(setup.pipeline.table.chunk_lengths)
-    return simulate(setup.pipeline.plan, costs, machine="executor")
-
-
 def describe(
-    setup: Setup, data: SequenceData, num_params: int, *, source: Source | None = None
+    setup: Setup,
+    data: SequenceData,
+    *,
+    num_params: int,
+    predicted: Predicted,
+    source: Source | None = None,
 ) -> str:
     """The lines above a run.
 
@@ -35,16 +36,14 @@ def describe(
       setup: of the run.
       data: its sequences.
       num_params: parameters of the whole model.
+      predicted: of its step.
       source: the checkpoint that it starts from.
     """
     config, pipeline = setup.config, setup.pipeline
     device = setup.mesh.devices.flat[0]
     table = pipeline.table
     packed = config.data.packing == "documents"
-    program = program_of(setup)
-    memory = predict_memory(program)
-    needs = needs_of(setup, memory)
-    bubble = predict_time(setup).bubble_fraction
+    program, memory, needs, bubble, time = predicted
     schedule = config.schedule
     partition = "as listed" if schedule.chunk_lengths else schedule.partition
     per_rank = pipeline.plan.stages_per_rank
@@ -54,6 +53,7 @@ def describe(
         **({"source": source.describe()} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
+        + " (balanced)" * (config.mesh.layers_per_stage == "balanced")
         + f", {per_rank} stages on a device" * (per_rank > 1)
         + ", unrolled" * pipeline.unrolled,
         "sequence": f"{table.seq_len} tokens in {_count(table.num_chunks, 'chunk')} of "
@@ -70,6 +70,7 @@ def describe(
         f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.stages_per_rank} units in "
         "flight on a device",
         "bubble": f"{bubble:.1%} of the step predicted",
+        **({"time": describe_time(time)} if time else {}),
         "memory": f"{size_text(memory.total)} per device predicted: {describe_memory(memory)}",
         **({"offload": describe_offload(setup, program)} if program.num_host_layers else {}),
         "needs": describe_needs(needs),

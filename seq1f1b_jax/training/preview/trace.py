@@ -1,11 +1,10 @@
 """`--trace`: one step measured action by action, drawn under its prediction.
 
-The prediction is the simulator's executor machine with the counted FLOPs of every action, scaled so
-that all actions together take as long as measured: what remains to be seen is how the work is
-spread and where a device waits.
+The prediction is the simulator's executor machine with the counted FLOPs of every action, or with
+measured costs where the run has them, scaled so that all actions together take as long as measured:
+what remains to be seen is how the work is spread and where a device waits.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from seq1f1b_jax import picture
+from seq1f1b_jax.cli.devices import num_cores
 from seq1f1b_jax.data import Batch
 from seq1f1b_jax.host.progress import Waiting, waiting
 from seq1f1b_jax.picture import Span, Timeline
@@ -75,11 +75,6 @@ def trace_step(
     return trace
 
 
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def sharing(mesh: Mesh, cores: int) -> str | None:
     """How many virtual devices share how many cores; None where each has its own.
 
@@ -116,9 +111,9 @@ def compare(
         for r in records
     )
     work = sum(span.end - span.start for span in spans)
-    counted = setup.cost.costs(setup.pipeline.table.chunk_lengths)
-    per_flop = work / sum(simulate(plan, counted).busy)
-    simulation = simulate(plan, counted.scaled(per_flop), machine="executor")
+    costs = setup.time_cost.costs(setup.pipeline.table.chunk_lengths)
+    scale = work / sum(simulate(plan, costs).busy)
+    simulation = simulate(plan, costs.scaled(scale), machine="executor")
     predicted = picture.timeline_of(simulation, title=f"{plan.name}, predicted", unit="ms")
     measured = Timeline(
         f"{plan.name}, measured",

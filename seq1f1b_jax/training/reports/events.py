@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ class Events:
         """Something happened that ends no phase."""
         self._add(None, note=text)
 
+    def memory(self, **sizes: int) -> None:
+        """A device holds so many bytes; `compiled_bytes` and `peak_bytes` have the names."""
+        if sizes:
+            self._add(None, memory=sizes)
+
     def catch_up(self) -> None:
         """Write what could not be written before, if it can be now."""
         if self._lines is not None:
@@ -82,6 +87,34 @@ class Events:
             self.begin(END)
         if self._lines is not None:
             self._lines.close()
+
+
+def read_memory(lines: Iterable[str]) -> dict[str, int]:
+    """Bytes of a device as the newest attempt that says any has measured them, by name.
+
+    Args:
+      lines: of `events.jsonl`; those that are no such event are skipped.
+
+    Example:
+      >>> from seq1f1b_jax.training.reports.events import read_memory
+      >>> read_memory([
+      ...     '{"time": 1, "attempt": "a", "memory": {"peak": 7}}',
+      ...     '{"time": 2, "attempt": "b", "memory": {"temporaries": 5}}',
+      ...     '{"time": 3, "attempt": "b", "memory": {"peak": 6}}',
+      ... ])
+      {'temporaries': 5, 'peak': 6}
+    """
+    newest, sizes = None, {}
+    for line in lines:
+        try:
+            event = json.loads(line)
+            attempt, found = event["attempt"], dict(event["memory"])
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut by a kill, or not ours
+            continue
+        sizes = sizes if attempt == newest else {}
+        sizes |= {name: size for name, size in found.items() if type(size) is int and size >= 0}
+        newest = attempt
+    return sizes
 
 
 def process_began() -> float:

@@ -9,6 +9,7 @@ but not counted; the time from a kill to the next start, `down`, is counted.
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -47,6 +48,10 @@ MEANINGS = {
     SAVE: "waiting for a checkpoint that was still being written, and copying",
     FINISH: "waiting for the last checkpoint",
 }
+
+
+NOT_OURS = (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError)
+"""What reading a line raises that was cut by a kill, or that no run wrote."""
 
 
 class Phase(NamedTuple):
@@ -129,6 +134,15 @@ def read_phases(lines: Iterable[str]) -> list[Phase]:
     return phases
 
 
+def has_ended(lines: Iterable[str]) -> bool | None:
+    """Whether the newest attempt ended by itself; None where no line is an event.
+
+    If not, it is in progress or was killed.
+    """
+    events = [event for line in lines if (event := _event(line))]
+    return events[-1]["phase"] == END if events else None
+
+
 def measure(lines: Iterable[str]) -> Goodput:
     """Sum up the lines of `events.jsonl`.
 
@@ -183,9 +197,10 @@ def _lost(phases: Sequence[Phase]) -> set[tuple[int, int]]:
 def _event(line: str) -> dict | None:
     try:
         event = json.loads(line)
-        numbers = isinstance(event["time"], int | float) and isinstance(event.get("step", 0), int)
-        return event if numbers and {"attempt", "phase"} <= event.keys() else None
-    except (ValueError, AttributeError, KeyError, TypeError):  # cut by a kill, or not ours
+        named = isinstance(event["attempt"], str) and isinstance(event["phase"], str)
+        timed = math.isfinite(event["time"]) and isinstance(event.get("step", 0), int)
+        return event if named and timed else None
+    except NOT_OURS:
         return None
 
 

@@ -135,7 +135,22 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
       ...     read_metrics(path)
       [{'step': 0, 'loss': 5.5}]
     """
-    return [found for line in _whole_lines(Path(path)) if (found := _parsed(line)) is not None]
+    return parse_metrics(Path(path).read_bytes())[0]
+
+
+def parse_metrics(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    r"""The lines of a `metrics.jsonl` in order, and the number of those that no run wrote.
+
+    Half a line at the end, which is being written or was cut by a kill, is neither.
+
+    Example:
+      >>> from seq1f1b_jax.training.reports.metrics import parse_metrics
+      >>> parse_metrics(b'{"step": 0, "loss": 5.5}\nnoise\n{"step": 1, "lo')
+      ([{'step': 0, 'loss': 5.5}], 1)
+    """
+    parsed = [_parsed(line) for line in _whole_lines(content)]
+    found = [values for values in parsed if values is not None]
+    return found, len(parsed) - len(found)
 
 
 def keep_earlier(path: Path) -> tuple[Path, int] | None:
@@ -156,7 +171,7 @@ def keep_earlier(path: Path) -> tuple[Path, int] | None:
 
 def _keep_lines_before(path: Path, start_step: int, say: Callable[[str], None]) -> None:
     kept, bad = [], []
-    for line in _whole_lines(path):
+    for line in _whole_lines(path.read_bytes()):
         found = _parsed(line)
         if found is None:
             bad.append(line)
@@ -171,9 +186,9 @@ def _keep_lines_before(path: Path, start_step: int, say: Callable[[str], None]) 
     replace_file(path, b"".join(kept))
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
+def _whole_lines(content: bytes) -> Iterator[bytes]:
     """Lines with their ends; what comes behind the last line break is half a line."""
-    *whole, _ = path.read_bytes().split(b"\n")
+    *whole, _ = content.split(b"\n")
     return (line + b"\n" for line in whole)
 
 
