@@ -26,6 +26,9 @@ ARROWS = {
     "schedule": ("paths",),
     "picture": ("schedule", "paths"),
     "explore": ("picture", "schedule", "paths"),
+    "plan": (
+        "cli", "data.folder", "host", "models.hf", "ops.pairs", "schedule", "config", "paths",
+    ),
     "pipeline": ("ops", "schedule"),
     "models.hf": (
         "models", "pipeline.params", "pipeline.stage", "formats", "config", "paths",
@@ -40,8 +43,9 @@ ARROWS = {
     "mesh_configs": (),
     "training": (
         "cli", "distributed", "host", "data", "inference", "models", "picture", "pipeline",
-        "schedule", "ops", "config", "paths",
+        "plan", "schedule", "ops", "config", "paths",
     ),
+    "report": ("training.reports", "cli", "picture.files", "host.sizes", "config", "paths"),
 }  # fmt: skip
 # Parts that must load where nothing but these is installed.
 THIRD_PARTY = {
@@ -56,6 +60,7 @@ THIRD_PARTY = {
         "compression", "backports",  # zst: of Python from 3.14 on, and its backport
     },
     "launch": set(),
+    "report": {"numpy", "jaxtyping", "plotly", "yaml"},
     "formats": {"numpy", "ml_dtypes", "gguf", "jaxtyping"},
 }
 
@@ -213,8 +218,8 @@ def test_files_are_short():
 
 def test_only_the_programs_touch_the_environment():
     for path in FILES:
-        if module_name(path) == "seq1f1b_jax.launch.__main__":
-            continue  # hands its own to the processes that it starts
+        if module_name(path) in ("seq1f1b_jax.launch.__main__", "seq1f1b_jax.plan.__main__"):
+            continue  # they hand theirs on: to processes that it starts, to JAX
         names = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
         assert not names & {"environ", "putenv", "getenv"}, module_name(path)
 

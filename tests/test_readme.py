@@ -1,11 +1,7 @@
 """What README and docs say is so: code runs, commands parse, pictures, settings and paths exist."""
 
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +19,6 @@ INDEX = ROOT / "docs" / "index.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 SCHEDULES = ROOT / "docs" / "schedules.md"
 OWN_MODEL, OWN_SCHEDULE = (ROOT / "docs" / f"own_{what}.md" for what in ("model", "schedule"))
-NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 COMMANDS = commands()
 QUICK_COMMANDS = re.compile(
     r"mkdir|python (-m seq1f1b_jax\.explore|train\.py.* --(help|print_config))"
@@ -34,11 +29,6 @@ NO_PATH = {"config.yaml", "source/", "pipeline/stage.py"}  # of a run; short, be
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
-
-
-def notebook_cells(kind: str) -> list[str]:
-    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
 
 
 @pytest.mark.parametrize("page", [README, OWN_MODEL, OWN_SCHEDULE], ids=name_of)
@@ -63,37 +53,15 @@ def test_pages_show_the_tested_file(page, file, block):
     assert source.split('"""', 2)[2].strip() == shown.strip()
 
 
-@pytest.mark.slow
-def test_notebook_runs():
-    environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(notebook_cells("code"))],
-        env=environment, capture_output=True, text=True, timeout=600,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[0] == "4 stages on cpu"
-
-
-def test_notebook_is_well_formed():
-    notebook = json.loads(NOTEBOOK.read_text("utf-8"))
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    identities = [cell["id"] for cell in notebook["cells"]]
-    assert len(set(identities)) == len(identities)
-    for cell in notebook["cells"]:
-        assert cell["cell_type"] in ("markdown", "code")
-        assert (cell["cell_type"] == "code") == ("outputs" in cell) == ("execution_count" in cell)
-
-
 def test_commands_run_or_say_why_not():
     """What is not run is counted, so that nobody leaves a command out in passing."""
     run, left_out = chosen(COMMANDS, small=True), {c for c in COMMANDS if c.marked(NEEDS)}
     reasons = sorted(c.marker for c in COMMANDS if c.marker)
     print(f"{len(COMMANDS)} commands, {len(run)} run in small; exempted or for one way only:")
     print("\n".join(f"  {c.page}: {c.text} " for c in COMMANDS if c.marker))
-    assert len(left_out) == 15, reasons
+    assert len(left_out) == 16, reasons
     assert all(c.marked(NEEDS, DOWNLOADS) for c in COMMANDS if c.marker), reasons
-    assert len(run) == len(COMMANDS) - 16
+    assert len(run) == len(COMMANDS) - 17
     small, full = ({c.text for c in chosen(COMMANDS, small=small)} for small in (True, False))
     assert small | full == {c.text for c in COMMANDS if c not in left_out}
 
@@ -139,7 +107,7 @@ def test_commands_that_are_not_run_are_valid(words):
 
 
 def test_runs_that_need_more_are_told_of():
-    assert len(SEVERAL) == 6
+    assert len(SEVERAL) == 7
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -152,9 +120,9 @@ def test_settings_exist(page):
     assert not unknown, f"no such setting: {sorted(unknown)}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING, NOTEBOOK], ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=name_of)
 def test_paths_exist(page):
-    text = "\n".join(notebook_cells("markdown")) if page == NOTEBOOK else page.read_text("utf-8")
+    text = page.read_text("utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     quoted = re.findall(r"`([\w./-]+(?:\.py|\.md|\.yaml|\.ipynb|/))`", text)
