@@ -93,21 +93,7 @@ def _starts(pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.asarray(pairs, np.int32).reshape(-1, 2)
 
 
-class BlockScores(NamedTuple):
-    """Scores of one head that attention holds.
-
-    Attributes:
-      largest: of one block.
-      alone: of the blocks that are in no loop, together.
-      rows: queries of the largest block.
-    """
-
-    largest: int
-    alone: int
-    rows: int
-
-
-def block_scores(num_tokens: int, offset: int, *, block: int | None) -> BlockScores:
+def block_scores(num_tokens: int, offset: int, *, block: int | None) -> tuple[int, int, int]:
     """Scores that exist at one time.
 
     A loop over blocks holds one block. What is in no loop, XLA is free to compute early or at once.
@@ -117,18 +103,22 @@ def block_scores(num_tokens: int, offset: int, *, block: int | None) -> BlockSco
       offset: keys before it.
       block: longest side of a block; `None`: the whole score matrix is held; 0: no scores are.
 
+    Returns:
+      Of one head: scores of the largest block; of all blocks that are in no loop, together; queries
+      of the largest block.
+
     Example:
       >>> block_scores(2048, 1024, block=512)
-      BlockScores(largest=262144, alone=0, rows=512)
+      (262144, 0, 512)
       >>> block_scores(512, 512, block=512)
-      BlockScores(largest=262144, alone=524288, rows=512)
+      (262144, 524288, 512)
     """
     if block == 0:
-        return BlockScores(0, 0, 0)
+        return 0, 0, 0
     if block is None:
         whole = num_tokens * (offset + num_tokens)
-        return BlockScores(whole, whole, num_tokens)
+        return whole, whole, num_tokens
     kinds = causal_pairs(num_tokens, offset, block=block)
     alone = sum(kind.rows * kind.cols for kind in kinds if len(kind.starts) == 1)
     largest, rows = max((kind.rows * kind.cols, kind.rows) for kind in kinds)
-    return BlockScores(largest, alone, rows)
+    return largest, alone, rows

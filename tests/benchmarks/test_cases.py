@@ -87,7 +87,7 @@ def test_dense_attention_needs_the_whole_score_matrix():
 
 
 def test_prediction_is_close_to_the_compiled_bytes():
-    row = memory._row("gpt", Size(4, 2, 2, 1024), 64)  # two blocks a chunk: see `BlockScores`
+    row = memory._row("gpt", Size(4, 2, 2, 1024), 64)  # two blocks a chunk: see `block_scores`
     assert 0.9 < row["ratio"] < 1.1, row
 
 

@@ -5,17 +5,11 @@ JAX is imported once the environment is set, as in `train.py`.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import MutableMapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seq1f1b_jax.cli import parse
-from seq1f1b_jax.cli.environment import choose_environment
-from seq1f1b_jax.cli.recipes import packaged_recipes
-from seq1f1b_jax.cli.refusals import refusals
+from seq1f1b_jax.cli.measuring import OptionParser, choose_devices, measure
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.host.importing import ctrl_c_ends_imports
@@ -54,21 +48,12 @@ def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int
     Returns:
       The exit status: 2 after bad input, reported in one line on stderr; 130 after a Ctrl-C.
     """
-    try:
-        with refusals():
-            options, rest = parse_options(arguments)
-            invocation = parse(rest, recipes=packaged_recipes())
-            if invocation.command != "train" or invocation.print_config:
-                raise UserError(
-                    "profile takes the settings of train.py, and none of its commands; see "
-                    "python -m seq1f1b_jax.plan profile --help"
-                )
-        with refusals({**invocation.typed, str(options.to): options.typed}):
-            return run(invocation.config, options, environment)
-    except UserError as error:
-        return _end(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        return _end("\ninterrupted; nothing was written", status=130)
+    return measure(
+        "profile", arguments, parse_options=parse_options,
+        run=lambda config, options: run(config, options, environment),
+        typed=lambda options: {str(options.to): options.typed},
+        interrupted="nothing was written",
+    )
 
 
 def parse_options(arguments: Sequence[str]) -> tuple[ProfileOptions, list[str]]:
@@ -83,7 +68,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[ProfileOptions, list[str]]:
       >>> options.lengths, options.to.name, rest
       ((512, 1024), 'costs.json', ['--mesh.pipe', '4'])
     """
-    parser = _Parser(
+    parser = OptionParser(
         prog="python -m seq1f1b_jax.plan profile", allow_abbrev=False,
         description="Time the actions of a run's stage on the device at hand, and write a table.",
         epilog="All settings of train.py are taken too (python train.py --help): profile with those"
@@ -133,10 +118,7 @@ def run(
         schedule = replace(schedule, partition="balanced")
     config = replace(config, schedule=schedule)
     validate(config)
-    chosen = choose_environment(config, 1, environment)
-    environment.update(chosen.variables)
-    for line in chosen.messages:
-        print(line, flush=True)
+    choose_devices(config, environment)
     with ctrl_c_ends_imports():
         from seq1f1b_jax.training.profile.run import profile
 
@@ -145,14 +127,3 @@ def run(
     name = shown(options.typed)
     print(f"saved in {name}; use it with --schedule.partition measured --schedule.costs {name}")
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
-def _end(message: str, *, status: int) -> int:
-    with suppress(OSError):  # there may be no reader any more
-        print(message, file=sys.stderr, flush=True)
-    return status

@@ -5,17 +5,11 @@ JAX is imported once the environment is set, as in `train.py`.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import MutableMapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 
-from seq1f1b_jax.cli import parse
-from seq1f1b_jax.cli.environment import choose_environment
-from seq1f1b_jax.cli.recipes import packaged_recipes
-from seq1f1b_jax.cli.refusals import refusals
+from seq1f1b_jax.cli.measuring import OptionParser, choose_devices, measure
 from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.host.importing import ctrl_c_ends_imports
@@ -59,21 +53,11 @@ def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int
       The exit status: 2 after bad input, reported in one line on stderr; 130 after a Ctrl-C, which
       leaves what was measured before.
     """
-    try:
-        with refusals():
-            options, rest = parse_options(arguments)
-            invocation = parse(rest, recipes=packaged_recipes())
-            if invocation.command != "train" or invocation.print_config:
-                raise UserError(
-                    "sweep takes the settings of train.py, and none of its commands; see "
-                    "python -m seq1f1b_jax.plan sweep --help"
-                )
-        with refusals(invocation.typed):
-            return run(invocation.config, options, environment)
-    except UserError as error:
-        return _end(f"error: {error}", status=2)
-    except KeyboardInterrupt:
-        return _end("\ninterrupted; what was measured is above", status=130)
+    return measure(
+        "sweep", arguments, parse_options=parse_options,
+        run=lambda config, options: run(config, options, environment),
+        interrupted="what was measured is above",
+    )
 
 
 def parse_options(arguments: Sequence[str]) -> tuple[SweepOptions, list[str]]:
@@ -88,7 +72,7 @@ def parse_options(arguments: Sequence[str]) -> tuple[SweepOptions, list[str]]:
       >>> options.chunks, options.schedules, rest
       ((1, 2, 4), (), ['--mesh.pipe', '4'])
     """
-    parser = _Parser(
+    parser = OptionParser(
         prog="python -m seq1f1b_jax.plan sweep", description=__doc__, allow_abbrev=False,
         epilog="All settings of train.py are taken too (python train.py --help); they hold for "
         "every configuration. Tokens are random, and nothing is saved of the models.",
@@ -155,10 +139,7 @@ def run(
     """Choose the devices as the run does, measure, print and write."""
     validate(config)
     found = configurations(config, options)
-    chosen = choose_environment(config, 1, environment)
-    environment.update(chosen.variables)
-    for line in chosen.messages:
-        print(line, flush=True)
+    choose_devices(config, environment)
     with ctrl_c_ends_imports():
         from seq1f1b_jax.training.sweep.figures import draw, write_csv
         from seq1f1b_jax.training.sweep.run import sweep
@@ -187,14 +168,3 @@ def _numbers(text: str, name: str) -> tuple[int, ...]:
             f"{name} {text!r}: whole numbers above 0 with commas between, such as 1,2,4"
         )
     return numbers
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-
-def _end(message: str, *, status: int) -> int:
-    with suppress(OSError):  # there may be no reader any more
-        print(message, file=sys.stderr, flush=True)
-    return status
