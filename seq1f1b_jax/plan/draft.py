@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
 from seq1f1b_jax.config import Config
-from seq1f1b_jax.ops.pairs import block_scores
+from seq1f1b_jax.ops.pairs import block_of, block_scores
 from seq1f1b_jax.plan.hardware import Hardware
 from seq1f1b_jax.plan.order import choose_plan, chunk_lengths, lowered
 from seq1f1b_jax.plan.shape import ModelShape, Tokens, shape_of
@@ -16,8 +16,6 @@ from seq1f1b_jax.schedule.simulation.cost_table import CostTable
 from seq1f1b_jax.schedule.simulation.layers import even_layers
 from seq1f1b_jax.schedule.simulation.measured import MeasuredCosts
 
-BLOCK_CPU, BLOCK_ACCELERATOR = 256, 1024
-"""Of `xla_blockwise`, see `ops.attention.registry`."""
 MAX_FUSED_HEAD = 128
 """Dim of a head up to which cuDNN's attention is chosen."""
 KNOWN = (
@@ -140,7 +138,7 @@ class Draft:
         """Tokens of attention's tile, as `AttentionBackend.block`."""
         if self.config.executor.attention == "xla_dense":
             return None
-        return 0 if self.fused else BLOCK_CPU if self.platform == "cpu" else BLOCK_ACCELERATOR
+        return 0 if self.fused else block_of(self.platform)
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:

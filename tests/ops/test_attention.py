@@ -17,7 +17,7 @@ from seq1f1b_jax.ops.attention import (
     get_backend,
 )
 from seq1f1b_jax.ops.attention.contract import joined
-from seq1f1b_jax.ops.attention.registry import BLOCK_ACCELERATOR, BLOCK_CPU
+from seq1f1b_jax.ops.pairs import BLOCK_ACCELERATOR, BLOCK_CPU
 
 ORACLE = get_backend("xla_dense")
 RESULTS = ("out", "lse", "dq", "dk", "dv")

@@ -21,11 +21,9 @@ from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import heads
 from seq1f1b_jax.ops.attention.visible import Starts, first_keys, needed, visible
+from seq1f1b_jax.ops.pairs import BLOCK_CPU as BLOCK
 from seq1f1b_jax.ops.pairs import Pairs, causal_pairs
 from seq1f1b_jax.ops.precision import accumulation_dtype
-
-BLOCK = 256
-"""Within 7 % of the fastest of 128 ... 1024 on CPU (float32, 8 heads of 32 and 64), in 8 MB."""
 
 Carry = TypeVar("Carry")
 

@@ -5,11 +5,7 @@ from functools import cache, partial
 from seq1f1b_jax.ops.attention import blockwise, cudnn, dense
 from seq1f1b_jax.ops.attention.contract import AttentionBackend, joined
 from seq1f1b_jax.ops.attention.parts import make_backend
-
-BLOCK_CPU = blockwise.BLOCK
-BLOCK_ACCELERATOR = 1024
-"""A loop step costs several kernel launches there. On an H200 blocks of 2048 are 1.2 times as fast
-and take four times the memory (docs/design/gpu.md)."""
+from seq1f1b_jax.ops.pairs import block_of
 
 AUTO = "auto"
 BACKENDS = ("xla_dense", "xla_blockwise", "cudnn")
@@ -39,7 +35,7 @@ def get_backend(
     """
     if name not in BACKENDS:
         raise ValueError(f"attention={name!r} is not a backend; use one of {', '.join(BACKENDS)}")
-    return _backend(name, BLOCK_CPU if platform == "cpu" else BLOCK_ACCELERATOR, window)
+    return _backend(name, block_of(platform), window)
 
 
 @cache
