@@ -43,9 +43,8 @@ def plan(config: Config, options: PlanOptions) -> int:
     estimate = None if given is None else _estimate(given, hardware)
     if estimate is not None:
         print(report(estimate, tokens=options.tokens, price=options.price))
-        problem = estimate.note
-        if problem:
-            print(f"note      {problem}")
+        if estimate.note is not None:
+            print(f"note      {estimate.note}")
     else:
         mesh = config.mesh
         pipe = "all" if mesh.pipe is None else mesh.pipe
@@ -130,8 +129,9 @@ def _write(to: str, config: Config, best: Estimate | None) -> None:
             "or larger ones"
         )
     found = best.draft.config
-    # the model as it was described, not as it was filled in
-    recipe = replace(found, model=config.model)
+    # the model as it was described, not as it was filled in, and the platform that was asked for
+    mesh = replace(found.mesh, platform=config.mesh.platform)
+    recipe = replace(found, model=config.model, mesh=mesh)
     comments = [
         f"planned for {best.draft.num_devices} x {best.hardware.name}: predicted, not measured",
         f"{best.held / 1e9:.1f} GB on each device, {best.time.total:.3g} s a step, "

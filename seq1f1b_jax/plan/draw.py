@@ -9,12 +9,14 @@ import numpy as np
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.paths import one_line, resolve
+from seq1f1b_jax.picture.files import write_file
 from seq1f1b_jax.plan.estimate import Estimate
 from seq1f1b_jax.plan.work import KINDS
 from seq1f1b_jax.schedule import Op
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png", ".pdf")
 COLOURS = (
@@ -65,10 +67,21 @@ def draw_estimate(estimate: Estimate, path: str) -> None:
             loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3, frameon=False,
             fontsize="small",
         )
-    buffer = BytesIO()
-    file = resolve(path)
+    save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: str) -> None:
+    """Write a figure whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    buffer, file = BytesIO(), resolve(path)
     figure.savefig(buffer, format=file.suffix[1:], dpi=150)
-    file.write_bytes(buffer.getvalue())
+    try:
+        write_file(file, buffer.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write --draw {one_line(path)}: {error.strerror}") from error
 
 
 def _memory(estimate: Estimate) -> Mapping[str, Sequence[float]]:

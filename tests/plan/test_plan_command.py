@@ -42,6 +42,7 @@ def test_the_recipe_is_what_was_found_and_train_reads_it(folder, capsys):
     assert tree["model"] == {"family": "gpt", "preset": "2.7b", "num_layers": 8}
     config = parse(["--config", "own.yaml"], recipes=packaged_recipes()).config
     assert config.mesh.data * config.mesh.pipe * config.mesh.tensor == 4
+    assert config.mesh.platform == "gpu"
     assert config.schedule.num_microbatches * config.data.microbatch_size == 4
     best = printed.split("limited by\n")[1].splitlines()[0].split()
     assert best[1:6] == f"{config.mesh.data} x {config.mesh.pipe} x {config.mesh.tensor}".split()

@@ -14,6 +14,7 @@ from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.config.checks import validate
 from seq1f1b_jax.host.importing import ctrl_c_ends_imports
 from seq1f1b_jax.paths import resolve, shown
+from seq1f1b_jax.plan.draw import check_picture
 
 MAX_RUNS = 200
 POLICIES = ("none", "selective", "matmuls", "full")
@@ -92,11 +93,10 @@ def parse_options(arguments: Sequence[str]) -> tuple[SweepOptions, list[str]]:
         raise UserError(f"--recompute {wrong[0]}: use {', '.join(POLICIES)}")
     if given.to and not given.to.endswith(".csv"):
         raise UserError(f"--to {shown(given.to)}: the figures are CSV; end the name in .csv")
-    if given.draw and not given.draw.endswith((".svg", ".png", ".pdf")):
-        raise UserError(f"--draw {shown(given.draw)}: use a name that ends in .svg, .png or .pdf")
-    for name in ("to", "draw"):
-        if (path := getattr(given, name)) and not resolve(path).parent.is_dir():
-            raise UserError(f"--{name} {shown(path)}: name a file in a folder that exists")
+    if given.to and not resolve(given.to).parent.is_dir():
+        raise UserError(f"--to {shown(given.to)}: name a file in a folder that exists")
+    if given.draw:
+        check_picture(given.draw)
     options = SweepOptions(
         _numbers(given.chunks, "--chunks"), _words(given.schedules), recompute,
         _numbers(given.microbatches, "--microbatches"), given.steps, given.to, given.draw,

@@ -2,20 +2,31 @@
 
 import csv
 from collections.abc import Sequence
-from io import BytesIO
+from io import StringIO
 
-from seq1f1b_jax.paths import resolve
+from seq1f1b_jax.config import UserError
+from seq1f1b_jax.paths import one_line, resolve
+from seq1f1b_jax.picture.files import write_file
+from seq1f1b_jax.plan.draw import save_figure
 from seq1f1b_jax.training.sweep.run import Row
 
 PREDICTED, MEASURED = "#bbbbbb", "#4477aa"
 
 
 def write_csv(rows: Sequence[Row], path: str) -> None:
-    """One line per configuration under the names of `Row`."""
-    with resolve(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
+    """One line per configuration under the names of `Row`.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Row._fields)
+    writer.writerows(rows)
+    try:
+        write_file(resolve(path), text.getvalue().encode())
+    except OSError as error:
+        raise UserError(f"cannot write --to {one_line(path)}: {error.strerror}") from error
 
 
 def draw(rows: Sequence[Row], path: str) -> None:
@@ -43,6 +54,4 @@ def draw(rows: Sequence[Row], path: str) -> None:
             axes.spines[side].set_visible(False)
     left.set_yticks(list(places), names)
     left.invert_yaxis()
-    buffer, file = BytesIO(), resolve(path)
-    figure.savefig(buffer, format=file.suffix[1:], dpi=150)
-    file.write_bytes(buffer.getvalue())
+    save_figure(figure, path)
