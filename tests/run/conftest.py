@@ -1,6 +1,7 @@
 """Data, a compilation cache and one finished run, shared by the tests of whole runs."""
 
 import random
+import shutil
 
 import jax
 import pytest
@@ -46,9 +47,12 @@ def first_run(tmp_path_factory, source):
     return folder, run(*command_line(folder, source, train__sample_tokens=8))
 
 
-@pytest.fixture(scope="session")
-def finished(first_run):
-    """A run of 6 steps with the checkpoints of steps 2, 4 and 6; copy it before changing it."""
+@pytest.fixture
+def finished(first_run, tmp_path_factory):
+    """A run of 6 steps with the checkpoints of steps 2, 4 and 6; every test has its own copy.
+
+    A run that is started again, complete or refused, says so in its folder.
+    """
     folder, outcome = first_run
     assert outcome.status == 0, outcome.err
-    return folder
+    return shutil.copytree(folder, tmp_path_factory.mktemp("finished") / folder.name)

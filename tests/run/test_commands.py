@@ -50,7 +50,7 @@ def test_metrics_hold_every_step_and_the_configuration_reads_back(finished):
     assert lines[-1].keys() == {"step", "held_out_loss", "bigram_loss"}
     path = folder / "config.yaml"
     assert yaml.safe_load(path.read_text())["model"]["num_layers"] == 4
-    again = run("--config", path)
+    again = run("--config", path, f"--train.output_dir={folder}")
     assert again.status == 0 and "the run is complete" in again.out
 
 
