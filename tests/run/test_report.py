@@ -64,7 +64,7 @@ def test_the_page_of_a_run(finished, tmp_path):
     outcome = run("report", folder)
     assert (outcome.status, outcome.err) == (0, "")
     page = read_page(folder / "report.html")
-    assert list(page.charts) == ["training", "time", "progress", "memory"]
+    assert list(page.charts) == ["training", "time", "progress", "memory", "step"]
 
 
 def test_a_resumed_run_has_the_prediction_of_its_newest_start(finished, source, tmp_path):
