@@ -55,6 +55,31 @@ class VocabShard:
         return lax.psum(values, TENSOR)
 
 
+@dataclass(frozen=True)
+class LossRule:
+    """What a loss is made of beside the cross-entropy of softmax(logits).
+
+    Attributes:
+      softcap: logits are `softcap * tanh(logits / softcap)`; `None`: as they are.
+      z_loss: factor of the squared logarithm of the softmax's denominator, which it keeps small.
+
+    Source: Gemma 2, arXiv 2408.00118, section 2; z-loss: PaLM, arXiv 2204.02311, section 5.
+    """
+
+    softcap: float | None = None
+    z_loss: float = 0.0
+
+    def cap(self, logits: Array) -> tuple[Array, Array | None]:
+        """Capped logits, and their derivative; `None`: it is 1."""
+        if self.softcap is None:
+            return logits, None
+        turned = jnp.tanh(logits / self.softcap)
+        return self.softcap * turned, 1 - jnp.square(turned)
+
+
+PLAIN = LossRule()
+
+
 def num_targets(targets: Int[Array | np.ndarray, "..."]) -> Int[Array, ""]:
     """How many targets count, int32.
 
@@ -76,6 +101,7 @@ def cross_entropy_and_grads(
     *,
     block_tokens: int,
     shard: VocabShard | None = None,
+    rule: LossRule = PLAIN,
 ) -> tuple[Float[Array, ""], Float[Array, "B T d"], tuple[Tree, Float[Array, "V d"]]]:
     """Sum of token losses, its gradient in y, and its gradients in the weights added to `grads`.
 
@@ -88,6 +114,7 @@ def cross_entropy_and_grads(
       grads: accumulators like `(last, table)` in the accumulation dtype, updated in place.
       block_tokens: tokens of `B*T` whose logits exist at one time.
       shard: of the vocabulary on this device; `None`: all of it.
+      rule: what else the loss is made of.
 
     Returns:
       The loss in the accumulation dtype, dy in y's dtype, and `grads` with this call's share added.
@@ -110,7 +137,7 @@ def cross_entropy_and_grads(
     def block(carry, start, size):
         loss, dy, grads = carry
         block_loss, block_dy, *block_grads = _block_gradients(
-            final, last, table, _take(rows, start, size), _take(wanted, start, size), shard
+            final, last, table, _take(rows, start, size), _take(wanted, start, size), shard, rule
         )
         dy = lax.dynamic_update_slice_in_dim(dy, block_dy, start, axis=0)
         grads = jax.tree.map(lambda a, g: a + g.astype(a.dtype), grads, tuple(block_grads))
@@ -130,6 +157,7 @@ def token_losses(
     *,
     block_tokens: int,
     shard: VocabShard | None = None,
+    rule: LossRule = PLAIN,
 ) -> Float[Array, "B T"]:
     """Loss of every token without gradients, for evaluation; the blocks of the function above.
 
@@ -141,6 +169,7 @@ def token_losses(
       targets: see there.
       block_tokens: see there.
       shard: see there.
+      rule: see there.
 
     Returns:
       Losses in the accumulation dtype, 0 where the target is ignored.
@@ -158,8 +187,8 @@ def token_losses(
     rows, wanted = y.reshape(-1, y.shape[-1]), targets.reshape(-1)
 
     def block(losses, start, size):
-        h = _final_rows(final, last, _take(rows, start, size))
-        found = _softmax_loss(_logits(h, table), _take(wanted, start, size), shard)[0]
+        h = final(last, _take(rows, start, size)[None])[0]
+        found = _softmax_loss(_logits(h, table), _take(wanted, start, size), shard, rule)[0]
         return lax.dynamic_update_slice_in_dim(losses, found, start, axis=0)
 
     zeros = jnp.zeros(wanted.shape, accumulation_dtype(y.dtype))
@@ -172,6 +201,7 @@ def cross_entropy_reference(
     table: Float[Array, "V d"],
     y: Float[Array, "B T d"],
     targets: Int[Array | np.ndarray, "B T"],
+    rule: LossRule = PLAIN,
 ) -> Float[Array, ""]:
     """The slow obvious twin: whole logits, differentiable by `jax.grad`.
 
@@ -181,6 +211,7 @@ def cross_entropy_reference(
       table: see there.
       y: see there.
       targets: see there.
+      rule: see there.
 
     Returns:
       Sum of token losses in the accumulation dtype.
@@ -191,10 +222,11 @@ def cross_entropy_reference(
       >>> round(float(cross_entropy_reference(lambda _, y: y, {}, table, y, targets)), 4)
       3.586
     """
-    logits = _logits(final(last, y), table)
-    log_probability = jax.nn.log_softmax(logits, axis=-1)
-    chosen = jnp.take_along_axis(log_probability, jnp.maximum(targets, 0)[..., None], axis=-1)
-    return -jnp.sum(jnp.where(targets >= 0, chosen[..., 0], 0))
+    logits, _ = rule.cap(_logits(final(last, y), table))
+    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    losses = lse - chosen[..., 0] + rule.z_loss * jnp.square(lse)
+    return jnp.sum(jnp.where(targets >= 0, losses, 0))
 
 
 def _over_blocks(block: Callable, carry: Tree, num_tokens: int, block_tokens: int) -> Tree:
@@ -207,11 +239,11 @@ def _over_blocks(block: Callable, carry: Tree, num_tokens: int, block_tokens: in
     return block(carry, count * size, tail) if tail else carry
 
 
-def _block_gradients(final: Final, last: Tree, table, y, targets, shard: VocabShard | None):
+def _block_gradients(final: Final, last: Tree, table, y, targets, shard, rule: LossRule):
     """Loss of n tokens and its gradients: (loss, dy, dlast, dtable)."""
     dtype = accumulation_dtype(y.dtype)
-    h, pull = jax.vjp(lambda last, y: _final_rows(final, last, y), last, y)
-    loss, dlogits = _softmax_loss(_logits(h, table), targets, shard)
+    h, pull = jax.vjp(lambda last, y: final(last, y[None])[0], last, y)
+    loss, dlogits = _softmax_loss(_logits(h, table), targets, shard, rule)
     dlogits = dlogits.astype(table.dtype)
     dh = jnp.einsum("nv,vd->nd", dlogits, table, preferred_element_type=dtype)
     dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
@@ -220,35 +252,36 @@ def _block_gradients(final: Final, last: Tree, table, y, targets, shard: VocabSh
     return loss.sum(), dy, dlast, dtable
 
 
-def _final_rows(final: Final, last: Tree, y: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """`final` expects `[B, T, d]`."""
-    return final(last, y[None])[0]
-
-
 def _logits(h: Float[Array, "... d"], table: Float[Array, "V d"]) -> Float[Array, "... V"]:
     dtype = accumulation_dtype(h.dtype)
     return jnp.einsum("...d,vd->...v", h, table, preferred_element_type=dtype)
 
 
 def _softmax_loss(
-    logits: Float[Array, "n V"], targets: Int[Array, "n"], shard: VocabShard | None
+    logits: Float[Array, "n V"], targets: Int[Array, "n"], shard: VocabShard | None, rule: LossRule
 ) -> tuple[Float[Array, "n"], Float[Array, "n V"]]:
     """Token losses and their gradients in the logits; one exponential per logit for both."""
-    if shard is not None:
-        return _softmax_loss_of_part(logits, targets, shard)
     counts = (targets >= 0)[:, None]
-    highest = logits.max(-1, keepdims=True)
-    weights = jnp.exp(logits - highest)
-    total = weights.sum(-1, keepdims=True)
-    chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, None], axis=-1)
-    loss = jnp.where(counts, highest + jnp.log(total) - chosen, 0)[:, 0]
-    hit = jnp.arange(logits.shape[1]) == targets[:, None]
-    return loss, jnp.where(counts, weights / total - hit, 0)
+    logits, derivative = rule.cap(logits)
+    if shard is None:
+        highest = logits.max(-1, keepdims=True)
+        weights = jnp.exp(logits - highest)
+        total = weights.sum(-1, keepdims=True)
+        chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[:, None], axis=-1)
+        hit = jnp.arange(logits.shape[1]) == targets[:, None]
+    else:
+        weights, total, highest, chosen, hit = _parts(logits, targets, shard)
+    lse = highest + jnp.log(total)
+    loss, weights = lse - chosen, weights / total
+    if rule.z_loss:
+        loss = loss + rule.z_loss * jnp.square(lse)
+        weights = weights * (1 + 2 * rule.z_loss * lse)
+    gradients = weights - hit if derivative is None else (weights - hit) * derivative
+    return jnp.where(counts, loss, 0)[:, 0], jnp.where(counts, gradients, 0)
 
 
-def _softmax_loss_of_part(logits: Float[Array, "n V"], targets: Int[Array, "n"], shard: VocabShard):
-    """The same where each device has some of the logits; the losses are whole on each."""
-    counts = (targets >= 0)[:, None]
+def _parts(logits: Float[Array, "n V"], targets: Int[Array, "n"], shard: VocabShard):
+    """Where each device has some of the logits: the sums over all, and its own part of the rest."""
     ids = shard.ids(logits.shape[1])
     logits = jnp.where(ids < shard.vocab_size, logits, -jnp.inf)
     highest = shard.largest(logits.max(-1, keepdims=True))
@@ -256,8 +289,7 @@ def _softmax_loss_of_part(logits: Float[Array, "n V"], targets: Int[Array, "n"],
     hit = ids == targets[:, None]
     chosen = jnp.where(hit, logits, 0).sum(-1, keepdims=True)
     total, chosen = shard.total((weights.sum(-1, keepdims=True), chosen))
-    loss = jnp.where(counts, highest + jnp.log(total) - chosen, 0)[:, 0]
-    return loss, jnp.where(counts, weights / total - hit, 0)
+    return weights, total, highest, chosen, hit
 
 
 def _take(x: Array, start, size: int) -> Array:

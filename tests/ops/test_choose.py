@@ -1,5 +1,6 @@
 """Attention by name, by `auto`, and after a check on the device that fails."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -7,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.ops.attention import Heads, choose, choose_backend, cudnn, for_documents
+from seq1f1b_jax.ops.attention import (
+    PLAIN,
+    Heads,
+    Scoring,
+    choose,
+    choose_backend,
+    cudnn,
+    for_documents,
+)
 from seq1f1b_jax.ops.attention.parts import Kernel, make_backend
 from tests.ops.test_parts import STAND_IN
 
@@ -32,10 +41,10 @@ def as_cudnn(monkeypatch):
         monkeypatch.setattr(cudnn, "reason_against", lambda **_: None)
         real = choose.get_backend
 
-        def get_backend(name, *, window=None, **options):
+        def get_backend(name, *, scoring=PLAIN, **options):
             if name == "cudnn":
-                return make_backend(name, kernel, window=window)
-            return real(name, window=window, **options)
+                return make_backend(name, kernel, scoring=scoring)
+            return real(name, scoring=scoring, **options)
 
         monkeypatch.setattr(choose, "get_backend", get_backend)
         choose.check.cache_clear()
@@ -90,7 +99,7 @@ def test_a_named_cudnn_without_a_gpu_is_refused():
 @pytest.mark.parametrize("window", [None, 2000])
 def test_a_kernel_that_computes_right_is_taken(as_cudnn, window):
     as_cudnn(STAND_IN)
-    heads = Heads(**{**vars(HEADS), "window": window, "dtype": "float32"})
+    heads = replace(HEADS, scorings=(Scoring(window),), dtype="float32")
     backend = choose_backend("auto", jax.devices(), heads)
     assert (backend.name, backend.why) == ("cudnn", "checked against xla_dense on cpu")
 
@@ -101,8 +110,8 @@ def test_cudnn_without_cuda_raises_and_blockwise_is_taken(as_cudnn):
     assert backend.name == "xla_blockwise"
 
 
-def wrong_values(q, k, v, *, causal, window):
-    out, lse = STAND_IN.forward(q, k, v, causal=causal, window=window)
+def wrong_values(q, k, v, **options):
+    out, lse = STAND_IN.forward(q, k, v, **options)
     return out.at[0, 3, 0].mul(1.5), lse
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq1f1b_jax.inference import naive_attention
-from seq1f1b_jax.ops.attention import blockwise, dense
+from seq1f1b_jax.ops.attention import Scoring, blockwise, dense
 from seq1f1b_jax.ops.attention.blockwise import backward, forward
 from seq1f1b_jax.ops.attention.visible import first_keys, needed
 from seq1f1b_jax.ops.pairs import causal_pairs
@@ -35,7 +35,7 @@ def starts_at(*borders) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("window",))
 def textbook(q, k, v, dout, starts, *, window):
-    attend = partial(naive_attention, starts=starts, window=window)
+    attend = partial(naive_attention, starts=starts, scoring=Scoring(window))
     out, pull = jax.vjp(attend, q, k, v)
     return out, *pull(dout)
 
@@ -43,7 +43,7 @@ def textbook(q, k, v, dout, starts, *, window):
 @partial(jax.jit, static_argnames=("name", "block", "window", "offset"))
 def ours(q, k, v, dout, starts, *, name, block, window, offset):
     """The chunk that begins at `offset`, and the prefix before it in another chunk."""
-    options = {"window": window} | ({"block": block} if name == "xla_blockwise" else {})
+    options = {"scoring": Scoring(window)} | ({"block": block} if name == "xla_blockwise" else {})
     module = {"xla_dense": dense, "xla_blockwise": blockwise}[name]
     run, back = (partial(f, **options) for f in (module.forward, module.backward))
     outs, dqs, dk, dv = [], [], jnp.zeros_like(k), jnp.zeros_like(v)

@@ -1,7 +1,6 @@
 """A chunk from calls of a kernel without a prefix: exact on a stand-in; cuDNN's calls are right."""
 
 import json
-import math
 import re
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seq1f1b_jax.ops.attention import Prefix, cudnn, dense
+from seq1f1b_jax.ops.attention import Prefix, Scoring, cudnn, dense
 from seq1f1b_jax.ops.attention.parts import Kernel, make_backend, parts_of
 
 CASES = {  # name: (Tq, offset, window)
@@ -29,10 +28,10 @@ CASES = {  # name: (Tq, offset, window)
 }
 
 
-def probabilities(q, k, lse, *, causal, window):
+def probabilities(q, k, lse, *, scale, causal, window):
     """`[B, Hq, Tq, S]`; normalised by `lse` where it is given. Masks are top-left aligned."""
     k = jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])
+    scores = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k)
     query, key = np.mgrid[: q.shape[1], : k.shape[1]]
     mask = (key <= query) | (not causal)
     mask &= query - key < (window or q.shape[1] + k.shape[1])
@@ -41,17 +40,17 @@ def probabilities(q, k, lse, *, causal, window):
     return jnp.exp(scores - lse[..., None]), lse
 
 
-def forward(q, k, v, *, causal, window):
-    p, lse = probabilities(q, k, None, causal=causal, window=window)
+def forward(q, k, v, **options):
+    p, lse = probabilities(q, k, None, **options)
     return jnp.einsum("bhqk,bkhd->bqhd", p, jnp.repeat(v, q.shape[2] // k.shape[2], axis=2)), lse
 
 
-def backward(q, k, v, out, lse, dout, *, causal, window):
-    p, _ = probabilities(q, k, lse, causal=causal, window=window)
+def backward(q, k, v, out, lse, dout, *, scale, causal, window):
+    p, _ = probabilities(q, k, lse, scale=scale, causal=causal, window=window)
     groups = q.shape[2] // k.shape[2]
     wide_k, wide_v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
     delta = jnp.einsum("bqhd,bqhd->bhq", out, dout)[..., None]
-    ds = p * (jnp.einsum("bqhd,bkhd->bhqk", dout, wide_v) - delta) / math.sqrt(q.shape[-1])
+    ds = p * (jnp.einsum("bqhd,bkhd->bhqk", dout, wide_v) - delta) * scale
     dq = jnp.einsum("bhqk,bkhd->bqhd", ds, wide_k)
     dk, dv = (jnp.einsum("bhqk,bqhd->bkhd", x, y) for x, y in ((ds, q), (p, dout)))
     dk, dv = (x.reshape(*k.shape[:3], groups, -1).sum(3) for x in (dk, dv))
@@ -64,10 +63,11 @@ STAND_IN = Kernel(forward, backward)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_parts_are_the_whole(case, x64):
     num_tokens, offset, window = case
+    scoring = Scoring(window, scale=0.3)
     draw = np.random.default_rng(0).standard_normal
     queries, keys = (2, num_tokens, 4, 8), (2, offset + num_tokens, 2, 8)
     q, k, v, dout = (jnp.asarray(draw(shape)) for shape in (queries, keys, keys, queries))
-    backend = make_backend("stand-in", STAND_IN, window=window)
+    backend = make_backend("stand-in", STAND_IN, scoring=scoring)
 
     @jax.jit
     def ours(q, k, v, dout):
@@ -78,8 +78,8 @@ def test_parts_are_the_whole(case, x64):
 
     @jax.jit
     def whole(q, k, v, dout):
-        out, lse = dense.forward(q, k, v, offset, window=window)
-        return out, lse, *dense.backward(q, k, v, offset, out, lse, dout, window=window)
+        out, lse = dense.forward(q, k, v, offset, scoring=scoring)
+        return out, lse, *dense.backward(q, k, v, offset, out, lse, dout, scoring=scoring)
 
     out, lse, grads = ours(q, k, v, dout)
     expected = dict(zip(("out", "lse", "dq", "dk", "dv"), whole(q, k, v, dout), strict=True))
@@ -159,8 +159,9 @@ def test_the_calls_are_those_of_jax(causal, window, monkeypatch):
         return out, pull(dout)
 
     def ours(q, k, v, dout):
-        out, lse = cudnn.forward(q, k, v, causal=causal, window=window)
-        return out, cudnn.backward(q, k, v, out, lse, dout, causal=causal, window=window)
+        options = {"scale": q.shape[-1] ** -0.5, "causal": causal, "window": window}
+        out, lse = cudnn.forward(q, k, v, **options)
+        return out, cudnn.backward(q, k, v, out, lse, dout, **options)
 
     found = custom_calls(ours)
     assert [call[0] for call in found] == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]

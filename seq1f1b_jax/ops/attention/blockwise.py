@@ -10,7 +10,6 @@ the needed ones are listed first, and a loop runs as many trips as there are. On
 reads its trip count back to the host (not measured).
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -20,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import heads
+from seq1f1b_jax.ops.attention.scoring import PLAIN, Scoring
 from seq1f1b_jax.ops.attention.visible import Starts, first_keys, needed, visible
 from seq1f1b_jax.ops.pairs import BLOCK_CPU as BLOCK
 from seq1f1b_jax.ops.pairs import Pairs, causal_pairs
@@ -31,8 +31,43 @@ Carry = TypeVar("Carry")
 class Attended(NamedTuple):
     """Softmax over the keys merged so far, in the accumulation dtype."""
 
-    out: Float[Array, "B Tq Hq D"]
+    out: Float[Array, "B Tq Hq Dv"]
     lse: Float[Array, "B Hq Tq"]
+
+
+class Scorer(NamedTuple):
+    """Scores of a pair of blocks from products of its queries and keys."""
+
+    scoring: Scoring
+    offset: int
+    num_heads: int
+    num_kv_heads: int
+
+    def of(self, products: Float[Array, "B Hkv R K"], head_dim: int, query, key, pairs: Pairs):
+        """Scores, and a factor that they still lack: products are scaled after their maximum."""
+        scale = self.scoring.scale_of(head_dim)
+        if not self.scoring.bends:
+            return products, scale
+        bias = self._bias(query, key, pairs, products.dtype)
+        scores, _ = self.scoring.cap(scale * products)
+        return (scores if bias is None else scores + bias), 1.0
+
+    def with_derivative(
+        self, products: Float[Array, "B Hkv K R"], head_dim: int, query, key, pairs: Pairs
+    ):
+        """Scores of transposed products, and their derivative by these."""
+        scale = self.scoring.scale_of(head_dim)
+        scores, derivative = self.scoring.cap(scale * products)
+        bias = self._bias(query, key, pairs, products.dtype)
+        scores = scores if bias is None else scores + bias.swapaxes(1, 2)
+        return scores, scale if derivative is None else scale * derivative
+
+    def _bias(self, query, key, pairs: Pairs, dtype) -> Float[Array, "Hkv R K"] | None:
+        queries = self.offset + query + jnp.arange(pairs.rows)
+        distance = queries[:, None] - (key + jnp.arange(pairs.cols))
+        return self.scoring.bias(
+            distance, num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, dtype=dtype
+        )
 
 
 class AttentionGradients(NamedTuple):
@@ -40,35 +75,35 @@ class AttentionGradients(NamedTuple):
 
     dq: Float[Array, "B Tq Hq D"]
     dk: Float[Array, "B S Hkv D"]
-    dv: Float[Array, "B S Hkv D"]
+    dv: Float[Array, "B S Hkv Dv"]
 
 
 def forward(
     q: Float[Array, "B Tq Hq D"],
     k: Float[Array, "B S Hkv D"],
-    v: Float[Array, "B S Hkv D"],
+    v: Float[Array, "B S Hkv Dv"],
     offset: int,
     starts: Starts | None = None,
     *,
     block: int = BLOCK,
-    window: int | None = None,
-) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
+    scoring: Scoring = PLAIN,
+) -> tuple[Float[Array, "B Tq Hq Dv"], Float[Array, "B Hq Tq"]]:
     """Attention of a chunk over its prefix and itself; the contract is in the package's docstring.
 
     Args:
       q: queries of positions `offset ... offset + Tq - 1`.
       k: keys of positions `0 ... offset + Tq - 1`.
-      v: values, like `k`.
+      v: values, like `k`; their heads may have another width.
       offset: tokens before the chunk.
       starts: first position of each query's document, never falling; `None`: one document.
       block: longest block, tokens; the workspace is a few `[B, Hq, block, block]`.
-      window: sliding-window size, in keys; `None`: no window.
+      scoring: how scores are made.
 
     Returns:
       out in q's dtype, lse in the accumulation dtype.
 
     Raises:
-      ValueError: `offset` negative, `block` or `window` below 1.
+      ValueError: `offset` negative, or `block` below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -79,12 +114,14 @@ def forward(
     batch, num_tokens, num_heads, _ = q.shape
     dtype = accumulation_dtype(q.dtype)
     state = Attended(
-        jnp.zeros(q.shape, dtype), jnp.full((batch, num_heads, num_tokens), -jnp.inf, dtype)
+        jnp.zeros((*q.shape[:3], v.shape[3]), dtype),
+        jnp.full((batch, num_heads, num_tokens), -jnp.inf, dtype),
     )
-    first = first_keys(starts, window, num_tokens=num_tokens, offset=offset)
-    for pairs in causal_pairs(num_tokens, offset, block=block, window=window):
+    first = first_keys(starts, scoring.window, num_tokens=num_tokens, offset=offset)
+    scorer = Scorer(scoring, offset, num_heads, k.shape[2])
+    for pairs in causal_pairs(num_tokens, offset, block=block, window=scoring.window):
         chosen = None if starts is None or pairs.causal else needed(first, pairs)
-        merge = partial(_merge, inputs=(q, k, v, first), pairs=pairs)
+        merge = partial(_merge, inputs=(q, k, v, first), pairs=pairs, scorer=scorer)
         state = _loop(pairs, merge, state, chosen)
     return state.out.astype(q.dtype), state.lse
 
@@ -92,20 +129,20 @@ def forward(
 def backward(
     q: Float[Array, "B Tq Hq D"],
     k: Float[Array, "B S Hkv D"],
-    v: Float[Array, "B S Hkv D"],
+    v: Float[Array, "B S Hkv Dv"],
     offset: int,
-    out: Float[Array, "B Tq Hq D"],
+    out: Float[Array, "B Tq Hq Dv"],
     lse: Float[Array, "B Hq Tq"],
-    dout: Float[Array, "B Tq Hq D"],
+    dout: Float[Array, "B Tq Hq Dv"],
     starts: Starts | None = None,
     *,
     block: int = BLOCK,
-    window: int | None = None,
-) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
+    scoring: Scoring = PLAIN,
+) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv Dv"]]:
     """AttentionGradients of `forward`'s out, given its results and `dout`.
 
     Args:
-      q: as for `forward`, and so k, v, offset, starts, block and window.
+      q: as for `forward`, and so k, v, offset, starts, block and scoring.
       k: see `forward`.
       v: see `forward`.
       offset: see `forward`.
@@ -114,13 +151,13 @@ def backward(
       dout: gradient of out, q's dtype.
       starts: see `forward`.
       block: see `forward`; need not be the forward's.
-      window: see `forward`.
+      scoring: see `forward`.
 
     Returns:
       dq in q's dtype, dk and dv in the accumulation dtype.
 
     Raises:
-      ValueError: `offset` negative, `block` or `window` below 1.
+      ValueError: `offset` negative, or `block` below 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -132,11 +169,13 @@ def backward(
     dtype = accumulation_dtype(q.dtype)
     delta = jnp.einsum("bthd,bthd->bht", out, dout, preferred_element_type=dtype)
     grads = AttentionGradients(*(jnp.zeros(x.shape, dtype) for x in (q, k, v)))
-    first = first_keys(starts, window, num_tokens=q.shape[1], offset=offset)
+    first = first_keys(starts, scoring.window, num_tokens=q.shape[1], offset=offset)
     inputs = (q, k, v, dout, lse, delta, first)
-    for pairs in causal_pairs(q.shape[1], offset, block=block, window=window):
+    scorer = Scorer(scoring, offset, q.shape[2], k.shape[2])
+    for pairs in causal_pairs(q.shape[1], offset, block=block, window=scoring.window):
         chosen = None if starts is None or pairs.causal else needed(first, pairs)
-        grads = _loop(pairs, partial(_add_pair, inputs=inputs, pairs=pairs), grads, chosen)
+        add = partial(_add_pair, inputs=inputs, pairs=pairs, scorer=scorer)
+        grads = _loop(pairs, add, grads, chosen)
     return grads.dq.astype(q.dtype), grads.dk, grads.dv
 
 
@@ -157,15 +196,17 @@ def _loop(
     return lax.scan(lambda carry, start: (body(carry, *start), None), carry, pairs.starts)[0]
 
 
-def _merge(state: Attended, query, key, *, inputs, pairs: Pairs) -> Attended:
+def _merge(
+    state: Attended, query, key, *, inputs, pairs: Pairs, scorer: Scorer
+) -> Attended:
     """Merge one block of keys into the softmax of one block of queries."""
     q, k, v, first = inputs
-    kv_heads, scale = k.shape[2], 1 / math.sqrt(q.shape[-1])
+    kv_heads = k.shape[2]
     k, v = (heads.head_major(_take(x, key, pairs.cols)) for x in (k, v))
     out = heads.to_rows(_take(state.out, query, pairs.rows), kv_heads)
     lse = heads.row_values(_take(state.lse, query, pairs.rows, dim=2), kv_heads)[..., None]
     q = heads.to_rows(_take(q, query, pairs.rows), kv_heads)
-    scores = _matmul("bhrd,bhkd->bhrk", q, k)
+    scores, scale = scorer.of(_matmul("bhrd,bhkd->bhrk", q, k), q.shape[-1], query, key, pairs)
     mask = _mask(first, pairs, query, key, scores.shape[2])
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
@@ -179,27 +220,30 @@ def _merge(state: Attended, query, key, *, inputs, pairs: Pairs) -> Attended:
     return Attended(_put(state.out, out, query), _put(state.lse, lse, query, dim=2))
 
 
-def _add_pair(grads: AttentionGradients, query, key, *, inputs, pairs: Pairs) -> AttentionGradients:
+def _add_pair(
+    grads: AttentionGradients, query, key, *, inputs, pairs: Pairs, scorer: Scorer
+) -> AttentionGradients:
     """Add what one pair of blocks contributes to dq, dk and dv.
 
     Scores are transposed, `[keys, rows]`, and dq is made feature by row: then no matmul reduces
     over the first dim of its left operand, which costs a factor of three on CPU.
     """
     q, k, v, dout, lse, delta, first = inputs
-    kv_heads, scale = k.shape[2], 1 / math.sqrt(q.shape[-1])
+    kv_heads = k.shape[2]
     q, dout = (heads.to_rows(_take(x, query, pairs.rows), kv_heads) for x in (q, dout))
     k, v = (_take(x, key, pairs.cols) for x in (k, v))
     lse, delta = (
         heads.row_values(_take(x, query, pairs.rows, dim=2), kv_heads)[:, :, None]
         for x in (lse, delta)
     )
-    scores = _matmul("bhkd,bhrd->bhkr", heads.head_major(k), q)
-    weights = jnp.exp(scale * scores - lse)
+    products = _matmul("bhkd,bhrd->bhkr", heads.head_major(k), q)
+    scores, derivative = scorer.with_derivative(products, q.shape[-1], query, key, pairs)
+    weights = jnp.exp(scores - lse)
     mask = _mask(first, pairs, query, key, scores.shape[3])
     if mask is not None:
         weights = jnp.where(mask.swapaxes(2, 3), weights, 0)
     dweights = _matmul("bhkd,bhrd->bhkr", heads.head_major(v), dout)
-    dscores = (weights * (dweights - delta) * scale).astype(q.dtype)
+    dscores = (weights * (dweights - delta) * derivative).astype(q.dtype)
     dv = _matmul("bhkr,bhrd->bhkd", weights.astype(q.dtype), dout)
     dk = _matmul("bhkr,bhrd->bhkd", dscores, q)
     dq = _matmul("bhdk,bhkr->bhdr", heads.feature_major(k), dscores)

@@ -19,6 +19,7 @@ from jaxtyping import DTypeLike
 from seq1f1b_jax.ops.attention import cudnn
 from seq1f1b_jax.ops.attention.contract import AttentionBackend, Prefix
 from seq1f1b_jax.ops.attention.registry import AUTO, NAMES, get_backend
+from seq1f1b_jax.ops.attention.scoring import PLAIN, Scoring
 
 NUM_TOKENS, OFFSET = 256, 256
 """Of the chunk that is compared."""
@@ -55,18 +56,20 @@ class Heads:
       num_kv_heads: key/value heads on one device.
       dim: of a head.
       dtype: of queries, keys and values.
-      window: the model's sliding-window size, in keys; `None`: no window.
+      value_dim: width of a head of values; `None`: `dim`.
+      scorings: how the layers make scores, each once.
     """
 
     num_heads: int
     num_kv_heads: int
     dim: int
     dtype: DTypeLike
-    window: int | None = None
+    value_dim: int | None = None
+    scorings: tuple[Scoring, ...] = (PLAIN,)
 
 
 def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> AttentionBackend:
-    """The backend of that name, or the best one for `auto`.
+    """The backend of that name, or the best one for `auto`; with the first of the scorings.
 
     `auto` is `cudnn` on GPUs that have it and pass the check, else `xla_blockwise`; the backend
     says why. Where the devices belong to all processes, these decide together.
@@ -87,13 +90,15 @@ def choose_backend(name: str, devices: Sequence[Device], heads: Heads) -> Attent
     if name not in NAMES:
         raise ValueError(f"attention={name!r} is unknown; use one of {', '.join(NAMES)}")
     platform = devices[0].platform
-    get = partial(get_backend, platform=platform, window=heads.window)
+    get = partial(get_backend, platform=platform, scoring=heads.scorings[0])
     if name not in (AUTO, "cudnn"):
         return get(name)
-    reason = cudnn.reason_against(
-        dtype=heads.dtype, head_dim=heads.dim, platform=platform,
-        capability=getattr(devices[0], "compute_capability", None),
+    against = partial(
+        cudnn.reason_against, dtype=heads.dtype, head_dim=heads.dim, value_dim=heads.value_dim,
+        platform=platform, capability=getattr(devices[0], "compute_capability", None),
     )
+    reasons = (against(scoring=scoring) for scoring in heads.scorings)
+    reason = next((text for text in reasons if text is not None), None)
     expected = platform == "cpu" and reason is not None  # nobody asks why a CPU has no cuDNN
     found = "not run: no such device here"
     here = _here(devices)
@@ -141,9 +146,9 @@ def check(device: jax.Device, heads: Heads) -> str | None:
     num_kv_heads = min(heads.num_kv_heads, 2)
     groups = heads.num_heads // heads.num_kv_heads
     small = replace(heads, num_heads=groups * num_kv_heads, num_kv_heads=num_kv_heads)
-    for window in (None,) if heads.window is None else WINDOWS:
+    for scoring in _checked(heads.scorings):
         try:
-            error, where = _difference(device, replace(small, window=window))
+            error, where = _difference(device, replace(small, scorings=(scoring,)))
         except ERRORS as failure:
             text = str(failure).strip().splitlines() or [""]
             return f"cuDNN's attention failed its check: {type(failure).__name__}: {text[0][:200]}"
@@ -155,6 +160,15 @@ def check(device: jax.Device, heads: Heads) -> str | None:
     return None
 
 
+def _checked(scorings: tuple[Scoring, ...]) -> list[Scoring]:
+    """The scorings with windows of the chunk that is compared, each once."""
+    found = []
+    for scoring in scorings:
+        windows = (None,) if scoring.window is None else WINDOWS
+        found += [replace(scoring, window=window) for window in windows]
+    return list(dict.fromkeys(found))
+
+
 def _difference(device: jax.Device, heads: Heads) -> tuple[float, str]:
     """Largest relative difference between cuDNN and the oracle, and in what."""
     draw = np.random.default_rng(0).standard_normal
@@ -164,7 +178,7 @@ def _difference(device: jax.Device, heads: Heads) -> tuple[float, str]:
     values = [jnp.asarray(draw(shape), heads.dtype) for shape in shapes]
     found = {}
     for name, dtype in (("cudnn", heads.dtype), ("xla_dense", jnp.float32)):
-        backend = get_backend(name, platform=device.platform, window=heads.window)
+        backend = get_backend(name, platform=device.platform, scoring=heads.scorings[0])
         inputs = jax.device_put([value.astype(dtype) for value in values], device)
         found[name] = jax.jit(_both, static_argnums=0)(_Run(backend), *inputs)
     errors = {}

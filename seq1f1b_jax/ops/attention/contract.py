@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from seq1f1b_jax.ops.attention.scoring import PLAIN, Scoring
 from seq1f1b_jax.ops.attention.visible import Starts
 
 
@@ -18,7 +19,7 @@ class Prefix(NamedTuple):
     """
 
     k: Float[Array, "B S Hkv D"]
-    v: Float[Array, "B S Hkv D"]
+    v: Float[Array, "B S Hkv Dv"]
 
 
 class ChunkGradients(NamedTuple):
@@ -26,7 +27,7 @@ class ChunkGradients(NamedTuple):
 
     dq: Float[Array, "B Tq Hq D"]
     dk: Float[Array, "B Tq Hkv D"]
-    dv: Float[Array, "B Tq Hkv D"]
+    dv: Float[Array, "B Tq Hkv Dv"]
     prefix: Prefix | None
 
 
@@ -38,6 +39,8 @@ class AttentionBackend:
       name: key in the registry, as in a configuration file.
       forward: `(q, k, v, prefix, starts=None) -> (out, lse)`.
       backward: `(q, k, v, prefix, out, lse, dout, starts=None) -> ChunkGradients`.
+      rescored: the same backend for another `Scoring`; `None`: it has but one. It raises a
+        ValueError for what it lacks.
       block: longest side of the score blocks in memory, tokens; `None`: the whole score matrix;
         0: none, scores never reach memory.
       documents: whether it takes `starts`.
@@ -47,6 +50,7 @@ class AttentionBackend:
     name: str
     forward: Callable
     backward: Callable
+    rescored: Callable[[Scoring], "AttentionBackend"] | None = None
     block: int | None = None
     documents: bool = True
     why: str = ""
@@ -55,20 +59,40 @@ class AttentionBackend:
         """The same backend, with the reason for which it was chosen."""
         return replace(self, why=why)
 
+    def of(self, scoring: Scoring) -> "AttentionBackend":
+        """The same backend for layers of this scoring.
+
+        Raises:
+          ValueError: it lacks what these layers need.
+        """
+        if self.rescored is None:
+            raise ValueError(
+                f"attention {self.name!r} has one scoring for all layers, and these differ; give "
+                "AttentionBackend.rescored, or use 'xla_blockwise'"
+            )
+        return self.rescored(scoring).because(self.why)
+
 
 def joined(
-    name: str, forward: Callable, backward: Callable, *, block: int | None = None
+    name: str, forward: Callable, backward: Callable, *, block: int | None = None,
+    scoring: Scoring = PLAIN,
 ) -> AttentionBackend:
     """A backend of functions that take prefix and chunk as one array.
 
     Args:
       name: see `AttentionBackend`.
-      forward: `(q, k, v, offset, starts) -> (out, lse)`; k and v `[B, offset + Tq, Hkv, D]`.
-      backward: `(q, k, v, offset, out, lse, dout, starts) -> (dq, dk, dv)`.
+      forward: `(q, k, v, offset, starts, *, scoring) -> (out, lse)`; k and v
+        `[B, offset + Tq, Hkv, D]`.
+      backward: `(q, k, v, offset, out, lse, dout, starts, *, scoring) -> (dq, dk, dv)`.
       block: see `AttentionBackend`.
+      scoring: how scores are made.
     """
     return AttentionBackend(
-        name, partial(_forward, forward), partial(_backward, backward), block=block
+        name,
+        partial(_forward, partial(forward, scoring=scoring)),
+        partial(_backward, partial(backward, scoring=scoring)),
+        rescored=lambda other: joined(name, forward, backward, block=block, scoring=other),
+        block=block,
     )
 
 
@@ -76,10 +100,10 @@ def _forward(
     function: Callable,
     q: Float[Array, "B Tq Hq D"],
     k: Float[Array, "B Tq Hkv D"],
-    v: Float[Array, "B Tq Hkv D"],
+    v: Float[Array, "B Tq Hkv Dv"],
     prefix: Prefix | None,
     starts: Starts | None = None,
-) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
+) -> tuple[Float[Array, "B Tq Hq Dv"], Float[Array, "B Hq Tq"]]:
     k, v, offset = _join(k, v, prefix)
     return function(q, k, v, offset, starts)
 
@@ -88,11 +112,11 @@ def _backward(
     function: Callable,
     q: Float[Array, "B Tq Hq D"],
     k: Float[Array, "B Tq Hkv D"],
-    v: Float[Array, "B Tq Hkv D"],
+    v: Float[Array, "B Tq Hkv Dv"],
     prefix: Prefix | None,
-    out: Float[Array, "B Tq Hq D"],
+    out: Float[Array, "B Tq Hq Dv"],
     lse: Float[Array, "B Hq Tq"],
-    dout: Float[Array, "B Tq Hq D"],
+    dout: Float[Array, "B Tq Hq Dv"],
     starts: Starts | None = None,
 ) -> ChunkGradients:
     k, v, offset = _join(k, v, prefix)

@@ -8,13 +8,13 @@ The backward adds in no fixed order: two runs may differ in the last bits of gra
 """
 
 import json
-import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from seq1f1b_jax.ops.attention.parts import Kernel
+from seq1f1b_jax.ops.attention.scoring import PLAIN, Scoring
 
 DTYPES = ("bfloat16", "float16")
 LARGEST_HEAD = 128
@@ -38,7 +38,8 @@ NUM_FORWARD = 2
 
 
 def reason_against(
-    *, dtype: DTypeLike, head_dim: int, platform: str, capability: str | None
+    *, dtype: DTypeLike, head_dim: int, platform: str, capability: str | None,
+    value_dim: int | None = None, scoring: Scoring = PLAIN,
 ) -> str | None:
     """Why the kernels cannot run, by what is known before compiling; `None`: they can.
 
@@ -47,6 +48,8 @@ def reason_against(
       head_dim: D.
       platform: of the device, as in `jax.Device.platform`.
       capability: CUDA compute capability, such as "9.0"; `None`: not known.
+      value_dim: width of the heads of values; `None`: D.
+      scoring: how scores are made.
 
     Example:
       >>> reason_against(dtype="float32", head_dim=64, platform="gpu", capability="9.0")
@@ -62,6 +65,11 @@ def reason_against(
             f"cuDNN needs heads of a multiple of 8, at most {LARGEST_HEAD}, and "
             f"head_dim={head_dim}"
         )
+    if value_dim not in (None, head_dim):
+        return f"cuDNN is called for values as wide as keys, {head_dim}, not {value_dim}"
+    missing = scoring.missing(softcap=False, slopes=False)
+    if missing is not None:
+        return f"cuDNN's kernel has {missing}"
     if capability and tuple(map(int, capability.split("."))) < AMPERE:
         return f"cuDNN needs compute capability 8.0 (Ampere), and the GPU has {capability}"
     return None
@@ -72,6 +80,7 @@ def forward(
     k: Float[Array, "B S Hkv D"],
     v: Float[Array, "B S Hkv D"],
     *,
+    scale: float,
     causal: bool,
     window: int | None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
@@ -86,7 +95,9 @@ def forward(
         ),
         output_layouts=(TOKEN_MAJOR, None, None),
         custom_call_api_version=2,
-        legacy_backend_config=_config(q, k, causal=causal, window=window, backward=False),
+        legacy_backend_config=_config(
+            q, k, scale=scale, causal=causal, window=window, backward=False
+        ),
     )
     out, lse, _ = call(q, k, v)
     return out.transpose(TOKEN_MAJOR), lse
@@ -100,6 +111,7 @@ def backward(
     lse: Float[Array, "B Hq Tq"],
     dout: Float[Array, "B Tq Hq D"],
     *,
+    scale: float,
     causal: bool,
     window: int | None,
 ) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B S Hkv D"], Float[Array, "B S Hkv D"]]:
@@ -116,7 +128,9 @@ def backward(
         ),
         output_layouts=(TOKEN_MAJOR, TOKEN_MAJOR, TOKEN_MAJOR, None),
         custom_call_api_version=2,
-        legacy_backend_config=_config(q, k, causal=causal, window=window, backward=True),
+        legacy_backend_config=_config(
+            q, k, scale=scale, causal=causal, window=window, backward=True
+        ),
     )
     *grads, _ = call(q, k, v, lse, dout, out)
     dq, dk, dv = (grad.transpose(TOKEN_MAJOR) for grad in grads)
@@ -126,7 +140,9 @@ def backward(
 KERNEL = Kernel(forward, backward)
 
 
-def _config(q: Array, k: Array, *, causal: bool, window: int | None, backward: bool) -> str:
+def _config(
+    q: Array, k: Array, *, scale: float, causal: bool, window: int | None, backward: bool
+) -> str:
     """The call's `CudnnfMHABackendConfig`, in the spelling that XLA parses."""
     batch, num_tokens, num_heads, dim = q.shape
     scores = (batch, num_heads, num_tokens, k.shape[1])
@@ -149,7 +165,7 @@ def _config(q: Array, k: Array, *, causal: bool, window: int | None, backward: b
             "is_cudnn_frontend": True,
             "workspace_size": "0",
         },
-        "fmha_scale": 1 / math.sqrt(dim),
+        "fmha_scale": scale,
         "intermediate_tensor_shape": {
             "element_type": {"bfloat16": "BF16", "float16": "F16"}[q.dtype.name],
             "dimensions": [str(size) for size in scores],

@@ -25,17 +25,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention.contract import AttentionBackend, ChunkGradients, Prefix
+from seq1f1b_jax.ops.attention.scoring import PLAIN, Scoring
 from seq1f1b_jax.ops.attention.visible import Starts
 from seq1f1b_jax.ops.precision import accumulation_dtype
 
 
 class Kernel(NamedTuple):
-    """Attention of `Tq` queries over `S` keys; scores are scaled by `1/sqrt(D)`.
+    """Attention of `Tq` queries over `S` keys; products are scaled by `scale`.
 
     Attributes:
-      forward: `(q, k, v, *, causal, window) -> (out, lse)`; query i sees keys `0 ... i` where
-        causal, and of these the last `window`, where that is not `None`.
-      backward: `(q, k, v, out, lse, dout, *, causal, window) -> (dq, dk, dv)`, for any out and lse.
+      forward: `(q, k, v, *, scale, causal, window) -> (out, lse)`; query i sees keys `0 ... i`
+        where causal, and of these the last `window`, where that is not `None`.
+      backward: `(q, k, v, out, lse, dout, *, scale, causal, window) -> (dq, dk, dv)`, for any out
+        and lse.
     """
 
     forward: Callable
@@ -52,17 +54,28 @@ class Part(NamedTuple):
     reverse: bool
 
 
-def make_backend(name: str, kernel: Kernel, *, window: int | None = None) -> AttentionBackend:
+def make_backend(name: str, kernel: Kernel, *, scoring: Scoring = PLAIN) -> AttentionBackend:
     """The contract of `ops.attention` from a kernel of that kind.
 
     Args:
       name: of the backend.
       kernel: the calls.
-      window: the model's sliding-window size, in keys; `None`: no window.
+      scoring: how scores are made.
+
+    Raises:
+      ValueError: the kernel has no such scores.
     """
-    bound = {"kernel": kernel, "window": window}
+    missing = scoring.missing(softcap=False, slopes=False)
+    if missing is not None:
+        raise ValueError(
+            f"attention={name!r} has {missing}, which this model needs; use 'xla_blockwise', or "
+            "'auto', which does so by itself"
+        )
+    bound = {"kernel": kernel, "scoring": scoring}
     return AttentionBackend(
-        name, partial(forward, **bound), partial(backward, **bound), block=0, documents=False
+        name, partial(forward, **bound), partial(backward, **bound),
+        rescored=lambda other: make_backend(name, kernel, scoring=other),
+        block=0, documents=False,
     )
 
 
@@ -96,24 +109,25 @@ def parts_of(num_tokens: int, offset: int, window: int | None) -> Iterator[Part]
 def forward(
     q: Float[Array, "B Tq Hq D"],
     k: Float[Array, "B Tq Hkv D"],
-    v: Float[Array, "B Tq Hkv D"],
+    v: Float[Array, "B Tq Hkv Dv"],
     prefix: Prefix | None,
     starts: Starts | None = None,
     *,
     kernel: Kernel,
-    window: int | None = None,
-) -> tuple[Float[Array, "B Tq Hq D"], Float[Array, "B Hq Tq"]]:
+    scoring: Scoring = PLAIN,
+) -> tuple[Float[Array, "B Tq Hq Dv"], Float[Array, "B Hq Tq"]]:
     """Attention of a chunk over its prefix and itself; the contract is in the package's docstring.
 
     Raises:
       ValueError: `starts`, which no part can see.
     """
     _refuse(starts)
-    done = None
-    for part in parts_of(q.shape[1], _offset(prefix), window):
+    done, scale = None, scoring.scale_of(q.shape[-1])
+    for part in parts_of(q.shape[1], _offset(prefix), scoring.window):
         keys, values = _keys(part, k, v, prefix)
         out, lse = kernel.forward(
-            _order(part, q[:, part.queries]), keys, values, causal=part.causal, window=part.window
+            _order(part, q[:, part.queries]), keys, values, scale=scale, causal=part.causal,
+            window=part.window,
         )
         found = _order(part, out), _order(part, lse, dim=2)
         done = found if done is None else _merge(done, found)
@@ -124,15 +138,15 @@ def forward(
 def backward(
     q: Float[Array, "B Tq Hq D"],
     k: Float[Array, "B Tq Hkv D"],
-    v: Float[Array, "B Tq Hkv D"],
+    v: Float[Array, "B Tq Hkv Dv"],
     prefix: Prefix | None,
-    out: Float[Array, "B Tq Hq D"],
+    out: Float[Array, "B Tq Hq Dv"],
     lse: Float[Array, "B Hq Tq"],
-    dout: Float[Array, "B Tq Hq D"],
+    dout: Float[Array, "B Tq Hq Dv"],
     starts: Starts | None = None,
     *,
     kernel: Kernel,
-    window: int | None = None,
+    scoring: Scoring = PLAIN,
 ) -> ChunkGradients:
     """Gradients of `forward`'s out.
 
@@ -143,14 +157,14 @@ def backward(
     """
     _refuse(starts)
     dtype, dq, own, before = accumulation_dtype(q.dtype), None, None, []
-    for part in parts_of(q.shape[1], _offset(prefix), window):
+    for part in parts_of(q.shape[1], _offset(prefix), scoring.window):
         keys, values = _keys(part, k, v, prefix)
         queries = (_order(part, x[:, part.queries]) for x in (q, out, dout))
         q_part, out_part, dout_part = queries
         lse_part = _order(part, lse[:, :, part.queries], dim=2)
         dq_part, *grads = kernel.backward(
             q_part, keys, values, out_part, lse_part, dout_part,
-            causal=part.causal, window=part.window,
+            scale=scoring.scale_of(q.shape[-1]), causal=part.causal, window=part.window,
         )
         dq_part = _order(part, dq_part)
         dq = dq_part if dq is None else _add_front(dq.astype(dtype), dq_part)
