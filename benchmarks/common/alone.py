@@ -16,6 +16,7 @@ import numpy as np
 from seq1f1b_jax.ops.attention import AttentionBackend, Prefix
 from seq1f1b_jax.pipeline import PipelineStep, Stage
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit
+from seq1f1b_jax.pipeline.executor.initial import initial_state
 from seq1f1b_jax.pipeline.executor.scan import ACTIONS
 from seq1f1b_jax.pipeline.params.positions import take_out
 from seq1f1b_jax.pipeline.stage import Params
@@ -41,7 +42,7 @@ def time_actions(
     }
     inputs = Inputs(weights, tables, *map(jnp.asarray, batch))
     message = jax.random.normal(jax.random.key(2), program.message_shape)
-    state = jax.jit(program.initial_state)()
+    state = jax.jit(partial(initial_state, program))()
     held = {"state": jax.device_put(state, jax.local_devices()[0])}  # sharded as the result
 
     def action(op: Op, chunk: int) -> Callable[[], float]:

@@ -103,8 +103,8 @@ def _shapes(heads: Heads, queries: int, offset: int):
     return [jax.ShapeDtypeStruct((1, *shape, dim), jnp.bfloat16) for shape in shapes]
 
 
-def _backend(name: str, q):
-    return get_backend(name, platform=jax.devices()[0].platform, num_heads=q.shape[2])
+def _backend(name: str):
+    return get_backend(name, platform=jax.devices()[0].platform)
 
 
 def _prefix(k, v) -> Prefix | None:
@@ -112,11 +112,11 @@ def _prefix(k, v) -> Prefix | None:
 
 
 def _forward(name: str, q, k, v, prefix_k, prefix_v):
-    return _backend(name, q).forward(q, k, v, _prefix(prefix_k, prefix_v))
+    return _backend(name).forward(q, k, v, _prefix(prefix_k, prefix_v))
 
 
 def _backward(name: str, q, k, v, prefix_k, prefix_v, out, lse, dout):
-    return _backend(name, q).backward(q, k, v, _prefix(prefix_k, prefix_v), out, lse, dout)
+    return _backend(name).backward(q, k, v, _prefix(prefix_k, prefix_v), out, lse, dout)
 
 
 def _whole(implementation: str) -> dict[str, Callable]:

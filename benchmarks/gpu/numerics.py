@@ -9,7 +9,15 @@ import numpy as np
 
 from benchmarks.common import report
 from benchmarks.gpu.run import Run
-from seq1f1b_jax.ops.attention import BACKENDS, Heads, Prefix, choose_backend, cudnn, get_backend
+from seq1f1b_jax.ops.attention import (
+    BACKENDS,
+    Heads,
+    Prefix,
+    Scoring,
+    choose_backend,
+    cudnn,
+    get_backend,
+)
 
 TAIL = 128
 """Keys behind the prefix in its cache, which no query may see."""
@@ -103,7 +111,7 @@ def _lower(backend: str, shape, window):
 def _both(name: str, offset: int, window, q, k, v, cache_k, cache_v, dout):
     """Values in the order of `NAMES`; the prefix is read from its cache as the executor does."""
     platform = jax.devices()[0].platform
-    backend = get_backend(name, platform=platform, window=window, num_heads=q.shape[2])
+    backend = get_backend(name, platform=platform, scoring=Scoring(window))
     prefix = Prefix(cache_k[:, :offset], cache_v[:, :offset]) if offset else None
     out, lse = backend.forward(q, k, v, prefix)
     grads = backend.backward(q, k, v, prefix, out, lse, dout)

@@ -15,6 +15,7 @@ from benchmarks.gpu.run import Run
 from benchmarks.gpu.timing import time_calls
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
+from seq1f1b_jax.pipeline.executor.initial import state_shapes
 from seq1f1b_jax.pipeline.executor.scan import ACTIONS
 from seq1f1b_jax.pipeline.weights import prepare_inputs
 from seq1f1b_jax.schedule import Op, StageCost, balanced_lengths
@@ -109,16 +110,18 @@ def _action(step, op: Op, chunk: int):
 def _state(step):
     """Shapes of state, unit and message."""
     program = step.program(1)
-    unit = Unit(*(jax.ShapeDtypeStruct((), jnp.int32) for _ in Unit._fields))
+    columns = [getattr(step.table.actions, name) for name in Unit._fields]  # [tick, rank, ...]
+    unit = Unit(*(jax.ShapeDtypeStruct(column.shape[2:], jnp.int32) for column in columns))
     message = jax.ShapeDtypeStruct(program.message_shape, program.compute_dtype)
-    return program.state_shapes(), unit, message
+    return state_shapes(program), unit, message
 
 
 def _time(run: Run, step, op: Op, chunk: int, held, message, inputs) -> dict[str, float]:
     actions = step.table.actions
     here = (actions.op[:, 0] == OP_CODES[op]) & (actions.chunk[:, 0] == chunk)
     tick = int(np.flatnonzero(here)[0])
-    unit = Unit(*(jnp.int32(getattr(actions, name)[tick, 0]) for name in Unit._fields))
+    columns = [getattr(actions, name) for name in Unit._fields]
+    unit = Unit(*(jnp.asarray(column[tick, 0], jnp.int32) for column in columns))
     call = run.programs.get(_name(op, chunk)).call
 
     def act():

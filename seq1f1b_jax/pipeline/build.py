@@ -1,10 +1,11 @@
 """Build a training step or an evaluation from a model, a plan and a mesh: the public entry."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jax.sharding import Mesh
 
-from seq1f1b_jax.ops.attention import AttentionBackend, choose_backend
+from seq1f1b_jax.ops.attention import AttentionBackend, Scoring, choose_backend
 from seq1f1b_jax.ops.axes import PIPE, TENSOR, axis_size
 from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.halves import tensor_axis
@@ -19,6 +20,7 @@ from seq1f1b_jax.pipeline.stage import (
 from seq1f1b_jax.pipeline.step import PipelineStep, heads_of
 from seq1f1b_jax.schedule import Plan, lower, validate
 from seq1f1b_jax.schedule.memory.layers import is_unrolled, offloaded_layers
+from seq1f1b_jax.schedule.user_code import import_named, one_line_refusal
 
 
 def build_step(
@@ -110,6 +112,34 @@ def build_step(
 
 
 def choose_attention(stage: Stage, mesh: Mesh, options: ExecutorOptions) -> AttentionBackend:
-    """The attention of a step, see `ops.attention.choose_backend`."""
+    """The attention of a step: see `ops.attention.choose_backend`, or the user's own.
+
+    Raises:
+      ValueError: no such backend, or one that lacks what a layer needs.
+    """
     part = shard_stage(stage, tensor_axis(axis_size(mesh, TENSOR), options))
-    return choose_backend(options.attention, list(mesh.devices.flat), heads_of(part, options))
+    heads = heads_of(part, options)
+    if ":" in options.attention:
+        backend = _own_attention(options.attention, heads.scorings[0])
+    else:
+        backend = choose_backend(options.attention, list(mesh.devices.flat), heads)
+    for scoring in heads.scorings[1:]:
+        backend.of(scoring)
+    return backend
+
+
+def _own_attention(name: str, scoring: Scoring) -> AttentionBackend:
+    """What `package.module:function` makes of a scoring."""
+    make = import_named(name, what="executor.attention", kind="a function")
+
+    def made(scoring: Scoring) -> AttentionBackend:
+        with one_line_refusal(f"executor.attention={name} failed for {scoring}"):
+            backend = make(scoring)
+        if not isinstance(backend, AttentionBackend):
+            raise ValueError(
+                f"executor.attention={name} gave a {type(backend).__name__}; it must return an "
+                "ops.attention.AttentionBackend for the Scoring that it is given"
+            )
+        return replace(backend, name=name, rescored=made)
+
+    return made(scoring)

@@ -6,6 +6,7 @@ be called on either half of the tokens; nothing then orders a half's gather behi
 matmuls, and the compiler's scheduler puts one beside the other.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.tensor import TOKENS, TensorAxis
 from seq1f1b_jax.pipeline.options import ExecutorOptions
-from seq1f1b_jax.pipeline.stage import Stage, Tree
+from seq1f1b_jax.pipeline.stage import Stage, Tree, of_kind
 
 NUM_PARTS = 2
 
@@ -57,6 +58,10 @@ class Halves:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stage, name)
 
+    def of_kind(self, kind: Hashable) -> "Halves":
+        """See `pipeline.stage.kinds_of`."""
+        return Halves(of_kind(self.stage, kind))
+
     def context(self, positions: Int[Array, "*B T"]) -> tuple[Tree, ...]:
         """That of each half."""
         return tuple(map(self.stage.context, jnp.split(positions, NUM_PARTS, axis=-1)))
@@ -67,7 +72,7 @@ class Halves:
         found = [self.stage.pre(*half) for half in halves]
         return tuple(jnp.concatenate(parts, axis=TOKENS) for parts in zip(*found, strict=True))
 
-    def post(self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq D"]):
+    def post(self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq Dv"]):
         """The layer's output for the own tokens of both halves."""
         tokens = (jnp.split(a, NUM_PARTS, axis=TOKENS) for a in (x, attended))
         halves = zip(_apart(layer), *tokens, strict=True)

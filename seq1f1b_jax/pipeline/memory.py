@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from seq1f1b_jax.ops.pairs import block_scores
+from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry, plan_residuals
 from seq1f1b_jax.pipeline.executor.program import Program
-from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, plan_residuals
 from seq1f1b_jax.pipeline.stage import Tree
 from seq1f1b_jax.schedule import Op
 from seq1f1b_jax.schedule.memory.sizes import Scores, StepSizes, Value
@@ -75,7 +75,10 @@ def sizes_of(program: Program) -> StepSizes:
     """The sizes that a program's bytes follow from, found by tracing one layer."""
     stage, weights = program.stage, program.weight_shapes
     x = program.layer_input(program.lengths[0])
-    all_values = plan_residuals(stage, program.layer_shapes, x, policy="none")
+    kinds = [
+        plan_residuals(kind.stage, program.layer_shapes, x, policy="none") for kind in program.kinds
+    ]
+    layer_values = max((_values(plan.entries) for plan in kinds), key=_total)
     splits = Op.W in program.table.ops
     return StepSizes(
         platform=program.platform,
@@ -95,9 +98,10 @@ def sizes_of(program: Program) -> StepSizes:
         vocab_part=program.layout.vocab_part,
         itemsize=program.compute_dtype.itemsize,
         wide=program.accumulation_dtype.itemsize,
-        residuals=_values(program.residual_plans[0].entries),
-        deferred=_values(program.layer_splits[0].entries.values()) if splits else (),
-        layer_values=_values(all_values.entries),
+        value_dim=getattr(stage, "value_dim", None),
+        residuals=_values(program.entries(0).values()),
+        deferred=_values(program.deferred_entries(0).values()) if splits else (),
+        layer_values=layer_values,
         scores=tuple(
             Scores(*block_scores(length, offset, block=program.attention.block))
             for length, offset in zip(program.lengths, program.offsets, strict=True)
@@ -114,6 +118,10 @@ def sizes_of(program: Program) -> StepSizes:
 
 def _values(entries: Iterable[ArenaEntry]) -> tuple[Value, ...]:
     return tuple(Value(entry.size, entry.dtype.itemsize) for entry in entries)
+
+
+def _total(values: Iterable[Value]) -> int:
+    return sum(value.nbytes for value in values)
 
 
 def _count(tree: Tree) -> int:

@@ -6,11 +6,14 @@ called by the executor between `pre` and `post`; the two vocabulary tables belon
 because the first and the last rank share one buffer for them.
 """
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from jax.tree import leaves_with_path
 from jax.tree_util import keystr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from seq1f1b_jax.ops.attention import Scoring
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 
 Tree = Any
@@ -44,10 +47,13 @@ class Stage(Protocol):
     They must be token-wise: no function may look at another position of its input (only attention,
     which the executor calls, looks back). Properties may be fields of a frozen dataclass.
 
-    A stage may also have `window`, a sliding-window size in keys; see `window_of`. One that has
-    learned so many positions and no more has `max_positions`; see `max_positions_of`; whose tables
-    of them are sharded, `position_tables`; see `position_tables_of`. One whose layers can be
-    sharded over devices has `shard(tensor)`; see `shard_stage`.
+    A stage may also have more, each with a function here that says what it is: `scoring`, or only
+    its `window`, how attention makes scores (`scoring_of`); `value_dim`, another width of values
+    (`value_dim_of`); `sinks`, the layer's leaf of attention sinks (`sinks_of`); `logit_softcap`
+    (`logit_softcap_of`); `layer_kinds` and `of_kind`, for layers that differ (`kinds_of`);
+    `max_positions`, where it has learned so many (`max_positions_of`), and `position_tables`, where
+    these are sharded (`position_tables_of`); `shard`, where layers can be sharded over devices
+    (`shard_stage`).
     """
 
     @property
@@ -93,12 +99,12 @@ class Stage(Protocol):
 
     def pre(
         self, layer: Tree, x: Float[Array, "B t d"], context: Tree
-    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
+    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv Dv"]]:
         """One layer before attention: norm, query/key/value projections, rotary."""
         ...
 
     def post(
-        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq D"]
+        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq Dv"]
     ) -> Float[Array, "B t d"]:
         """One layer after attention: output projection, residual, norm, MLP, residual."""
         ...
@@ -108,9 +114,55 @@ class Stage(Protocol):
         ...
 
 
-def window_of(stage: Stage) -> int | None:
-    """Sliding-window size in keys; `None`, the default of a stage without the field: no window."""
-    return getattr(stage, "window", None)
+def scoring_of(stage: Stage) -> Scoring:
+    """How attention makes scores; of a stage with nothing but a `window`, so many keys are seen."""
+    scoring = getattr(stage, "scoring", None)
+    return Scoring(window=getattr(stage, "window", None)) if scoring is None else scoring
+
+
+def value_dim_of(stage: Stage) -> int:
+    """Width of a head of values, and of what attention gives; the default is `head_dim`."""
+    return getattr(stage, "value_dim", None) or stage.head_dim
+
+
+def sinks_of(stage: Stage) -> str | None:
+    """Path in a layer's weights, dots between, of its attention sinks `[Hq]`; `None`: no sinks.
+
+    A sink is a score without a key: it takes its share of the softmax and gives no value.
+    """
+    return getattr(stage, "sinks", None)
+
+
+def logit_softcap_of(stage: Stage) -> float | None:
+    """Absolute value below which logits are bent by a tanh; `None`: they are as they are."""
+    return getattr(stage, "logit_softcap", None)
+
+
+def kinds_of(stage: Stage) -> tuple[Hashable, ...]:
+    """What each layer is, for a stage whose layers differ: equal kinds are computed alike.
+
+    All layers have weights of the same shapes. A kind is hashable and known while a program is
+    traced; which stage of the pipeline has which layers does not matter. `None` everywhere is the
+    default of a stage without `layer_kinds`.
+    """
+    return tuple(getattr(stage, "layer_kinds", None) or (None,) * stage.num_layers)
+
+
+def of_kind(stage: Stage, kind: Hashable) -> Stage:
+    """The stage whose `context`, `pre`, `post` and `scoring` are those of one kind of layer."""
+    return stage if kind is None else stage.of_kind(kind)  # type: ignore[attr-defined]
+
+
+def kind_stages(stage: Stage) -> dict[Hashable, Stage]:
+    """By kind, in the order in which the model has them."""
+    return {kind: of_kind(stage, kind) for kind in dict.fromkeys(kinds_of(stage))}
+
+
+def windows_of(stage: Stage) -> tuple[int | None, ...]:
+    """Sliding-window size of each layer, in keys; `None`: no window. Once, where all are equal."""
+    by_kind = {kind: scoring_of(one).window for kind, one in kind_stages(stage).items()}
+    windows = tuple(by_kind[kind] for kind in kinds_of(stage))
+    return windows[:1] if len(set(windows)) == 1 else windows
 
 
 def max_positions_of(stage: Stage) -> int | None:
@@ -137,6 +189,18 @@ def position_tables_of(stage: Stage) -> tuple[str, ...]:
 def leaf_name(path: tuple) -> str:
     """A tree path with dots between, `layers.mlp.up.kernel`."""
     return keystr(path, simple=True, separator=".")
+
+
+def leaf_at(tree: Tree, name: str) -> Any:
+    """The leaf of that path.
+
+    Raises:
+      ValueError: there is none.
+    """
+    leaves = {leaf_name(path): leaf for path, leaf in leaves_with_path(tree)}
+    if name not in leaves:
+        raise ValueError(f"{name!r} is no leaf of a layer; these are {', '.join(leaves)}")
+    return leaves[name]
 
 
 def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:

@@ -33,7 +33,14 @@ from seq1f1b_jax.pipeline.params.sharding import (
     shardings,
     specs,
 )
-from seq1f1b_jax.pipeline.stage import Params, Stage, shard_stage, window_of
+from seq1f1b_jax.pipeline.stage import (
+    Params,
+    Stage,
+    kind_stages,
+    scoring_of,
+    shard_stage,
+    value_dim_of,
+)
 from seq1f1b_jax.pipeline.weights import collect_gradients, prepare_inputs
 from seq1f1b_jax.schedule import Plan, TickTable, forward_plan, lower
 
@@ -255,10 +262,12 @@ def count_targets(targets: Tokens) -> Int[Array, ""]:
 
 def heads_of(stage: Stage, options: ExecutorOptions) -> Heads:
     """What attention is computed of on one device."""
+    scorings = [scoring_of(kind) for kind in kind_stages(stage).values()]
     return Heads(
         num_heads=stage.num_heads,
         num_kv_heads=stage.num_kv_heads,
         dim=stage.head_dim,
         dtype=jnp.dtype(options.compute_dtype).name,
-        window=window_of(stage),
+        value_dim=value_dim_of(stage),
+        scorings=tuple(dict.fromkeys(scorings)),
     )

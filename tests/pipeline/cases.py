@@ -15,7 +15,7 @@ from seq1f1b_jax.inference import reference_loss
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.ops.attention.parts import make_backend
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
-from seq1f1b_jax.pipeline.stage import window_of
+from seq1f1b_jax.pipeline.stage import scoring_of
 from seq1f1b_jax.schedule import make_plan
 from tests.ops.test_parts import STAND_IN
 from tests.pipeline.case import Case
@@ -83,8 +83,8 @@ TRAPS = {
 }
 
 @functools.cache
-def everyday_cases() -> list[Case]:
-    """The traps by name, then a pairwise cover: at most 40 compiled programs."""
+def pairwise_cases() -> list[Case]:
+    """The traps by name, then a pairwise cover, some of which runs every day."""
     traps = list(TRAPS.values())
     others = _cover(strength=2)[len(traps) :]
     return traps + [_spread(case, index) for index, case in enumerate(others)]
@@ -116,14 +116,14 @@ def long_cases() -> list[Case]:
         values.append(("unequal", case["lengths"] != "even"))
         return [(case["schedule"], *pair) for pair in itertools.combinations(values, 2)]
 
-    everyday = everyday_cases()
-    schedules = _cover(strength=2, also=grid, seeds=everyday)
+    others = pairwise_cases()
+    schedules = _cover(strength=2, also=grid, seeds=others)
     factors = dict(FACTORS)
     alone = ("V", "family", "tied", "schedule", "extra_warmup", "attention", "batch", "x64")
     for name in (*alone, "masks", "offload"):
         factors[name] = FACTORS[name][:1]
     found = [*schedules, *_cover(strength=3, factors=factors)]
-    return [_spread(case, index) for index, case in enumerate(found) if case not in everyday]
+    return [_spread(case, index) for index, case in enumerate(found) if case not in others]
 
 
 def _cost(case: dict[str, Any]) -> float:
@@ -154,15 +154,20 @@ def _cover(
     return [Case(**row) for row in rows]
 
 
-def build(case: Case, *, fill: float | None = None):
-    """The pipelined step of a case."""
+def stage_of(case: Case, **fields):
+    """The model of a case; `fields` are other ones of its family."""
     family, *positions = case.family.split()
     stage = build_stage(
         family, num_layers=sum(case.layers_per_stage), tied=case.tied,
         positions=positions[0] if positions else None, max_positions=sum(case.chunk_lengths),
-        **SIZES,
+        **SIZES | fields,
     )
-    stage = replace(stage, window=WINDOW if "window" in case.masks else None)
+    return stage if fields else replace(stage, window=WINDOW if "window" in case.masks else None)
+
+
+def build(case: Case, *, fill: float | None = None, stage=None):
+    """The pipelined step of a case, of another model if one is given."""
+    stage = stage or stage_of(case)
     plan = make_plan(
         case.name, num_ranks=case.P, num_microbatches=case.M, num_chunks=case.C,
         stages_per_rank=case.V, extra_warmup=case.extra_warmup,
@@ -187,7 +192,7 @@ def build(case: Case, *, fill: float | None = None):
         ),
     )
     if unblocked and case.masks in WITHOUT_DOCUMENTS:
-        parts = make_backend("parts", STAND_IN, window=window_of(stage))
+        parts = make_backend("parts", STAND_IN, scoring=scoring_of(stage))
         step = replace(step, attention=parts)
     return step
 

@@ -57,9 +57,17 @@ POSITIONS = {
 """Tables of positions are cut by rows, also where that leaves some devices padding only."""
 
 
-def check(case: Case) -> None:
+def some_slow(values, *, every: int) -> list:
+    """The values as parameters, of which only the first of so many runs every day."""
+    return [
+        value if index % every == 0 else pytest.param(value, marks=pytest.mark.slow)
+        for index, value in enumerate(values)
+    ]
+
+
+def check(case: Case, stage=None) -> None:
     with jax.enable_x64(True) if case.x64 else contextlib.nullcontext():
-        step = cases.build(case)
+        step = cases.build(case, stage=stage)
         params = cases.parameters(step.stage, case.dtype)
         batch = cases.batch_of(case)
         placed = step.from_canonical(params)
@@ -86,14 +94,15 @@ def test_unrolled(case):
     check(case)
 
 
-@pytest.mark.parametrize("case", POSITIONS.values(), ids=POSITIONS.keys())
+@pytest.mark.parametrize("case", some_slow(POSITIONS.values(), every=2), ids=POSITIONS.keys())
 def test_positions(case):
     check(case)
 
 
-@pytest.mark.parametrize(
-    "case", cases.everyday_cases()[len(cases.TRAPS) :], ids=lambda case: case.id
-)
+COVER = cases.pairwise_cases()[len(cases.TRAPS) :]
+
+
+@pytest.mark.parametrize("case", some_slow(COVER, every=3), ids=[case.id for case in COVER])
 def test_pairwise(case):
     check(case)
 
@@ -105,7 +114,7 @@ def test_three_wise(case):
 
 
 def test_suite_sizes_and_cover():
-    everyday, long = cases.everyday_cases(), cases.long_cases()
+    everyday, long = cases.pairwise_cases(), cases.long_cases()
     assert len(everyday) <= 40 and len(everyday) + len(long) <= 300
     pairs = [("P", "C"), ("P", "M"), ("C", "recompute"), ("lengths", "family")]
     pairs += [("masks", "C"), ("masks", "schedule"), ("masks", "attention")]

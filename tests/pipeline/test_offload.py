@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.h100.hlo import read_program
 from benchmarks.h100.overlap import host_copies
-from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry
+from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry
 from seq1f1b_jax.pipeline.executor.store import (
     Place,
     fetch_values,
@@ -21,6 +21,7 @@ from seq1f1b_jax.pipeline.executor.store import (
 from seq1f1b_jax.pipeline.memory import predict_memory
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
+from tests.pipeline.test_exact import some_slow
 from tests.pipeline.test_program import build, check_program, compile_step, h100s, needs_aot
 
 CASES = {
@@ -30,7 +31,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", some_slow(CASES.values(), every=3), ids=CASES)
 def test_the_same_bits_with_and_without(case):
     """With NaN in all that was not written, on the host too."""
     found = []
@@ -70,7 +71,7 @@ def test_values_of_several_dtypes_come_back(on_host):
 @pytest.mark.parametrize(
     ("name", "unroll"),
     [
-        ("llama, selective, unequal stages", 0),
+        pytest.param("llama, selective, unequal stages", 0, marks=pytest.mark.slow),
         ("llama, one small stage", 4),
         pytest.param("llama, split backwards", 0, marks=pytest.mark.slow),
     ],

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.aot import h100_mesh, has_aot
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
+from seq1f1b_jax.pipeline.executor.initial import state_shapes
 from seq1f1b_jax.schedule import Exchange, make_plan
 from tests.pipeline.hlo import Module, buffer_copies, squeezed
 
@@ -103,7 +104,7 @@ def compile_step(step, **options):
 
 def buffer_shapes(step) -> list[tuple[int, ...]]:
     """Shapes of the carried buffers but for the tables, to which dense products are added."""
-    state = step.program(1).state_shapes()
+    state = state_shapes(step.program(1))
     grads = None if step.unrolled else state.grads.layers  # unrolled, matmuls write into them
     carried = state._replace(grads=grads, loss=None)
     shapes = [leaf.shape for leaf in jax.tree.leaves(carried)]
@@ -178,7 +179,7 @@ def test_h100_program(name):
     step = build(name, h100s, dtype=jnp.bfloat16)
     text = compile_step(step).as_text()
     check_program(text, step)
-    unwritten = step.program(1).state_shapes()._replace(grads=None, loss=None)
+    unwritten = state_shapes(step.program(1))._replace(grads=None, loss=None)
     assert text.count('"AllocateBuffer"') == len(jax.tree.leaves(unwritten))  # none is filled
 
 
@@ -271,7 +272,7 @@ def test_h100_program_that_recomputes(name, attention):
 
 def test_the_reader_sees_a_planted_copy():
     step = build("gpt, stores all, equal stages", make_mesh)
-    shape = step.program(1).state_shapes().keys.shape
+    shape = state_shapes(step.program(1)).keys.shape
     dims = ",".join(map(str, shape))
     text = f"""
 %fused (a: f32[{dims}], b: f32[1]) -> f32[{dims}] {{

@@ -83,7 +83,7 @@ def stacked(tree, layout):
 
 MODELS = [
     ("gpt", True),
-    ("llama", False),
+    pytest.param("llama", False, marks=pytest.mark.slow),
     pytest.param("gpt", False, marks=pytest.mark.slow),
     pytest.param("llama", True, marks=pytest.mark.slow),
 ]

@@ -14,7 +14,8 @@ from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor.backward import backward, input_backward, weight_backward
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.forward import forward
-from seq1f1b_jax.pipeline.executor.weight_split import split_backward
+from seq1f1b_jax.pipeline.executor.initial import state_shapes
+from seq1f1b_jax.pipeline.executor.layers.weight_split import split_backward
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.hlo import Module
 
@@ -67,7 +68,7 @@ def actions(program):
     weights = zeros(program.weight_shapes)
     tokens = jnp.zeros((1, 1, TOKENS), jnp.int32)
     inputs = Inputs(weights, zeros(program.table_shapes), tokens, tokens)
-    state, message = zeros(program.state_shapes()), jnp.zeros(program.message_shape)
+    state, message = zeros(state_shapes(program)), jnp.zeros(program.message_shape)
     unit = Unit(*[jnp.int32(0)] * len(Unit._fields))._replace(cache_pages=jnp.zeros(1, jnp.int32))
     weight_unit = WeightUnit(*[jnp.int32(0)] * len(WeightUnit._fields))
 
@@ -181,7 +182,7 @@ def test_halves_add_what_the_whole_adds_in_bfloat16(recompute):
         options = {"xla_allow_excess_precision": False}  # else XLA:CPU leaves out roundings of dy
         return jax.jit(action).lower(*arguments).compile(options)(*arguments)
 
-    state, _ = run(lambda s: forward(chunk, unit, s, message), zeros(program.state_shapes()))
+    state, _ = run(lambda s: forward(chunk, unit, s, message), zeros(state_shapes(program)))
     whole, _ = run(lambda s: backward(chunk, unit, s, message), state)
     half, _ = run(lambda s: input_backward(chunk, unit, s, message), state)
     halves = run(lambda s: weight_backward(chunk, weight_unit, s), half)

@@ -10,7 +10,7 @@ import pytest
 from seq1f1b_jax.ops.wide_gradients import widen
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor import buffers
-from seq1f1b_jax.pipeline.executor.layer import Given, Kept, post_backward
+from seq1f1b_jax.pipeline.executor.layers.backward import Given, Kept, post_backward
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.own_stage import OwnStage
 

@@ -22,10 +22,10 @@ from seq1f1b_jax.pipeline.checks.tokenwise import check_tokenwise
 from seq1f1b_jax.pipeline.stage import (
     Params,
     Stage,
+    kind_stages,
     leaf_name,
     max_positions_of,
     position_tables_of,
-    window_of,
 )
 from seq1f1b_jax.schedule.user_code import MISTAKES
 
@@ -79,7 +79,8 @@ def _check_once(stage: Any, dtype: jnp.dtype, default: jnp.dtype) -> None:
 def check_rules(stage: Any, dtype: jnp.dtype) -> None:
     """`check_stage` without its cache."""
     _check_sizes(stage)
-    for piece in pieces_of(stage, _check_init(stage), dtype):
+    params, stages = _check_init(stage), kind_stages(stage).values()
+    for piece in (piece for one in stages for piece in pieces_of(one, params, dtype)):
         _check_outputs(piece)
         make = jax.make_jaxpr(piece.with_gradients)
         program = _traced(piece.name, partial(make, *piece.arguments_with_cotangents))
@@ -103,14 +104,36 @@ def _check_sizes(stage: Any) -> None:
             f"{name}.num_heads={stage.num_heads} is not a multiple of num_kv_heads="
             f"{stage.num_kv_heads}; each key/value head serves equally many query heads"
         )
-    window = window_of(stage)
+    window = getattr(stage, "window", None)
     if window is not None and (not isinstance(window, int) or window < 1):
         raise ValueError(f"{name}.window is {window!r}; it must count 1 or more keys, or be None")
+    _check_kinds(stage)
     positions = max_positions_of(stage)
     if positions is not None and (not isinstance(positions, int) or positions < 1):
         raise ValueError(
             f"{name}.max_positions is {positions!r}; it must count 1 or more positions, or be None"
         )
+
+
+def _check_kinds(stage: Any) -> None:
+    name, kinds = type(stage).__name__, getattr(stage, "layer_kinds", None)
+    if not kinds:
+        return
+    if len(kinds) != stage.num_layers:
+        raise ValueError(
+            f"{name}.layer_kinds names {len(kinds)} layers, and num_layers is {stage.num_layers}; "
+            "give one for each layer"
+        )
+    if not hasattr(stage, "of_kind"):
+        raise ValueError(
+            f"{name}.layer_kinds is given and {name} has no of_kind(kind); it gives the stage "
+            "whose context, pre, post and scoring are those of such a layer"
+        )
+    for kind, one in _traced(f"{name}.of_kind", lambda: kind_stages(stage)).items():
+        if getattr(one, "layer_kinds", None):
+            raise ValueError(
+                f"{name}.of_kind({kind!r}) has layer_kinds, too; it must be a stage of one kind"
+            )
 
 
 def _check_init(stage: Stage) -> Params:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
 
 from seq1f1b_jax.pipeline.params.positions import embed
-from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, value_dim_of
 
 SEQUENCES, TOKENS = 2, 128
 """Of the inputs; 128 tokens suit kernels that work in blocks."""
@@ -72,8 +72,8 @@ def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
     def cast(leaf: Shape, *, drop: int = 0) -> Shape:
         return Shape(leaf.shape[drop:], dtype)
 
-    def heads(number: int) -> Shape:
-        return Shape((SEQUENCES, TOKENS, number, stage.head_dim), dtype)
+    def heads(number: int, width: int = stage.head_dim) -> Shape:
+        return Shape((SEQUENCES, TOKENS, number, width), dtype)
 
     def pre(layer, positions, x):
         return stage.pre(layer, x, stage.context(positions))
@@ -84,19 +84,23 @@ def pieces_of(stage: Stage, params: Params, dtype: jnp.dtype) -> list[Piece]:
                 f"{name}.embed{text}", lambda w, at, x: embed(stage, w, x, at), first, at, {"x": x},
                 {"x": x},
             ),
-            Piece(f"{name}.pre{text}", pre, layer, at, {"x": x}, {"q": q, "k": kv, "v": kv}),
+            Piece(f"{name}.pre{text}", pre, layer, at, {"x": x}, {"q": q, "k": k, "v": v}),
         ]  # fmt: skip
 
     name = type(stage).__name__
     x = Shape((SEQUENCES, TOKENS, stage.model_dim), dtype)
-    q, kv = heads(stage.num_heads), heads(stage.num_kv_heads)
+    value_dim = value_dim_of(stage)
+    q, k, v = (
+        heads(stage.num_heads), heads(stage.num_kv_heads), heads(stage.num_kv_heads, value_dim)
+    )
+    attended = heads(stage.num_heads, value_dim)
     layer = jax.tree.map(partial(cast, drop=1), params.layers)
     first, last = (jax.tree.map(cast, tree) for tree in (params.first, params.last))
     return [
         *of_positions(POSITIONS),
         Piece(
             f"{name}.post", lambda w, at, x, out: stage.post(w, x, out), layer, POSITIONS,
-            {"x": x, "attended": q}, {"x": x},
+            {"x": x, "attended": attended}, {"x": x},
         ),
         Piece(
             f"{name}.final", lambda w, at, y: stage.final(w, y), last, POSITIONS, {"y": x}, {"y": x}

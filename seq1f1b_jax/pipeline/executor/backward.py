@@ -10,18 +10,20 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.tree import leaves_with_path
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import ChunkGradients
+from seq1f1b_jax.ops.attention.sinks import sink_gradients, with_sinks
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
-from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit, WeightUnit
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, LayerChunk, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import LayerWork, over_layers, run_if
-from seq1f1b_jax.pipeline.executor.layer import Given, Kept, LayerSplit
+from seq1f1b_jax.pipeline.executor.layers.backward import Given, Kept, LayerSplit
 from seq1f1b_jax.pipeline.executor.store import fetch_values, open_values, write_values
 from seq1f1b_jax.pipeline.params import positions
 from seq1f1b_jax.pipeline.params.vocabulary import add_rows, look_up
-from seq1f1b_jax.pipeline.stage import Tree
+from seq1f1b_jax.pipeline.stage import Tree, leaf_name, sinks_of
 
 
 def backward(
@@ -38,15 +40,15 @@ def backward(
     Returns:
       The state, and the message to the stage before.
     """
-    run = _each_layer(chunk, unit, _whole_layer)
-    return _through_layers(chunk, unit, state, message, LayerWork(run, partial(_stored, chunk)))
+    runs = [_each_layer(kind, unit, _whole_layer) for kind in chunk.kinds]
+    return _through_layers(chunk, unit, state, message, LayerWork(runs, partial(_stored, chunk)))
 
 
 def input_backward(
     chunk: Chunk, unit: Unit, state: State, message: Float[Array, "B Tmax d"]
 ) -> tuple[State, Float[Array, "B Tmax d"]]:
     """I: as `backward`, without the matmuls of weight gradients; stores what they need."""
-    entries = chunk.program.layer_splits[chunk.index].entries
+    entries = chunk.program.deferred_entries(chunk.index)
 
     def store(layer, unit: Unit, deferred, state: State, *, on_host: bool) -> State:
         place = chunk.place(unit.deferred_offset, layer, on_host=on_host)
@@ -54,23 +56,32 @@ def input_backward(
             deferred=write_values(state.deferred, entries, deferred, place)
         )
 
-    run = _each_layer(chunk, unit, _input_half_of_layer)
-    work = LayerWork(run, partial(_stored, chunk), store, entries)
+    runs = [_each_layer(kind, unit, _input_half_of_layer) for kind in chunk.kinds]
+    work = LayerWork(runs, partial(_stored, chunk), store, entries)
     return _through_layers(chunk, unit, state, message, work)
 
 
 def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
     """W: the matmuls of weight gradients that an `I` has left."""
-    split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
+    entries = chunk.program.deferred_entries(chunk.index)
 
     def fetch(layer, unit: WeightUnit, state: State, *, on_host: bool):
         place = chunk.place(unit.deferred_offset, layer, on_host=on_host)
         stored = _stored(chunk, layer, unit, state, on_host=on_host)
-        return stored, fetch_values(state.deferred, split.entries, place)
+        return stored, fetch_values(state.deferred, entries, place)
+
+    runs = [_weight_half_of_layer(kind, unit) for kind in chunk.kinds]
+    return over_layers(chunk.program, unit, LayerWork(runs, fetch), None, state, reverse=True)[1]
+
+
+def _weight_half_of_layer(chunk: LayerChunk, unit: WeightUnit) -> Callable:
+    """One of `LayerWork.runs`."""
+    split, context = chunk.program.layer_splits[chunk.index], chunk.context(unit)
+    entries = chunk.program.deferred_entries(chunk.index)
 
     def run(layer, unit: WeightUnit, value: None, fetched, state: State):
-        stored = open_values(chunk.entries, fetched[0])
-        deferred = open_values(split.entries, fetched[1])
+        stored = chunk.own_entries(open_values(chunk.entries, fetched[0]))
+        deferred = open_values(entries, fetched[1])
         kept = Kept(chunk.layer_weights(unit, layer), context, stored)
         grads = {}
         for piece in ("post", "pre"):
@@ -79,15 +90,15 @@ def weight_backward(chunk: Chunk, unit: WeightUnit, state: State) -> State:
             grads = _add(grads, halves.weight_half(kept, values))
         return value, {}, _accumulate_leaves(chunk, unit, layer, state, grads)
 
-    return over_layers(chunk.program, unit, LayerWork(run, fetch), None, state, reverse=True)[1]
+    return run
 
 
-def _each_layer(chunk: Chunk, unit: Unit, layer_step: Callable) -> Callable:
-    """`layer_step(chunk, unit, layer, kept, dy, state)` as `LayerWork.run`."""
+def _each_layer(chunk: LayerChunk, unit: Unit, layer_step: Callable) -> Callable:
+    """`layer_step(chunk, unit, layer, kept, dy, state)` as one of `LayerWork.runs`."""
     context = chunk.context(unit)
 
     def run(layer, unit: Unit, dy: Array, fetched: dict[str, Array] | Array, state: State):
-        stored = open_values(chunk.entries, fetched)
+        stored = chunk.own_entries(open_values(chunk.entries, fetched))
         kept = Kept(chunk.layer_weights(unit, layer), context, stored)
         return layer_step(chunk, unit, layer, kept, dy, state)
 
@@ -117,29 +128,33 @@ def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T 
     return dy.reshape(chunk.program.num_sequences, chunk.num_rows, -1)
 
 
-def _whole_layer(chunk: Chunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
+def _whole_layer(chunk: LayerChunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
     pieces = chunk.program.layer_backwards[chunk.index]
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
     d_post, (dx_around, dout) = pieces.post(kept, Given(values, dy))
+    state = _add_to_sinks(chunk, unit, layer, kept, attention_inputs, dout, state)
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     d_pre, dx = pieces.pre(kept, Given(values, cotangents))
     state = _accumulate(chunk, unit, layer, state, jax.tree.map(jnp.add, d_pre, d_post))
     return dx + dx_around, {}, state
 
 
-def _input_half_of_layer(chunk: Chunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
+def _input_half_of_layer(chunk: LayerChunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
     split: LayerSplit = chunk.program.layer_splits[chunk.index]
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
     half = split.post.input_half(kept, Given(values, dy))
     (dx_around, dout), post_grads, post_deferred = half
+    state = _add_to_sinks(chunk, unit, layer, kept, attention_inputs, dout, state)
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     dx, pre_grads, pre_deferred = split.pre.input_half(kept, Given(values, cotangents))
-    deferred = dict(zip(split.entries, (*pre_deferred, *post_deferred), strict=True))
+    found = dict(zip(split.entries, (*pre_deferred, *post_deferred), strict=True))
+    others = chunk.program.deferred_entries(chunk.index).items() - split.entries.items()
+    deferred = found | {name: jnp.zeros(e.shape, e.dtype) for name, e in others}
     state = _accumulate_leaves(chunk, unit, layer, state, _add(post_grads, pre_grads))
     return dx + dx_around, deferred, state
 
 
-def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State):
+def _attention_values(chunk: LayerChunk, unit: Unit, layer, kept: Kept, state: State):
     """Sources of residuals beside the ring, and what attention's backward needs."""
     prefix = chunk.prefix(unit, layer, state)
     if chunk.plan.pre:
@@ -152,18 +167,33 @@ def _attention_values(chunk: Chunk, unit: Unit, layer, kept: Kept, state: State)
         if "out" in kept.stored:
             out, lse = kept.stored["out"], kept.stored["lse"]
         else:
-            out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))
+            out, lse = chunk.attention.forward(q, k, v, prefix, chunk.starts(unit))
+            out, lse = with_sinks(out, lse, chunk.sinks(kept.weights))
             named["out"] = out
     return named, (q, k, v, prefix, out, lse)
 
 
-def _attention(chunk: Chunk, unit: Unit, layer, inputs, dout, state: State):
+def _attention(chunk: LayerChunk, unit: Unit, layer, inputs, dout, state: State):
     """Gradients of query, keys and values in the compute dtype; the prefix collects its share."""
     *values, out, lse = inputs
-    attention, starts = chunk.program.attention, chunk.starts(unit)
-    grads: ChunkGradients = attention.backward(*values, out, lse, dout, starts)
+    starts = chunk.starts(unit)
+    grads: ChunkGradients = chunk.attention.backward(*values, out, lse, dout, starts)
     state, dk, dv = _prefix_gradients(chunk, unit, layer, state, grads)
     return (grads.dq, dk.astype(grads.dq.dtype), dv.astype(grads.dq.dtype)), state
+
+
+def _add_to_sinks(
+    chunk: LayerChunk, unit: Unit, layer, kept: Kept, inputs, dout: Array, state: State
+) -> State:
+    """Add the gradient of the layer's attention sinks, where it has some."""
+    sinks = chunk.sinks(kept.weights)
+    if sinks is None:
+        return state
+    *_, out, lse = inputs
+    names = [leaf_name(path) for path, _ in leaves_with_path(kept.weights)]
+    leaf = names.index(sinks_of(chunk.program.stage))
+    grads = {leaf: sink_gradients(out, lse, dout, sinks)}
+    return _accumulate_leaves(chunk, unit, layer, state, grads)
 
 
 def _prefix_gradients(chunk: Chunk, unit: Unit, layer, state: State, grads: ChunkGradients):

@@ -4,6 +4,7 @@ Shapes are per device. Everything about a chunk is static (length, offset), ever
 is traced (stage, microbatch, slots).
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -12,13 +13,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.attention import Prefix
-from seq1f1b_jax.pipeline.executor import buffers, residuals
+from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
+from seq1f1b_jax.pipeline.executor.layers import residuals
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.store import Place
 from seq1f1b_jax.pipeline.params.positions import look_up
 from seq1f1b_jax.pipeline.params.vocabulary import table_names
-from seq1f1b_jax.pipeline.stage import Params, Tree
+from seq1f1b_jax.pipeline.stage import Params, Tree, leaf_at, sinks_of
 
 
 class Inputs(NamedTuple):
@@ -72,10 +74,13 @@ class Chunk:
         self.offset, self.length = program.offsets[index], program.lengths[index]
         self.num_rows = self.length // program.tensor.token_parts
         self.is_last = index == program.num_chunks - 1
-        self.plan = program.residual_plans[index]
-        self.entries = {entry.name: entry for entry in self.plan.entries}
-        self.pre, self.post = residuals.layer_functions(program.stage, program.options.recompute)
+        self.entries = program.entries(index)
         self.embedding, self.head = table_names(program.layout)
+
+    @cached_property
+    def kinds(self) -> tuple["LayerChunk", ...]:
+        """The chunk in each kind of layer."""
+        return tuple(LayerChunk(kind, self.index, self.inputs) for kind in self.program.kinds)
 
     def positions(self, unit: Unit | WeightUnit) -> Int[Array, "*B T"]:
         """Positions of the chunk's tokens in the sequence, or in their documents."""
@@ -95,10 +100,6 @@ class Chunk:
             name: look_up(tables[name], positions, self.program.tensor)
             for name in self.program.position_tables
         }
-
-    def context(self, unit: Unit | WeightUnit) -> Tree:
-        """Constants that depend on the positions."""
-        return self.program.stage.context(self.positions(unit))
 
     def starts(self, unit: Unit | WeightUnit) -> Int[Array, "B T"] | None:
         """First position of the documents of the unit's tokens."""
@@ -133,10 +134,13 @@ class Chunk:
         return self._page(unit, layer, state, self.index)
 
     def _page(self, unit: Unit, layer, state: State, index: int) -> Prefix:
-        _, batch, _, heads, dim = state.keys.shape
-        shape = (batch, self.program.lengths[index], heads, dim)
         where = (layer, 0, unit.cache_pages[index])
-        return Prefix(*(buffers.read(x, shape, *where) for x in (state.keys, state.values)))
+
+        def read(cache: Array) -> Array:
+            _, batch, _, heads, dim = cache.shape
+            return buffers.read(cache, (batch, self.program.lengths[index], heads, dim), *where)
+
+        return Prefix(read(state.keys), read(state.values))
 
     def place(self, offset: Array, layer: int | Array, *, on_host: bool) -> Place:
         """Where the unit's values of a layer wait, from a token of the ring or of the deferred."""
@@ -148,3 +152,32 @@ class Chunk:
         padding = self.program.message_shape[1] - self.num_rows
         fill = jnp.asarray(self.program.blank, value.dtype)
         return lax.pad(value, fill, ((0, 0, 0), (0, padding, 0), (0, 0, 0)))
+
+
+class LayerChunk(Chunk):
+    """A chunk in one kind of layer."""
+
+    def __init__(self, program: Program, index: int, inputs: Inputs):
+        super().__init__(program, index, inputs)
+        self.plan, self.attention = program.residual_plans[index], program.attention
+        self.pre, self.post = residuals.layer_functions(program.stage, program.options.recompute)
+
+    def context(self, unit: Unit | WeightUnit) -> Tree:
+        """Constants that depend on the positions."""
+        return self.program.stage.context(self.positions(unit))
+
+    def kept(self, values: dict[str, Array]) -> dict[str, Array]:
+        """The entries among the values of a layer; those of other kinds only are zeros."""
+        return {
+            name: values[name] if name in values else jnp.zeros(entry.shape, entry.dtype)
+            for name, entry in self.entries.items()
+        }
+
+    def own_entries(self, stored: dict[str, Array]) -> dict[str, Array]:
+        """Those of this kind among the entries of all."""
+        return {entry.name: stored[entry.name] for entry in self.plan.entries}
+
+    def sinks(self, weights: Tree) -> Array | None:
+        """The layer's attention sinks `[Hq]`, if it has some."""
+        name = sinks_of(self.program.stage)
+        return None if name is None else leaf_at(weights, name)

@@ -1,6 +1,6 @@
 """Branches that copy nothing, and the loop over the layers of a stage."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,13 +38,13 @@ class LayerWork(NamedTuple):
     """What an action does in one layer: fetch values that have waited, compute, store values.
 
     Attributes:
-      run: `(layer, unit, value, fetched, state) -> (value, kept, state)`.
+      runs: `(layer, unit, value, fetched, state) -> (value, kept, state)`, of each kind of layer.
       fetch: `(layer, unit, state, *, on_host) -> fetched`.
       store: `(layer, unit, kept, state, *, on_host) -> state`; `kept` is a dict by name.
       kept: by name, something with the shape and dtype of what is stored.
     """
 
-    run: Callable
+    runs: Sequence[Callable]
     fetch: Callable = lambda layer, unit, state, *, on_host: {}
     store: Callable = lambda layer, unit, kept, state, *, on_host: state
     kept: Mapping[str, Any] = MappingProxyType({})
@@ -52,7 +52,7 @@ class LayerWork(NamedTuple):
 
 def over_layers(
     program: Program,
-    unit: U,
+    unit: Any,
     work: LayerWork,
     value: V,
     state: State,
@@ -82,7 +82,7 @@ def over_layers(
     count = program.num_layers_of(unit.stage)
     num_host = program.num_host_layers
     if not num_host:
-        return _on_device(work, unit, (value, state), 0, count, reverse=reverse)
+        return _on_device(program, work, unit, (value, state), (0, count), reverse=reverse)
     has_others = num_host < program.layout.max_layers
     if not has_others:
         num_host = count
@@ -90,33 +90,37 @@ def over_layers(
         num_host = jnp.minimum(num_host, count)
     fetched = work.fetch(num_host - 1 if reverse else 0, unit, state, on_host=True)
     if has_others and reverse:
-        value, state = _on_device(work, unit, (value, state), num_host, count, reverse=True)
+        others = (num_host, count)
+        value, state = _on_device(program, work, unit, (value, state), others, reverse=True)
         # what is fetched is not unpacked before; a `W` has no value that could say so
         fetched, value = lax.optimization_barrier((fetched, value))
-    value, state = _on_host(work, unit, fetched, (value, state), num_host, reverse=reverse)
+    carry = (value, state)
+    value, state = _on_host(program, work, unit, fetched, carry, num_host, reverse=reverse)
     if has_others and not reverse:
-        value, state = _on_device(work, unit, (value, state), num_host, count, reverse=False)
+        others = (num_host, count)
+        value, state = _on_device(program, work, unit, (value, state), others, reverse=False)
     return value, state
 
 
-def _on_device(work: LayerWork, unit, carry, first, end, *, reverse: bool):
+def _on_device(program: Program, work: LayerWork, unit, carry, layers, *, reverse: bool):
     """A loop over layers whose values wait on the device."""
+    first, end = layers
 
     def body(index, carry):
         layer = first + end - 1 - index if reverse else index
-        return _one_layer(work, layer, unit, None, carry, on_host=False)
+        return _one_layer(program, work, layer, unit, None, carry, on_host=False)
 
     return lax.fori_loop(first, end, body, carry)
 
 
-def _on_host(work: LayerWork, unit, fetched, carry, count, *, reverse: bool):
+def _on_host(program: Program, work: LayerWork, unit, fetched, carry, count, *, reverse: bool):
     """A loop over layers whose values wait in host memory.
 
     An iteration stores what the one before left and fetches what the next one needs. At the ends
     there is none: what the first one stores is overwritten, what the last one fetches not used.
     """
     if isinstance(count, int) and count == 1:
-        return _one_layer(work, 0, unit, fetched, carry, on_host=True)
+        return _one_layer(program, work, 0, unit, fetched, carry, on_host=True)
 
     def layer(index):
         index = jnp.clip(index, 0, count - 1)
@@ -126,7 +130,15 @@ def _on_host(work: LayerWork, unit, fetched, carry, count, *, reverse: bool):
         fetched, kept, (value, state) = carry
         state = work.store(layer(index - 1), unit, kept, state, on_host=True)
         following = work.fetch(layer(index + 1), unit, state, on_host=True)
-        value, kept, state = work.run(layer(index), unit, value, fetched, state)
+        carry = value, kept, state
+        for run, holds in _runs(program, work, unit, layer(index)):
+
+            def act(carry, run=run):
+                value, _, state = carry
+                return run(layer(index), unit, value, fetched, state)
+
+            carry = run_if(holds, act, carry)
+        value, kept, state = carry
         return following, kept, (value, state)
 
     kept = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in work.kept.items()}
@@ -145,7 +157,7 @@ def _unrolled(program: Program, unit, work: LayerWork, value, state: State, *, r
 
         def act(carry, layer=layer, unit=unit, fetched=fetched):
             on_host = layer < program.num_host_layers
-            return _one_layer(work, layer, unit, fetched, carry, on_host=on_host)
+            return _one_layer(program, work, layer, unit, fetched, carry, on_host=on_host)
 
         value, state = run_if(
             True if layer < everywhere else layer < count, act, (value, state)
@@ -157,12 +169,22 @@ def _unrolled(program: Program, unit, work: LayerWork, value, state: State, *, r
     return value, state
 
 
-def _one_layer(work: LayerWork, layer, unit, fetched, carry, *, on_host: bool):
-    value, state = carry
-    if fetched is None:
-        fetched = work.fetch(layer, unit, state, on_host=on_host)
-    value, kept, state = work.run(layer, unit, value, fetched, state)
-    return value, work.store(layer, unit, kept, state, on_host=on_host)
+def _one_layer(program: Program, work: LayerWork, layer, unit, fetched, carry, *, on_host: bool):
+    for run, holds in _runs(program, work, unit, layer):
+
+        def act(carry, run=run):
+            value, state = carry
+            ready = work.fetch(layer, unit, state, on_host=on_host) if fetched is None else fetched
+            value, kept, state = run(layer, unit, value, ready, state)
+            return value, work.store(layer, unit, kept, state, on_host=on_host)
+
+        carry = run_if(holds, act, carry)
+    return carry
+
+
+def _runs(program: Program, work: LayerWork, unit, layer):
+    """What may run in a layer, each with whether it does."""
+    return [(work.runs[kind], holds) for kind, holds in program.kind_table.at(unit.stage, layer)]
 
 
 def _barrier(layer: int, unit: U, value: V, state: State) -> tuple[U, V, State]:

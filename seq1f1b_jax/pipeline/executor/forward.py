@@ -1,13 +1,17 @@
 """F: a chunk through a stage's layers; the last stage adds the loss and its gradient."""
 
+from collections.abc import Callable
+
 import jax
 from jaxtyping import Array, Float
 
+from seq1f1b_jax.ops.attention.sinks import with_sinks
 from seq1f1b_jax.ops.loss import cross_entropy_and_grads, token_losses
-from seq1f1b_jax.pipeline.executor import buffers, residuals
+from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
-from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
+from seq1f1b_jax.pipeline.executor.chunk import Chunk, LayerChunk, Unit
 from seq1f1b_jax.pipeline.executor.control import LayerWork, over_layers, run_if
+from seq1f1b_jax.pipeline.executor.layers import residuals
 from seq1f1b_jax.pipeline.executor.store import write_values
 from seq1f1b_jax.pipeline.params.positions import put_in
 from seq1f1b_jax.pipeline.params.vocabulary import look_up
@@ -31,16 +35,13 @@ def forward(
     program = chunk.program
     x = message[:, : chunk.num_rows]
     x = run_if(program.is_stage(0, unit.stage), lambda _: _embed(chunk, unit), x)
-    context = chunk.context(unit)
-
-    def run(layer, unit, x, fetched, state):
-        return _layer(chunk, unit, layer, context, x, state)
 
     def keep(layer, unit, kept, state, *, on_host):
         place = chunk.place(unit.arena_offset, layer, on_host=on_host)
         return state._replace(ring=write_values(state.ring, chunk.entries, kept, place))
 
-    work = LayerWork(run, store=keep, kept=chunk.entries)
+    runs = [_each_layer(kind, unit) for kind in chunk.kinds]
+    work = LayerWork(runs, store=keep, kept=chunk.entries)
     y, state = over_layers(program, unit, work, x, state)
     is_last_stage = program.is_stage(-1, unit.stage)
     state = run_if(is_last_stage, lambda s: _loss(chunk, unit, s, y), state)
@@ -54,7 +55,17 @@ def _embed(chunk: Chunk, unit: Unit) -> Float[Array, "B t d"]:
     return chunk.program.stage.embed(first, rows, chunk.row_positions(unit))
 
 
-def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
+def _each_layer(chunk: LayerChunk, unit: Unit) -> Callable:
+    """One of `LayerWork.runs`."""
+    context = chunk.context(unit)
+
+    def run(layer, unit: Unit, x: Array, fetched, state: State):
+        return _layer(chunk, unit, layer, context, x, state)
+
+    return run
+
+
+def _layer(chunk: LayerChunk, unit: Unit, layer, context: Tree, x, state: State):
     weights = chunk.layer_weights(unit, layer)
     (q, k, v), pre_vjp = jax.vjp(lambda w, a: chunk.pre(w, a, context), weights, x)
     page = (layer, 0, unit.cache_pages[chunk.index])
@@ -62,7 +73,8 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
         keys=buffers.write(state.keys, k, *page), values=buffers.write(state.values, v, *page)
     )
     prefix = chunk.prefix(unit, layer, state)
-    out, lse = chunk.program.attention.forward(q, k, v, prefix, chunk.starts(unit))
+    out, lse = chunk.attention.forward(q, k, v, prefix, chunk.starts(unit))
+    out, lse = with_sinks(out, lse, chunk.sinks(weights))
     y, post_vjp = jax.vjp(chunk.post, weights, x, out)
     named = {"x": x, "q": q, "out": out, "lse": lse}
     if chunk.plan.pre:
@@ -71,7 +83,7 @@ def _layer(chunk: Chunk, unit: Unit, layer, context: Tree, x, state: State):
             | residuals.stored_leaves(chunk.plan.post, post_vjp)
             | named
         )
-    return y, {name: named[name] for name in chunk.entries}, state
+    return y, chunk.kept(named), state
 
 
 def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> State:
@@ -79,10 +91,11 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> S
     y = program.tensor.all_tokens(y)  # each device has a part of the vocabulary for all tokens
     head = chunk.inputs.tables[chunk.head]
     targets = chunk.tokens(unit, chunk.inputs.targets)
-    final, block = program.stage.final, program.options.loss_block
+    final, block, rule = program.stage.final, program.options.loss_block, program.loss_rule
     if not program.train:
         losses = token_losses(
-            final, weights.last, head, y, targets, block_tokens=block, shard=program.vocab_shard
+            final, weights.last, head, y, targets, block_tokens=block, shard=program.vocab_shard,
+            rule=rule,
         )
         starts = (unit.microbatch, 0, chunk.offset)
         return state._replace(loss=buffers.write(state.loss, losses, *starts))
@@ -96,6 +109,7 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> S
         (grads.last, grads.tables[chunk.head]),
         block_tokens=block,
         shard=program.vocab_shard,
+        rule=rule,
     )
     grads = grads._replace(last=last, tables={**grads.tables, chunk.head: table})
     dy = program.tensor.own_tokens(dy)

@@ -1,32 +1,45 @@
 """The static facts of one pipelined program: what is known before the scan is traced."""
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from seq1f1b_jax.ops.attention import AttentionBackend
-from seq1f1b_jax.ops.loss import VocabShard
+from seq1f1b_jax.ops.loss import LossRule, VocabShard
 from seq1f1b_jax.ops.tensor import TensorAxis
-from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, Store
-from seq1f1b_jax.pipeline.executor.layer import (
+from seq1f1b_jax.pipeline.executor.buffers import Store
+from seq1f1b_jax.pipeline.executor.layers.backward import (
     LayerBackward,
     LayerSplit,
     layer_backward,
     split_layer,
 )
-from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan, plan_residuals
+from seq1f1b_jax.pipeline.executor.layers.kinds import KindTable, numbered
+from seq1f1b_jax.pipeline.executor.layers.residuals import (
+    ArenaEntry,
+    ResidualPlan,
+    plan_residuals,
+    shared,
+)
 from seq1f1b_jax.pipeline.executor.shapes import layer_shapes, table_shapes, weight_shapes
-from seq1f1b_jax.pipeline.executor.store import store_shapes, to_host
+from seq1f1b_jax.pipeline.executor.store import store_shapes
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
-from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, tensor_of
+from seq1f1b_jax.pipeline.stage import (
+    Params,
+    Stage,
+    Tree,
+    kind_stages,
+    kinds_of,
+    logit_softcap_of,
+    scoring_of,
+    tensor_of,
+)
 from seq1f1b_jax.schedule import Op, TickTable
 
 T = TypeVar("T")
@@ -38,7 +51,8 @@ class Program:
 
     Attributes:
       stage: the model as one device sees it (`stage.shard_stage`).
-      layout, table, attention: its layout on the mesh, the lowered plan, the kernel.
+      layout, table: its layout on the mesh, the lowered plan.
+      attention: the kernel, for the first kind of layer.
       options: how it computes.
       num_sequences: sequences per microbatch on this device.
       num_microbatches: microbatches of the step.
@@ -48,6 +62,7 @@ class Program:
       num_host_layers: layers of a stage whose waiting values are in host memory, the first ones.
       has_starts: whether the sequences hold documents.
       train: whether backward actions run; `False` is evaluation.
+      parent: of the program of one kind of layer, the program of all kinds.
     """
 
     stage: Stage
@@ -62,6 +77,7 @@ class Program:
     num_host_layers: int = 0
     has_starts: bool = False
     train: bool = True
+    parent: "Program | None" = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -97,6 +113,11 @@ class Program:
     def vocab_shard(self) -> VocabShard | None:
         """How the vocabulary is sharded over them, if it is."""
         return VocabShard(self.stage.vocab_size) if self.tensor.size > 1 else None
+
+    @property
+    def loss_rule(self) -> LossRule:
+        """What the loss is made of; an evaluation is of cross-entropy alone."""
+        return LossRule(logit_softcap_of(self.stage), self.options.z_loss if self.train else 0.0)
 
     @property
     def restart_positions(self) -> bool:
@@ -146,13 +167,7 @@ class Program:
             )
 
         plans = self._by_length(plan)
-        names = {tuple(entry.name for entry in plan.entries) for plan in plans}
-        if len(names) > 1:
-            raise ValueError(
-                f"chunks of {sorted(set(self.lengths))} tokens leave different residuals {names}; "
-                "pre and post must compute alike at every length, or use partition='even'"
-            )
-        return plans
+        return self._alike(plans, [plan.entries for plan in plans], "residuals")
 
     @cached_property
     def layer_backwards(self) -> tuple[LayerBackward, ...]:
@@ -163,17 +178,21 @@ class Program:
     def layer_splits(self) -> tuple[LayerSplit, ...]:
         """How `I` and `W` share a layer's backward, by chunk; needed where the plan splits it."""
         splits = self._by_length(partial(self._backward, split_layer))
+        deferred = [tuple(split.entries.values()) for split in splits]
+        return self._alike(splits, deferred, "values to their weight gradients")
+
+    def _alike(self, found: T, entries: Sequence[Sequence[ArenaEntry]], what: str) -> T:
+        """What was found, if chunks of all lengths leave the same values per token."""
         kinds = {
-            tuple((name, e.size / length, e.dtype) for name, e in split.entries.items())
-            for length, split in zip(self.lengths, splits, strict=True)
+            tuple((entry.name, entry.size / length, entry.dtype) for entry in of_chunk)
+            for length, of_chunk in zip(self.lengths, entries, strict=True)
         }
         if len(kinds) > 1:
             raise ValueError(
-                f"chunks of {sorted(set(self.lengths))} tokens leave different values to their "
-                f"weight gradients: {kinds}; pre and post must compute alike at every length, or "
-                "use a schedule without W"
+                f"chunks of {sorted(set(self.lengths))} tokens leave different {what}: {kinds}; "
+                "pre and post must compute alike at every length, or use partition='even'"
             )
-        return splits
+        return found
 
     def _backward(self, make: Callable[..., T], length: int) -> T:
         """`layer_backward` or `split_layer` for chunks of a length."""
@@ -188,6 +207,35 @@ class Program:
         made = {length: make(length) for length in sorted(set(self.lengths))}
         return tuple(made[length] for length in self.lengths)
 
+    @cached_property
+    def kinds(self) -> tuple["Program", ...]:
+        """The program of each kind of layer; itself, where layers are alike.
+
+        It has the stage and the attention of these layers, and what follows from them.
+        """
+        stages = kind_stages(self.stage)
+        if list(stages) == [None]:
+            return (self,)
+        return tuple(
+            replace(self, stage=stage, attention=self.attention.of(scoring_of(stage)), parent=self)
+            for stage in stages.values()
+        )
+
+    @cached_property
+    def kind_table(self) -> KindTable:
+        """Which kind, by its index in `kinds`, each layer of each stage is."""
+        return KindTable(numbered(kinds_of(self.stage)), self.layout.layers_per_stage)
+
+    def entries(self, chunk: int) -> dict[str, ArenaEntry]:
+        """Entries of the residual ring for a chunk, of all kinds of layers."""
+        kinds = (self.parent or self).kinds
+        return shared(tuple(kind.residual_plans[chunk].entries for kind in kinds))
+
+    def deferred_entries(self, chunk: int) -> dict[str, ArenaEntry]:
+        """Likewise what `I` leaves to `W`."""
+        kinds = (self.parent or self).kinds
+        return shared(tuple(tuple(kind.layer_splits[chunk].entries.values()) for kind in kinds))
+
     def layer_input(self, length: int) -> jax.ShapeDtypeStruct:
         """What goes from layer to layer, on one device, for a chunk of `length` tokens."""
         tokens = length // self.tensor.token_parts
@@ -196,75 +244,19 @@ class Program:
 
     def ring_shapes(self) -> Store:
         """Residuals of all units in flight."""
-        return self._store(self.residual_plans[0].entries, self.table.arena_tokens)
+        return self._store(self.entries(0).values(), self.table.arena_tokens)
 
     def deferred_shapes(self) -> Store:
         """The same for what `I` leaves to `W`; nothing where backwards are whole."""
         if Op.W not in self.table.ops:
             return Store({})
-        return self._store(self.layer_splits[0].entries.values(), self.table.deferred_tokens)
+        return self._store(self.deferred_entries(0).values(), self.table.deferred_tokens)
 
     def _store(self, entries: Iterable[ArenaEntry], tokens: int) -> Store:
         """Entries of the first chunk give the values per token."""
         return store_shapes(
             entries, chunk_length=self.lengths[0], tokens=tokens,
             num_layers=self.layout.max_layers, num_host_layers=self.num_host_layers,
-        )
-
-    def state_shapes(self) -> State:
-        """Shapes and dtypes of the carried state."""
-        stage, acc = self.stage, self.accumulation_dtype
-        layers, batch = self.layout.max_layers, self.num_sequences
-        heads = (stage.num_kv_heads, stage.head_dim)
-        cache = jax.ShapeDtypeStruct(
-            (layers, batch, self.table.cache_tokens, *heads), self.compute_dtype
-        )
-        prefix = self.offsets[-1] if self.train else 0
-        prefix_slots = max(1, self.table.num_prefix_slots)
-        prefix_shape = jax.ShapeDtypeStruct((prefix_slots, layers, batch, prefix, *heads), acc)
-        grads = None
-        if self.train:
-            weights = self.weight_shapes
-            like = Gradients(weights.layers, weights.first, weights.last, self.table_shapes)
-            grads = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, acc), like)
-        return State(
-            ring=self.ring_shapes(),
-            deferred=self.deferred_shapes(),
-            keys=cache,
-            values=cache,
-            prefix_dk=prefix_shape,
-            prefix_dv=prefix_shape,
-            dy=jax.ShapeDtypeStruct(
-                (self.table.loss_tokens, math.prod(self.message_shape) // max(self.lengths)),
-                self.compute_dtype,
-            ),
-            grads=grads,
-            loss=jax.ShapeDtypeStruct(() if self.train else self.batch_shape, acc),
-        )
-
-    def initial_state(self) -> State:
-        """Zeros where sums begin; the rest is written before it is read, and not initialised.
-
-        On a GPU, that is: on a CPU an empty array is one of zeros.
-        """
-        shapes, value = self.state_shapes(), self.options.fill
-
-        def unwritten(s: jax.ShapeDtypeStruct) -> jax.Array:
-            if value is None:
-                return lax.empty(s.shape, s.dtype)
-            is_bits = jnp.issubdtype(s.dtype, jnp.unsignedinteger)  # all ones: NaN
-            return jnp.full(s.shape, jnp.iinfo(s.dtype).max if is_bits else value, s.dtype)
-
-        def placed(store: Store) -> Store:
-            return store._replace(host=jax.tree.map(to_host, store.host))
-
-        def zeros(s: jax.ShapeDtypeStruct) -> jax.Array:
-            return jnp.zeros(s.shape, s.dtype)
-
-        state = jax.tree.map(unwritten, shapes)
-        return state._replace(
-            ring=placed(state.ring), deferred=placed(state.deferred),
-            grads=jax.tree.map(zeros, shapes.grads), loss=zeros(shapes.loss),
         )
 
     @property

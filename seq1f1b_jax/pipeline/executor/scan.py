@@ -36,6 +36,7 @@ from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import run_if
 from seq1f1b_jax.pipeline.executor.forward import forward
+from seq1f1b_jax.pipeline.executor.initial import initial_state
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.schedule import NO_STAGE, Exchange, Op, TickTable
 from seq1f1b_jax.schedule.exchange import PERIOD
@@ -153,7 +154,7 @@ def run_schedule(
     actions = {op: [partial(ACTIONS[op], chunk) for chunk in chunks] for op in program.table.ops}
     blank = jnp.full(program.message_shape, program.blank, program.compute_dtype)
     actions = actions if wrap is None else wrap(actions)
-    return run_ticks(program.table, actions, program.initial_state(), blank, exchange=exchange)
+    return run_ticks(program.table, actions, initial_state(program), blank, exchange=exchange)
 
 
 def run_ticks(

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.buffers import Store
-from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry
+from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry
 
 
 class Place(NamedTuple):

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as Spec
 from seq1f1b_jax.ops.axes import TENSOR, axis_size
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Inputs, Unit, WeightUnit
+from seq1f1b_jax.pipeline.executor.initial import initial_state, state_shapes
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.scan import ACTIONS
 from seq1f1b_jax.pipeline.memory import with_loss_block
@@ -154,7 +155,7 @@ class Actions:
     def _fresh(self):
         """Weights and tokens, a message, and a state whose stored values are no zeros."""
         program = self._program
-        shapes, state = program.state_shapes(), program.initial_state()
+        shapes, state = state_shapes(program), initial_state(program)
         ring, keys, values, dy = jax.tree.map(
             varied, (shapes.ring.device, shapes.keys, shapes.values, shapes.dy)
         )

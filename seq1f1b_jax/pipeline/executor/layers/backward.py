@@ -16,10 +16,10 @@ from jaxtyping import Array
 
 from seq1f1b_jax.ops.precision import accumulation_dtype
 from seq1f1b_jax.ops.wide_gradients import widen
-from seq1f1b_jax.pipeline.executor import residuals
-from seq1f1b_jax.pipeline.executor.residuals import ArenaEntry, ResidualPlan
-from seq1f1b_jax.pipeline.executor.weight_split import SplitBackward, split_backward
-from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
+from seq1f1b_jax.pipeline.executor.layers import residuals
+from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry, ResidualPlan
+from seq1f1b_jax.pipeline.executor.layers.weight_split import SplitBackward, split_backward
+from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of, value_dim_of
 
 
 class Kept(NamedTuple):
@@ -119,7 +119,8 @@ def _arguments(
     kept = Kept(
         layer, context, {e.name: jax.ShapeDtypeStruct(e.shape, e.dtype) for e in plan.entries}
     )
-    values = {"q": q, "k": k, "v": v, "out": q}
+    out = jax.ShapeDtypeStruct((*q.shape[:3], value_dim_of(stage)), q.dtype)
+    values = {"q": q, "k": k, "v": v, "out": out}
     values = {name: value for name, value in values.items() if name not in kept.stored}
     return (kept, Given(values, (q, k, v))), (kept, Given(values, x))
 

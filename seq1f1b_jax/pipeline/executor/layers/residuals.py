@@ -15,7 +15,7 @@ the forward matmuls. Nothing depends on the order of two traces: both make the s
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -24,7 +24,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
-from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of
+from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of, value_dim_of
 
 RECOMPUTED = {"matmuls": ("x", "out", "lse"), "full": ("x",)}
 """What is kept where the backward runs the layer again: its input; without attention, too, what
@@ -139,10 +139,11 @@ def context_shape(stage: Stage, x: jax.ShapeDtypeStruct, *, own_positions: bool)
 def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_positions):
     tensor = tensor_of(stage)
     context = context_shape(stage, x, own_positions=own_positions)
-    attended = tensor.shape_of(stage.pre, layer, x, context)[0]
-    batch, tokens, heads, _ = attended.shape
+    query = tensor.shape_of(stage.pre, layer, x, context)[0]
+    batch, tokens, heads, _ = query.shape
+    attended = jax.ShapeDtypeStruct((*query.shape[:3], value_dim_of(stage)), query.dtype)
     lse = jax.ShapeDtypeStruct((batch, heads, tokens), jnp.promote_types(jnp.float32, x.dtype))
-    stored = {"x": x, "q": attended, "out": attended, "lse": lse}
+    stored = {"x": x, "q": query, "out": attended, "lse": lse}
     if policy in RECOMPUTED:
         return ResidualPlan((), (), _entries({n: stored[n] for n in RECOMPUTED[policy]}))
 
@@ -196,7 +197,7 @@ def _sources(function, constants, units, *, inputs, outputs, prefix, stored, env
             sources.append(None)
             continue
         if var not in known:
-            known[var] = f"{prefix}.{index}"
+            known[var] = f"{prefix}.{sum(name.startswith(prefix) for name in stored)}"
             stored[known[var]] = leaves[index]
         sources.append(known[var])
     return tuple(sources)
@@ -208,6 +209,25 @@ def _reachable(jaxpr, start) -> set:
         if any(not isinstance(v, Literal) and v in reached for v in equation.invars):
             reached.update(equation.outvars)
     return reached
+
+
+def shared(kinds: Sequence[Sequence[ArenaEntry]]) -> dict[str, ArenaEntry]:
+    """Entries that serve several kinds of layers, by name.
+
+    Args:
+      kinds: what each kind leaves of a chunk.
+
+    Raises:
+      ValueError: two kinds leave different values under one name.
+    """
+    found: dict[str, ArenaEntry] = {}
+    for entry in (entry for entries in kinds for entry in entries):
+        if found.setdefault(entry.name, entry) != entry:
+            raise ValueError(
+                f"kinds of layers leave {found[entry.name]} and {entry}: their pre and post must "
+                "compute alike but for constants; use executor.recompute=full for this model"
+            )
+    return found
 
 
 def pull(

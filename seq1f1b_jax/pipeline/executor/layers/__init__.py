@@ -1,0 +1,1 @@
+"""One layer: what it keeps, its backward whole and in halves, and which kind it is."""
