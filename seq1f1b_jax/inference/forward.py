@@ -7,9 +7,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from seq1f1b_jax.ops.attention import get_backend
+from seq1f1b_jax.ops.attention import Scoring, get_backend
+from seq1f1b_jax.ops.attention.sinks import with_sinks
+from seq1f1b_jax.ops.loss import LossRule
 from seq1f1b_jax.pipeline.params.positions import embed
-from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.pipeline.stage import (
+    Params,
+    Stage,
+    kind_stages,
+    kinds_of,
+    leaf_at,
+    logit_softcap_of,
+    scoring_of,
+    sinks_of,
+)
 
 
 class Cache(NamedTuple):
@@ -19,8 +30,22 @@ class Cache(NamedTuple):
     values: Float[Array, "*L B T Hkv D"]
 
 
-Attention = Callable[[Array, Array, Array, Cache | None], tuple[Array, Any]]
-"""`(q, k, v, cache) -> (out, kept)`: one layer's attention over what `cache` holds of the layer."""
+class Layer(NamedTuple):
+    """What a layer's attention may use beside queries, keys and values.
+
+    Attributes:
+      scoring: how it makes scores.
+      sinks: its attention sinks, if it has some.
+      cache: what the cache holds of it.
+    """
+
+    scoring: Scoring
+    sinks: Float[Array, "Hq"] | None
+    cache: Cache | None
+
+
+Attention = Callable[[Array, Array, Array, Layer], tuple[Array, Any]]
+"""`(q, k, v, layer) -> (out, kept)`."""
 
 
 def forward(
@@ -44,22 +69,41 @@ def forward(
     """
     if positions is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    context = stage.context(positions)
+    kinds, stages = kinds_of(stage), kind_stages(stage)
+    runs = [_run(one, one.context(positions), attention) for one in stages.values()]
+    numbers = jnp.asarray([list(stages).index(kind) for kind in kinds], jnp.int32)
 
     def layer_step(x, layer):
-        weights, layer_cache = layer
-        attended, kept = attention(*stage.pre(weights, x, context), layer_cache)
-        return stage.post(weights, x, attended), kept
+        weights, layer_cache, kind = layer
+        if len(runs) == 1:
+            return runs[0](x, weights, layer_cache)
+        return jax.lax.switch(kind, runs, x, weights, layer_cache)
 
     x = embed(stage, params.first, jnp.take(params.embedding, tokens, axis=0), positions)
-    return jax.lax.scan(layer_step, x, (params.layers, cache))
+    return jax.lax.scan(layer_step, x, (params.layers, cache, numbers))
 
 
-def caching_attention(stage: Stage, backend: str) -> Attention:
+def _run(stage: Stage, context: Any, attention: Attention) -> Callable:
+    """A layer of one kind: `(x, weights, cache) -> (x, kept)`."""
+    scoring, sinks = scoring_of(stage), sinks_of(stage)
+
+    def run(x, weights, cache):
+        layer = Layer(scoring, None if sinks is None else leaf_at(weights, sinks), cache)
+        attended, kept = attention(*stage.pre(weights, x, context), layer)
+        return stage.post(weights, x, attended), kept
+
+    return run
+
+
+def caching_attention(backend: str) -> Attention:
     """A backend's causal attention that keeps the keys and values of its layer."""
-    window = window_of(stage)
-    attend = get_backend(backend, platform=jax.default_backend(), window=window).forward
-    return lambda q, k, v, _: (attend(q, k, v, None)[0], Cache(k, v))
+
+    def attend(q, k, v, layer: Layer):
+        chosen = get_backend(backend, platform=jax.default_backend(), scoring=layer.scoring)
+        out, lse = chosen.forward(q, k, v, None)
+        return with_sinks(out, lse, layer.sinks)[0], Cache(k, v)
+
+    return attend
 
 
 def head(stage: Stage, params: Params, y: Float[Array, "B T d"]) -> Float[Array, "B T vocab_size"]:
@@ -67,7 +111,8 @@ def head(stage: Stage, params: Params, y: Float[Array, "B T d"]) -> Float[Array,
     y = stage.final(params.last, y)
     table = params.embedding if params.head is None else params.head
     dtype = jnp.promote_types(jnp.float32, y.dtype)
-    return jnp.einsum("...d,vd->...v", y, table, preferred_element_type=dtype)
+    logits = jnp.einsum("...d,vd->...v", y, table, preferred_element_type=dtype)
+    return LossRule(softcap=logit_softcap_of(stage)).cap(logits)[0]
 
 
 def logits(
@@ -85,5 +130,5 @@ def logits(
       >>> jax.jit(logits, static_argnums=0)(stage, params, jnp.zeros((1, 5), jnp.int32)).shape
       (1, 5, 64)
     """
-    y, _ = forward(stage, params, tokens, attention=caching_attention(stage, attention))
+    y, _ = forward(stage, params, tokens, attention=caching_attention(attention))
     return head(stage, params, y)

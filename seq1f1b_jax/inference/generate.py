@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seq1f1b_jax.inference.forward import Cache, caching_attention, forward, head
-from seq1f1b_jax.pipeline.stage import Params, Stage, max_positions_of, window_of
+from seq1f1b_jax.inference.forward import Cache, Layer, caching_attention, forward, head
+from seq1f1b_jax.pipeline.stage import Params, Stage, max_positions_of
 
 
 class Sampler(NamedTuple):
@@ -112,7 +112,7 @@ def _stream(stage, params, prompt_tokens, num_tokens, sampler, *, attention, gre
 def _prefill(stage, params, prompt_tokens, sampler, *, capacity, attention, greedy):
     """First token after the prompt, and a cache of `capacity` positions that holds the prompt."""
     y, cache = forward(
-        stage, params, prompt_tokens, attention=caching_attention(stage, attention)
+        stage, params, prompt_tokens, attention=caching_attention(attention)
     )
     space = capacity - prompt_tokens.shape[1]
     padding = ((0, 0), (0, 0), (0, space), (0, 0), (0, 0))
@@ -141,10 +141,11 @@ def decode_step(
       position: index of the tokens, below the cache's length.
     """
 
-    def attention(q, k, v, layer):
-        keys = lax.dynamic_update_slice_in_dim(layer.keys, k, position, axis=1)
-        values = lax.dynamic_update_slice_in_dim(layer.values, v, position, axis=1)
-        return _attend_one(q, keys, values, position, window_of(stage)), Cache(k, v)
+    def attention(q, k, v, layer: Layer):
+        cache = layer.cache
+        keys = lax.dynamic_update_slice_in_dim(cache.keys, k, position, axis=1)
+        values = lax.dynamic_update_slice_in_dim(cache.values, v, position, axis=1)
+        return _attend_one(q, keys, values, position, layer), Cache(k, v)
 
     y, new = forward(
         stage, params, tokens[:, None], attention=attention, cache=cache,
@@ -154,19 +155,28 @@ def decode_step(
     return y, jax.tree.map(insert, cache, new)
 
 
-def _attend_one(q, keys, values, position, window):
-    """Attention of the query at `position` over a layer's cache, at most `window` of its keys."""
-    batch, _, _, head_dim = q.shape
-    groups = keys.shape[2]
+def _attend_one(q, keys, values, position, layer: Layer):
+    """Attention of the query at `position` over a layer's cache."""
+    batch, _, num_heads, head_dim = q.shape
+    groups, scoring = keys.shape[2], layer.scoring
     dtype = jnp.promote_types(jnp.float32, q.dtype)
     q = q.reshape(batch, groups, -1, head_dim)
     scores = jnp.einsum("bhgd,bshd->bhgs", q, keys, preferred_element_type=dtype)
+    scores, _ = scoring.cap(scores * scoring.scale_of(head_dim))
     index = jnp.arange(keys.shape[1])
+    bias = scoring.bias(
+        (position - index)[None], num_heads=num_heads, num_kv_heads=groups, dtype=dtype
+    )
+    scores = scores if bias is None else scores + bias
     visible = index <= position
-    if window is not None:
-        visible &= index > position - window
-    weights = jax.nn.softmax(jnp.where(visible, scores * head_dim**-0.5, -jnp.inf), axis=-1)
-    weights = weights.astype(q.dtype)
+    if scoring.window is not None:
+        visible &= index > position - scoring.window
+    scores = jnp.where(visible, scores, -jnp.inf)
+    if layer.sinks is not None:
+        sinks = layer.sinks.astype(dtype).reshape(groups, -1, 1)
+        shape = (*scores.shape[:3], 1)
+        scores = jnp.concatenate([scores, jnp.broadcast_to(sinks, shape)], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : index.size].astype(q.dtype)
     out = jnp.einsum("bhgs,bshd->bhgd", weights, values, preferred_element_type=dtype)
     return out.reshape(batch, 1, -1, head_dim).astype(q.dtype)
 

@@ -20,6 +20,11 @@ SIZES = {
 STAGES = {
     "gpt": build_stage("gpt", **SIZES, tied=True),
     "llama": build_stage("llama", **SIZES, num_kv_heads=2),
+    "layers that differ": build_stage(
+        "llama", **SIZES, num_kv_heads=2, layer_pattern=["window", "unrotated"], window=4,
+        qk_norm="head", norm_placement="both", attention_softcap=2.0, logit_softcap=3.0,
+        embedding_scale=2.0,
+    ),
 }
 TOKENS = np.random.default_rng(0).integers(0, 13, (2, 12)).astype(np.int32)
 PROMPT = TOKENS[:, :3]
@@ -42,7 +47,7 @@ plain_logits = jax.jit(logits, static_argnums=0)
 
 
 def prefill(stage, params, tokens):
-    return forward(stage, params, tokens, attention=caching_attention(stage, "xla_blockwise"))
+    return forward(stage, params, tokens, attention=caching_attention("xla_blockwise"))
 
 
 @pytest.mark.parametrize(("prompt", "capacity"), [(1, 12), (7, 19)])
