@@ -129,7 +129,7 @@ class Draft:
     def _cost_of(self, *layers_per_stage: int) -> StageCost:
         return StageCost.of(
             self.shape, layers_per_stage, num_sequences=self.num_sequences,
-            recompute=self.config.executor.recompute, window=self.shape.window,
+            recompute=self.config.executor.recompute, windows=self.shape.windows,
             num_layer_params=self.shape.num_layers * self.shape.layer_weights(1),
         )
 
@@ -280,5 +280,6 @@ def draft_of(config: Config, hardware: Hardware) -> Draft:
     fused = executor.attention == "cudnn" or (
         executor.attention == "auto" and hardware.has_cudnn and narrow
         and shape.head_dim <= MAX_FUSED_HEAD and config.data.packing == "windows"
+        and config.model.attention_softcap is None
     )
     return Draft(config, shape, hardware.kind, fused, itemsize=2 if narrow else 4)

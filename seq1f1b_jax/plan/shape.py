@@ -8,15 +8,17 @@ devices of `tensor` (own: of its own tokens only, where the devices share them):
     Hq*D/t      queries, attention's output
     Hq/t        log-sum-exp, in the accumulation dtype
     F/t         inputs of the MLP's activation: one of GELU, two of SwiGLU
-    more with recompute=none: outputs of both norms and one more F/t, and the norms' statistics
+    Hq*D/t, Hk*D/t  queries and keys before their norm, where they have one
+    d own       what is added after attention and the MLP, before its norm, where it has one
+    more with recompute=none: outputs of norms and one more F/t, and the norms' statistics
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
-from seq1f1b_jax.config import ModelConfig, UserError, all_sizes
+from seq1f1b_jax.config import ModelConfig, NormPlacement, QkNorm, UserError, all_sizes
 from seq1f1b_jax.schedule.memory.sizes import Value
 
 
@@ -61,9 +63,11 @@ class ModelShape:
       gated: whether the MLP is a SwiGLU, with three matrices; else a GELU with two and biases.
       centred: whether norms subtract the mean: they have a bias, and one more statistic.
       tied: whether the head is the embedding.
-      qkv_bias, output_bias: whether these projections have biases.
+      qkv_bias, output_bias, mlp_bias: whether these projections have biases.
+      qk_norm: of queries and keys: `none`, `head` (of each) or `width` (of all at once).
+      norm_placement: of the norms of attention and MLP: `before`, `after` or `both`.
       learned_positions: rows of their table; 0: they are rotary.
-      window: sliding-window size.
+      windows: sliding-window size of each layer, or one for all.
 
     Example:
       >>> from seq1f1b_jax.config import ModelConfig, resolve_model
@@ -85,8 +89,11 @@ class ModelShape:
     tied: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: QkNorm = "none"
+    norm_placement: NormPlacement = "before"
     learned_positions: int = 0
-    window: int | None = None
+    windows: tuple[int | None, ...] = (None,)
 
     @property
     def num_params(self) -> int:
@@ -110,7 +117,9 @@ class ModelShape:
         heads = self.num_heads // num_tensor
         shared = num_tensor > self.num_kv_heads
         kv_dim = self.num_kv_heads * self.head_dim // (1 if shared else num_tensor)
-        yield from [Leaf((d,))] * (4 if self.centred else 2)
+        norms = 4 if self.norm_placement == "both" else 2
+        yield from [Leaf((d,))] * (2 if self.centred else 1) * norms
+        yield from [Leaf((width,)) for width in self._qk_norms(heads, kv_dim)]
         for width, dim in ((heads * self.head_dim, 1), *[(kv_dim, None if shared else 1)] * 2):
             yield Leaf((d, width), dim)
             if self.qkv_bias:
@@ -120,9 +129,14 @@ class ModelShape:
             yield Leaf((d,))
         yield from [Leaf((d, mlp), 1)] * (2 if self.gated else 1)
         yield Leaf((mlp, d), 0)
-        if not self.gated:
-            yield Leaf((mlp,), 0)
+        if not self.gated or self.mlp_bias:
+            yield from [Leaf((mlp,), 0)] * (2 if self.gated else 1)
             yield Leaf((d,))
+
+    def _qk_norms(self, heads: int, kv_dim: int) -> tuple[int, ...]:
+        """Widths of the norms of queries and keys."""
+        each, whole = (self.head_dim,) * 2, (heads * self.head_dim, kv_dim)
+        return {"none": (), "head": each, "width": whole}[self.qk_norm]
 
     def kv_heads(self, num_tensor: int) -> int:
         """Key/value heads that one device computes with."""
@@ -143,13 +157,30 @@ class ModelShape:
         stored = (x, query, out, lse)
         stream = Value(x.size // tokens.groups, item)
         mlp = Value(width * self.mlp_dim // num_tensor // tokens.groups, item)
+        before = self._before_qk_norm(num_tensor, tokens)
+        after = self.norm_placement != "before"
         if policy == "selective":
-            return stored + tokens.groups * (stream, *[mlp] * (2 if self.gated else 1))
-        statistics = [Value(own // tokens.groups, tokens.wide)] * (4 if self.centred else 2)
-        inside = (*[stream] * 3, *statistics, *[mlp] * (3 if self.gated else 2))
+            raw = before[:2]
+            inside = (*raw, *[stream] * (2 if after else 1), *[mlp] * (2 if self.gated else 1))
+            return stored + tokens.groups * inside
+        statistic = Value(own // tokens.groups, tokens.wide)
+        norms = {"before": 2, "after": 2, "both": 4}[self.norm_placement]
+        statistics = [statistic] * norms * (2 if self.centred else 1)
+        streams = {"before": 3, "after": 3, "both": 5}[self.norm_placement]
+        inside = (*before, *[stream] * streams, *statistics, *[mlp] * (3 if self.gated else 2))
         if tokens.groups > 1:  # its own part of the input and of attention's output
             inside = (*inside, stream, Value(query.size // tokens.groups, item))
         return stored + tokens.groups * inside
+
+    def _before_qk_norm(self, num_tensor: int, tokens: Tokens) -> tuple[Value, ...]:
+        """Queries and keys before their norm, and its statistics of both."""
+        if self.qk_norm == "none":
+            return ()
+        width = tokens.num_sequences * tokens.length // tokens.groups
+        heads = (self.num_heads // num_tensor, self.kv_heads(num_tensor))
+        raw = [Value(width * count * self.head_dim, tokens.itemsize) for count in heads]
+        counts = heads if self.qk_norm == "head" else (1, 1)
+        return (*raw, *(Value(width * count, tokens.wide) for count in counts))
 
     def deferred(self, policy: str, num_tensor: int, tokens: Tokens) -> tuple[Value, ...]:
         """What the `I` of a layer leaves to its `W`, on one device."""
@@ -184,6 +215,8 @@ def shape_of(model: ModelConfig) -> ModelShape:
             "--model.num_layers and so on"
         )
     sizes: dict[str, Any] = all_sizes(model)
+    options = {name: sizes[name] for name in ("mlp_bias", "qk_norm", "norm_placement")
+               if name in sizes}
     is_gpt = sizes["family"] == "gpt"
     names = (
         "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
@@ -194,5 +227,13 @@ def shape_of(model: ModelConfig) -> ModelShape:
         qkv_bias=is_gpt or bool(sizes.get("qkv_bias")),
         output_bias=is_gpt or bool(sizes.get("output_bias")),
         learned_positions=sizes["max_positions"] if sizes["positions"] == "learned" else 0,
-        window=sizes.get("window"),
+        windows=_windows(sizes), **options,
     )
+
+
+def _windows(sizes: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The window of each layer, or of all."""
+    pattern, window = sizes.get("layer_pattern") or ["window"], sizes.get("window")
+    kinds = [pattern[layer % len(pattern)] for layer in range(sizes["num_layers"])]
+    windows = tuple(window if kind == "window" else None for kind in kinds)
+    return windows[:1] if len(set(windows)) == 1 else windows

@@ -7,7 +7,7 @@ from typing import Any
 
 from seq1f1b_jax.config import ModelConfig, UserError
 from seq1f1b_jax.pipeline import Stage, check_stage
-from seq1f1b_jax.pipeline.stage import window_of
+from seq1f1b_jax.pipeline.stage import windows_of
 from seq1f1b_jax.schedule.user_code import import_named, one_line_refusal
 
 SIZES = (
@@ -67,7 +67,7 @@ def model_of(stage: Stage, name: str | None = None, settings: Mapping[str, Any] 
     return ModelConfig(
         stage=name or re.sub("[<>]", "", f"{kind.__module__}:{kind.__qualname__}"),  # <locals>
         settings=_fields(stage) if settings is None else dict(settings),
-        window=window_of(stage),
+        window=windows_of(stage)[0],
         **{size: getattr(stage, size) for size in SIZES},
     )
 

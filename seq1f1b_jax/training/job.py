@@ -26,7 +26,8 @@ from seq1f1b_jax.distributed.fingerprint import (
 from seq1f1b_jax.host.stdout import Output
 from seq1f1b_jax.models.hf import Origin, Source, keep_origin, kept_origin, load_rows, origin_of
 from seq1f1b_jax.models.hf.origin import is_kept
-from seq1f1b_jax.pipeline.stage import Params, Stage, window_of
+from seq1f1b_jax.pipeline.stage import Params, Stage, windows_of
+from seq1f1b_jax.schedule import mean_over_layers
 from seq1f1b_jax.training.checkpoint.folder import clear, committed_steps
 from seq1f1b_jax.training.checkpoint.read import LOOKS, read_again
 from seq1f1b_jax.training.checkpoint.restore import CHECKPOINTS, load_newest
@@ -150,8 +151,11 @@ def make_parts(job: Job) -> tuple[Setup, SequenceData]:
     """Data, and the setup that is balanced for it."""
     config, data = job.config, load_data(job)
     balanced = config.data.packing == "documents" and config.schedule.documents != "ignore"
-    window = window_of(job.stage)
-    visible_keys = data.mean_visible_keys(window=window) if balanced else None
+    visible_keys = None
+    if balanced:
+        visible_keys = mean_over_layers(
+            windows_of(job.stage), lambda window: data.mean_visible_keys(window=window)
+        )
     return make_setup(config, job.stage, visible_keys=visible_keys), data
 
 

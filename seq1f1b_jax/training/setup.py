@@ -20,7 +20,7 @@ from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, m
 from seq1f1b_jax.pipeline.build import choose_attention
 from seq1f1b_jax.pipeline.conditions import conditions_of, device_text
 from seq1f1b_jax.pipeline.options import ExecutorOptions
-from seq1f1b_jax.pipeline.stage import window_of
+from seq1f1b_jax.pipeline.stage import windows_of
 from seq1f1b_jax.plan.order import choose_plan, chunk_lengths
 from seq1f1b_jax.schedule import StageCost, balanced_layers
 from seq1f1b_jax.schedule.simulation.cost_table import CostTable
@@ -168,7 +168,7 @@ def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) 
         stage, layers_per_stage, mlp_dim=mlp_dim, gated=gated,
         num_layer_params=num_params(stage, only_layers=True),
         num_sequences=config.data.microbatch_size // config.mesh.data,
-        recompute=config.executor.recompute, window=window_of(stage),
+        recompute=config.executor.recompute, windows=windows_of(stage),
     )
 
 

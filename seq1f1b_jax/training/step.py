@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.params.sharding import shardings
-from seq1f1b_jax.pipeline.stage import Params, window_of
+from seq1f1b_jax.pipeline.stage import Params, windows_of
 from seq1f1b_jax.training.reports.work import Work, count_work
 
 
@@ -102,7 +102,7 @@ def make_train_step(
         new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)
         rate = learning_rate(state.step) if callable(learning_rate) else learning_rate
-        work = count_work(targets, starts, window=window_of(pipeline.stage))
+        work = count_work(targets, starts, windows=windows_of(pipeline.stage))
         return new, StepMetrics(loss, *norms, jnp.asarray(rate), work)
 
     return jax.jit(train_step, donate_argnums=0)

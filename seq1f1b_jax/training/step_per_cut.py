@@ -8,6 +8,7 @@ from seq1f1b_jax.data import Batch, mean_visible_keys
 from seq1f1b_jax.host.progress import Waiting
 from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.plan.order import chunk_lengths
+from seq1f1b_jax.schedule import mean_over_layers
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.optimizer import learning_rate_schedule
 from seq1f1b_jax.training.setup import Setup
@@ -78,7 +79,9 @@ class StepPerCut:
 
 def setup_for(setup: Setup, batch: Batch) -> Setup:
     """The setup whose chunks cost the same for this batch."""
-    visible_keys = mean_visible_keys(batch.starts, window=setup.cost.window)
+    visible_keys = mean_over_layers(
+        setup.cost.windows, lambda window: mean_visible_keys(batch.starts, window=window)
+    )
     cost = replace(setup.cost, visible_keys=visible_keys)
     measured = setup.measured and replace(setup.measured, sizes=cost)
     pipeline = setup.pipeline

@@ -17,6 +17,13 @@ MODELS = {
     "llama biases": dict(
         family="llama", positions="rotary", tied=True, qkv_bias=True, output_bias=True, window=100
     ),
+    "gemma": dict(
+        family="llama", positions="rotary", tied=True, norm_placement="both", qk_norm="head",
+        window=100, layer_pattern=["window", "window", "full"], activation="gelu", mlp_bias=True,
+    ),
+    "olmo": dict(
+        family="llama", positions="rotary", tied=False, norm_placement="after", qk_norm="width",
+    ),
 }
 
 
@@ -70,6 +77,12 @@ CASES = {
     "offload split": config_of("llama", offload=0.7, schedule="seq-zb-h1"),
     "loss block": config_of("llama", loss_block=64),
     "balanced layers": config_of("llama", pipe=3, layers_per_stage="balanced"),
+    "gemma": config_of("gemma"),
+    "gemma, tokens shared": config_of("gemma", tensor=2, sequence_parallel=True, recompute="none"),
+    "gemma in halves": config_of("gemma", tensor=2, sequence_parallel=True, halves=True),
+    "gemma split": config_of("gemma", schedule="seq-zb-h1", pipe=3),
+    "olmo": config_of("olmo", recompute="none"),
+    "olmo selective": config_of("olmo", pipe=3),
     "one chunk": config_of("gpt", schedule="1f1b", chunks=1, pipe=4),
 }
 

@@ -116,11 +116,11 @@ def test_impossible_sizes_are_refused(change, reported):
 
 @pytest.mark.parametrize("window", [1, 3, 8, 100])
 def test_a_window_bounds_the_keys_of_every_query(window):
-    cost = replace(SMALL, window=window)
+    cost = replace(SMALL, windows=(window,))
     for start, length in ((0, 1), (0, 8), (2, 3), (7, 5)):
         met = sum(min(i + 1, window) for i in range(start, start + length))
         assert cost.pairs(start + length) - cost.pairs(start) == met
-    assert replace(SMALL, window=None).pairs(7) == 28
+    assert replace(SMALL, windows=(None,)).pairs(7) == 28
 
 
 def test_visible_keys_are_counted_in_place_of_causal_ones():

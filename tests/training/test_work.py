@@ -27,22 +27,22 @@ def by_hand(targets, starts, window):
 def test_padding_and_the_ends_of_documents_are_no_work(window):
     data = packed(np.random.default_rng(3).integers(1, 30, 60), 16, long_documents="drop")
     batch = data.batch(2, num_microbatches=3, microbatch_size=2)
-    work = count_work(batch.targets, batch.starts, window=window)
+    work = count_work(batch.targets, batch.starts, windows=(window,))
     assert (int(work.num_tokens), float(work.num_pairs)) == by_hand(*batch[1:], window)
     assert work.num_tokens < batch.tokens.size
 
 
 def test_a_full_sequence_is_a_triangle_of_pairs():
     targets = np.ones((2, 3, 500), np.int32)
-    work = count_work(targets, None, window=None)
+    work = count_work(targets, None)
     assert (int(work.num_tokens), float(work.num_pairs)) == (3000, 6 * 500 * 501 / 2)
-    work = count_work(targets, None, window=7)
+    work = count_work(targets, None, windows=(7,))
     assert float(work.num_pairs) == 6 * (7 * 8 / 2 + 493 * 7)
 
 
 def test_long_rows_of_many_sequences_do_not_round_away():
     targets = np.zeros((4, 8, 1 << 16), np.int32)
-    pairs = float(jax.jit(lambda t: count_work(t, None, window=None).num_pairs)(targets))
+    pairs = float(jax.jit(lambda t: count_work(t, None).num_pairs)(targets))
     assert pairs == pytest.approx(32 * 65536 * 65537 / 2, rel=1e-5)
 
 

@@ -86,7 +86,7 @@ def _heads(sizes: StepSizes) -> int:
 def _pairs(sizes: StepSizes, chunk: int) -> int:
     """Numbers in the keys and values of a chunk and all before it."""
     tokens = sum(sizes.lengths[: chunk + 1])
-    return 2 * sizes.num_sequences * tokens * sizes.num_kv_heads * sizes.head_dim
+    return sizes.num_sequences * tokens * sizes.num_kv_heads * sizes.kv_dims
 
 
 def _prefix(sizes: StepSizes, chunk: int) -> int:

@@ -50,6 +50,7 @@ class StepSizes:
       num_sequences: sequences of a microbatch.
       token_parts: devices that share the tokens of the residual stream.
       model_dim, num_heads, num_kv_heads, head_dim: of a layer.
+      value_dim: width of a head of values; `None`: `head_dim`.
       vocab_part: rows of a vocabulary table.
       itemsize: bytes of an activation.
       wide: bytes of an accumulated number.
@@ -80,6 +81,7 @@ class StepSizes:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    value_dim: int | None = None
     vocab_part: int
     itemsize: int
     wide: int = 4
@@ -114,6 +116,11 @@ class StepSizes:
     def message(self) -> int:
         """Bytes of a message between stages, of the longest chunk."""
         return self.layer_input(max(self.lengths))
+
+    @property
+    def kv_dims(self) -> int:
+        """Numbers in one head's key and value together."""
+        return self.head_dim + (self.value_dim or self.head_dim)
 
     def layer_input(self, length: int) -> int:
         """Bytes of a chunk's residual stream."""

@@ -109,15 +109,15 @@ def step_bytes(sizes: StepSizes, room: Room) -> MemoryPrediction:
         tokens * sum(sizes.per_token(value) * value.itemsize for value in values)
         for values, tokens in ((sizes.residuals, room.arena), (sizes.deferred, room.deferred))
     ]  # bytes of a layer
-    heads = room.layers * sizes.num_sequences * sizes.num_kv_heads * sizes.head_dim
+    kv = room.layers * sizes.num_sequences * sizes.num_kv_heads * sizes.kv_dims
     prefix = sum(sizes.lengths[:-1]) if sizes.train else 0
     per_token = sizes.message // sizes.itemsize // max(sizes.lengths)
     grads = sizes.rank_weights + sizes.table_values if sizes.train else 0
     return MemoryPrediction(
         ring=device_layers * waiting[0],
         deferred=device_layers * waiting[1],
-        cache=2 * heads * room.cache * sizes.itemsize,
-        prefix_gradients=2 * heads * room.prefix_slots * prefix * sizes.wide,
+        cache=kv * room.cache * sizes.itemsize,
+        prefix_gradients=kv * room.prefix_slots * prefix * sizes.wide,
         loss_gradients=room.loss * per_token * sizes.itemsize,
         accumulators=grads * sizes.wide,
         inbox=max(0, room.inbox_slots - 1 + sizes.late) * sizes.message,

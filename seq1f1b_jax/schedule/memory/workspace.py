@@ -66,7 +66,7 @@ def _chunk_on_gpu(sizes: StepSizes, chunk: int) -> int:
     narrow = sum(size for size in values if size <= message)
     wide = sum(values) - narrow
     tokens = sum(sizes.lengths[: chunk + 1])
-    pairs = 2 * sizes.num_sequences * tokens * sizes.num_kv_heads * sizes.head_dim
+    pairs = sizes.num_sequences * tokens * sizes.num_kv_heads * sizes.kv_dims
     held = max(sizes.scores[chunk].alone, sizes.scores[chunk].largest)
     scores = sizes.num_sequences * sizes.num_heads * held * (item + wide_item)
     gathered = _gathered(sizes, length)

@@ -12,10 +12,11 @@ chunks of equal cost get shorter along the sequence.
 Elementwise work, norms and communication are left out: they grow with the tokens as the matmuls do.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ FLOP_CONVENTIONS = ("model", "published", "square")
 """How the FLOPs of a step are counted, none with what is recomputed: `model` the pairs of a query
 and a key that it sees; `published`, as the Seq1F1B paper's code counts, half of the square and the
 lookup of the embedding as if it were a matmul; `square`, as some vendors count, all pairs."""
+T = TypeVar("T", bound=Any)
 _SIZES = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
 
 
@@ -49,9 +51,10 @@ class StageCost:
       num_sequences: sequences in a microbatch; all costs are proportional to it.
       recompute: `none` or `selective`, which recompute no matmul; `matmuls` and `full`, which run
         the forward of the layers again in the backward, without and with attention.
-      window: sliding-window size; `None`: all keys before the query.
+      windows: sliding-window size of each layer along the model, or one for all; `None`: a query
+        sees all keys before it.
       visible_keys: `[seq_len]`, keys that the query at each position sees, on average over packed
-        documents; `None`: what causality and the window leave.
+        documents and layers; `None`: what causality and the windows leave.
       num_layer_params: parameters of all layers, biases and norms included, for `model_flops`;
         `None`: their matmul weights.
 
@@ -76,7 +79,7 @@ class StageCost:
     layers_per_stage: tuple[int, ...]
     num_sequences: int = 1
     recompute: str = "selective"
-    window: int | None = None
+    windows: tuple[int | None, ...] = (None,)
     visible_keys: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
     num_layer_params: int | None = None
 
@@ -99,6 +102,11 @@ class StageCost:
             raise ValueError(
                 f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}"
             )
+        if len(self.windows) not in (1, sum(self.layers_per_stage)):
+            raise ValueError(
+                f"windows of {len(self.windows)} layers for {sum(self.layers_per_stage)}; give one "
+                "for each layer, or one for all"
+            )
         if self.recompute not in RECOMPUTE_POLICIES:
             raise ValueError(
                 f"recompute={self.recompute!r} must be one of {', '.join(RECOMPUTE_POLICIES)}"
@@ -108,6 +116,11 @@ class StageCost:
     def num_stages(self) -> int:
         """Stages along the model."""
         return len(self.layers_per_stage)
+
+    @property
+    def window(self) -> int | None | tuple[int | None, ...]:
+        """The window of all layers, or that of each."""
+        return self.windows[0] if len(self.windows) == 1 else self.windows
 
     @property
     def layer_weights(self) -> int:
@@ -125,18 +138,21 @@ class StageCost:
         Returns:
           Floating-point operations.
         """
-        layer = sum(self._layer(start, length))
-        *others, last = self.layers_per_stage
-        return max(layer * max(others, default=0), layer * last + self._head(length))
+        alike = len(self.windows) == 1
+        stages = range(1 if alike else self.num_stages)
+        layers = [sum(self._layer(stage, start, length)) for stage in stages]
+        layers *= self.num_stages if alike else 1
+        costs = [cost * n for cost, n in zip(layers, self.layers_per_stage, strict=True)]
+        return max(*costs, costs[-1] + self._head(length))
 
     def forward(self, stage: int, *, start: int, length: int) -> float:
         """Cost of the forward of a chunk on one stage, the head included on the last."""
         head = self._head(length) if stage == self.num_stages - 1 else 0
-        return self.layers_per_stage[stage] * self._layer(start, length)[0] + head
+        return self.layers_per_stage[stage] * self._layer(stage, start, length)[0] + head
 
     def backward(self, stage: int, *, start: int, length: int) -> float:
         """Cost of the backward of a chunk on one stage, what it recomputes included."""
-        return self.layers_per_stage[stage] * self._layer(start, length)[1]
+        return self.layers_per_stage[stage] * self._layer(stage, start, length)[1]
 
     def forward_costs(self, chunk_lengths: Sequence[int]) -> NDArray[np.int64]:
         """Cost of every forward, `[num_stages, num_chunks]`, as `simulate` takes it."""
@@ -220,10 +236,12 @@ class StageCost:
             np.int64,
         )
 
-    def _layer(self, start: int, length: int) -> tuple[float, float]:
-        """Forward and backward of one layer."""
+    def _layer(self, stage: int, start: int, length: int) -> tuple[float, float]:
+        """Forward and backward of one layer of a stage, on average over its layers."""
         tokens = self.num_sequences * length
-        pairs = self.num_sequences * (self.pairs(start + length) - self.pairs(start))
+        windows = self._windows_of(stage)
+        pairs = self.pairs(start + length, windows) - self.pairs(start, windows)
+        pairs = self.num_sequences * pairs
         matmuls = 2 * tokens * self.layer_weights
         pair_dim = pairs * self.num_heads * self.head_dim
         forward = matmuls + 4 * pair_dim
@@ -231,13 +249,28 @@ class StageCost:
         again = {"matmuls": matmuls, "full": forward}
         return forward, backward + again.get(self.recompute, 0)
 
-    def pairs(self, num_queries: int) -> float:
-        """Pairs of a query and a key that it sees, of the first queries of a sequence."""
+    def _windows_of(self, stage: int) -> tuple[int | None, ...]:
+        if len(self.windows) == 1:
+            return self.windows
+        first = sum(self.layers_per_stage[:stage])
+        return self.windows[first : first + self.layers_per_stage[stage]]
+
+    def pairs(self, num_queries: int, windows: Sequence[int | None] | None = None) -> float:
+        """Pairs of a query and a key that it sees, of the first queries of a sequence.
+
+        Args:
+          num_queries: queries.
+          windows: of the layers to average over; `None`: of all.
+        """
         if self.visible_keys is not None:
             return float(self._seen[num_queries])
-        # Query i sees i+1 keys, at most the window. 4 queries, window 3: 1 + 2 + 3 and 3.
-        rising = num_queries if self.window is None else min(num_queries, self.window)
-        return rising * (rising + 1) // 2 + (num_queries - rising) * rising
+
+        def within(window: int | None) -> int:
+            # Query i sees i+1 keys, at most the window. 4 queries, window 3: 1 + 2 + 3 and 3.
+            rising = num_queries if window is None else min(num_queries, window)
+            return rising * (rising + 1) // 2 + (num_queries - rising) * rising
+
+        return mean_over_layers(self.windows if windows is None else windows, within)
 
     @cached_property
     def _seen(self) -> NDArray[np.float64]:
@@ -246,3 +279,21 @@ class StageCost:
     def _head(self, length: int) -> int:
         """Logits, their gradient to the input and to the table, all on the forward."""
         return 3 * 2 * self.num_sequences * length * self.model_dim * self.vocab_size
+
+
+def mean_over_layers(windows: Sequence[int | None], of: Callable[[int | None], T]) -> T:
+    """The mean over layers of what depends on a layer's window.
+
+    Args:
+      windows: of the layers; equal ones are asked for once.
+      of: a number or an array, by the window.
+
+    Example:
+      >>> mean_over_layers((None, 4, 4), lambda window: 10 if window is None else window)
+      6.0
+    """
+    counts = Counter(windows)
+    if len(counts) == 1:
+        return of(windows[0])
+    total: Any = sum(count * of(window) for window, count in counts.items())
+    return total / len(windows)

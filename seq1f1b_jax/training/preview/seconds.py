@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from seq1f1b_jax.cli.devices import num_cores
 from seq1f1b_jax.models import Decoder
+from seq1f1b_jax.pipeline.stage import windows_of
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.estimate import Estimate
 from seq1f1b_jax.plan.hardware import Hardware, hardware_of
@@ -15,6 +16,8 @@ from seq1f1b_jax.schedule import Simulation
 from seq1f1b_jax.training.setup import Setup
 
 MEASURED = "measured costs"
+OPTIONS = ("mlp_bias", "qk_norm", "norm_placement")
+"""Fields that some families have, and a plan knows."""
 WAITS = ("bubble", "imbalance", "exchange")
 """Terms of a step in which ranks wait; one of them may be below 0, all together not."""
 
@@ -86,12 +89,14 @@ def shape_of_stage(stage: Decoder) -> ModelShape:
     is_gpt = stage.family == "gpt"
     names = (
         "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
-        "vocab_size", "tied", "window",
+        "vocab_size", "tied",
     )
     return ModelShape(
         **{name: getattr(stage, name) for name in names}, gated=stage.gated, centred=is_gpt,
+        windows=windows_of(stage),
         qkv_bias=is_gpt or getattr(stage, "qkv_bias", False),
         output_bias=is_gpt or getattr(stage, "output_bias", False),
+        **{name: getattr(stage, name) for name in OPTIONS if hasattr(stage, name)},
         learned_positions=getattr(stage, "max_positions", None) or 0,
     )
 

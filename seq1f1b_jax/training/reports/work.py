@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.loss import num_targets
+from seq1f1b_jax.schedule import mean_over_layers
 
 
 class Work(NamedTuple):
@@ -21,25 +22,28 @@ class Work(NamedTuple):
 
 
 def count_work(
-    targets: Int[Array, "M B T"], starts: Int[Array, "M B T"] | None, *, window: int | None
+    targets: Int[Array, "M B T"], starts: Int[Array, "M B T"] | None, *,
+    windows: tuple[int | None, ...] = (None,),
 ) -> Work:
     """The work of a batch.
 
     Args:
       targets: negative where there is none.
       starts: position of the first token of every token's document; `None`: one document.
-      window: sliding-window size; `None`: all keys before the query.
+      windows: sliding-window size of each layer, or one for all; `None`: all keys before the
+        query. The pairs are those of a layer, on average.
 
     Example:
       >>> import jax.numpy as jnp
       >>> targets = jnp.array([[[5, 6, -1, 7]]])
-      >>> [int(number) for number in count_work(targets, None, window=None)]
+      >>> [int(number) for number in count_work(targets, None)]
       [3, 7]
     """
     visible = jnp.arange(1, targets.shape[-1] + 1)
     visible = jnp.broadcast_to(visible, targets.shape) if starts is None else visible - starts
-    if window is not None:
-        visible = jnp.minimum(visible, window)
+    visible = mean_over_layers(
+        windows, lambda window: visible if window is None else jnp.minimum(visible, window)
+    )
     # row by row first: a long running sum would round every further row away
     rows = jnp.sum(jnp.where(targets >= 0, visible, 0), axis=-1, dtype=jnp.float32)
     return Work(num_targets(targets), jnp.sum(rows))
