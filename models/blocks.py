@@ -9,8 +9,9 @@ residual stream is summed over devices.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -46,38 +47,61 @@ class Heads(nnx.Module):
       tensor: axis that heads are sharded over; sizes are one device's.
       whole_kv_heads: key/value heads of the whole model, if fewer than devices: every device holds
         all their projections and uses those of the one that its queries share.
+      norm: makes the norm of queries or keys from its width; `None`: there is none.
+      whole_norm: whether that norm is over all heads at once, not over each.
+      value_dim: width of a head of values; `None`: `head_dim`.
     """
 
     def __init__(
         self, model_dim: int, num_heads: int, *, num_kv_heads: int, head_dim: int, qkv_bias: bool,
         output_bias: bool, output_std: float, rngs: nnx.Rngs, tensor: TensorAxis = ONE_DEVICE,
-        whole_kv_heads: int | None = None,
+        whole_kv_heads: int | None = None, norm: Callable[[int], nnx.Module] | None = None,
+        whole_norm: bool = False, value_dim: int | None = None,
     ):
-        kv_dim = (whole_kv_heads or num_kv_heads) * head_dim
+        kv_heads, value_dim = whole_kv_heads or num_kv_heads, value_dim or head_dim
+        kv_dim = kv_heads * head_dim
+        self.value_dim = value_dim
         self.head_dim, self.tensor, self.whole_kv_heads = head_dim, tensor, whole_kv_heads
         self.query = _linear(model_dim, num_heads * head_dim, use_bias=qkv_bias, rngs=rngs)
         self.key = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
-        self.value = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
+        self.value = _linear(model_dim, kv_heads * value_dim, use_bias=qkv_bias, rngs=rngs)
         self.output = nnx.LinearGeneral(
-            (num_heads, head_dim), model_dim, axis=(-2, -1),
+            (num_heads, value_dim), model_dim, axis=(-2, -1),
             **_options(use_bias=output_bias, std=output_std, rngs=rngs, parts=tensor.size),
         )
+        self.normed, self.whole_norm = norm is not None, whole_norm
+        if norm is not None:
+            self.query_norm = norm(num_heads * head_dim if whole_norm else head_dim)
+            self.key_norm = norm(kv_dim if whole_norm else head_dim)
 
     def split(
         self, h: Float[Array, "B T d"]
-    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
+    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv Dv"]]:
         """Queries, keys and values of normalised input."""
         query, key, value = (
-            rearrange(project(h).astype(h.dtype), "B T (H D) -> B T H D", D=self.head_dim)
-            for project in (self.query, self._shared(self.key), self._shared(self.value))
+            project(h).astype(h.dtype)
+            for project in (
+                self.query, self._shared(self.key, self.head_dim),
+                self._shared(self.value, self.value_dim),
+            )
         )
+        if self.normed and self.whole_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key, value = (
+            rearrange(x, "B T (H D) -> B T H D", D=width)
+            for x, width in (
+                (query, self.head_dim), (key, self.head_dim), (value, self.value_dim)
+            )
+        )
+        if self.normed and not self.whole_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
         return query, key, value
 
-    def join(self, attended: Float[Array, "B T Hq D"]) -> Float[Array, "B t d"]:
+    def join(self, attended: Float[Array, "B T Hq Dv"]) -> Float[Array, "B t d"]:
         """Heads back into the residual stream."""
         return self.tensor.leave(self.output(attended).astype(attended.dtype))
 
-    def _shared(self, project: nnx.Linear) -> Callable[[Array], Array]:
+    def _shared(self, project: nnx.Linear, width: int) -> Callable[[Array], Array]:
         """A key/value projection; of a shared one, the columns of this device's head."""
         if self.whole_kv_heads is None:
             return project
@@ -85,8 +109,7 @@ class Heads(nnx.Module):
         graph, weights = nnx.split(project)
 
         def own_head(weight: Array) -> Array:
-            start = head * self.head_dim
-            return lax.dynamic_slice_in_dim(weight, start, self.head_dim, weight.ndim - 1)
+            return lax.dynamic_slice_in_dim(weight, head * width, width, weight.ndim - 1)
 
         return nnx.merge(graph, jax.tree.map(own_head, weights))
 
@@ -108,23 +131,26 @@ class GeluMlp(nnx.Module):
         return self.tensor.leave(self.down(gelu(self.up(h).astype(h.dtype))).astype(h.dtype))
 
 
-class SwiGlu(nnx.Module):
-    """`down(silu(gate(h)) * up(h))` without biases.
+class GatedMlp(nnx.Module):
+    """`down(activation(gate(h)) * up(h))`: a SwiGLU with SiLU, a GeGLU with GELU.
 
     Source: Shazeer, GLU Variants Improve Transformer, arXiv 2002.05202, equation 6.
     """
 
     def __init__(
         self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs,
-        tensor: TensorAxis = ONE_DEVICE,
+        activation: str = "silu", bias: bool = False, tensor: TensorAxis = ONE_DEVICE,
     ):
-        self.tensor = tensor
-        self.gate = _linear(model_dim, mlp_dim, use_bias=False, rngs=rngs)
-        self.up = _linear(model_dim, mlp_dim, use_bias=False, rngs=rngs)
-        self.down = _linear(mlp_dim, model_dim, use_bias=False, std=output_std, rngs=rngs)
+        self.tensor, self.activation = tensor, activation
+        self.gate = _linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
+        self.up = _linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
+        self.down = _linear(
+            mlp_dim, model_dim, use_bias=bias, std=output_std, rngs=rngs, parts=tensor.size
+        )
 
     def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
-        return self.tensor.leave(self.down(gated(self.gate(h), self.up(h))))
+        gate, up = (project(h).astype(h.dtype) for project in (self.gate, self.up))
+        return self.tensor.leave(self.down(GATED[self.activation](gate, up)).astype(h.dtype))
 
 
 def keep_inputs(function: Callable) -> Callable:
@@ -146,7 +172,11 @@ def keep_inputs(function: Callable) -> Callable:
 
 
 gelu = keep_inputs(lambda h: jax.nn.gelu(h, approximate=True))
-gated = keep_inputs(lambda gate, up: jax.nn.silu(gate) * up)
+GATED: Mapping[str, Callable] = MappingProxyType({
+    "silu": keep_inputs(lambda gate, up: jax.nn.silu(gate) * up),
+    "gelu": keep_inputs(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up),
+})
+"""Gate and value of a gated MLP by the name of its activation."""
 
 
 def _linear(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD, parts=1):

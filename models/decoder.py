@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.models.blocks import INIT_STD
+from seq1f1b_jax.ops.attention import Scoring
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
 
@@ -48,6 +49,11 @@ class Decoder(ABC):
     window: int | None = None
     tensor: TensorAxis = ONE_DEVICE
     whole_kv_heads: int | None = None
+
+    @property
+    def scoring(self) -> Scoring:
+        """See `pipeline.stage.scoring_of`."""
+        return Scoring(window=self.window)
 
     def shard(self, tensor: TensorAxis) -> "Decoder":
         """The model of one device along the axis `tensor`: its share of the heads and of the MLP.
@@ -112,12 +118,12 @@ class Decoder(ABC):
 
     def pre(
         self, layer: Tree, x: Float[Array, "B t d"], context: Tree
-    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv D"]]:
+    ) -> tuple[Float[Array, "B T Hq D"], Float[Array, "B T Hkv D"], Float[Array, "B T Hkv Dv"]]:
         """One layer before attention."""
         return nnx.merge(self._layer_graph, layer).pre(x, context)
 
     def post(
-        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq D"]
+        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq Dv"]
     ) -> Float[Array, "B t d"]:
         """One layer after attention."""
         return nnx.merge(self._layer_graph, layer).post(x, attended)

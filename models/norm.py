@@ -30,11 +30,32 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class RMSNorm(nnx.RMSNorm):
-    """`nnx.RMSNorm` with a lean backward; input and output `[B, T, d]` in the input's dtype."""
+    """`nnx.RMSNorm` with a lean backward; input and output `[..., d]` in the input's dtype.
 
-    def __call__(self, x: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
+    Args:
+      width: d.
+      epsilon: added to the variance.
+      rngs: not used, as the scale begins at 1.
+      offset: whether the scale is 1 + the weight, which begins at 0 (Gemma).
+      parts: devices that compute the same norm of the same tokens: each gives its share of the
+        weight's gradient.
+    """
+
+    def __init__(
+        self, width: int, *, epsilon: float, rngs: nnx.Rngs, offset: bool = False, parts: int = 1
+    ):
+        begin = nnx.initializers.zeros if offset else nnx.initializers.ones
+        super().__init__(width, epsilon=epsilon, scale_init=begin, rngs=rngs)
+        self.offset, self.parts = offset, parts
+
+    def __call__(self, x: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
         assert self.scale is not None
-        return rms_norm(x, self.scale[...], self.epsilon)
+        scale = self.scale[...]
+        if self.parts > 1:
+            scale = shared(scale, self.parts)
+        if self.offset:
+            scale = 1 + _widen(scale)
+        return rms_norm(x, scale, self.epsilon)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -70,9 +91,7 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rms_norm(
-    x: Float[Array, "B T d"], scale: Weight, epsilon: float
-) -> Float[Array, "B T d"]:
+def rms_norm(x: Float[Array, "*B d"], scale: Weight, epsilon: float) -> Float[Array, "*B d"]:
     """Divide each token by its root mean square, then scale.
 
     Source: Zhang and Sennrich, Root Mean Square Layer Normalization, arXiv 1910.07467, equation 4.
@@ -96,6 +115,15 @@ def _rms_norm_backward(epsilon, residuals, dy):
 
 
 rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def shared(weight: Weight, parts: int):
+    """The weight, of whose gradient each of `parts` devices gives an equal share."""
+    return weight
+
+
+shared.defvjp(lambda weight, parts: (weight, None), lambda parts, _, dy: (dy / parts,))
 
 
 def _widen(x):

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from seq1f1b_jax.config import (
     DEFAULT_POSITIONS,
+    LayerKind,
     ModelConfig,
     RopeConfig,
     all_sizes,
@@ -19,6 +20,15 @@ from seq1f1b_jax.models.llama import Llama
 from seq1f1b_jax.models.rope import check_rope
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})
+POSITIVE = (
+    "window", "window_rope_theta", "rotary_dim", "attention_scale", "attention_softcap",
+    "logit_softcap", "embedding_scale", "residual_scale", "logit_scale",
+)
+LARGEST = 1e30
+LLAMA_ONLY = (
+    *POSITIVE, "layer_pattern", "qk_norm", "norm_placement", "norm_offset", "activation",
+)
+"""Fields that family `gpt` has none of."""
 FAMILY_POSITIONS = MappingProxyType({"gpt": ("learned", "rotary"), "llama": ("rotary",)})
 
 
@@ -47,14 +57,21 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     kind = nearest(FAMILIES, family, what="family")
     preset_sizes = {} if preset is None else preset_fields(family, preset)
     rope = fields.pop("rope", None) or {}
-    rope = rope if isinstance(rope, RopeConfig) else RopeConfig(**rope)
+    rope = dict(vars(rope)) if isinstance(rope, RopeConfig) else dict(rope)
+    for name in ("short_factors", "long_factors"):  # a recipe has lists
+        rope[name] = None if rope.get(name) is None else tuple(rope[name])
+    rope = RopeConfig(**rope)
     model = ModelConfig(family=family, preset=preset, rope=rope, **fields)
     _check_dropout(model.dropout)
     _check_required(model, preset_sizes)
     sizes = all_sizes(resolve_model(model, preset_sizes))
     _check(family, sizes)
-    check_rope(rope, head_dim=sizes["head_dim"], theta=sizes["rope_theta"])
     _check_family(family, sizes)
+    check_layers(sizes)
+    turned = sizes.get("rotary_dim", sizes["head_dim"])
+    check_rope(rope, head_dim=turned, theta=sizes["rope_theta"])
+    if "layer_pattern" in sizes:
+        sizes["layer_pattern"] = tuple(sizes["layer_pattern"])
     if sizes["positions"] == "rotary":
         sizes["max_positions"] = None  # there is no table, and no limit
     names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
@@ -80,8 +97,9 @@ def _check_required(model: ModelConfig, preset_sizes: Mapping[str, Any]) -> None
 def _check(family: str, sizes: dict[str, Any]) -> None:
     for name in ("num_kv_heads", "head_dim", "mlp_dim", "norm_eps", "rope_theta"):
         _check_positive(name, sizes[name])
-    if "window" in sizes:
-        _check_positive("window", sizes["window"])
+    for name in POSITIVE:
+        if name in sizes:
+            _check_positive(name, sizes[name])
     num_heads, num_kv_heads = sizes["num_heads"], sizes["num_kv_heads"]
     if num_heads % num_kv_heads:
         divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
@@ -96,6 +114,35 @@ def _check(family: str, sizes: dict[str, Any]) -> None:
         )
 
 
+def check_layers(sizes: Mapping[str, Any]) -> None:
+    """Refuse kinds of layers that do not exist, or that lack what they need."""
+    pattern = sizes.get("layer_pattern")
+    if pattern is not None:
+        unknown = [kind for kind in pattern if kind not in get_args(LayerKind)]
+        if unknown or not pattern:
+            raise ValueError(
+                f"layer_pattern={pattern!r}: kinds of layers are {', '.join(get_args(LayerKind))}; "
+                "give one or more of them"
+            )
+    has_window_layers = "window" in (pattern or ())
+    if has_window_layers != ("window" in sizes) and pattern is not None:
+        raise ValueError(
+            f"window={sizes.get('window')} and layer_pattern={list(pattern)}; a pattern with "
+            "window layers needs the window's size, and one without them has none"
+        )
+    if "window_rope_theta" in sizes and not has_window_layers:
+        raise ValueError(
+            f"window_rope_theta={sizes['window_rope_theta']} is for window layers of a "
+            "layer_pattern, and there are none; leave it out, or set rope_theta"
+        )
+    rotary = sizes.get("rotary_dim")
+    if rotary is not None and (rotary % 2 or rotary > sizes["head_dim"]):
+        raise ValueError(
+            f"rotary_dim={rotary} of head_dim={sizes['head_dim']}: positions turn pairs of dims; "
+            "use an even number, at most head_dim"
+        )
+
+
 def _check_family(family: str, sizes: dict[str, Any]) -> None:
     """Refuse what a family does not have, and would ignore."""
     positions, rope = sizes["positions"], sizes["rope"].type
@@ -107,7 +154,8 @@ def _check_family(family: str, sizes: dict[str, Any]) -> None:
         )
     if family != "gpt":
         return
-    fixed = {"window": None, "qkv_bias": True, "output_bias": True}
+    fixed = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), True)
+    fixed |= dict.fromkeys(LLAMA_ONLY)
     for name, only in fixed.items():
         if sizes.get(name, only) != only:
             raise ValueError(
@@ -122,8 +170,10 @@ def _check_family(family: str, sizes: dict[str, Any]) -> None:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if value <= 0:
+    if not value > 0:
         raise ValueError(f"{name}={value} is not positive; use a number above 0")
+    if value > LARGEST:
+        raise ValueError(f"{name}={value} is above {LARGEST:g}; float32 could not compute with it")
 
 
 def _check_dropout(dropout: float) -> None:

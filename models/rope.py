@@ -12,6 +12,7 @@ their angles and may stay; slow ones would reach unseen angles and are stretched
     ntk      a larger base, theta * factor**(D / (D - 2)): the fastest stays, the slowest is divided
     yarn     a ramp over the dimensions, from beta_fast turns down to beta_slow turns
     llama3   a ramp over the turns, from high_freq_factor down to low_freq_factor
+    longrope a factor for each, found by a search: one list up to the trained length, one beyond it
 """
 
 import math
@@ -98,7 +99,7 @@ def inverse_frequencies(
       rope: how they are stretched.
 
     Returns:
-      Float64 `[D/2]`, and a number that is 1 except for YaRN.
+      Float64 `[D/2]`, and a number that is 1 except for YaRN and LongRoPE.
 
     Example:
       >>> from seq1f1b_jax.config import RopeConfig
@@ -108,13 +109,17 @@ def inverse_frequencies(
       ([0.5, 0.05], 1.0)
 
     Source: linear: Chen et al., arXiv 2306.15595, equation 4; ntk and yarn: Peng et al., YaRN,
-    arXiv 2309.00071, sections 3.1 to 3.4; llama3: the code published with Llama 3.1.
+    arXiv 2309.00071, sections 3.1 to 3.4; llama3: the code published with Llama 3.1; longrope: Ding
+    et al., arXiv 2402.13753, section 3.
     """
     if rope.type == "ntk":
         theta *= rope.factor ** (head_dim / (head_dim - 2))
     plain = theta ** (-np.arange(0, head_dim, 2) / head_dim)
     if rope.type in ("none", "ntk"):
         return plain, 1.0
+    if rope.type == "longrope":
+        factors = rope.long_factors if rope.long else rope.short_factors
+        return plain / np.asarray(factors), attention_factor(rope)
     stretched = plain / rope.factor
     if rope.type == "linear":
         return stretched, 1.0
@@ -126,11 +131,14 @@ def inverse_frequencies(
 
 
 def attention_factor(rope: RopeConfig) -> float:
-    """YaRN's scale of queries and of keys, which keeps attention as sharp as it was."""
-    if rope.type != "yarn":
+    """The scale of queries and of keys that keeps attention as sharp as it was."""
+    if rope.type not in ("yarn", "longrope"):
         return 1.0
     if rope.attention_factor is not None:
         return rope.attention_factor
+    if rope.type == "longrope":
+        assert rope.original_max_positions  # checked
+        return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_positions))
     return 0.1 * math.log(rope.factor) + 1
 
 
@@ -178,8 +186,12 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
             f"rope.type='ntk' raises the base to a power of D / (D - 2) and head_dim={head_dim}; "
             "use rope.type='linear'"
         )
+    if rope.type in ("yarn", "llama3", "longrope"):
+        _check_length(rope)
     if rope.type in ("yarn", "llama3"):
         _check_ramp(rope)
+    for name in ("short_factors", "long_factors"):
+        _check_factors(name, rope, head_dim)
     if rope.attention_factor is not None and not 0 < rope.attention_factor < math.inf:
         raise ValueError(
             f"rope.attention_factor={rope.attention_factor} scales queries and keys; use a number "
@@ -189,12 +201,28 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
         raise ValueError(f"rope.type='yarn' needs rope_theta above 1, not {theta}; 10000 is usual")
 
 
-def _check_ramp(rope: RopeConfig) -> None:
-    if rope.original_max_positions is None or rope.original_max_positions <= 0:
+def _check_factors(name: str, rope: RopeConfig, head_dim: int) -> None:
+    factors = getattr(rope, name)
+    if rope.type != "longrope":
+        if factors is not None:
+            raise ValueError(f"rope.{name} are of rope.type='longrope', not {rope.type!r}")
+        return
+    if factors is None or len(factors) != head_dim // 2 or not min(factors) > 0:
+        raise ValueError(
+            f"rope.{name}={factors}: rope.type='longrope' needs {head_dim // 2} numbers above 0, "
+            f"one for each pair of the {head_dim} dims that are turned"
+        )
+
+
+def _check_length(rope: RopeConfig) -> None:
+    if rope.original_max_positions is None or rope.original_max_positions <= 1:
         raise ValueError(
             f"rope.original_max_positions={rope.original_max_positions} with rope.type="
             f"{rope.type!r}; set it to the length that the model was trained on"
         )
+
+
+def _check_ramp(rope: RopeConfig) -> None:
     names = {"yarn": ("beta_slow", "beta_fast"), "llama3": ("low_freq_factor", "high_freq_factor")}
     low, high = names[rope.type]
     if not 0 < getattr(rope, low) < getattr(rope, high):

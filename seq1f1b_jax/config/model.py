@@ -9,9 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-RopeType = Literal["none", "linear", "ntk", "yarn", "llama3"]
+RopeType = Literal["none", "linear", "ntk", "yarn", "llama3", "longrope"]
 ROPE_TYPES: tuple[str, ...] = get_args(RopeType)
 Positions = Literal["learned", "rotary"]
+LayerKind = Literal["full", "window", "unrotated"]
+QkNorm = Literal["none", "head", "width"]
+NormPlacement = Literal["before", "after", "both"]
+Activation = Literal["silu", "gelu"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,19 @@ class RopeConfig:
 
     Attributes:
       type: `none`; `linear` divides positions by factor; `ntk` raises the base instead; `yarn`
-        divides for slow frequencies only; `llama3` likewise, as Llama 3.1 does.
+        divides for slow frequencies only; `llama3` likewise, as Llama 3.1 does; `longrope` divides
+        each by a factor of its own.
       factor: how many times longer.
-      original_max_positions: length the model was trained on (yarn, llama3).
+      original_max_positions: length the model was trained on (yarn, llama3, longrope).
       low_freq_factor: turns over that length below which a frequency is divided by factor (llama3).
       high_freq_factor: turns above which it is unchanged (llama3).
       beta_fast: turns above which it is unchanged (yarn).
       beta_slow: turns below which it is divided by factor (yarn).
-      attention_factor: scale of queries and keys; None: 0.1 ln(factor) + 1 (yarn).
+      attention_factor: scale of queries and keys; None: 0.1 ln(factor) + 1 (yarn), or the root of
+        1 + ln(factor) / ln(original_max_positions) (longrope).
+      short_factors: of every pair of dims, for sequences up to that length (longrope).
+      long_factors: likewise for longer ones (longrope).
+      long: whether sequences are longer; None: as data.seq_len says (longrope).
     """
 
     type: RopeType = "none"
@@ -38,6 +47,9 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    short_factors: tuple[float, ...] | None = None
+    long_factors: tuple[float, ...] | None = None
+    long: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -68,9 +80,27 @@ class ModelConfig:
       norm_eps: constant added to the variance in the norms.
       rope_theta: base of the rotary frequencies.
       rope: how they are stretched for longer sequences.
+      rotary_dim: dims of a head that positions turn, its first ones; None: all (llama).
       window: sliding-window size; None: full attention (llama).
+      layer_pattern: kinds of the layers, repeated along the model: `full`, `window` (the others
+        then see all), `unrotated` (full, and without positions); None: all are alike (llama).
+      window_rope_theta: base of the frequencies of window layers, which rope does not stretch then;
+        None: as all layers (llama).
       qkv_bias: whether query, key and value projections have biases (llama; gpt always has them).
       output_bias: whether attention's output projection has one (llama; gpt always has it).
+      mlp_bias: whether the projections of the MLP have (llama; gpt always has them).
+      qk_norm: norm of queries and keys: `none`, `head` (of each head) or `width` (of all heads
+        together, on one device of tensor) (llama).
+      norm_placement: where norms of attention and MLP are: `before` them, `after` them, before what
+        they add, or `both` (llama).
+      norm_offset: whether norms scale by 1 + weight (llama).
+      activation: of the MLP's gate: `silu`, or `gelu` in its tanh form (llama).
+      attention_scale: factor of the products of queries and keys; None: 1/sqrt(head_dim) (llama).
+      attention_softcap: scores are bent below this absolute value by a tanh; None: no (llama).
+      logit_softcap: likewise logits (llama).
+      embedding_scale: factor of embeddings; None: 1 (llama).
+      residual_scale: factor of what attention and MLP add; None: 1 (llama).
+      logit_scale: factor of logits; None: 1 (llama).
       dropout: must be 0; any other value is refused with the reason.
     """
 
@@ -92,9 +122,23 @@ class ModelConfig:
     norm_eps: float | None = None
     rope_theta: float | None = None
     rope: RopeConfig = field(default_factory=RopeConfig)
+    rotary_dim: int | None = None
     window: int | None = None
+    layer_pattern: list[LayerKind] | None = None
+    window_rope_theta: float | None = None
     qkv_bias: bool | None = None
     output_bias: bool | None = None
+    mlp_bias: bool | None = None
+    qk_norm: QkNorm | None = None
+    norm_placement: NormPlacement | None = None
+    norm_offset: bool | None = None
+    activation: Activation | None = None
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embedding_scale: float | None = None
+    residual_scale: float | None = None
+    logit_scale: float | None = None
     dropout: float = 0.0
 
 

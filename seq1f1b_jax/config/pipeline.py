@@ -89,6 +89,7 @@ class ExecutorConfig:
     Attributes:
       attention: `auto`, or a backend by name: `xla_blockwise`, `xla_dense`, `cudnn`; auto: cudnn
         on GPUs that have it and compute the same as xla_dense on a small chunk, else xla_blockwise.
+        `package.module:function`: your own (docs/design/attention.md).
       recompute: what the backward recomputes: `none` nothing, `selective` elementwise operations,
         `matmuls` all but attention, `full` whole layers from their inputs.
       unroll: the most layers of a stage that are unrolled, so that weight gradients are added where

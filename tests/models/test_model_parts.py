@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seq1f1b_jax.models.blocks import gated, gelu
+from seq1f1b_jax.models.blocks import GATED, gelu
 from seq1f1b_jax.models.norm import LayerNorm, RMSNorm
 from seq1f1b_jax.models.rope import rotary_tables, rotate
 
@@ -61,7 +61,10 @@ def test_bfloat16_norm_has_float32_statistics(name):
 
 ACTIVATIONS = {
     "gelu": (gelu, lambda h: jax.nn.gelu(h, approximate=True), 1),
-    "gated": (gated, lambda gate, up: jax.nn.silu(gate) * up, 2),
+    "gated by silu": (GATED["silu"], lambda gate, up: jax.nn.silu(gate) * up, 2),
+    "gated by gelu": (
+        GATED["gelu"], lambda gate, up: jax.nn.gelu(gate, approximate=True) * up, 2
+    ),
 }
 
 
