@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.export_tokenizer import complete, files_beside, fitting_stage
 from seq1f1b_jax.models.hf.match import leaf_shapes, wanted
 from seq1f1b_jax.models.hf.origin import GENERATION, Origin, write_files
-from seq1f1b_jax.models.hf.write_config import export_table, hf_config
+from seq1f1b_jax.models.hf.rules import Rule
+from seq1f1b_jax.models.hf.write_config import family_of, hf_config
 from seq1f1b_jax.pipeline.params.rows import opened
 from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
@@ -102,6 +103,7 @@ def export(
     config = hf_config(
         stage, dtype=dtype, context_length=context_length,
         special_tokens=_with_rows(special_tokens, stage.vocab_size),
+        architecture=origin.architecture,
     )
     if origin.tokenizer_class is not None:
         config["tokenizer_class"] = origin.tokenizer_class
@@ -113,7 +115,10 @@ def export(
         })
     try:
         with _renamed_when_whole(folder) as inner:
-            _write_tensors(inner, params, stage, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            rules = family_of(stage, origin.architecture).rules
+            _write_tensors(
+                inner, params, stage, rules, dtype=dtype, max_shard_bytes=max_shard_bytes
+            )
             write_files({**files, "config.json": _json(config)}, inner)
     except OSError as error:
         raise UserError(
@@ -134,10 +139,12 @@ def _renamed_when_whole(folder: Path) -> Iterator[Path]:
         os.rename(inner, folder)
 
 
-def _write_tensors(folder: Path, params: Params, stage: Decoder, *, dtype, max_shard_bytes) -> None:
+def _write_tensors(
+    folder: Path, params: Params, stage: Decoder, rules: Sequence[Rule], *, dtype, max_shard_bytes
+) -> None:
     leaves = {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     leaves.setdefault(ZEROS, np.zeros((stage.num_layers, stage.model_dim), np.float32))
-    tensors = {name: (rule, layer) for name, rule, layer in wanted(stage, export_table(stage))}
+    tensors = {name: (rule, layer) for name, rule, layer in wanted(stage, rules)}
 
     readers = {}
 

@@ -1,5 +1,8 @@
 """The metadata of a GGUF file as fields of our models."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -7,10 +10,20 @@ import numpy as np
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats.gguf import GgufFile
 from seq1f1b_jax.models.hf.config import Description
+from seq1f1b_jax.models.hf.families.llama_cpp import PERMUTED, STRAIGHT
+from seq1f1b_jax.models.hf.rules import Rule
 from seq1f1b_jax.models.hf.settings import CheckedValues
+from seq1f1b_jax.models.rope import inverse_frequencies
 
-ARCHITECTURES = ("llama", "qwen2")
+ARCHITECTURES: Mapping[str, tuple[Rule, ...]] = MappingProxyType({
+    "llama": PERMUTED, "qwen2": STRAIGHT, "qwen3": STRAIGHT,
+})
+"""Architecture -> its tensors."""
 _FACTORS = "rope_freqs.weight"
+LLAMA3 = RopeConfig(
+    "llama3", original_max_positions=8192, low_freq_factor=1.0, high_freq_factor=4.0
+)
+"""Of every model with such factors, but for how many times longer."""
 
 
 def read_metadata(file: GgufFile, *, where: str) -> Description:
@@ -33,13 +46,8 @@ def read_metadata(file: GgufFile, *, where: str) -> Description:
     prefix = f"{kind}."
     values = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
     settings = CheckedValues(values, f"{where}, {kind}")
-    if _FACTORS in file.tensors:
-        raise UserError(
-            f"{where}: {_FACTORS} stretches each rotary frequency by its own factor; use the "
-            "checkpoint's safetensors, whose config.json names the rule"
-        )
     length = settings.count("context_length")
-    return Description(f"{kind} (GGUF)", f"gguf-{kind}", _fields(settings, file), length,
+    return Description(f"{kind} (GGUF)", ARCHITECTURES[kind], _fields(settings, file), length,
                        _special_tokens(file))
 
 
@@ -48,14 +56,11 @@ def _check_whole(file: GgufFile, where: str) -> None:
     content = CheckedValues(file.metadata, where)
     content.refuse({
         "general.type": (("model",), "it is no model: give the file of the model itself"),
-        "split.count": ((0, 1), "one of several files: join them with llama-gguf-split --merge"),
     })
 
 
 def _fields(settings: CheckedValues, file: GgufFile) -> dict[str, Any]:
-    num_heads = settings.count("attention.head_count")
-    model_dim = settings.count("embedding_length")
-    head_dim = settings.count("attention.key_length", max(model_dim // num_heads, 1))
+    num_heads, head_dim = settings.count("attention.head_count"), _head_dim(settings)
     settings.refuse({
         "attention.value_length": ((head_dim,), f"values are as wide as keys, {head_dim}"),
         "rope.dimension_count": ((head_dim,), f"all {head_dim} dims of a head are turned"),
@@ -78,7 +83,7 @@ def _fields(settings: CheckedValues, file: GgufFile) -> dict[str, Any]:
     return {
         "family": "llama",
         "num_layers": settings.count("block_count"),
-        "model_dim": model_dim,
+        "model_dim": settings.count("embedding_length"),
         "num_heads": num_heads,
         "num_kv_heads": settings.count("attention.head_count_kv", num_heads),
         "head_dim": head_dim,
@@ -87,11 +92,17 @@ def _fields(settings: CheckedValues, file: GgufFile) -> dict[str, Any]:
         "tied": "output.weight" not in file.tensors,
         "norm_eps": _decimal(settings.number("attention.layer_norm_rms_epsilon", 1e-5)),
         "rope_theta": _decimal(settings.number("rope.freq_base", 10_000.0)),
-        "rope": _rope(settings),
+        "rope": _rope(settings) if _FACTORS not in file.tensors else _llama3(settings, file),
         "window": window or None,
         "qkv_bias": "blk.0.attn_q.bias" in file.tensors,
         "output_bias": "blk.0.attn_output.bias" in file.tensors,
+        "qk_norm": "head" if "blk.0.attn_q_norm.weight" in file.tensors else None,
     }
+
+
+def _head_dim(settings: CheckedValues) -> int:
+    whole = settings.count("embedding_length") // settings.count("attention.head_count")
+    return settings.count("attention.key_length", max(whole, 1))
 
 
 def _rope(settings: CheckedValues) -> RopeConfig:
@@ -111,6 +122,29 @@ def _rope(settings: CheckedValues) -> RopeConfig:
         )
     factor = _decimal(factors[0])
     return RopeConfig() if kind == "none" or factor == 1 else RopeConfig("linear", factor=factor)
+
+
+def _llama3(settings: CheckedValues, file: GgufFile) -> RopeConfig:
+    """The rule of Llama 3.1 and later, if the file's factors are those that it gives.
+
+    Raises:
+      UserError: they are of another rule, or a second one is named beside them.
+    """
+    named, factors = _rope(settings), file.read(_FACTORS)
+    head_dim = _head_dim(settings)
+    theta = _decimal(settings.number("rope.freq_base", 10_000.0))
+    rope = replace(LLAMA3, factor=_decimal(float(factors.max())))
+    plain, _ = inverse_frequencies(head_dim, theta=theta, rope=RopeConfig())
+    wanted = plain / inverse_frequencies(head_dim, theta=theta, rope=rope)[0]
+    if named.type != "none" or factors.shape != wanted.shape or not np.allclose(
+        factors, wanted, rtol=1e-5
+    ):
+        raise UserError(
+            f"{settings.where}: {_FACTORS} holds other factors of the rotary frequencies than "
+            "Llama 3.1's rule gives; use the checkpoint's safetensors, whose config.json names the "
+            "rule"
+        )
+    return rope
 
 
 def _decimal(value: float) -> float:

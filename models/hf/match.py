@@ -1,7 +1,7 @@
 """The tensors that a model needs against those of a checkpoint: all differences at once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -9,8 +9,8 @@ import numpy as np
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.hf.rules import Rule
 from seq1f1b_jax.models.hf.source import Source
-from seq1f1b_jax.models.hf.tables import TABLES, Rule
 from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
 HEAD = "lm_head.weight"
@@ -20,7 +20,7 @@ LISTED = 8
 # Buffers that older checkpoints hold beside their weights: causal masks, rotary frequencies.
 _BUFFERS = re.compile(
     r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|"
-    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rope_freqs\.weight"
 )
 _NOT_WEIGHTS = re.compile(r"[IU]\d+|BOOL|F8_.*")
 
@@ -63,17 +63,17 @@ def leaf_shapes(stage: Decoder) -> Params:
     return jax.eval_shape(stage.init, jax.random.key(0))
 
 
-def rules_of(stage: Decoder, table: str) -> dict[str, Rule]:
+def rules_of(stage: Decoder, table: Sequence[Rule]) -> dict[str, Rule]:
     """Rule of each leaf of a model, by the leaf's path."""
     leaves = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(leaf_shapes(stage))]
-    by_leaf = {leaf: rule for rule in TABLES[table] for leaf in rule.leaves}
+    by_leaf = {leaf: rule for rule in table for leaf in rule.leaves}
     return {leaf: by_leaf[leaf] for leaf in leaves}
 
 
-def wanted(stage: Decoder, table: str) -> Iterator[tuple[str, Rule, int]]:
+def wanted(stage: Decoder, table: Sequence[Rule]) -> Iterator[tuple[str, Rule, int]]:
     """Name, rule and layer of every tensor of a model's checkpoint, in the table's order."""
     ours = set(rules_of(stage, table).values())
-    rules = [rule for rule in TABLES[table] if rule in ours]
+    rules = [rule for rule in table if rule in ours]
     per_layer = [rule for rule in rules if "{}" in rule.name]
     before = rules.index(per_layer[0])
     yield from ((rule.name, rule, 0) for rule in rules[:before])
@@ -89,14 +89,14 @@ def match(source: Source, stage: Decoder) -> Match:
       UserError: they differ; the message lists what is missing, not part of the model, of another
         shape, or of a type that holds no weights.
     """
-    table = source.description.table
+    table = source.description.rules
     found = source.tensors.tensors
     if source.fields["family"] != stage.family:
         raise UserError(
             f"{source.path} holds a {source.description.architecture}, which is not of family "
             f"{stage.family!r}; leave model.family to the checkpoint"
         )
-    names = {_full_name(name, table): name for name in found if not _BUFFERS.fullmatch(name)}
+    names = {_full_name(name, stage): name for name in found if not _BUFFERS.fullmatch(name)}
     table_name = rules_of(stage, table)["embedding"].name
     if stage.tied and HEAD in names:  # one table, which may have been saved under either name
         names.setdefault(table_name, names[HEAD])
@@ -121,9 +121,9 @@ def match(source: Source, stage: Decoder) -> Match:
     return result
 
 
-def _full_name(name: str, table: str) -> str:
+def _full_name(name: str, stage: Decoder) -> str:
     # The first GPT-2 files name their tensors without the model's prefix.
-    bare = table == "gpt2" and not name.startswith(("transformer.", "lm_head."))
+    bare = stage.family == "gpt" and not name.startswith(("transformer.", "lm_head."))
     return f"transformer.{name}" if bare else name
 
 

@@ -43,6 +43,7 @@ class Origin:
       context_length: tokens of the longest sequence that it was trained for.
       has_tokenizer: whether there is one that `load_tokenizer` reads; the run then uses it.
       tokenizer_class: as named in config.json, if it is.
+      architecture: of the checkpoint, as transformers names it.
     """
 
     files: Mapping[str, Path | str]
@@ -50,6 +51,7 @@ class Origin:
     context_length: int | None
     has_tokenizer: bool
     tokenizer_class: str | None = None
+    architecture: str | None = None
 
     def without_tokenizer(self) -> "Origin":
         """The same for a model with another tokenizer: only the licences."""
@@ -85,6 +87,7 @@ def origin_of(source: Source) -> Origin:
         context_length=source.context_length,
         has_tokenizer=source.tokenizer_file is not None,
         tokenizer_class=source.description.tokenizer_class,
+        architecture=source.description.architecture,
     )
 
 
@@ -94,7 +97,9 @@ def keep_origin(origin: Origin, folder: Path) -> None:
     write_files(origin.files, folder)
     about = {
         name: getattr(origin, name)
-        for name in ("special_tokens", "context_length", "has_tokenizer", "tokenizer_class")
+        for name in (
+            "special_tokens", "context_length", "has_tokenizer", "tokenizer_class", "architecture",
+        )
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

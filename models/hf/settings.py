@@ -62,6 +62,14 @@ class CheckedValues:
             raise UserError(f"{self.where}: {name}={short(value)} is not a list of strings")
         return value
 
+    def numbers(self, name: str) -> list[float]:
+        """A list of positive finite numbers."""
+        value = self._present(name, _MISSING)
+        if not isinstance(value, list):
+            raise UserError(f"{self.where}: {name}={short(value)} is not a list of numbers")
+        one = CheckedValues({f"{name}[{i}]": entry for i, entry in enumerate(value)}, self.where)
+        return [one.number(key) for key in one]
+
     def mapping(self, name: str) -> Mapping[str, Any]:
         """An object; absent or null is the empty one."""
         value = self._present(name, {})

@@ -1,19 +1,17 @@
 """Our fields as a config.json that transformers 4 and 5 read alike."""
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
-from seq1f1b_jax.config import UserError
+from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.models.decoder import Decoder
-from seq1f1b_jax.models.gpt import Gpt
-from seq1f1b_jax.models.hf.config import MODEL_TYPES
-from seq1f1b_jax.models.hf.rope import write_rope
+from seq1f1b_jax.models.hf.families import FAMILIES, Family
+from seq1f1b_jax.models.hf.settings import CheckedValues
 from seq1f1b_jax.models.llama import Llama
+from seq1f1b_jax.models.registry import build_stage
 
-
-def export_table(stage: Decoder) -> str:
-    """Key in `models.hf.tables.TABLES` of the checkpoint that a model is written as."""
-    return "gpt2" if stage.family == "gpt" else "llama"
+ALWAYS = ("qkv_bias", "output_bias", "window")
 
 
 def hf_config(
@@ -22,6 +20,7 @@ def hf_config(
     dtype: str,
     context_length: int | None,
     special_tokens: Mapping[str, int | list[int]],
+    architecture: str | None = None,
 ) -> dict[str, Any]:
     """The content of config.json.
 
@@ -31,106 +30,86 @@ def hf_config(
       context_length: tokens of the longest sequence; None: follows from the architecture or the
         stretch of the rotary frequencies.
       special_tokens: ids by name (`bos`, `eos`, `pad`).
+      architecture: see `family_of`.
 
     Raises:
       UserError: transformers has no architecture that computes what our model computes.
     """
-    if isinstance(stage, Gpt):
-        name, sizes = "GPT2LMHeadModel", _gpt2(stage)
-    else:
-        assert isinstance(stage, Llama), type(stage)
-        name = _llama_kind(stage)
-        sizes = _llama(stage, name, context_length)
+    family = family_of(stage, architecture)
+    settings = family.write(stage, context_length)
+    assert settings is not None, family
     # null and not absent: transformers' defaults are ids of another tokenizer.
     ids = {f"{kind}_token_id": special_tokens.get(kind) for kind in ("bos", "eos", "pad")}
     return {
-        "architectures": [name],
-        "model_type": MODEL_TYPES[name],
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
         "torch_dtype": dtype,
         "dtype": dtype,
         "vocab_size": stage.vocab_size,
         "tie_word_embeddings": stage.tied,
         **ids,
-        **sizes,
+        **settings,
     }
 
 
-def _llama_kind(stage: Llama) -> str:
-    if stage.qkv_bias and not stage.output_bias:
-        return "Qwen2ForCausalLM"
-    if stage.qkv_bias != stage.output_bias or (stage.qkv_bias and stage.window is not None):
-        raise UserError(
-            f"qkv_bias={stage.qkv_bias}, output_bias={stage.output_bias} and window={stage.window} "
-            "are together no architecture of transformers: Llama has both biases or none and no "
-            "window, Mistral a window and no biases, Qwen2 a window and qkv_bias"
-        )
-    # Llama refuses a width that its heads do not divide; Mistral without a window is the same.
-    uneven = stage.model_dim % stage.num_heads and not stage.qkv_bias
-    return "MistralForCausalLM" if stage.window is not None or uneven else "LlamaForCausalLM"
+def family_of(stage: Decoder, architecture: str | None = None) -> Family:
+    """The first architecture whose settings, written and read back, are the model.
+
+    Args:
+      stage: the model.
+      architecture: the one to try first: that of the checkpoint that the model was made from.
+
+    Raises:
+      UserError: there is none.
+    """
+    model = _spelled_out(stage)
+    for family in sorted(FAMILIES, key=lambda family: family.architecture != architecture):
+        settings = family.write(stage, 1 << 10) if isinstance(stage, family.model) else None
+        if settings is None:
+            continue
+        settings |= {"vocab_size": stage.vocab_size, "tie_word_embeddings": stage.tied}
+        try:
+            found, _ = family.read(CheckedValues(settings, family.architecture))
+        except UserError:  # what it cannot say it would refuse
+            continue
+        if _spelled_out(build_stage(**found)) == model:
+            return family
+    given = {name: getattr(stage, name, None) for name in ALWAYS} | _special(stage)
+    words = ", ".join(f"{name}={value}" for name, value in given.items())
+    raise UserError(
+        f"{words} are together no architecture of transformers that is written here: Llama has "
+        "both biases or none and no window, Mistral a window and no biases, Qwen2 a window and "
+        "qkv_bias; train a model of one of "
+        f"{', '.join(family.architecture for family in FAMILIES)}"
+    )
 
 
-def _check_gpt2(stage: Gpt) -> None:
-    if stage.rotary:
-        raise UserError(
-            "positions='rotary' with family='gpt' cannot be exported: GPT-2 in transformers has "
-            "learned positions; train with positions='learned', or family='llama'"
-        )
-    wide = stage.num_heads * stage.head_dim
-    if stage.num_kv_heads != stage.num_heads or wide != stage.model_dim:
-        raise UserError(
-            f"num_heads={stage.num_heads}, num_kv_heads={stage.num_kv_heads}, head_dim="
-            f"{stage.head_dim}, model_dim={stage.model_dim}: GPT-2 in transformers has as many "
-            "key/value heads as heads, together as wide as the model: train one of that shape"
-        )
+def _spelled_out(stage: Decoder) -> Decoder:
+    """The model with one spelling for what can be spelled in several ways."""
+    if not isinstance(stage, Llama):
+        return stage
+    if stage.rope.type == "ntk":
+        theta = stage.rope_theta * stage.rope.factor ** (stage.head_dim / (stage.head_dim - 2))
+        stage = replace(stage, rope=RopeConfig(), rope_theta=theta)
+    # which factors a run uses is not the checkpoint's
+    stage = replace(stage, layer_pattern=stage.layer_kinds, rope=replace(stage.rope, long=None))
+    if set(stage.layer_pattern) == {"full"}:
+        stage = replace(stage, layer_pattern=(), window=None)
+    ones = ("embedding_scale", "residual_scale", "logit_scale")
+    plain = {name: None for name in ones if getattr(stage, name) == 1}
+    if stage.attention_scale == stage.head_dim**-0.5:
+        plain["attention_scale"] = None
+    if stage.window_rope_theta == stage.rope_theta and stage.rope.type == "none":
+        plain["window_rope_theta"] = None
+    return replace(stage, **plain)
 
 
-def _gpt2(stage: Gpt) -> dict[str, Any]:
-    _check_gpt2(stage)
+def _special(stage: Decoder) -> dict[str, Any]:
+    """Options that are not at their defaults, of those that not every model has."""
+    sizes = {"rope", "rope_theta", "tensor", "norm_eps", "tied", *ALWAYS}
     return {
-        "n_layer": stage.num_layers,
-        "n_embd": stage.model_dim,
-        "n_head": stage.num_heads,
-        "n_inner": stage.mlp_dim,
-        "n_positions": stage.max_positions,
-        "layer_norm_epsilon": stage.norm_eps,
-        "activation_function": "gelu_new",
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "attn_pdrop": 0.0,
+        field.name: getattr(stage, field.name) for field in fields(stage)
+        if field.name not in sizes and getattr(stage, field.name) != field.default
+        and not field.name.startswith(("num_", "vocab"))
+        and not field.name.endswith("_dim")
     }
-
-
-def _llama(stage: Llama, name: str, context_length: int | None) -> dict[str, Any]:
-    length = _stretched_length(stage) or context_length
-    return {
-        "num_hidden_layers": stage.num_layers,
-        "hidden_size": stage.model_dim,
-        "num_attention_heads": stage.num_heads,
-        "num_key_value_heads": stage.num_kv_heads,
-        "head_dim": stage.head_dim,
-        "intermediate_size": stage.mlp_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": stage.norm_eps,
-        **({} if length is None else {"max_position_embeddings": length}),
-        **write_rope(stage.rope_theta, stage.rope, head_dim=stage.head_dim),
-        **_OPTIONS[name](stage),
-    }
-
-
-def _stretched_length(stage: Llama) -> int | None:
-    # Some versions of transformers take yarn's factor from the ratio of these two lengths.
-    trained = stage.rope.original_max_positions
-    if stage.rope.type != "yarn" or trained is None:
-        return None
-    return round(stage.rope.factor * trained)
-
-
-_OPTIONS = {
-    "LlamaForCausalLM": lambda stage: {"attention_bias": stage.qkv_bias, "mlp_bias": False},
-    "MistralForCausalLM": lambda stage: {"sliding_window": stage.window},
-    "Qwen2ForCausalLM": lambda stage: {
-        "use_sliding_window": stage.window is not None,
-        "sliding_window": stage.window,
-        "max_window_layers": 0 if stage.window is not None else stage.num_layers,
-    },
-}

@@ -52,16 +52,57 @@ class GgufFile:
 
 
 def open_gguf(path: Path | str) -> GgufFile:
-    """Read a file's header.
+    """Read a file's header, and those of the files that hold the rest of its tensors.
 
     Args:
-      path: a `.gguf` file of version 2 or 3, little-endian.
+      path: a `.gguf` file of version 2 or 3, little-endian; of several, the first.
 
     Raises:
-      UserError: the file is cut short or contradicts its header, or the package `gguf` is not
-        installed.
+      UserError: a file is cut short or contradicts its header, one of several is missing or
+        another was named than the first, or the package `gguf` is not installed.
     """
     path = Path(path)
+    whole = _open_one(path)
+    count = whole.metadata.get("split.count", 0)
+    if type(count) is not int or count < 2:
+        return whole
+    first, *others = _parts(path, whole.metadata)
+    tensors = dict(whole.tensors)
+    for number, other in enumerate(others, 1):
+        if not other.is_file():
+            raise UserError(
+                f"{first} is one of {count} files, and {other} is missing; get all of them"
+            )
+        part = _open_one(other)
+        if (part.metadata.get("split.no"), part.metadata.get("split.count")) != (number, count):
+            raise UserError(f"{other} is not part {number} of {count} of {first}; {DAMAGED}")
+        twice = tensors.keys() & part.tensors.keys()
+        if twice:
+            raise UserError(f"{other}: tensor {min(twice)!r} is in another file, too; {DAMAGED}")
+        tensors |= part.tensors
+    total = whole.metadata.get("split.tensors.count", len(tensors))
+    if total != len(tensors):
+        raise UserError(f"{first} and its parts hold {len(tensors)} tensors of {total}; {DAMAGED}")
+    return GgufFile(whole.metadata, tensors)
+
+
+def _parts(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
+    """All files of a model in several, by their numbers."""
+    number, count = metadata.get("split.no", 0), metadata["split.count"]
+    ending = f"-{number + 1:05d}-of-{count:05d}.gguf"
+    if not path.name.endswith(ending):
+        raise UserError(
+            f"{path} is part {number + 1} of {count}, and its name does not end with {ending}, so "
+            "the others cannot be found: give it that name"
+        )
+    stem = path.name.removesuffix(ending)
+    parts = [path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf") for i in range(count)]
+    if number:
+        raise UserError(f"{path} is part {number + 1} of {count}; give the first one, {parts[0]}")
+    return parts
+
+
+def _open_one(path: Path) -> GgufFile:
     block_sizes = _block_sizes()
     size = file_size(path)
     if size < 24:

@@ -12,7 +12,8 @@ from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.formats import installed
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, origin_of, read_source
-from seq1f1b_jax.models.hf.tables import TABLES
+from seq1f1b_jax.models.hf.families import FAMILIES
+from seq1f1b_jax.models.hf.gguf import ARCHITECTURES
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf: pip install gguf")
 
@@ -50,6 +51,8 @@ def tensors(stage, params, kind):
                     yield f"blk.{layer}.attn_{name}.{theirs}", rows
         output = p["attention"]["output"]["kernel"].reshape(-1, stage.model_dim).T
         yield f"blk.{layer}.attn_output.weight", output
+        for name in ("query", "key") if stage.qk_norm == "head" else ():
+            yield f"blk.{layer}.attn_{name[0]}_norm.weight", p["attention"][f"{name}_norm"]["scale"]
         yield f"blk.{layer}.attn_norm.weight", p["attention_norm"]["scale"]
         yield f"blk.{layer}.ffn_norm.weight", p["mlp_norm"]["scale"]
         for name in ("gate", "up", "down"):
@@ -87,6 +90,7 @@ CASES = {
     "llama": ("llama", {}),
     "llama, tied": ("llama", {"tied": True}),
     "qwen2": ("qwen2", {"qkv_bias": True}),
+    "qwen3": ("qwen3", {"qk_norm": "head"}),
 }
 
 
@@ -194,8 +198,9 @@ REFUSED = {
         {"change": two_factors}, "rope.scaling.factor=2 and rope.scale_linear=4 are one setting"),
     "an adapter": (
         {"change": lambda w: w.add_type("adapter")}, "general.type='adapter' .it is no model"),
-    "one of several files": (
-        {"change": lambda w: w.add_uint16("split.count", 3)}, "split.count=3 .one of several"),
+    "a part by another name": (
+        {"change": lambda w: w.add_uint16("split.count", 3)},
+        "m.gguf is part 1 of 3, and its name does not end with -00001-of-00003.gguf"),
     "sees what comes": (
         {"change": lambda w: w.add_causal_attention(False)}, "attention.causal=False"),
     "another scale": (
@@ -217,7 +222,8 @@ REFUSED = {
         "rope.scale_linear='2' is not a positive number"),
     "experts": ({"change": lambda w: w.add_expert_count(4)}, "expert_count=4"),
     "own factors": (
-        {"extra": [("rope_freqs.weight", np.ones(8, np.float32))]}, "rope_freqs.weight stretches"),
+        {"extra": [("rope_freqs.weight", np.arange(1, 9, dtype=np.float32))]},
+        "rope_freqs.weight holds other factors .* than Llama 3.1"),
 }
 
 
@@ -262,7 +268,7 @@ def test_without_the_package_gguf_the_cure_is_named(tmp_path, monkeypatch):
 
 
 def test_tables_have_each_leaf_and_name_once():
-    for rules in TABLES.values():
+    for rules in [*ARCHITECTURES.values(), *(family.rules for family in FAMILIES)]:
         names = [rule.name for rule in rules]
         leaves = [leaf for rule in rules for leaf in rule.leaves]
         assert len(set(names)) == len(names) and len(set(leaves)) == len(leaves)

@@ -16,7 +16,7 @@ from seq1f1b_jax.formats.safetensors import SINGLE, open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, load_params, load_rows, read_source
-from seq1f1b_jax.models.hf.tables import Rule
+from seq1f1b_jax.models.hf.rules import rule
 from seq1f1b_jax.pipeline.params.layout import make_layout
 from seq1f1b_jax.pipeline.params.rows import from_pipeline, shares, to_pipeline
 from tests.models.hf_cases import SIZES, STAGES, parameters
@@ -289,10 +289,10 @@ def test_a_source_describes_itself(folders):
 
 def test_a_rule_reads_as_its_pattern():
     stage = STAGES["llama"]
-    rule = Rule("w", ("a",), "(h r t) d", "d (h t r)")
-    assert rule.shape(stage) == (24, 12)
+    one = rule("w", "a", "(h r t) d", "d (h t r)")
+    assert one.shape(stage) == (24, 12)
     rows = np.arange(24.0)[:, None] * np.ones(12)
     # A head of 6 rows in pairs (0 1) (2 3) (4 5) becomes its halves 0 2 4 and 1 3 5.
-    ours = rule.to_ours(rows, leaf="a", stage=stage)
+    ours = one.to_ours(rows, leaf="a", stage=stage)
     np.testing.assert_array_equal(ours[0, :8], [0, 2, 4, 1, 3, 5, 6, 8])
-    np.testing.assert_array_equal(rule.to_theirs([ours], stage=stage), rows)
+    np.testing.assert_array_equal(one.to_theirs([ours], stage=stage), rows)

@@ -31,6 +31,16 @@ STAGES = {
     "mistral": build_stage("llama", **SIZES, window=5),
     "qwen2": build_stage("llama", **SIZES, qkv_bias=True),
     "gpt2": build_stage("gpt", **SIZES, max_positions=64),
+    "qwen3": build_stage("llama", **SIZES, qk_norm="head"),
+    "smollm3": build_stage("llama", **SIZES, layer_pattern=["full", "unrotated"]),
+    "ministral": build_stage("llama", **SIZES, layer_pattern=["window", "full"], window=5),
+    "gemma3": build_stage(
+        "llama", **SIZES, norm_placement="both", norm_offset=True, qk_norm="head",
+        activation="gelu", embedding_scale=4.0, attention_scale=0.5,
+    ),
+    "olmo2": build_stage("llama", **SIZES, norm_placement="after", qk_norm="width"),
+    "phi3": build_stage("llama", **SIZES, rotary_dim=4),
+    "granite": build_stage("llama", **SIZES, attention_scale=0.5, logit_scale=0.5),
 }
 TEXTS = [
     TEXT, "", " ", "a", " two  spaces   and\ttabs \n\n\nlines\r\n", "isn't it? I'LL we've 'S",

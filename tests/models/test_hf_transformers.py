@@ -3,15 +3,12 @@
 import json
 import warnings
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from seq1f1b_jax.config import RopeConfig
 from seq1f1b_jax.formats.safetensors import open_checkpoint
 from seq1f1b_jax.formats.write_safetensors import write_checkpoint
-from seq1f1b_jax.inference import logits
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import export, load_canonical, read_source
 from seq1f1b_jax.models.rope import inverse_frequencies
@@ -23,117 +20,31 @@ with warnings.catch_warnings():
     torch = pytest.importorskip("torch", reason=REASON)
     transformers = pytest.importorskip("transformers", reason=REASON)
 
+from benchmarks.families import (  # noqa: E402 - it needs what may be missing
+    CASES,
+    compare,
+    difference,
+    our_logits,
+    random_model,
+    spelled,
+    tensors,
+    torch_logits,
+)
+
 MAJOR = int(transformers.__version__.split(".")[0])
 TOLERANCE = 1e-5
 """Of the largest logit: float32 sums in another order, over three layers."""
-
-LLAMA = {
-    "vocab_size": 67, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
-}
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
-}
-YARN = {
-    "rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0,
-    "original_max_position_embeddings": 16, "beta_fast": 2.0, "beta_slow": 0.25,
-}
-GPT2 = {
-    "vocab_size": 67, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 40,
-    "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
-}
-WINDOW = 5
-CASES = {
-    "llama": ("llama", LLAMA),
-    "llama, all heads, wide": ("llama", {**LLAMA, "num_key_value_heads": 4, "head_dim": 20}),
-    "llama, tied": ("llama", {**LLAMA, "tie_word_embeddings": True}),
-    "llama, biases": ("llama", {**LLAMA, "attention_bias": True}),
-    "llama, rope llama3": ("llama", {**LLAMA, "rope_parameters": LLAMA3}),
-    "llama, rope yarn": ("llama", {**LLAMA, "rope_parameters": YARN}),
-    "llama, rope linear": (
-        "llama",
-        {**LLAMA, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
-    ),
-    "mistral": ("mistral", {**LLAMA, "sliding_window": WINDOW}),
-    "mistral, no window": ("mistral", {**LLAMA, "sliding_window": None}),
-    "qwen2": ("qwen2", LLAMA),
-    "qwen2, tied": ("qwen2", {**LLAMA, "tie_word_embeddings": True}),
-    "qwen2, window": (
-        "qwen2",
-        {**LLAMA, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0},
-    ),
-    "gpt2": ("gpt2", GPT2),
-    "gpt2, untied": ("gpt2", {**GPT2, "tie_word_embeddings": False}),
-}
-TOKENS = np.random.default_rng(0).integers(0, 67, (2, 33)).astype(np.int32)
+GRADIENT_TOLERANCE = 5e-5
+"""Likewise of the largest entry of a gradient, through as many layers back."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, not ours
 
 
-def spelled(sizes):
-    """The settings as the installed version spells them; a copy, for it writes into them."""
-    sizes = json.loads(json.dumps(sizes))
-    if "rope_parameters" in sizes and MAJOR < 5:
-        sizes["rope_scaling"] = sizes.pop("rope_parameters")
-        sizes["rope_theta"] = sizes["rope_scaling"].pop("rope_theta")
-    return sizes
-
-
-def random_model(case):
-    """A torch model none of whose weights is zero or one, in float32."""
-    kind, sizes = CASES[case]
-    config = transformers.AutoConfig.for_model(kind, **spelled(sizes))
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(0.2 * noise + (1.0 if parameter.ndim == 1 else 0.0))
-    return model
-
-
-def torch_logits(model):
-    with torch.no_grad():
-        return model(torch.from_numpy(TOKENS).long()).logits.float().numpy()
-
-
-def our_logits(stage, params):
-    return np.asarray(jax.jit(logits, static_argnums=0)(stage, params, jnp.asarray(TOKENS)))
-
-
-def difference(actual, expected):
-    return np.abs(actual - expected).max() / np.abs(expected).max()
-
-
-def tensors(folder):
-    files = open_checkpoint(folder)
-    return {
-        name: (info.dtype, info.shape, files.read(name).tobytes())
-        for name, info in files.tensors.items()
-    }
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_those_of_transformers_both_ways(case, tmp_path):
-    model = random_model(case)
-    model.save_pretrained(tmp_path / "theirs")
-    expected = torch_logits(model)
-    source = read_source(tmp_path / "theirs")
-    stage = build_stage(**source.fields)
-    params = load_canonical(source, stage)
-    apart = difference(our_logits(stage, params), expected)
-    print(f"{case}: logits differ by {apart:.1e}")
-    assert apart <= TOLERANCE
-
-    export(params, stage, tmp_path / "ours", context_length=source.context_length)
-    again = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "ours", attn_implementation="eager", dtype=torch.float32
-    )
-    assert np.array_equal(torch_logits(again.eval()), expected)
-    assert tensors(tmp_path / "ours") == tensors(tmp_path / "theirs")
-    assert read_source(tmp_path / "ours").fields == source.fields
+def test_logits_gradients_and_export_are_those_of_transformers(case):
+    row = compare(case)
+    assert row["logits"] <= TOLERANCE and row["gradient"] <= GRADIENT_TOLERANCE, row
+    assert row["export"], row
 
 
 @pytest.mark.parametrize("case", ["llama, tied", "qwen2", "gpt2"])
@@ -233,7 +144,9 @@ def test_frequencies_are_those_of_transformers(name, theta):
     rope = {**STRETCHES[name], "rope_theta": theta}
     length = int(rope["factor"] * rope.get("original_max_position_embeddings", 512))
     sizes = {"hidden_size": 512, "num_attention_heads": 4, "max_position_embeddings": length}
-    config = transformers.LlamaConfig(**spelled({**sizes, "rope_parameters": rope}))
+    config = transformers.LlamaConfig(
+        **spelled({**sizes, "rope_parameters": rope}, transformers.__version__)
+    )
     expected, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
     base, ours = read_rope(CheckedValues({"rope_parameters": rope}, "config.json"))
     frequencies, our_scale = inverse_frequencies(128, theta=base, rope=ours)
