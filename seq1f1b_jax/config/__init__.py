@@ -10,6 +10,7 @@ from seq1f1b_jax.config.model import (
     all_sizes,
     resolve_model,
 )
+from seq1f1b_jax.config.optimizer import OptimizerConfig
 from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
 from seq1f1b_jax.config.sections import (
     CheckpointConfig,
@@ -17,7 +18,6 @@ from seq1f1b_jax.config.sections import (
     DataConfig,
     DistributedConfig,
     LoggingConfig,
-    OptimizerConfig,
     TrainConfig,
     WatchdogConfig,
 )
