@@ -31,10 +31,10 @@ class OptimizerConfig:
         train.num_steps.
       decay_fraction: part of these steps in which the rate falls (wsd); None: 0.2.
       min_learning_rate_ratio: learning rate of the last step over the peak.
-      weight_decay: decay of the matrices times the learning rate, beside the gradient; norms and
-        biases are left out. Usual with Lion is 3 to 10 times that of AdamW.
+      weight_decay: decay of the matrices times the learning rate, apart from the gradient; norms
+        and biases are left out. Usual with Lion is 3 to 10 times that of AdamW.
       clip_norm: largest global gradient norm; larger gradients are scaled down to it.
-      b1: decay of the first moment; None: 0.9. Lion's is the moment's share in the step's direction.
+      b1: decay of the first moment (Lion: the moment's share of a step's direction); None: 0.9.
       b2: decay of the second moment, None: 0.95; of Lion's one moment, None: 0.99.
       eps: constant added to the root of the second moment (adamw, muon); None: 1e-8.
       momentum: decay of the matrices' moment (muon); None: 0.95.
@@ -42,8 +42,8 @@ class OptimizerConfig:
       ns_steps: Newton-Schulz iterations that make a step orthogonal (muon); None: 5.
       consistent_rms: root mean square of a matrix's step over the learning rate (muon); None: 0.2,
         as AdamW's, so that learning rates and weight decay of AdamW will do.
-      decay_rate: the second moments of step t, counted from 1, keep 1 - t**-decay_rate of the earlier
-        ones (adafactor); None: 0.8.
+      decay_rate: the second moments of step t, counted from 1, keep 1 - t**-decay_rate of the
+        earlier ones (adafactor); None: 0.8.
       clip_rms: largest root mean square of a matrix's step before the learning rate (adafactor);
         None: 1.
       parameter_scale: whether a step is relative to the matrix's own root mean square (adafactor);
@@ -108,7 +108,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
         "b1": _BELOW_1, "b2": _BELOW_1, "momentum": _BELOW_1,
         "decay_fraction": _PART, "decay_rate": _PART,
         "eps": _POSITIVE, "consistent_rms": _POSITIVE, "clip_rms": _POSITIVE,
-        "min_dim_size_to_factor": (lambda value: 0 < value < 1 << 31, "must be above 0, below 2**31"),
+        "min_dim_size_to_factor": (lambda value: 0 < value < 1 << 31, "must be above 0"),
         "ns_steps": (lambda value: 0 < value <= 100, "must be above 0 and at most 100"),
     }
 )  # fmt: skip

@@ -19,6 +19,7 @@ from seq1f1b_jax.schedule.memory.terms import (
 )
 from seq1f1b_jax.schedule.simulation.makespans import Stopwatch
 
+
 @dataclass(frozen=True)
 class StepTime:
     """Seconds of a step, by what they go to; they add up to it.

@@ -10,7 +10,7 @@ from seq1f1b_jax.plan.shape import ModelShape
 
 FLOAT = 4
 RATE_COUNTS = 2
-"""Scalars of four bytes beside those of the optimizer: steps of the run, and of its learning rate."""
+"""Scalars of four bytes beside the optimizer's own: steps of the run, and of its learning rate."""
 
 
 class Spread(NamedTuple):
@@ -69,9 +69,7 @@ class _Leaf(NamedTuple):
     is_table: bool = False
 
 
-def state_bytes(
-    shape: ModelShape, spread: Spread, optimizer: OptimizerConfig = OptimizerConfig()
-) -> StateBytes:
+def state_bytes(shape: ModelShape, spread: Spread, optimizer: OptimizerConfig) -> StateBytes:
     """Parameters, and moments each pipeline keeps its part of (ZeRO-1).
 
     A leaf whose dims the number of pipelines does not divide is replicated, as in

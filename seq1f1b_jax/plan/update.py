@@ -11,7 +11,7 @@ CAST_BYTES = 26
 MOMENT_BYTES = {"adamw": 16, "adafactor": 4, "lion": 8, "muon": 8}
 """Moments read and written; adafactor reads the gradient once more, and its moments are few."""
 WIDE_SHARE = 0.5
-"""Of the FLOP/s of bfloat16 that float32 matmuls reach on tensor cores (TF32)."""
+"""Of the FLOP/s of bfloat16 that float32 matmuls reach on a GPU's tensor cores (TF32)."""
 
 
 def update_seconds(draft: Draft, hardware: Hardware) -> float:
@@ -19,7 +19,8 @@ def update_seconds(draft: Draft, hardware: Hardware) -> float:
     size = CAST_BYTES + MOMENT_BYTES[draft.config.optimizer.name]
     seconds = draft.state.params / 4 * size / (hardware.memory_bandwidth * hardware.memory_share)
     if draft.config.optimizer.name == "muon":
-        seconds += newton_schulz_flops(draft) / (hardware.matmul_flops * WIDE_SHARE)
+        share = WIDE_SHARE if draft.platform == "gpu" else 1.0
+        seconds += newton_schulz_flops(draft) / (hardware.matmul_flops * share)
     return seconds
 
 

@@ -1,6 +1,6 @@
 """Adafactor: second moments of a matrix as one mean per row and one per column.
 
-With the gradient G of a matrix of n rows and m columns in step t (from 1), and b = 1 - t**-decay_rate,
+With the gradient G of a matrix of n rows and m columns in step t (from 1), b = 1 - t**-decay_rate,
 
     r = b r + (1-b) mean_columns(G^2 + e)       c = b c + (1-b) mean_rows(G^2 + e)
     U = G / sqrt(r c / mean(r))                 U = U / max(1, rms(U) / clip_rms)

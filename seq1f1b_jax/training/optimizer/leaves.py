@@ -7,8 +7,8 @@
     table                    [V, d]                [P, rows, d]                    the whole
     other                    as it is              as it is                        the whole
 
-with N layers, P ranks, room for L layers on each, V rows. The last dim is what a matrix gives, those
-before it what it takes: attention's output projection takes heads and their widths at once.
+with N layers, P ranks, room for L layers on each, V rows. The last dim is what a matrix gives,
+those before it what it takes: attention's output projection takes heads and their widths at once.
 """
 
 from typing import Any

@@ -7,16 +7,17 @@ A matrix with moment M (`leaves` says what one matrix is) steps by
 so that the root mean square of a step is about `consistent_rms`, 0.2 as AdamW's, for any shape.
 
 The momentum, elementwise, is sharded as all of an optimizer's state: over `pipe`, over `tensor` as
-the parameter, over `data`. Newton-Schulz multiplies a matrix by itself, so each is made whole on one
-device: before the iterations every leaf `[P, L, in, out]` is moved to a sharding over `pipe` by its
-first dim and over `data` and `tensor` by its second, that of the layers, as far as L divides; each
-device orthogonalises the matrices of its share, and where L does not divide, devices repeat each
-other's work. Per leaf and step that is one resharding there and one back, in the moment's dtype, and
-nothing inside the iterations: they run in a `shard_map`. Zero matrices, which pad stages with fewer
-layers, stay zero: Frobenius norms are divided by with a constant added.
+the parameter, over `data`. Newton-Schulz multiplies a matrix by itself, so each is made whole on
+one device: before the iterations every leaf `[P, L, in, out]` is moved to a sharding over `pipe` by
+its first dim and over `data` and `tensor` by its second, that of the layers, as far as L divides.
+Each device orthogonalises the matrices of its share; where L does not divide, devices repeat each
+other's work. Per leaf and step that is one resharding there and one back, in the moment's dtype,
+and nothing inside the iterations: they run in a `shard_map`, one matrix after the other, so that
+they need room for one. Zero matrices, which pad stages with fewer layers, stay zero: a constant is
+added to the norms that matrices are divided by.
 
-Source: Jordan et al., Muon (2024), kellerjordan.github.io/posts/muon; the scale: Liu et al., Muon is
-Scalable for LLM Training, arXiv 2502.16982, equation 4; the iterations: `optax.contrib`.
+Source: Jordan et al., Muon (2024), kellerjordan.github.io/posts/muon; the scale: Liu et al., Muon
+is Scalable for LLM Training, arXiv 2502.16982, section 2.2; the iterations: `optax.contrib`.
 """
 
 from functools import partial
@@ -147,10 +148,14 @@ def whole_spec(shape: tuple[int, ...], pipeline: PipelineStep) -> Spec:
 def _newton_schulz(
     leaf: Float[Array, "..."], *, num_stacking: int, ns_steps: int
 ) -> Float[Array, "..."]:
-    """Optax's iterations: its transformation without a moment of its own."""
-    dims = tuple(range(num_stacking, leaf.ndim))
-    numbers = optax.contrib.MuonDimensionNumbers(dims[:-1], dims[-1:])
+    """Optax's iterations, one matrix after the other: its transformation without a moment."""
     iterate = optax.contrib.scale_by_muon(
-        ns_steps=ns_steps, beta=0.0, nesterov=False, weight_dimension_numbers=numbers
+        ns_steps=ns_steps, beta=0.0, nesterov=False,
+        weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(),
     )
-    return iterate.update(leaf, iterate.init(leaf))[0]
+
+    def one(matrix):
+        return iterate.update(matrix, iterate.init(matrix))[0]
+
+    matrices = leaf.reshape(-1, prod(leaf.shape[num_stacking:-1]), leaf.shape[-1])
+    return jax.lax.map(one, matrices).reshape(leaf.shape)
