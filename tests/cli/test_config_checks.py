@@ -46,7 +46,8 @@ CASES = {
         "cosine or linear or wsd",
     ),
     "no decay": (
-        change(optimizer={"schedule": "wsd", "decay_fraction": 0.0}), "decay_fraction=0.0", "use 0.2"
+        change(optimizer={"schedule": "wsd", "decay_fraction": 0.0}),
+        "decay_fraction=0.0", "use 0.2",
     ),
     "lion's moment": (
         change(optimizer={"name": "lion", "b2": 1.0}), "optimizer.b2=1.0", "use 0.99"

@@ -49,13 +49,17 @@ COURSES = {
         dict(schedule="linear", decay_steps=7), 13, {2: 1, 4: 0.55, 6: 0.1, 12: 0.1},
     ),
     "constant": (dict(schedule="constant"), 13, {2: 1, 12: 1, 14: 1}),
-    "constant, longer than the run": (dict(schedule="constant", warmup_steps=9), 4, {3: 0.4, 5: 0.6}),
+    "warm-up longer than the run": (
+        dict(schedule="constant", warmup_steps=9), 4, {3: 0.4, 5: 0.6},
+    ),
     "wsd": (dict(schedule="wsd"), 40, {2: 1, 31: 1, 32: 0.8875, 35: 0.55, 39: 0.1, 41: 0.1}),
     "wsd of a fraction": (
         dict(schedule="wsd", decay_fraction=0.5, min_learning_rate_ratio=0.0), 20,
         {9: 1, 10: 0.9, 14: 0.5, 19: 0},
     ),
-    "wsd without a stable part": (dict(schedule="wsd", decay_fraction=1.0), 13, {2: 1, 7: 0.55, 12: 0.1}),
+    "wsd without a stable part": (
+        dict(schedule="wsd", decay_fraction=1.0), 13, {2: 1, 7: 0.55, 12: 0.1},
+    ),
     "wsd of one step": (dict(schedule="wsd"), 1, {0: 1}),
 }
 
