@@ -68,7 +68,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
       'model.num_layers'
       >>> nearest("compute.dtype", ["model.rope.type", "executor.compute_dtype"])
       'executor.compute_dtype'
-      >>> nearest("optimizer.name", ["optimizer.eps", "schedule.name"])  # None: both far-fetched
+      >>> nearest("optimizer.kind", ["optimizer.eps", "schedule.name"])  # None: both far-fetched
     """
     known, (section, _, last) = list(known), name.rpartition(".")
     leaves = {key.rpartition(".")[2]: key for key in reversed(known)}

@@ -14,6 +14,7 @@ from seq1f1b_jax.config.model import (
     all_sizes,
     resolve_model,
 )
+from seq1f1b_jax.config.optimizer import OptimizerConfig
 from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
 from seq1f1b_jax.config.sections import (
     CheckpointConfig,
@@ -21,7 +22,6 @@ from seq1f1b_jax.config.sections import (
     DataConfig,
     DistributedConfig,
     LoggingConfig,
-    OptimizerConfig,
     TrainConfig,
     WatchdogConfig,
 )

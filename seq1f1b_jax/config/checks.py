@@ -8,6 +8,7 @@ from typing import Any
 
 from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 from seq1f1b_jax.config.model import DEFAULT_POSITIONS, stage_problems
+from seq1f1b_jax.config.optimizer import optimizer_problems
 from seq1f1b_jax.config.pipeline import costs_problems
 
 POSITIVE = (
@@ -16,7 +17,7 @@ POSITIVE = (
     "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.tensor", "mesh.virtual_devices",
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.stages_per_rank",
     "schedule.block", "executor.loss_block", "data.seq_len", "data.microbatch_size",
-    "optimizer.learning_rate", "optimizer.decay_steps", "optimizer.eps", "optimizer.clip_norm",
+    "optimizer.learning_rate", "optimizer.decay_steps", "optimizer.clip_norm",
     "train.num_steps", "train.eval_sequences", "checkpoint.every", "checkpoint.keep",
     "distributed.initialization_timeout", "distributed.heartbeat_timeout", "watchdog.factor",
     "watchdog.min_seconds", "watchdog.first_seconds",
@@ -80,12 +81,7 @@ def _ranges(config: Config) -> Iterator[str]:
     fraction = config.data.eval_fraction
     if not 0 < fraction <= 0.5:
         yield f"data.eval_fraction={fraction}: must be above 0 and at most 0.5; use 0.05"
-    for key in ("optimizer.b1", "optimizer.b2"):
-        if not 0 <= _get(config, key) < 1:
-            yield f"{key}={_get(config, key)}: must be at least 0 and below 1; use 0.9"
-    ratio = config.optimizer.min_learning_rate_ratio
-    if not 0 <= ratio <= 1:
-        yield f"optimizer.min_learning_rate_ratio={ratio}: must be between 0 and 1; use 0.1"
+    yield from optimizer_problems(config.optimizer)
 
 
 def _model(config: Config) -> Iterator[str]:

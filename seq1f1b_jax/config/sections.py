@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from seq1f1b_jax.config.model import ModelConfig
+from seq1f1b_jax.config.optimizer import OptimizerConfig
 from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
 
 
@@ -66,34 +67,6 @@ class DataConfig:
     eval_fraction: float = 0.05
     token_dtype: Literal["uint16", "uint32"] = "uint16"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up, cosine decay and a global-norm clip.
-
-    Attributes:
-      learning_rate: peak of the schedule.
-      warmup_steps: steps of the linear rise to the peak; at most half of the run.
-      decay_steps: after so many steps in all the rate is at its minimum, and stays; None:
-        train.num_steps.
-      min_learning_rate_ratio: learning rate of the last step over the peak.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: constant added to the root of the second moment.
-      weight_decay: decoupled decay of the matrices; norms and biases are left out.
-      clip_norm: largest global gradient norm; larger gradients are scaled down to it.
-    """
-
-    learning_rate: float = 1e-3
-    warmup_steps: int = 20
-    decay_steps: int | None = None
-    min_learning_rate_ratio: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,8 @@ class Draft:
         """Parameters and optimizer of one device."""
         rank_layers = self.stages_per_rank * self.max_layers
         mesh = self.config.mesh
-        return state_bytes(self.shape, Spread(mesh.data, self.num_ranks, mesh.tensor, rank_layers))
+        spread = Spread(mesh.data, self.num_ranks, mesh.tensor, rank_layers)
+        return state_bytes(self.shape, spread, self.config.optimizer)
 
     @cached_property
     def sizes(self) -> StepSizes:

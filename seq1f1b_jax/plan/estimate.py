@@ -8,6 +8,7 @@ import numpy as np
 
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.hardware import Hardware
+from seq1f1b_jax.plan.update import update_seconds
 from seq1f1b_jax.plan.work import KINDS, Work, work_of
 from seq1f1b_jax.schedule import Costs, Op, Simulation, simulate
 from seq1f1b_jax.schedule.memory.terms import (
@@ -17,10 +18,6 @@ from seq1f1b_jax.schedule.memory.terms import (
     step_bytes,
 )
 from seq1f1b_jax.schedule.simulation.makespans import Stopwatch
-
-UPDATE_BYTES = 42
-"""Read and written once per step for each parameter: 28 by AdamW (gradient, parameter and moments,
-float32), 6 by the cast, 8 where accumulators are zeroed and read."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ class Estimate:
     @property
     def once(self) -> float:
         """Seconds of what is done once per step."""
-        return self._reduction() + self._update()
+        return self._reduction() + update_seconds(self.draft, self.hardware)
 
     @cached_property
     def costs(self) -> Costs:
@@ -199,7 +196,8 @@ class Estimate:
             spent = {"measured": mean}
         return StepTime(
             spent, bubble=float(even - mean), imbalance=float(alone - even),
-            exchange=float(makespan - alone), reduction=self._reduction(), update=self._update(),
+            exchange=float(makespan - alone), reduction=self._reduction(),
+            update=update_seconds(self.draft, self.hardware),
             ranks=tuple(map(float, ranks)),
         )
 
@@ -234,11 +232,6 @@ class Estimate:
             moved = sizes.table_values * (sizes.itemsize + sizes.wide)
             seconds += moved / self.hardware.bandwidth(draft.num_ranks * draft.num_tensor)
         return seconds
-
-    def _update(self) -> float:
-        hardware = self.hardware
-        num_params = self.draft.state.params / 4
-        return num_params * UPDATE_BYTES / (hardware.memory_bandwidth * hardware.memory_share)
 
 
 def _averaged(costs: Costs) -> Costs:

@@ -95,7 +95,7 @@ def make_setup(
         stage, plan, mesh, chunk_lengths=cut(cost, measured=measured),
         layers_per_stage=cost.layers_per_stage, options=options,
     )
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, pipeline=pipeline)
     notes = (*notes, *messages, *more)
     return Setup(config, stage, mesh, cost, pipeline, optimizer, notes, measured)
 

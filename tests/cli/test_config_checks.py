@@ -27,6 +27,33 @@ CASES = {
     "fraction": (change(data={"eval_fraction": 1.0}), "eval_fraction=1.0", "0.05"),
     "moment": (change(optimizer={"b2": 1.0}), "optimizer.b2=1.0", "below 1"),
     "ratio": (change(optimizer={"min_learning_rate_ratio": 2.0}), "ratio=2.0", "0.1"),
+    "no effect with the optimizer": (
+        change(optimizer={"name": "adafactor", "b1": 0.9}),
+        "optimizer.b1=0.9 has no effect with optimizer.name=adafactor",
+        "--optimizer.name adamw or lion or muon",
+    ),
+    "muon's": (
+        change(optimizer={"ns_steps": 3}), "ns_steps=3 has no effect", "--optimizer.name muon"
+    ),
+    "no effect with the schedule": (
+        change(optimizer={"schedule": "linear", "decay_fraction": 0.1}),
+        "optimizer.decay_fraction=0.1 has no effect with optimizer.schedule=linear",
+        "--optimizer.schedule wsd",
+    ),
+    "no floor": (
+        change(optimizer={"schedule": "constant", "min_learning_rate_ratio": 0.2}),
+        "min_learning_rate_ratio=0.2 has no effect with optimizer.schedule=constant",
+        "cosine or linear or wsd",
+    ),
+    "no decay": (
+        change(optimizer={"schedule": "wsd", "decay_fraction": 0.0}),
+        "decay_fraction=0.0", "use 0.2",
+    ),
+    "lion's moment": (
+        change(optimizer={"name": "lion", "b2": 1.0}), "optimizer.b2=1.0", "use 0.99"
+    ),
+    "iterations": (change(optimizer={"name": "muon", "ns_steps": 0}), "ns_steps=0", "use 5"),
+    "eps": (change(optimizer={"eps": -1e-8}), "optimizer.eps=-1e-08", "above 0; use 1e-08"),
     "dropout": (change(model={"dropout": 0.1}), "dropout=0.1", "dropout=0"),
     "heads": (change(model={"num_heads": 6, "num_kv_heads": 4}), "num_kv_heads=4", "[1, 2, 3, 6]"),
     "stage": (change(model={"stage": "own.py:A b"}), "model.stage='own.py:A b'", "module:Class"),

@@ -6,12 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from seq1f1b_jax.config import Config, DataConfig, ModelConfig
+from seq1f1b_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, UserError
 from seq1f1b_jax.data.tokenizer import BYTES
 from seq1f1b_jax.models.hf import Origin
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.training.checkpoint.record import layout_from
-from seq1f1b_jax.training.checkpoint.restore import check_same_run, make_meta
+from seq1f1b_jax.training.checkpoint.restore import (
+    check_same_run,
+    is_of_run,
+    make_meta,
+    report_changes,
+)
 from seq1f1b_jax.training.job import keep_source
 from seq1f1b_jax.training.run_folder import check_folder
 
@@ -41,6 +46,43 @@ def test_a_run_does_not_continue_as_another(change, message):
     check_same_run(meta, setup, data)
     with pytest.raises(ValueError, match=message):
         check_same_run(meta, *run(replace(DOCUMENTS, **change)))
+
+
+@pytest.mark.parametrize(("before", "now", "message"), [
+    (
+        OptimizerConfig(), OptimizerConfig("lion"),
+        "another optimizer .*optimizer.name: checkpoint adamw, this run lion.* --model.source",
+    ),
+    (
+        OptimizerConfig("adafactor"), OptimizerConfig("adafactor", min_dim_size_to_factor=64),
+        "min_dim_size_to_factor: checkpoint 128, this run 64",
+    ),
+], ids=["name", "state"])  # fmt: skip
+def test_a_run_keeps_its_optimizer(before, now, message):
+    setup, data = run(DOCUMENTS)
+    setup.config = replace(setup.config, optimizer=before)
+    meta = make_meta(setup.config, data)
+    assert is_of_run(meta | {"data": {"kind": "stdlib"}})
+    check_same_run(meta, setup, data)
+    setup.config = replace(setup.config, optimizer=now)
+    with pytest.raises(UserError, match=message):
+        check_same_run(meta, setup, data)
+
+
+def test_usual_values_of_the_optimizer_are_those_that_an_earlier_version_names():
+    setup, data = run(DOCUMENTS)
+    meta = make_meta(setup.config, data)
+    meta["config"]["optimizer"] = {
+        "learning_rate": 1e-3, "warmup_steps": 20, "decay_steps": None, "b1": 0.9, "b2": 0.95,
+        "min_learning_rate_ratio": 0.1, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0,
+    }
+    told = []
+    check_same_run(meta, setup, data)
+    report_changes(meta, setup, 100, told.append)
+    assert is_of_run(meta | {"data": {"kind": "stdlib"}}) and told == []
+    setup.config = replace(setup.config, optimizer=OptimizerConfig(b2=0.99, nesterov=None))
+    report_changes(meta, setup, 100, told.append)
+    assert told == ["note: optimizer.b2: checkpoint 0.95, this run 0.99"]
 
 
 def test_a_model_that_had_another_name_continues():

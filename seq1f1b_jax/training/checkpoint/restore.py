@@ -10,6 +10,7 @@ import jax
 
 from seq1f1b_jax.cli.renamed import model_name, with_positions
 from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
+from seq1f1b_jax.config.optimizer import COURSES, DEFAULTS, optimizer_from, resolve_optimizer
 from seq1f1b_jax.data import SequenceData
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
@@ -35,6 +36,10 @@ from seq1f1b_jax.training.step import TrainState, state_shardings
 
 OPTIMIZER = tuple(f.name for f in fields(OptimizerConfig) if f.name != "decay_steps")
 """Settings whose change is reported; `describe_change` reports that of the other, by its effect."""
+OF_STATE = ("name", "min_dim_size_to_factor")
+"""Those that decide what the optimizer keeps."""
+PLAIN = (int, float, str, bool, NoneType)
+"""Types of settings of the optimizer."""
 NEEDED_SIZES = (
     ("schedule", "num_microbatches"), ("data", "microbatch_size"), ("train", "num_steps"),
 )
@@ -66,9 +71,16 @@ def is_of_run(meta: Mapping[str, Any]) -> bool:
     return (
         isinstance(data, dict) and "kind" in data and isinstance(config, dict)
         and all(isinstance(config.get(section), dict) for section in NEEDED)
-        and all(type(value) in (int, float, NoneType) for value in config["optimizer"].values())
+        and _is_optimizer(config["optimizer"])
         and all(type(config[section].get(name)) is int for section, name in NEEDED_SIZES)
     )
+
+
+def _is_optimizer(settings: Mapping[str, Any]) -> bool:
+    """Whether they are settings that can be looked up and compared."""
+    plain = all(type(value) in PLAIN for value in settings.values())
+    name, schedule = settings.get("name", "adamw"), settings.get("schedule", "cosine")
+    return plain and name in DEFAULTS and schedule in COURSES
 
 
 def report_changes(
@@ -90,6 +102,8 @@ def report_changes(
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that decide about the result of a step, and may change in a run; flat names."""
     named = {"executor": ("compute_dtype",), "train": ("seed",), "optimizer": OPTIMIZER}
+    optimizer = optimizer_from(config["optimizer"])  # usual values as if they had been given
+    config = {**config, "optimizer": asdict(optimizer) | resolve_optimizer(optimizer)}
     return {
         f"{section}.{name}": config[section][name]
         for section, names in named.items() for name in names
@@ -98,16 +112,17 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) -> None:
-    """Refuse a checkpoint of another model, of other data or of another number of sequences a step.
+    """Refuse a checkpoint of another model, optimizer or data, or of other numbers of sequences.
 
-    Everything else may change: stages, chunks, schedule, optimizer, steps, and how the sequences of
-    a step are split into microbatches. With another number of them the run would skip or repeat
-    data.
+    Everything else may change: stages, chunks, schedule, the optimizer's settings but for its name
+    and what its state is shaped by, steps, and how the sequences of a step are split into
+    microbatches. With another number of them the run would skip or repeat data.
 
     Raises:
       UserError: the fields that differ.
     """
     check_same_model(meta, setup)
+    _check_same_optimizer(meta, setup)
     changed = differences(meta["data"], data.identity)
     saved = meta["config"]["data"]
     if data.identity.get("packing") == "documents":  # elsewhere there is nothing to restart
@@ -124,6 +139,27 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
             f"the run in {setup.config.train.output_dir} takes {size} sequences a step, and "
             f"{setup.num_sequences} were requested; keep schedule.num_microbatches * "
             f"data.microbatch_size at {size}, or set another --train.output_dir"
+        )
+
+
+def _check_same_optimizer(meta: Mapping[str, Any], setup: Setup) -> None:
+    """Refuse a checkpoint whose optimizer keeps another state.
+
+    Raises:
+      UserError: the settings that differ.
+    """
+    saved, current = (
+        {name: settings[name] for name in OF_STATE if name in settings}
+        for settings in map(
+            resolve_optimizer, (optimizer_from(meta["config"]["optimizer"]), setup.config.optimizer)
+        )
+    )
+    if changed := differences({"optimizer": saved}, {"optimizer": current}):
+        folder = setup.config.train.output_dir
+        raise UserError(
+            f"the run in {folder} has the state of another optimizer ({'; '.join(changed)}); keep "
+            "these settings, or start from its weights: python train.py export, and --model.source "
+            "with another --train.output_dir"
         )
 
 
