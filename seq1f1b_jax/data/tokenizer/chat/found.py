@@ -1,10 +1,10 @@
 """Chat templates in the files of a tokenizer, as transformers finds and writes them.
 
-    chat_template.jinja                      the default one
-    additional_chat_templates/NAME.jinja     further ones
-    tokenizer_config.json                    chat_template: one, or a list of {name, template};
-                                             read if there is no file of a template
-    chat_template.json                       chat_template: one; read if there is none of these
+chat_template.jinja                      the default one
+additional_chat_templates/NAME.jinja     further ones
+tokenizer_config.json                    chat_template: one, or a list of {name, template};
+read if there is no file of a template
+chat_template.json                       chat_template: one; read if there is none of these
 """
 
 from collections.abc import Container, Mapping
@@ -43,7 +43,7 @@ def find_chat(folder: Path) -> Chat:
         templates[DEFAULT] = read_template(folder / TEMPLATE)
     for name in (TOKENIZER_CONFIG, OLDER_TEMPLATE):
         templates = templates or _listed(read_object(folder / name).get(ENTRY), folder / name)
-    return Chat(templates, named_tokens(folder) if templates else {})
+    return Chat(templates, named_tokens(folder))
 
 
 def gguf_chat(metadata: Mapping[str, Any], tokens: Mapping[str, str]) -> Chat:
@@ -59,7 +59,7 @@ def gguf_chat(metadata: Mapping[str, Any], tokens: Mapping[str, str]) -> Chat:
         for name, text in metadata.items()
         if (name == start or name.startswith(start + ".")) and isinstance(text, str)
     }
-    return Chat(templates, tokens if templates else {})
+    return Chat(templates, tokens)
 
 
 def write_chat(chat: Chat, config: dict[str, Any], *, names: Container[str]) -> None:

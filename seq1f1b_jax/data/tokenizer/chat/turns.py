@@ -1,10 +1,10 @@
-"""Which characters of a rendered conversation the assistant wrote, and which tokens they are.
+r"""Which characters of a rendered conversation the assistant wrote, and which tokens they are.
 
 A template that has blocks `{% generation %}` says so itself. Otherwise a turn is what the
 conversation up to its end has more than the prompt for it:
 
-    prompt    <|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n
-    turn                                                          hello<|im_end|>\\n
+    prompt    <|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n
+    turn                                                          hello<|im_end|>\n
 
 which holds only where the prompt begins the longer text, and that text the whole conversation.
 Where a template writes earlier turns otherwise once later ones follow (it leaves out their
