@@ -66,8 +66,8 @@ def generate(
     tokenizer = model.tokenizer
     write = partial(chat_prompt, system=system) if chat else text_prompt
     sample_text(
-        job.stage, params, write(prompt, tokenizer), num_tokens=num_tokens, seed=seed, temperature=temperature,
-        top_p=top_p, tokenizer=tokenizer, output=job.output,
+        job.stage, params, write(prompt, tokenizer), num_tokens=num_tokens, seed=seed,
+        temperature=temperature, top_p=top_p, tokenizer=tokenizer, output=job.output,
     )
     return 0
 

@@ -73,11 +73,18 @@ class ChatTemplate:
         self._tokens = dict(tokens)
         try:
             self._template = environment.from_string(text)
+            buffered = _has_buffered_generation(environment.parse(text))
         except (TemplateError, RecursionError) as error:
             raise UserError(
                 f"the chat template cannot be read ({_one_line(error)}); get it again, or give "
                 "another one"
             ) from error
+        if buffered:
+            raise UserError(
+                "the chat template has a {% generation %} inside a macro, a set, a call, a filter "
+                "or another one, which are written later, so its place in the text is unknown; "
+                "give another template"
+            )
         self.marks: bool = _generation_of(environment).used
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False) -> Rendered:
@@ -135,14 +142,7 @@ class _Generation(Extension):
         self._length += len(block)
 
     def finish(self) -> Rendered:
-        text = "".join(self._blocks)
-        for start, part in self._found:  # inside a macro, say, a block is written later
-            if text[start : start + len(part)] != part:
-                raise Refused(
-                    "a {% generation %} of the chat template is not written where it stands, so "
-                    "its place in the text is unknown"
-                )
-        return Rendered(text, tuple((start, start + len(part)) for start, part in self._found))
+        return Rendered("".join(self._blocks), tuple(self._found))
 
     def parse(self, parser: Parser) -> nodes.Node:
         self.used = True
@@ -152,8 +152,23 @@ class _Generation(Extension):
 
     def _write(self, caller: Any) -> str:
         text = caller()
-        self._found.append((self._length, str(text)))
+        self._found.append((self._length, self._length + len(text)))
         return text
+
+
+def _has_buffered_generation(template: nodes.Template) -> bool:
+    """Whether a block `{% generation %}` stands in a node whose text is written only at its end."""
+
+    def marks(node: nodes.Node) -> bool:
+        called = node.call.node if isinstance(node, nodes.CallBlock) else None
+        return getattr(called, "identifier", None) == _Generation.identifier
+
+    buffers = (nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.AssignBlock, nodes.For)
+    around = [
+        node for node in template.find_all(buffers)
+        if not isinstance(node, nodes.For) or node.recursive
+    ]
+    return any(marks(inner) for node in around for inner in node.find_all(nodes.CallBlock))
 
 
 def _generation_of(environment: Any) -> _Generation:
