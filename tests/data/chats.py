@@ -80,7 +80,8 @@ def conversations(count):
     words = TEXT.split()
 
     def says(n, turn):
-        return " ".join(words[(7 * n + 3 * turn + i) % len(words)] for i in range(2 + (n + turn) % 9))
+        first, count = 7 * n + 3 * turn, 2 + (n + turn) % 9
+        return " ".join(words[i % len(words)] for i in range(first, first + count))
 
     return [turns(*(says(n, turn) for turn in range(2 * (1 + n % 4)))) for n in range(count)]
 

@@ -77,9 +77,7 @@ STYLES = {
 def test_the_assistants_turns_count(tmp_path, capsys, template, chat, marked, bos_first):
     model = save_tokenizer(tmp_path / "model", template, bos_first=bos_first)
     source = write_chats(tmp_path / "a.jsonl", [chat])
-    prepare(
-        PrepareJob([str(source)], tmp_path / "out", str(model), messages="messages", specials="keep")
-    )
+    prepare(PrepareJob([str(source)], tmp_path / "out", str(model), messages="messages"))
     corpus = load_corpus(str(tmp_path / "out"))
     text = marked.replace(OPEN, "").replace(CLOSE, "")
     tokenizer = load_tokenizer(model)
@@ -129,8 +127,8 @@ MARK = "{% generation %}a{% endgeneration %}"
 
 @pytest.mark.parametrize(
     "around",
-    ["{% macro m() %}?{% endmacro %}", "{% set x %}?{% endset %}", "{% filter trim %}?{% endfilter %}",
-     "{% generation %}?{% endgeneration %}", "{% for a in b recursive %}?{% endfor %}",
+    ["{% macro m() %}?{% endmacro %}", "{% set x %}?{% endset %}",
+     "{% filter trim %}?{% endfilter %}", "{% generation %}?{% endgeneration %}", "{% for a in b recursive %}?{% endfor %}",
      "{% call m() %}?{% endcall %}"],
 )  # fmt: skip
 def test_a_mark_that_is_written_later_is_refused(around):

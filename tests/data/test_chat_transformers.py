@@ -40,9 +40,7 @@ def theirs(model):
 def test_ids_and_masks_are_theirs(tmp_path, style):
     model = save_tokenizer(tmp_path / "model", STYLES[style], bos_first=style == "llama 3")
     source = write_chats(tmp_path / "a.jsonl", CHATS)
-    prepare(
-        PrepareJob([str(source)], tmp_path / "out", str(model), messages="messages", specials="keep")
-    )
+    prepare(PrepareJob([str(source)], tmp_path / "out", str(model), messages="messages"))
     corpus, tokenizer = load_corpus(str(tmp_path / "out")), theirs(tmp_path / "out")
     for n, chat in enumerate(CHATS):
         place = slice(*corpus.documents[n : n + 2])

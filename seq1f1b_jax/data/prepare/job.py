@@ -39,7 +39,8 @@ class PrepareJob:
       separator: line between the documents of a text file; None: a file is one document.
       extensions: take only files of folders with these extensions; empty: all.
       skip_bad: leave out, and count, documents that cannot be read.
-      specials: whether special tokens spelled in documents are `text`, or `keep` their ids.
+      specials: whether special tokens spelled in documents are `text`, or `keep` their ids; None:
+        `text`, and in conversations `keep`.
       processes: number of encoding processes.
     """
 
@@ -55,8 +56,13 @@ class PrepareJob:
     separator: str | None = None
     extensions: Sequence[str] = ()
     skip_bad: bool = False
-    specials: str = AS_TEXT
+    specials: str | None = None
     processes: int = 1
+
+    @property
+    def special_tokens(self) -> str:
+        """What becomes of special tokens spelled in documents."""
+        return self.specials or (AS_TEXT if self.messages is None else KEEP)
 
     @property
     def fields(self) -> Fields:

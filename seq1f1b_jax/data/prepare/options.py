@@ -65,14 +65,13 @@ def make_job(options: argparse.Namespace) -> PrepareJob:
         raise UserError("--split-documents-on is one line, with a character in it")
     _check_fields(options)
     answered = None if options.prompt is None else (options.prompt, options.answer)
-    kept = KEEP if options.messages is not None else AS_TEXT
     return PrepareJob(
         sources=[_named(source, (STDLIB,)) for source in options.sources],
         to=user_path(options.to), tokenizer=_named(options.tokenizer, (BYTES, *INSTALLED)),
         train_bpe=options.train_bpe, eos=options.eos, key=options.key,
         messages=options.messages, answered=answered, chat_template=options.chat_template,
         separator=options.separator, extensions=options.extensions, skip_bad=options.skip_bad,
-        specials=options.specials or kept, processes=options.processes,
+        specials=options.specials, processes=options.processes,
     )
 
 

@@ -121,7 +121,7 @@ def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokeniz
     ]
     settings = [
         VERSION, PORTION_BYTES, made, job.fields.keys[0], job.separator, job.skip_bad,
-        *[job.specials] * (job.specials != AS_TEXT),
+        *[job.special_tokens] * (job.special_tokens != AS_TEXT),
     ]
     if job.fields.kind != ONE_TEXT:
         settings.append(list(job.fields))
@@ -184,7 +184,7 @@ def _reading(
         tokenizer=BYTES if tokenizer.sha256 == BYTES else str(partial),
         token_dtype="uint16" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "uint32",
         fields=job.fields, separator=job.separator, skip_bad=job.skip_bad,
-        specials=job.specials, now=began,
+        specials=job.special_tokens, now=began,
     )
 
 
