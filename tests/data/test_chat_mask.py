@@ -128,7 +128,8 @@ MARK = "{% generation %}a{% endgeneration %}"
 @pytest.mark.parametrize(
     "around",
     ["{% macro m() %}?{% endmacro %}", "{% set x %}?{% endset %}",
-     "{% filter trim %}?{% endfilter %}", "{% generation %}?{% endgeneration %}", "{% for a in b recursive %}?{% endfor %}",
+     "{% filter trim %}?{% endfilter %}", "{% generation %}?{% endgeneration %}",
+     "{% for a in b recursive %}?{% endfor %}",
      "{% call m() %}?{% endcall %}"],
 )  # fmt: skip
 def test_a_mark_that_is_written_later_is_refused(around):

@@ -41,7 +41,8 @@ def named_tokenizer(job: PrepareJob) -> Tokenizer | None:
         tokenizer.chat = _chosen_template(tokenizer, job)
     if job.special_tokens != AS_TEXT and not tokenizer.special_names:
         raise UserError(
-            f"--special-tokens {job.special_tokens}: {job.tokenizer} has no special tokens; leave it out"
+            f"--special-tokens {job.special_tokens}: {job.tokenizer} has no special tokens; leave "
+            "it out"
         )
     return tokenizer
 
