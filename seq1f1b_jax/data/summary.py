@@ -77,7 +77,7 @@ def _rows(meta: Meta) -> dict[str, str]:
     }
     if meta.tokenizer != BYTES and meta.num_special is not None:
         read_as = _READ_AS[meta.special_tokens]
-        if meta.loss_on == "messages":
+        if meta.loss_on == "messages" and meta.num_special:
             read_as += ", as if the chat template had written them"
         rows["special tokens"] = f"{meta.num_special:,} spelled in the documents, {read_as}"
     return rows

@@ -107,12 +107,14 @@ def export(job: Job, *, to: str, dtype: str) -> int:
 def write_export(job: Job, model: Model, to: str, *, dtype: str) -> None:
     """Write a model, with the files beside the weights that the run began with."""
     origin, tokenizer = origin_of_run(job), model.tokenizer
+    stops = () if tokenizer is None else tokenizer.stops
     seen = max(job.config.data.seq_len, (origin and origin.context_length) or 0)
     with TemporaryDirectory() as temporary:
         file = None if tokenizer is None else save_as_json(tokenizer, Path(temporary))
         write_checkpoint(
             model.params, job.stage, to, dtype=dtype, tokenizer_file=file, origin=origin,
-            context_length=seen, eos=tokenizer and tokenizer.eos, say=print,
+            context_length=seen, eos=list(stops) if len(stops) > 1 else tokenizer and tokenizer.eos,
+            say=print,
         )
 
 

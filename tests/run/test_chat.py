@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from seq1f1b_jax.data import load_tokenizer
 from seq1f1b_jax.data.__main__ import main as data_command
 from seq1f1b_jax.training.reports.metrics import read_metrics
 from tests.data.chats import CHATML, MARKED, conversations, save_tokenizer, turns, write_chats
@@ -76,6 +77,14 @@ def test_an_answer_alone_is_printed(trained):
     plain = run(*(word for word in arguments if word != "--chat"))
     assert plain.out.startswith("to be?")
     assert run(*arguments, "--system=question").status == 0
+
+
+def test_an_export_has_the_template_and_every_end(trained, tmp_path):
+    outcome = run("export", f"--train.output_dir={trained[0]}", f"--to={tmp_path / 'ours'}")
+    assert outcome.status == 0, outcome.err
+    tokenizer = load_tokenizer(tmp_path / "ours")
+    assert tokenizer.chat.templates["default"] == MARKED
+    assert tokenizer.stops == load_tokenizer(trained[0]).stops and len(tokenizer.stops) == 4
 
 
 def test_bad_chats_are_one_line(trained, tmp_path):
