@@ -39,10 +39,9 @@ def named_tokenizer(job: PrepareJob) -> Tokenizer | None:
     tokenizer = load_tokenizer(job.tokenizer, eos=job.eos)
     if job.messages is not None:
         tokenizer.chat = _chosen_template(tokenizer, job)
-    if job.special_tokens != AS_TEXT and not tokenizer.special_names:
+    if job.specials not in (None, AS_TEXT) and not tokenizer.special_names:
         raise UserError(
-            f"--special-tokens {job.special_tokens}: {job.tokenizer} has no special tokens; leave "
-            "it out"
+            f"--special-tokens {job.specials}: {job.tokenizer} has no special tokens; leave it out"
         )
     return tokenizer
 

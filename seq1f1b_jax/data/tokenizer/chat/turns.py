@@ -66,7 +66,8 @@ def find_turns(template: ChatTemplate, messages: Sequence[Message]) -> Turns:
 def _by_prefix(template, messages, turns, whole) -> Iterator[tuple[int, int]]:
     for turn in turns:
         before = template.render(messages[:turn], prompt=True).text
-        after = template.render(messages[: turn + 1]).text
+        last = turn + 1 == len(messages)
+        after = whole.text if last else template.render(messages[: turn + 1]).text
         if not after.startswith(before):
             raise Refused(
                 f"the chat template writes turn {turn} otherwise than its prompt begins it, so "
