@@ -57,7 +57,7 @@ THIRD_PARTY = {
     "explore": {"numpy"},
     "picture": {"numpy", "matplotlib"},
     "data": {
-        "numpy", "jaxtyping", "grain", "tokenizers", "pyarrow", "rich",
+        "numpy", "jaxtyping", "grain", "tokenizers", "jinja2", "pyarrow", "rich",
         "compression", "backports",  # zst: of Python from 3.14 on, and its backport
     },
     "launch": set(),

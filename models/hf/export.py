@@ -37,7 +37,7 @@ def export(
     origin: Origin | None = None,
     context_length: int | None = None,
     special_tokens: Mapping[str, int | list[int]] | None = None,
-    eos: int | None = None,
+    eos: int | list[int] | None = None,
     max_shard_bytes: int = 5 * 10**9,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -62,7 +62,7 @@ def export(
       context_length: tokens of the longest sequence that the model was trained on; None: the
         origin's.
       special_tokens: ids by name (`bos`, `eos`, `pad`), for the config; None: the origin's.
-      eos: the end-of-text id, if neither of these has one.
+      eos: the end-of-text id, or several, if neither of these has one.
       max_shard_bytes: size of one file's tensors; more are sharded, with an index.
       say: called with lines for the user.
 

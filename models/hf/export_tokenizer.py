@@ -15,12 +15,15 @@ from seq1f1b_jax.models.llama import Llama
 
 Files = dict[str, Path | str]
 JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"
+TEMPLATE, OF_CONFIG = "chat_template.jinja", "chat_template"
 CLASS = "PreTrainedTokenizerFast"
 """Loaded unchanged by transformers 4 and 5; 5 also calls it TokenizersBackend."""
 
 
 def files_beside(tokenizer_file: str | Path | None, origin: Origin) -> Files:
     """Files to write beside the weights, by name: the given tokenizer's, then the origin's.
+
+    The given tokenizer's chat template wins: it is the one that the model was trained with.
 
     Raises:
       UserError: it is no tokenizer.json.
@@ -34,9 +37,13 @@ def files_beside(tokenizer_file: str | Path | None, origin: Origin) -> Files:
             f"tokenizer_file={str(tokenizer_file)!r} is not a tokenizer.json; save the tokenizer "
             "as one first"
         )
-    if JSON in files:  # the same tokenizer, with all its files
-        return files
-    return {**find_files(path.parent, only_tokenizer=True), JSON: path, **files}
+    own: Files = {**find_files(path.parent, only_tokenizer=True), JSON: path}
+    if JSON not in files:  # else the same tokenizer, with all its files
+        files = {**own, **files}
+    template = _chat_template(own)
+    if template is not None and template != _chat_template(files):
+        files[TEMPLATE] = template
+    return files
 
 
 def fitting_stage(
@@ -103,6 +110,18 @@ def _names(
     contents = {entry["id"]: entry["content"] for entry in tokenizer.get("added_tokens") or ()}
     first = {name: i[0] if isinstance(i, list) else i for name, i in special_tokens.items()}
     return {f"{name}_token": contents[i] for name, i in first.items() if i in contents}
+
+
+def _chat_template(files: Files) -> str | None:
+    """The default one, if there is any: of a file, or else of tokenizer_config.json."""
+    if TEMPLATE in files:
+        file = files[TEMPLATE]
+        return file.read_text(encoding="utf-8") if isinstance(file, Path) else file
+    entry = _read(files[CONFIG]).get(OF_CONFIG) if CONFIG in files else None
+    if isinstance(entry, list):
+        named = [item for item in entry if isinstance(item, dict) and item.get("name") == "default"]
+        entry = named[0].get("template") if named else None
+    return entry if isinstance(entry, str) else None
 
 
 def _read(file: Path | str) -> dict[str, Any]:

@@ -34,6 +34,9 @@ class GenerateOptions:
       temperature: divides the logits; 0 takes the likeliest token.
       top_p: sample from the likeliest tokens that together have this probability.
       seed: seed of the sample.
+      chat: whether the prompt is the user's turn, written by the tokenizer's chat template; only
+        the answer is printed.
+      system: with chat, instructions before the user's turn.
     """
 
     prompt: str = "def "
@@ -41,6 +44,8 @@ class GenerateOptions:
     temperature: float = 0.8
     top_p: float = 0.95
     seed: int = 0
+    chat: bool = False
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,8 @@ def option_problem(options: Options) -> str | None:
         if not options.to.lower().endswith(".html"):
             return f"--to {options.to!r}: the page is an HTML file; end its name in .html"
     if isinstance(options, GenerateOptions):
+        if options.system is not None and not options.chat:
+            return "--system is a turn of a conversation; use it with --chat"
         if options.num_tokens < 1:
             return f"--num_tokens {options.num_tokens}: must be above 0; use 1 or more"
         if not options.temperature >= 0:

@@ -215,7 +215,7 @@ def _words(command: str) -> str:
 def _check_names(settings: Sequence[str], types: Mapping[str, Any]) -> None:
     for token in settings:
         name = token.partition("=")[0]
-        if not name.startswith("--") or name in BARE_FLAGS:
+        if not name.startswith("--") or name in BARE_FLAGS and name not in SHORTHANDS:
             continue
         key = name.removeprefix("--")
         if is_setting(key, types) or key in sections():

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from seq1f1b_jax.cli.options import COMMANDS
 from seq1f1b_jax.config import UserError
 
-BARE_FLAGS = ("-h", "--help", "--print_config", "--trace")
-SHORTHANDS = {"--trace": "--train.trace=true"}
+BARE_FLAGS = ("-h", "--help", "--print_config", "--trace", "--chat")
+SHORTHANDS = {"--trace": "--train.trace=true", "--chat": "--chat=true"}
 """Flags that are short for a setting and its value."""
 
 

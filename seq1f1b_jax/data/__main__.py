@@ -2,6 +2,7 @@
 
     python -m seq1f1b_jax.data prepare books/ --to tokens --train-bpe 8192
     python -m seq1f1b_jax.data prepare web.jsonl --key text --to tokens --tokenizer tokenizer.json
+    python -m seq1f1b_jax.data prepare chats.jsonl --messages messages --to tokens --tokenizer model
     python -m seq1f1b_jax.data show tokens --seq-len 4096
 
 A killed `prepare` resumes when the same command is run again.
@@ -20,9 +21,10 @@ from seq1f1b_jax.data.prepare.bar import BytesBar
 from seq1f1b_jax.data.prepare.options import make_job, parser, user_path
 from seq1f1b_jax.data.prepare.run import prepare
 from seq1f1b_jax.data.summary import summary
-from seq1f1b_jax.data.tokenizer import BYTES, load_tokenizer
+from seq1f1b_jax.data.tokenizer import BYTES, Tokenizer, load_tokenizer
 from seq1f1b_jax.paths import one_line
 
+OPEN, CLOSE = "\u27e6", "\u27e7"  # white brackets, which texts hardly have
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 
@@ -81,16 +83,33 @@ def _show(options: argparse.Namespace) -> str:
 
 
 def _text(path: Path, folder: TokenFolder, document: int) -> str:
-    """One document, decoded; control characters become U+FFFD."""
+    """One document, decoded; control characters become U+FFFD.
+
+    Of a folder with a loss mask, what counts stands between brackets.
+    """
     if not 0 <= document < folder.meta.num_documents:
         raise UserError(
             f"--document {document}: {path} has {folder.meta.num_documents}, numbered from 0"
         )
     tokenizer = load_tokenizer(BYTES if folder.meta.tokenizer == BYTES else path)
-    ids = folder.tokens[folder.documents[document] : folder.documents[document + 1]].tolist()
-    ids = ids[:-1] if ids[-1] == tokenizer.eos else ids
-    text = tokenizer.decode(ids)
+    place = slice(*folder.documents[document : document + 2].tolist())
+    ids = folder.tokens[place].tolist()
+    if folder.loss_mask is not None:
+        text = _bracketed(tokenizer, ids, folder.loss_mask[place].tolist())
+    else:
+        text = tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.eos else ids)
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def _bracketed(tokenizer: Tokenizer, ids: Sequence[int], counted: Sequence[int]) -> str:
+    """The text of tokens, those that count between brackets."""
+    stream, parts, before = tokenizer.decode_stream(), [], 0
+    for token, counts in zip(ids, counted, strict=True):
+        if counts != before:
+            parts.append(OPEN if counts else CLOSE)
+        parts.append(stream.step(token))
+        before = counts
+    return "".join([*parts, stream.finish(), CLOSE * before])
 
 
 if __name__ == "__main__":

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Int64, UInt, UInt8
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.folder import META, TOKENS, UNFINISHED, open_folder, read_meta
-from seq1f1b_jax.data.prepare.readers.sources import TEXT, kind_of
+from seq1f1b_jax.data.folder import LOSS_MASK, META, TOKENS, open_folder, read_meta
+from seq1f1b_jax.data.plain import plain_file, plain_files
 from seq1f1b_jax.data.text import (
     BLOCK_BYTES,
     END_OF_FILE,
-    folder_files,
     read_text,
     refuse_special,
     stdlib_files,
@@ -46,6 +45,9 @@ class Corpus:
       documents: offset of each document, followed by the end; None if unknown.
       tokenizer: argument of `load_tokenizer` for its tokenizer; None if unknown.
       tokenizer_size: tokens in its vocabulary; the model's may be larger.
+      loss_mask: of each token, whether it counts as a target; None: all do.
+      loss_sha256: hash of the bytes of `loss_mask`; empty: there is none.
+      num_counted: tokens that count; None: all.
     """
 
     tokens: UInt[np.ndarray, " num_tokens"]
@@ -56,6 +58,9 @@ class Corpus:
     documents: Int64[np.ndarray, " num_documents_and_1"] | None = None
     tokenizer: str | None = None
     tokenizer_size: int = BYTE_VOCAB_SIZE
+    loss_mask: UInt8[np.ndarray, " num_tokens"] | None = None
+    loss_sha256: str = ""
+    num_counted: int | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -68,8 +73,8 @@ class Corpus:
         Raises:
           UserError: one was.
         """
-        mapped = [array for array in (self.tokens, self.documents) if isinstance(array, np.memmap)]
-        for array in mapped:
+        arrays = (self.tokens, self.documents, self.loss_mask)
+        for array in (array for array in arrays if isinstance(array, np.memmap)):
             size = vars(array)["_mmap"].size()  # of the mapped file, whatever has its name by now
             if size < array.offset + array.nbytes:
                 raise UserError(
@@ -140,43 +145,10 @@ def load_corpus(
     if Path(source, META).is_file():
         return _prepared_corpus(source, vocab)
     if Path(source).is_dir():
-        return _text_corpus(source, _plain_files(source), vocab)
+        return _text_corpus(source, plain_files(source), vocab)
     if source.endswith(".bin"):
         return _bin_corpus(source, token_dtype, vocab)
-    return _text_corpus(source, [_plain(source)], vocab)
-
-
-def _plain(source: str) -> Path:
-    """Refuse a file of records or a compressed one: its bytes are not its text."""
-    if _is_plain(Path(source)) or not Path(source).is_file():  # if missing, reading it says so
-        return Path(source)
-    kind = " in ".join(filter(None, kind_of(Path(source))))
-    raise _records(source, f"is {kind} by its name")
-
-
-def _plain_files(source: str) -> list[Path]:
-    """The files of a folder, unless all of them are records or compressed."""
-    if source.endswith(UNFINISHED):
-        raise UserError(
-            f"data.source={source} is the unfinished result of a prepare that was stopped; run the "
-            f"same command again and set data.source={source.removesuffix(UNFINISHED)}"
-        )
-    files = folder_files(Path(source))
-    if not any(map(_is_plain, files)):
-        raise _records(source, "holds only records or compressed files, by their names")
-    return files
-
-
-def _is_plain(path: Path) -> bool:
-    kind, compression = kind_of(path)
-    return kind == TEXT and not compression
-
-
-def _records(source: str, what: str) -> UserError:
-    return UserError(
-        f"data.source={source} {what}, and only text is read here; tokenize it with python -m "
-        f"seq1f1b_jax.data prepare {source} --to FOLDER, and set data.source to that folder"
-    )
+    return _text_corpus(source, [plain_file(source)], vocab)
 
 
 def _text_corpus(source: str, files: list[Path], vocab: Vocabulary) -> Corpus:
@@ -207,7 +179,13 @@ def _check_beside(path: Path, token_dtype: str) -> None:
     """Refuse a dtype that contradicts the meta.json beside the tokens.bin of a token folder."""
     beside = path.with_name(META)
     if path.name == TOKENS and beside.is_file():
-        written = read_meta(beside).token_dtype
+        meta = read_meta(beside)
+        written = meta.token_dtype
+        if meta.loss_sha256:
+            raise UserError(
+                f"{path} has a {LOSS_MASK} beside it, by which not all of its tokens count for the "
+                f"loss; give the folder {path.parent}"
+            )
         if written != token_dtype:
             raise UserError(
                 f"{path} holds {written} by the meta.json beside it, and data.token_dtype is "
@@ -228,14 +206,19 @@ def _prepared_corpus(source: str, vocab: Vocabulary) -> Corpus:
     rows, kind, sha256 = _examined(
         folder.tokens, vocab.of(meta.vocab_size), source, kind="prepared"
     )
-    if sha256 != meta.sha256:
-        raise UserError(
-            f"{source}: tokens.bin has sha256 {sha256[:12]} and meta.json says {meta.sha256[:12]}; "
-            "the file was changed since it was prepared: prepare the folder again"
-        )
+    found = {TOKENS: (sha256, meta.sha256)}
+    if folder.loss_mask is not None:
+        found[LOSS_MASK] = (_hash_and_largest(folder.loss_mask)[0], meta.loss_sha256)
+    for name, (actual, written) in found.items():
+        if actual != written:
+            raise UserError(
+                f"{source}: {name} has sha256 {actual[:12]} and meta.json says {written[:12]}; "
+                "the file was changed since it was prepared: prepare the folder again"
+            )
     tokenizer = BYTES if meta.tokenizer == BYTES else source
     return Corpus(
-        folder.tokens, rows, kind, sha256, 1, folder.documents, tokenizer, meta.vocab_size
+        folder.tokens, rows, kind, sha256, 1, folder.documents, tokenizer, meta.vocab_size,
+        folder.loss_mask, meta.loss_sha256, meta.num_counted,
     )
 
 

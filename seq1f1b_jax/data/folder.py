@@ -2,6 +2,7 @@
 
     tokens.bin        token ids one after the other, little-endian uint16 or uint32, no header
     documents.npy     int64 [num_documents + 1]: offset of each document, then the end
+    loss_mask.bin     a byte for each token: 1 if it counts as a target, else 0; absent if all do
     meta.json         `Meta`
     tokenizer.json    the tokenizer, with tokenizer_config.json beside it; absent for bytes
 
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Int64, UInt, UInt8
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.text import refuse_special
 
-VERSION = 1
+VERSION, MASKED_VERSION = 1, 2
+"""Of the format; 2 has a loss mask, which a program that knows only 1 must not overlook."""
 META, TOKENS, DOCUMENTS = "meta.json", "tokens.bin", "documents.npy"
+LOSS_MASK = "loss_mask.bin"
+LOSS_ON = ("text", "messages", "answer")
 UNFINISHED = ".partial"
 """Suffix of the folder that `prepare` works in until it is done."""
 CHECKED_DOCUMENTS = 1 << 20
@@ -47,6 +51,11 @@ class Meta:
       fingerprint: hash of the inputs and settings.
       special_tokens: whether special tokens spelled in documents are `text`, or `keep` their ids.
       num_special: how many are spelled in the documents; None: not counted.
+      num_refused: conversations whose tokens that count are not certain, left out.
+      loss_on: what counts for the loss: all `text`, the assistant's turns of `messages`, or the
+        `answer` to a prompt.
+      num_counted: tokens that count as targets; None: all.
+      loss_sha256: hash of loss_mask.bin, in hexadecimal; empty: there is none.
     """
 
     version: int
@@ -63,14 +72,19 @@ class Meta:
     fingerprint: str = ""
     special_tokens: str = "text"
     num_special: int | None = None
+    num_refused: int = 0
+    loss_on: str = LOSS_ON[0]
+    num_counted: int | None = None
+    loss_sha256: str = ""
 
 
 class TokenFolder(NamedTuple):
-    """An opened folder; both arrays are memory-mapped."""
+    """An opened folder; all arrays are memory-mapped."""
 
     meta: Meta
     tokens: UInt[np.ndarray, " num_tokens"]
     documents: Int64[np.ndarray, " num_documents_and_1"]
+    loss_mask: UInt8[np.ndarray, " num_tokens"] | None = None
 
 
 def open_folder(path: Path) -> TokenFolder:
@@ -80,10 +94,12 @@ def open_folder(path: Path) -> TokenFolder:
       UserError: a file is missing or contradicts meta.json.
     """
     meta = read_meta(path / META)
-    for name in (TOKENS, DOCUMENTS):
+    masked = meta.version == MASKED_VERSION
+    for name in (TOKENS, DOCUMENTS, *[LOSS_MASK] * masked):
         refuse_special(path / name)
     try:
-        tokens = _map_tokens(path / TOKENS, meta)
+        tokens = _map_tokens(path / TOKENS, meta, meta.token_dtype)
+        loss_mask = _map_tokens(path / LOSS_MASK, meta, "uint8") if masked else None
         documents = _map_documents(path / DOCUMENTS, meta)
     except OSError as error:
         raise UserError(
@@ -91,7 +107,7 @@ def open_folder(path: Path) -> TokenFolder:
             "again"
         ) from error
     _check_offsets(path / DOCUMENTS, documents, meta.num_tokens)
-    return TokenFolder(meta, tokens, documents)
+    return TokenFolder(meta, tokens, documents, loss_mask)
 
 
 def write_meta(path: Path, meta: Meta) -> None:
@@ -113,11 +129,12 @@ def read_meta(path: Path) -> Meta:
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); prepare the folder again") from error
-    if not isinstance(given, dict) or given.get("version") != VERSION:
+    versions = (VERSION, MASKED_VERSION)
+    if not isinstance(given, dict) or given.get("version") not in versions:
         version = given.get("version") if isinstance(given, dict) else None
         raise UserError(
-            f"{path} has version {version!r} and this program reads {VERSION}; prepare the folder "
-            "again"
+            f"{path} has version {version!r} and this program reads {VERSION} and "
+            f"{MASKED_VERSION}; prepare the folder again"
         )
     defaults = {
         field.name: None if field.default is MISSING else field.default for field in fields(Meta)
@@ -140,9 +157,17 @@ def _check_meta(path: Path, meta: Meta) -> None:
         "fingerprint": isinstance(meta.fingerprint, str),
         "special_tokens": meta.special_tokens in ("text", "keep"),
         "num_special": meta.num_special is None or _is_count(meta.num_special),
+        "num_refused": _is_count(meta.num_refused),
+        "loss_on": meta.loss_on in LOSS_ON,
+        "num_counted": meta.num_counted is None or _is_count(meta.num_counted),
+        "loss_sha256": isinstance(meta.loss_sha256, str),
     }
     if all(rules.values()):
+        masked = meta.version == MASKED_VERSION
         rules["eos"] = meta.eos is None or meta.eos < meta.vocab_size
+        rules["loss_on"] = (meta.loss_on != LOSS_ON[0]) == masked
+        rules["num_counted"] = (meta.num_counted is not None) == masked
+        rules["loss_sha256"] = len(meta.loss_sha256) == (64 if masked else 0)
     broken = [name for name, holds in rules.items() if not holds]
     if broken:
         value = json.dumps(getattr(meta, broken[0]))[:60]
@@ -155,13 +180,14 @@ def _is_count(value: Any, *, at_least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and at_least <= value < 2**62
 
 
-def _map_tokens(path: Path, meta: Meta) -> np.ndarray:
-    dtype = np.dtype(meta.token_dtype).newbyteorder("<")
+def _map_tokens(path: Path, meta: Meta, name: str) -> np.ndarray:
+    """An element of this dtype for each token."""
+    dtype = np.dtype(name).newbyteorder("<")
     expected, size = meta.num_tokens * dtype.itemsize, path.stat().st_size
     if size != expected:
         raise UserError(
             f"{path} has {size} bytes and meta.json says {meta.num_tokens} tokens of "
-            f"{meta.token_dtype}, {expected} bytes; the file is not whole: prepare the folder again"
+            f"{name}, {expected} bytes; the file is not whole: prepare the folder again"
         )
     return np.memmap(path, dtype, mode="r")
 

@@ -96,6 +96,8 @@ class PackedData(SequenceData):
         # the last token of the corpus has no successor; it ends a document, so -1 overwrites this
         following = np.minimum(taken + 1, self.corpus.tokens.size - 1)
         batch.targets.reshape(-1)[positions] = self.corpus.tokens[following]
+        if self.corpus.loss_mask is not None:
+            batch.targets.reshape(-1)[positions[self.corpus.loss_mask[following] == 0]] = -1
         batch.targets.reshape(-1)[(flat + lengths - 1)[self.pieces.ends[picked]]] = -1
         batch.starts.reshape(-1)[positions] = np.repeat(offsets, lengths)
         return batch

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     Query `i` of a sequence sees keys `starts[i] ... i`. The target of a token is its successor in
     the document; -1 where there is none: at the end of a document, and in the padding, which is a
-    separate document at the end of a sequence.
+    separate document at the end of a sequence; and where the successor does not count for the loss.
     """
 
     tokens: Int32[np.ndarray, "num_microbatches microbatch_size seq_len"]
@@ -100,6 +100,7 @@ class SequenceData(ABC):
             "seq_len": self.seq_len,
             "eval_fraction": self.eval_fraction,
             "seed": self.seed,
+            **({"loss_sha256": self.corpus.loss_sha256} if self.corpus.loss_sha256 else {}),
         }
 
     def batch(

@@ -11,6 +11,7 @@ from seq1f1b_jax.data.tokenizer import BYTES
 
 BAR_WIDTH = 40
 _READ_AS = {"text": "read as ordinary text", "keep": "kept as special tokens"}
+_LOSS_ON = {"messages": "the assistant's turns", "answer": "the answers"}
 
 
 def summary(folder: TokenFolder, *, seq_len: int | None = None) -> str:
@@ -68,14 +69,23 @@ def _rows(meta: Meta) -> dict[str, str]:
         "tokens": f"{meta.num_tokens:,} as {meta.token_dtype}",
         "per document": f"{meta.num_tokens / meta.num_documents:,.1f} tokens",
         "text": f"{meta.num_bytes:,} bytes, {meta.num_bytes / meta.num_tokens:.3f} per token",
-        "left out": f"{meta.num_empty:,} empty, {meta.num_skipped:,} that could not be read",
+        **({} if meta.num_counted is None else {"loss": _loss(meta, meta.num_counted)}),
+        "left out": f"{meta.num_empty:,} empty, {meta.num_skipped:,} that could not be read"
+        + f", {meta.num_refused:,} without an exact loss mask" * bool(meta.num_refused),
         "tokenizer": f"{meta.tokenizer}, {meta.vocab_size:,} tokens; end of a document: {eos}",
         "sha256": meta.sha256,
     }
     if meta.tokenizer != BYTES and meta.num_special is not None:
         read_as = _READ_AS[meta.special_tokens]
+        if meta.loss_on == "messages" and meta.num_special:
+            read_as += ", as if the chat template had written them"
         rows["special tokens"] = f"{meta.num_special:,} spelled in the documents, {read_as}"
     return rows
+
+
+def _loss(meta: Meta, counted: int) -> str:
+    share = f"{counted:,} tokens, {counted / meta.num_tokens:.1%}"
+    return f"on {_LOSS_ON[meta.loss_on]}: {share}"
 
 
 def _packed(documents: Int64[np.ndarray, " num_documents_and_1"], seq_len: int) -> str:

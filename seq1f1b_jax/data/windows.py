@@ -7,7 +7,7 @@ window are the inputs, the last `seq_len` the targets.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.corpus import Corpus
@@ -21,10 +21,15 @@ class WindowData(SequenceData):
 
     def sequences(self, indices: Int64[np.ndarray, " n"]) -> Batch:
         """Windows by index, as inputs and targets of shape `[n, seq_len]`."""
+        picked = self._rows(self.corpus.tokens)[indices].astype(np.int32)
+        targets = np.ascontiguousarray(picked[:, 1:])
+        if self.corpus.loss_mask is not None:
+            targets[self._rows(self.corpus.loss_mask)[indices, 1:] == 0] = -1
+        return Batch(np.ascontiguousarray(picked[:, :-1]), targets)
+
+    def _rows(self, array: UInt[np.ndarray, " num_tokens"]) -> UInt[np.ndarray, "windows window"]:
         window = self.seq_len + 1
-        whole = self.corpus.tokens[: self.corpus.tokens.size // window * window]
-        picked = whole.reshape(-1, window)[indices].astype(np.int32)
-        return Batch(*map(np.ascontiguousarray, (picked[:, :-1], picked[:, 1:])))
+        return array[: array.size // window * window].reshape(-1, window)
 
     def mean_visible_keys(self, *, window: int | None = None) -> Float64[np.ndarray, " seq_len"]:
         """`i + 1` keys at position i, at most `window`."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from seq1f1b_jax.data import Batch, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER, save_as_json
 from seq1f1b_jax.host.progress import waiting
-from seq1f1b_jax.inference.sampling import sample_text
+from seq1f1b_jax.inference.sampling import chat_prompt, sample_text, text_prompt
 from seq1f1b_jax.models.hf import export as write_checkpoint
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.evaluation import HeldOut, bigram_loss, held_out_batches, make_evaluation
@@ -52,16 +52,22 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
 
 
 def generate(
-    job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int
+    job: Job, *, prompt: str, num_tokens: int, temperature: float, top_p: float, seed: int,
+    chat: bool = False, system: str | None = None,
 ) -> int:
-    """Text sampled from the newest checkpoint, written as it is sampled."""
+    """Text sampled from the newest checkpoint, written as it is sampled.
+
+    With `chat` the prompt is the user's turn, and only the assistant's is written.
+    """
     setup = make_setup(job.config, job.stage)
     model, params = use_model(
         job, setup, lambda model: (model, jax.tree.map(np.asarray, model.params))
     )
+    tokenizer = model.tokenizer
+    write = partial(chat_prompt, system=system) if chat else text_prompt
     sample_text(
-        job.stage, params, prompt, num_tokens=num_tokens, seed=seed, temperature=temperature,
-        top_p=top_p, tokenizer=model.tokenizer, output=job.output,
+        job.stage, params, write(prompt, tokenizer), num_tokens=num_tokens, seed=seed,
+        temperature=temperature, top_p=top_p, tokenizer=tokenizer, output=job.output,
     )
     return 0
 
@@ -74,7 +80,8 @@ def sample_at_end(job: Job, params: Params, data: SequenceData, held_out: Batch)
     try:
         print("\nsampled from the trained model:")
         sample_text(
-            job.stage, params, SAMPLE_PROMPT.get(data.corpus.kind, words),
+            job.stage, params,
+            text_prompt(SAMPLE_PROMPT.get(data.corpus.kind, words), tokenizer),
             num_tokens=train.sample_tokens, seed=train.seed, temperature=SAMPLE_TEMPERATURE,
             top_p=SAMPLE_TOP_P, tokenizer=tokenizer, output=job.output,
         )
@@ -100,12 +107,14 @@ def export(job: Job, *, to: str, dtype: str) -> int:
 def write_export(job: Job, model: Model, to: str, *, dtype: str) -> None:
     """Write a model, with the files beside the weights that the run began with."""
     origin, tokenizer = origin_of_run(job), model.tokenizer
+    stops = () if tokenizer is None else tokenizer.stops
     seen = max(job.config.data.seq_len, (origin and origin.context_length) or 0)
     with TemporaryDirectory() as temporary:
         file = None if tokenizer is None else save_as_json(tokenizer, Path(temporary))
         write_checkpoint(
             model.params, job.stage, to, dtype=dtype, tokenizer_file=file, origin=origin,
-            context_length=seen, eos=tokenizer and tokenizer.eos, say=print,
+            context_length=seen, eos=list(stops) if len(stops) > 1 else tokenizer and tokenizer.eos,
+            say=print,
         )
 
 

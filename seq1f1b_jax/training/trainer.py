@@ -83,13 +83,13 @@ class Trainer:
 
     def generate(
         self, prompt: str, *, num_tokens: int = 200, temperature: float = 0.8, top_p: float = 0.95,
-        seed: int = 0,
+        seed: int = 0, chat: bool = False, system: str | None = None,
     ) -> None:
-        """Print text sampled from the newest checkpoint."""
+        """Print text sampled from the newest checkpoint; with `chat`, an answer to the prompt."""
         with self._job() as job:
             commands.generate(
                 job, prompt=prompt, num_tokens=num_tokens, temperature=temperature, top_p=top_p,
-                seed=seed,
+                seed=seed, chat=chat, system=system,
             )
 
     def params(self) -> Params:

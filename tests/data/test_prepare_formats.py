@@ -12,6 +12,7 @@ import pytest
 
 from seq1f1b_jax.data.prepare.portions import cut_files
 from seq1f1b_jax.data.prepare.readers import arrays
+from seq1f1b_jax.data.prepare.readers.fields import Fields
 from seq1f1b_jax.data.prepare.readers.sources import InputFile
 from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from tests.data.prepared import documents, json_lines
@@ -117,7 +118,7 @@ def test_arrays_are_told_apart_wherever_a_block_ends(monkeypatch, size):
     monkeypatch.setattr(arrays, "BLOCK_BYTES", size)
     texts = ['a"', "\\", '\\"', "[{", "}]", "é\n", "", '"},{"text":"no"}']
     content = io.BytesIO(("\ufeff" + json.dumps([{"text": text} for text in texts])).encode())
-    assert list(arrays.array_texts("a.json", content, "text")) == texts
+    assert list(arrays.array_documents("a.json", content, Fields())) == texts
 
 
 BAD_TABLES = {
@@ -257,7 +258,7 @@ def test_a_packed_file_is_read_a_portion_at_a_time(tmp_path):
             file.write(b"some words of a text " * 50_000)
     size = (tmp_path / "a.txt.gz").stat().st_size
     file = InputFile(tmp_path / "a.txt.gz", "text", size, 0, "gz")
-    portions = cut_files([file], key="text", separator=None, can_cut_text=True)
+    portions = cut_files([file], fields=Fields(), separator=None, can_cut_text=True)
     sizes = [(len(portion.held), portion.num_bytes) for portion in portions]
     assert [sum(column) for column in zip(*sizes, strict=True)] == [21_000_000, size]
     assert max(sizes)[0] < (1 << 20) + (1 << 10)

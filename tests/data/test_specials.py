@@ -8,7 +8,7 @@ from seq1f1b_jax.data import load_corpus
 from seq1f1b_jax.data.__main__ import main
 from seq1f1b_jax.data.folder import read_meta
 from seq1f1b_jax.data.prepare import pieces
-from seq1f1b_jax.data.prepare.encode import spelling_pattern
+from seq1f1b_jax.data.prepare.loss_mask import spelling_pattern
 from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
 from tests.data.prepared import documents, json_lines
 from tests.data.test_prepare import bpe

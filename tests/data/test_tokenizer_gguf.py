@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("gguf", reason="needs the extra hf")
 
+from gguf import GGUFWriter
+
 from seq1f1b_jax.data import load_tokenizer
-from tests.data.gguf_files import byte_level, sentencepiece, write_gguf
+from tests.data.gguf_files import add_tokenizer, byte_level, sentencepiece, write_gguf
 
 
 def load(folder, entries):
@@ -34,6 +36,29 @@ def test_words_are_cut_as_the_name_says(tmp_path, pre, expected):
     assert tokenizer.decode([tokenizer.eos]) == "<|end|>"
     composed = tokenizer.decode(tokenizer.encode("e\u0301", specials=False))
     assert composed == ("\u00e9" if pre == "qwen2" else "e\u0301")
+
+
+def test_chat_templates_of_a_gguf(tmp_path):
+    names = [*byte_level()["tokens"], "<|im_end|>"]
+    entries = byte_level(tokens=names, eot_token_id=len(names) - 1)
+    entries["token_type"] = [1] * (len(names) - 3) + [3] * 3
+    path = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(str(path), "llama")
+    add_tokenizer(writer, entries)
+    writer.add_chat_template([
+        {"name": "default", "template": "{{ bos_token }}{{ messages }}"},
+        {"name": "rag", "template": "R"},
+    ])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.chat.templates == {"default": "{{ bos_token }}{{ messages }}", "rag": "R"}
+    assert tokenizer.chat.tokens == {"bos_token": "<|start|>", "eos_token": "<|end|>"}
+    assert [tokenizer.decode([stop]) for stop in tokenizer.stops] == ["<|end|>", "<|im_end|>"]
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert (again.chat, again.stops) == (tokenizer.chat, tokenizer.stops)
 
 
 def test_special_tokens_of_a_gguf(tmp_path):

@@ -11,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from seq1f1b_jax.config import Config, TrainConfig, UserError
 from seq1f1b_jax.data import load_tokenizer
+from seq1f1b_jax.data.tokenizer.base import Chat
 from seq1f1b_jax.models.hf import export, keep_origin, kept_origin, origin_of, read_source
 from seq1f1b_jax.models.hf.qwen2_tokenizer import END_OF_TEXT, PATTERN, is_rebuilt_alike
 from seq1f1b_jax.training.commands import write_export
@@ -76,6 +77,19 @@ def test_everything_beside_the_weights_goes_back_as_it_lay(theirs, tmp_path):
     config = json.loads((ours / "config.json").read_text())
     assert (config["eos_token_id"], config["bos_token_id"]) == (2, 1)
     assert config["torch_dtype"] == config["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("given, written", [(None, None), ("{{ ours }}", "{{ ours }}")])
+def test_the_template_that_a_run_was_trained_with_wins(theirs, tmp_path, given, written):
+    tokenizer = load_tokenizer(theirs)
+    tokenizer.chat = Chat({} if given is None else {"default": given})
+    (tmp_path / "run").mkdir()
+    tokenizer.save(tmp_path / "run")
+    origin = origin_of(read_source(theirs))
+    ours = export(parameters(STAGE), STAGE, tmp_path / "ours", origin=origin,
+                  tokenizer_file=tmp_path / "run" / "tokenizer.json")  # fmt: skip
+    template = (ours / "chat_template.jinja").read_text()
+    assert template == (written or GOES["chat_template.jinja"])
 
 
 def test_an_id_without_a_row_stays_out_of_the_config(theirs, tmp_path):

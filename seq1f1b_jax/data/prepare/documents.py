@@ -7,8 +7,15 @@ from pathlib import Path
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.portions import Portion, separator_pattern
 from seq1f1b_jax.data.prepare.readers.arrays import BOM
-from seq1f1b_jax.data.prepare.readers.fields import CURE, json_field, text_fault
-from seq1f1b_jax.data.prepare.readers.parquet import read_column
+from seq1f1b_jax.data.prepare.readers.fields import (
+    CURE,
+    Conversation,
+    Document,
+    Fields,
+    document_of,
+    json_document,
+)
+from seq1f1b_jax.data.prepare.readers.parquet import read_columns
 from seq1f1b_jax.data.prepare.readers.sources import JSONL, PARQUET
 from seq1f1b_jax.data.text import check_text, unreadable
 
@@ -16,13 +23,13 @@ _BLANK = re.compile(rb"\s*")
 
 
 def read_documents(
-    portion: Portion, *, key: str, separator: str | None
-) -> Iterator[str | UserError]:
-    """Texts in order, including empty ones; an error in place of one that cannot be read.
+    portion: Portion, *, fields: Fields, separator: str | None
+) -> Iterator[Document | UserError]:
+    """Documents in order, including empty ones; an error in place of one that cannot be read.
 
     Args:
       portion: what to read.
-      key: field of a JSON object, or column of parquet, that holds the text.
+      fields: of a JSON object, or columns of parquet, that make a document.
       separator: line between the documents of a text file.
 
     Raises:
@@ -32,25 +39,35 @@ def read_documents(
         yield from portion.held
         return
     if portion.kind == PARQUET:
-        yield from _rows(portion, key)
+        yield from _rows(portion, fields)
         return
     content = _read(portion) if portion.held is None else portion.held
     if portion.kind == JSONL:
-        yield from _lines(portion, content, key)
+        yield from _lines(portion, content, fields)
     elif separator is None:
         yield _decoded(portion.path, content, portion.start)
     else:
         yield from _separated(portion, content, separator_pattern(separator))
 
 
-def _rows(portion: Portion, key: str) -> Iterator[str | UserError]:
-    for row, text in read_column(portion.path, portion.start, key):
-        fault = text_fault(text) if isinstance(text, str) else ""
-        if fault:
-            at = f"{portion.path}: row {row} of row group {portion.start}"
-            yield UserError(f"{at}: {fault}; {CURE}")
-        else:
-            yield "" if text is None else text
+def place_of(portion: Portion, conversation: Conversation) -> str:
+    """File and line, or element, or row, of a conversation."""
+    if conversation.where:
+        return conversation.where
+    before = _count_lines(portion) if portion.line is None else portion.line
+    return f"{portion.path}:{before + conversation.line}"
+
+
+def _rows(portion: Portion, fields: Fields) -> Iterator[Document | UserError]:
+    for row, values in read_columns(portion.path, portion.start, fields):
+        if isinstance(values, UserError):
+            yield values
+            continue
+        where = f"{portion.path}: row {row} of row group {portion.start}"
+        document, fault = document_of(values, fields)
+        if isinstance(document, Conversation):
+            document = document._replace(where=where)
+        yield UserError(f"{where}: {fault}; {CURE}") if fault else document
 
 
 def _read(portion: Portion) -> bytes:
@@ -83,8 +100,10 @@ def _separated(
         yield _decoded(portion.path, content[start:], portion.start + start)
 
 
-def _lines(portion: Portion, content: bytes, key: str) -> Iterator[str | UserError]:
-    """The text of every line that is not blank; lines may be large and are not copied."""
+def _lines(
+    portion: Portion, content: bytes, fields: Fields
+) -> Iterator[Document | UserError]:
+    """The document in every line that is not blank; lines may be large and are not copied."""
     view, before = memoryview(content), portion.line
     start = len(BOM) if portion.start == 0 and content.startswith(BOM) else 0
     number = 0
@@ -93,12 +112,14 @@ def _lines(portion: Portion, content: bytes, key: str) -> Iterator[str | UserErr
         stop = len(content) if stop < 0 else stop
         number += 1
         if not _BLANK.fullmatch(content, start, stop):
-            text, fault = json_field(view[start:stop], key)
+            document, fault = json_document(view[start:stop], fields)
             if fault:
                 before = _count_lines(portion) if before is None else before
                 yield UserError(f"{portion.path}:{before + number}: {fault}; {CURE}")
+            elif isinstance(document, Conversation):
+                yield document._replace(line=number)
             else:
-                yield text
+                yield document
         start = stop + 1
 
 

@@ -2,27 +2,28 @@
 
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime
 from functools import cache
 from itertools import islice
 from multiprocessing import connection
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Int64, UInt, UInt8
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.documents import read_documents
-from seq1f1b_jax.data.prepare.job import KEEP
-from seq1f1b_jax.data.prepare.pieces import encode_text
+from seq1f1b_jax.data.prepare.documents import place_of, read_documents
+from seq1f1b_jax.data.prepare.loss_mask import Encoder, Encoding
 from seq1f1b_jax.data.prepare.portions import Portion
+from seq1f1b_jax.data.prepare.readers.fields import CURE, Conversation, Document, Fields
 from seq1f1b_jax.data.tokenizer import Tokenizer, load_tokenizer
+from seq1f1b_jax.data.tokenizer.chat.template import Refused
 
 AHEAD = 2  # portions per process submitted before they are needed
 
@@ -33,18 +34,20 @@ class Reading(NamedTuple):
     Attributes:
       tokenizer: argument of `load_tokenizer`.
       token_dtype: `uint16` or `uint32`.
-      key: field or column that holds the text.
+      fields: what makes a document of a record.
       separator: line between the documents of a text file; None: a file is one document.
       skip_bad: leave out, and count, documents that cannot be read.
       specials: whether special tokens spelled in documents are `text`, or `keep` their ids.
+      now: what a chat template is told when it asks for the time.
     """
 
     tokenizer: str
     token_dtype: str
-    key: str
+    fields: Fields
     separator: str | None
     skip_bad: bool
     specials: str
+    now: datetime
 
 
 class Encoded(NamedTuple):
@@ -56,8 +59,10 @@ class Encoded(NamedTuple):
       num_bytes: UTF-8 bytes of its documents.
       num_empty: documents without text, left out.
       num_skipped: unreadable documents, left out.
-      first_skipped: what was wrong with the first of them; empty: none.
+      first_skipped: what was wrong with the first one left out; empty: none.
       num_special: special tokens spelled in its documents.
+      num_refused: conversations whose tokens that count are not certain, left out.
+      counted: of each token, 1 if it counts as a target; None: all do.
     """
 
     tokens: UInt[np.ndarray, " num_tokens"]
@@ -67,52 +72,59 @@ class Encoded(NamedTuple):
     num_skipped: int = 0
     first_skipped: str = ""
     num_special: int = 0
+    num_refused: int = 0
+    counted: UInt8[np.ndarray, " num_tokens"] | None = None
 
 
 def encode_portion(portion: Portion, tokenizer: Tokenizer, reading: Reading) -> Encoded:
     """Read and encode a portion.
 
     Raises:
-      UserError: a document that cannot be read, unless `reading.skip_bad`.
+      UserError: a document that cannot be read or encoded, unless `reading.skip_bad`.
     """
     dtype = np.dtype(reading.token_dtype).newbyteorder("<")
-    begin = np.array(tokenizer.prefix if portion.opens else (), dtype)
-    closed = portion.closes and tokenizer.eos is not None
-    end = np.array((tokenizer.eos,) if closed else (), dtype)
-    keep, spellings = reading.specials == KEEP, spelling_pattern(tokenizer.special_names)
-    kept, lengths, num_bytes, num_empty, num_special, faults = [], [], 0, 0, 0, []
-    for text in read_documents(portion, key=reading.key, separator=reading.separator):
-        if isinstance(text, UserError):
+    encoder = Encoder(
+        tokenizer, dtype, fields=reading.fields, specials=reading.specials, now=reading.now
+    )
+    found: list[Encoding] = []
+    faults: list[UserError] = []
+    num_empty = 0
+    for document in read_documents(portion, fields=reading.fields, separator=reading.separator):
+        read = _encoded(document, encoder, portion)
+        if isinstance(read, UserError):
             if not reading.skip_bad:
-                raise text
-            faults.append(str(text) if not faults else "")
-            continue
-        pieces = list(encode_text(tokenizer, text, dtype, keep_specials=keep))
-        if pieces:
-            num_bytes += len(text.encode())
-            num_special += sum(1 for _ in spellings.finditer(text)) if spellings else 0
-            pieces = [begin, *pieces, end]
-            lengths.append(sum(piece.size for piece in pieces))
-            kept += pieces
-        else:
+                raise read
+            faults.append(read)
+        elif read is None:
             num_empty += 1
-    tokens = np.concatenate([np.zeros(0, dtype), *kept])
+        else:
+            found.append(read)
+    refused = sum(isinstance(fault, Refused) for fault in faults)
     return Encoded(
-        tokens, np.array(lengths, np.int64), num_bytes, num_empty, len(faults),
-        faults[0] if faults else "", num_special,
+        np.concatenate([np.zeros(0, dtype), *(part for one in found for part in one.tokens)]),
+        np.array([one.num_tokens for one in found], np.int64),
+        num_bytes=sum(one.num_bytes for one in found), num_empty=num_empty,
+        num_skipped=len(faults) - refused, first_skipped=str(faults[0]) if faults else "",
+        num_special=sum(one.num_special for one in found), num_refused=refused,
+        counted=_joined([one.counted for one in found]) if encoder.masks else None,
     )
 
 
-def spelling_pattern(names: Sequence[str]) -> re.Pattern[str] | None:
-    """Matches special tokens spelled in a text, longest first; None if there are no such tokens.
+def _encoded(
+    document: Document | UserError, encoder: Encoder, portion: Portion
+) -> Encoding | UserError | None:
+    """The tokens of a document, or what is wrong with it; None if it is empty."""
+    if isinstance(document, UserError):
+        return document
+    try:
+        return encoder.encode(document, opens=portion.opens, closes=portion.closes)
+    except Refused as error:
+        assert isinstance(document, Conversation), "only these are refused"
+        return Refused(f"{place_of(portion, document)}: {error}; {CURE}")
 
-    Example:
-      >>> from seq1f1b_jax.data.prepare.encode import spelling_pattern
-      >>> len(spelling_pattern(["<s>", "</s>"]).findall("<s> not <<s>, </s>"))
-      3
-    """
-    longest_first = sorted(filter(None, names), key=lambda name: (-len(name), name))
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+def _joined(parts: Sequence[np.ndarray | None]) -> UInt8[np.ndarray, " n"]:
+    return np.concatenate([np.zeros(0, np.uint8), *(part for part in parts if part is not None)])
 
 
 def encode_all(

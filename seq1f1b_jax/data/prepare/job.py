@@ -5,10 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.readers.fields import (
+    ANSWER,
+    DEFAULT_KEY,
+    MESSAGES,
+    Fields,
+)
+from seq1f1b_jax.data.prepare.readers.fields import (
+    TEXT as ONE_TEXT,
+)
 from seq1f1b_jax.data.prepare.readers.sources import KEYED, TEXT, InputFile
 from seq1f1b_jax.data.tokenizer import BYTES
 
-DEFAULT_KEY = "text"
 AS_TEXT, KEEP = "text", "keep"
 """Special tokens spelled in a document: encoded as ordinary text, or as themselves."""
 
@@ -24,10 +32,15 @@ class PrepareJob:
       train_bpe: size of a BPE vocabulary to train on the sources instead; None: do not train.
       eos: the token that ends a document; None: the one named by the tokenizer's files.
       key: field of JSON, or column of CSV or parquet, that holds the text; None: `text`.
+      messages: the field that holds a conversation instead, a list of turns.
+      answered: the fields that hold a prompt and its answer instead.
+      chat_template: of conversations: the name of one of the tokenizer's, or a file; None: its
+        `default`.
       separator: line between the documents of a text file; None: a file is one document.
       extensions: take only files of folders with these extensions; empty: all.
       skip_bad: leave out, and count, documents that cannot be read.
-      specials: whether special tokens spelled in documents are `text`, or `keep` their ids.
+      specials: whether special tokens spelled in documents are `text`, or `keep` their ids; None:
+        `text`, and in conversations `keep`.
       processes: number of encoding processes.
     """
 
@@ -37,11 +50,28 @@ class PrepareJob:
     train_bpe: int | None = None
     eos: str | None = None
     key: str | None = None
+    messages: str | None = None
+    answered: tuple[str, str] | None = None
+    chat_template: str | None = None
     separator: str | None = None
     extensions: Sequence[str] = ()
     skip_bad: bool = False
-    specials: str = AS_TEXT
+    specials: str | None = None
     processes: int = 1
+
+    @property
+    def special_tokens(self) -> str:
+        """What becomes of special tokens spelled in documents."""
+        return self.specials or (AS_TEXT if self.messages is None else KEEP)
+
+    @property
+    def fields(self) -> Fields:
+        """What makes a document of a record."""
+        if self.messages is not None:
+            return Fields(MESSAGES, (self.messages,))
+        if self.answered is not None:
+            return Fields(ANSWER, self.answered)
+        return Fields(ONE_TEXT, (self.key or DEFAULT_KEY,))
 
 
 def check_extensions(job: PrepareJob) -> None:
@@ -58,7 +88,9 @@ def check_extensions(job: PrepareJob) -> None:
 
 
 def check_kinds(job: PrepareJob, files: Sequence[InputFile]) -> None:
-    """Refuse `key` without a file of records, and `separator` without a text file.
+    """Refuse fields without a file of records, and `separator` without a text file.
+
+    A conversation, or a prompt and its answer, is a record: no file may be text.
 
     Raises:
       UserError: a setting that applies to none of the files.
@@ -76,6 +108,13 @@ def check_kinds(job: PrepareJob, files: Sequence[InputFile]) -> None:
         raise UserError(
             f"--key {job.key} names a field of JSON lines, JSON, CSV or parquet, and {shown} text "
             "by name; leave it out, or give a file its right extension"
+        )
+    if job.fields.kind != ONE_TEXT and TEXT in kinds:
+        text = next(file.path for file in files if file.kind == TEXT)
+        option = "--messages" if job.messages is not None else "--prompt and --answer"
+        raise UserError(
+            f"{option}: only JSON lines, JSON, CSV and parquet have fields, and {text} is text by "
+            "name; leave it out (--extensions chooses in folders), or give it its right extension"
         )
     if job.separator is not None and TEXT not in kinds:
         raise UserError(

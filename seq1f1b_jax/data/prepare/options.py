@@ -63,13 +63,49 @@ def make_job(options: argparse.Namespace) -> PrepareJob:
                 raise UserError(f"--train-bpe makes its own tokenizer; leave --{name} out")
     if options.separator is not None and (not options.separator or "\n" in options.separator):
         raise UserError("--split-documents-on is one line, with a character in it")
+    _check_fields(options)
+    answered = None if options.prompt is None else (options.prompt, options.answer)
     return PrepareJob(
         sources=[_named(source, (STDLIB,)) for source in options.sources],
         to=user_path(options.to), tokenizer=_named(options.tokenizer, (BYTES, *INSTALLED)),
         train_bpe=options.train_bpe, eos=options.eos, key=options.key,
+        messages=options.messages, answered=answered, chat_template=options.chat_template,
         separator=options.separator, extensions=options.extensions, skip_bad=options.skip_bad,
         specials=options.specials, processes=options.processes,
     )
+
+
+def _check_fields(options: argparse.Namespace) -> None:
+    """Refuse fields that exclude each other, and what does not go with conversations.
+
+    Raises:
+      UserError: such a combination.
+    """
+    if (options.prompt is None) != (options.answer is None):
+        given, missing = ("answer", "prompt") if options.prompt is None else ("prompt", "answer")
+        raise UserError(f"--{given} goes with --{missing}; name the field of that, too")
+    names = [name for name in ("key", "messages", "prompt") if getattr(options, name) is not None]
+    if len(names) > 1:
+        raise UserError(
+            f"--{names[0]} and --{names[1]} both name what a document is; leave one out"
+        )
+    if options.messages is None:
+        if options.chat_template is not None:
+            raise UserError("--chat-template renders conversations; name their field: --messages")
+        return
+    reasons = {
+        "train_bpe": "a trained tokenizer has no chat template: give --tokenizer of the model",
+        "eos": "the chat template ends a conversation: leave --eos out",
+        "separator": "conversations are records: leave --split-documents-on out",
+    }
+    for name, reason in reasons.items():
+        if getattr(options, name) is not None:
+            raise UserError(f"--messages {options.messages}: {reason}")
+    if options.specials == AS_TEXT:
+        raise UserError(
+            f"--messages {options.messages}: the chat template is written in special tokens, so "
+            f"--special-tokens {AS_TEXT} would leave none; leave it out"
+        )
 
 
 def _named(text: str | None, names: Container[str]) -> str:
@@ -95,10 +131,21 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--eos", metavar="TOKEN", help="ends a document (the tokenizer's own)")
     command.add_argument(
-        "--special-tokens", dest="specials", choices=(AS_TEXT, KEEP), default=AS_TEXT,
-        help="encode special tokens spelled in documents as text, or keep their ids (text)",
+        "--special-tokens", dest="specials", choices=(AS_TEXT, KEEP),
+        help="encode special tokens spelled in documents as text, or keep their ids (text; of "
+        "conversations keep)",
     )
     command.add_argument("--key", help="field or column of the text (text)")
+    command.add_argument(
+        "--messages", metavar="KEY",
+        help="field or column of a conversation, a list of {role, content}, of which the "
+        "assistant's turns count for the loss",
+    )
+    command.add_argument(
+        "--chat-template", metavar="NAME", help="one of the tokenizer's, or a file (default)"
+    )
+    command.add_argument("--prompt", metavar="KEY", help="field or column of a prompt, ...")
+    command.add_argument("--answer", metavar="KEY", help="... and of its answer, which counts")
     command.add_argument(
         "--split-documents-on", dest="separator", metavar="LINE",
         help="line between the documents of a text file (a file is one document)",

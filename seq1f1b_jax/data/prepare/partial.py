@@ -1,8 +1,9 @@
 """Progress on disk, so that a killed run continues: the folder `<to>.partial`.
 
-    plan.json        hash of the inputs and settings that the rest was made from
+    plan.json        hash of the inputs and settings that the rest was made from, and when it began
     tokenizer.json   as in a token folder
     tokens.bin       tokens of the finished portions, in order
+    loss_mask.bin    a byte for each of them, where not all count for the loss
     lengths.bin      int64: tokens of each finished document
     lock             held while a process writes
     journal.jsonl    about once a second, after a portion: totals so far (`Totals`)
@@ -19,13 +20,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import numpy as np
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.folder import DOCUMENTS, META, TOKENS, Meta, write_meta
+from seq1f1b_jax.data.folder import DOCUMENTS, LOSS_MASK, META, TOKENS, Meta, write_meta
 from seq1f1b_jax.data.prepare.encode import Encoded
 from seq1f1b_jax.data.prepare.portions import Portion
 
@@ -47,8 +49,10 @@ class Totals:
       num_bytes: UTF-8 bytes of the documents.
       num_empty: documents without text, left out.
       num_skipped: unreadable documents, left out.
-      first_skipped: what was wrong with the first of them.
+      first_skipped: what was wrong with the first document left out.
       num_special: special tokens spelled in the documents.
+      num_refused: conversations whose tokens that count are not certain, left out.
+      num_counted: tokens that count as targets, where there is a mask.
     """
 
     num_portions: int = 0
@@ -60,16 +64,23 @@ class Totals:
     num_skipped: int = 0
     first_skipped: str = ""
     num_special: int = 0
+    num_refused: int = 0
+    num_counted: int = 0
 
 
 @contextmanager
-def open_partial(folder: Path, fingerprint: str, *, say: Callable[[str], None]) -> Iterator[None]:
+def open_partial(
+    folder: Path, fingerprint: str, *, say: Callable[[str], None]
+) -> Iterator[datetime]:
     """Create the folder or continue an earlier run's, locked against other processes.
 
     Args:
       folder: `<to>.partial`.
       fingerprint: hash of inputs and settings; a folder with another one is emptied.
       say: called with a line about what was found.
+
+    Yields:
+      When the first run began: a chat template may write the date.
 
     Raises:
       UserError: the folder cannot be created, holds other files, or is locked.
@@ -79,8 +90,7 @@ def open_partial(folder: Path, fingerprint: str, *, say: Callable[[str], None]) 
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOCK).open("a") as held:
             _lock(held, folder)
-            _begin(folder, fingerprint, say)
-            yield
+            yield _begin(folder, fingerprint, say)
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or folder} ({error.strerror}); what is finished is "
@@ -104,22 +114,27 @@ def _lock(held: IO[str], folder: Path) -> None:
         ) from error
 
 
-def _begin(folder: Path, fingerprint: str, say: Callable[[str], None]) -> None:
+def _begin(folder: Path, fingerprint: str, say: Callable[[str], None]) -> datetime:
     """Keep files made from the same inputs and settings, remove all others."""
-    if _fingerprint(folder) == fingerprint:
+    if (began := _began(folder, fingerprint)) is not None:
         say(f"continuing {folder}")
-        return
+        return began
     if (folder / PLAN).exists():
         say(f"inputs or settings changed: starting over, what was in {folder} is removed")
     for path in folder.iterdir():
         if path.name not in (LOCK, PLAN):  # the plan is replaced last: it marks the folder as ours
             path.unlink()
-    (folder / PLAN).write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
+    began = datetime.now()
+    plan = {"fingerprint": fingerprint, "began": began.isoformat()}
+    (folder / PLAN).write_text(json.dumps(plan), encoding="utf-8")
+    return began
 
 
-def _fingerprint(folder: Path) -> str | None:
+def _began(folder: Path, fingerprint: str) -> datetime | None:
+    """When the run began that left the folder; None: it had other inputs or settings."""
     try:
-        return json.loads((folder / PLAN).read_text(encoding="utf-8"))["fingerprint"]
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return datetime.fromisoformat(plan["began"]) if plan["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):  # the run was killed while writing it
         return None
 
@@ -130,20 +145,20 @@ class TokenWriter:
     Args:
       folder: made by `open_partial`.
       token_dtype: `uint16` or `uint32`.
+      masked: whether not all tokens count for the loss.
 
     Attributes:
       totals: sums so far.
     """
 
-    def __init__(self, folder: Path, token_dtype: str):
+    def __init__(self, folder: Path, token_dtype: str, *, masked: bool = False):
         self._folder, self._itemsize = folder, np.dtype(token_dtype).itemsize
+        self._names = (TOKENS, LENGTHS, *[LOSS_MASK] * masked)
         self.totals = self._last_valid_line()
-        self._digest, self._next_save = hashlib.sha256(), 0.0
-        sizes = {
-            TOKENS: self.totals.num_tokens * self._itemsize,
-            LENGTHS: self.totals.num_documents * 8,
-        }
-        self._tokens, self._lengths = (_open_at(folder / name, sizes[name]) for name in sizes)
+        self._next_save = 0.0
+        sizes = self._sizes(self.totals)
+        self._files = {name: _open_at(folder / name, sizes[name]) for name in self._names}
+        self._digests = {name: hashlib.sha256() for name in self._names if name != LENGTHS}
         self._journal = (folder / JOURNAL).open("a", encoding="utf-8")
         if self.totals.num_portions == 0:
             self._journal.truncate(0)
@@ -153,7 +168,7 @@ class TokenWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._tokens, self._lengths, self._journal):
+        for file in (*self._files.values(), self._journal):
             file.close()
 
     def add(self, portion: Portion, encoded: Encoded) -> None:
@@ -163,9 +178,11 @@ class TokenWriter:
             lengths = np.array([self.totals.open_length + lengths.sum()])
         open_length = 0 if portion.closes else int(lengths.sum())
         lengths = lengths if portion.closes else lengths[:0]
-        self._tokens.write(encoded.tokens.data)
-        self._digest.update(encoded.tokens.data)
-        self._lengths.write(lengths.astype("<i8").data)
+        self._files[LENGTHS].write(lengths.astype("<i8").data)
+        for name, part in {TOKENS: encoded.tokens, LOSS_MASK: encoded.counted}.items():
+            if part is not None:
+                self._files[name].write(part.data)
+                self._digests[name].update(part.data)
         self.totals = _added(self.totals, encoded, lengths.size, open_length)
         if time.monotonic() >= self._next_save:
             self._save()
@@ -176,7 +193,8 @@ class TokenWriter:
         Raises:
           UserError: the name was taken meanwhile.
         """
-        meta = replace(meta, sha256=self._digest.hexdigest())
+        hashes = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        meta = replace(meta, sha256=hashes[TOKENS], loss_sha256=hashes.get(LOSS_MASK, ""))
         self._save()
         _write_offsets(self._folder, self.totals.num_documents)
         write_meta(self._folder / META, meta)
@@ -192,7 +210,7 @@ class TokenWriter:
         return meta
 
     def _save(self) -> None:
-        for file in (self._tokens, self._lengths):
+        for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
         self._journal.write(json.dumps(asdict(self.totals)) + "\n")
@@ -201,28 +219,37 @@ class TokenWriter:
 
     def _last_valid_line(self) -> Totals:
         """Totals of the last journal line whose tokens and lengths are all on disk."""
+        on_disk = {name: _size(self._folder / name) for name in self._names}
         try:
             lines = (self._folder / JOURNAL).read_text(encoding="utf-8").splitlines()
         except OSError:
             return Totals()
-        sizes = {name: _size(self._folder / name) for name in (TOKENS, LENGTHS)}
         for line in reversed(lines):
             try:
                 totals = Totals(**json.loads(line))
             except (ValueError, TypeError):  # incomplete
                 continue
-            on_disk = totals.num_tokens * self._itemsize <= sizes[TOKENS]
-            if on_disk and totals.num_documents * 8 <= sizes[LENGTHS]:
+            sizes = self._sizes(totals)
+            if all(sizes[name] <= size for name, size in on_disk.items()):
                 return totals
         return Totals()
 
+    def _sizes(self, totals: Totals) -> dict[str, int]:
+        """Bytes of each file."""
+        tokens = totals.num_tokens
+        return {
+            TOKENS: tokens * self._itemsize, LENGTHS: totals.num_documents * 8, LOSS_MASK: tokens
+        }
+
     def _hash_kept(self) -> None:
-        with (self._folder / TOKENS).open("rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                self._digest.update(block)
+        for name, digest in self._digests.items():
+            with (self._folder / name).open("rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
 
 
 def _added(totals: Totals, encoded: Encoded, num_documents: int, open_length: int) -> Totals:
+    counted = 0 if encoded.counted is None else int(encoded.counted.sum())
     return Totals(
         num_portions=totals.num_portions + 1,
         num_tokens=totals.num_tokens + encoded.tokens.size,
@@ -233,6 +260,8 @@ def _added(totals: Totals, encoded: Encoded, num_documents: int, open_length: in
         num_skipped=totals.num_skipped + encoded.num_skipped,
         first_skipped=totals.first_skipped or encoded.first_skipped,
         num_special=totals.num_special + encoded.num_special,
+        num_refused=totals.num_refused + encoded.num_refused,
+        num_counted=totals.num_counted + counted,
     )
 
 

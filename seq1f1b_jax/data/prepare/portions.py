@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.readers.arrays import array_texts, layout
+from seq1f1b_jax.data.prepare.readers.arrays import array_documents, layout
+from seq1f1b_jax.data.prepare.readers.fields import Answered, Conversation, Document, Fields
 from seq1f1b_jax.data.prepare.readers.sources import CSV, JSON, JSONL, PARQUET, InputFile
 from seq1f1b_jax.data.prepare.readers.streams import open_stream
-from seq1f1b_jax.data.prepare.readers.tables import table_texts
+from seq1f1b_jax.data.prepare.readers.tables import table_documents
 from seq1f1b_jax.data.text import unreadable
 
 PORTION_BYTES = 1 << 20
@@ -48,7 +49,7 @@ class Portion(NamedTuple):
     opens: bool
     closes: bool
     num_bytes: int
-    held: bytes | tuple[str | UserError, ...] | None = None
+    held: bytes | tuple[Document | UserError, ...] | None = None
     line: int | None = None
 
 
@@ -60,7 +61,7 @@ class Cut(NamedTuple):
 
 
 def cut_files(
-    files: Sequence[InputFile], *, key: str, separator: str | None, can_cut_text: bool
+    files: Sequence[InputFile], *, fields: Fields, separator: str | None, can_cut_text: bool
 ) -> Iterator[Portion]:
     """Cut files into portions, one after the other.
 
@@ -69,7 +70,7 @@ def cut_files(
 
     Args:
       files: what to cut.
-      key: field or column that holds the text.
+      fields: fields or columns that make a document.
       separator: line between the documents of a text file; None: a file is one document.
       can_cut_text: whether a document may be cut between two words.
 
@@ -77,7 +78,7 @@ def cut_files(
       UserError: a file that cannot be read, or contradicts its name.
     """
     for file in files:
-        yield from _cut_file(file, key, separator, can_cut_text)
+        yield from _cut_file(file, fields, separator, can_cut_text)
 
 
 def separator_pattern(separator: str) -> re.Pattern[bytes]:
@@ -86,7 +87,7 @@ def separator_pattern(separator: str) -> re.Pattern[bytes]:
 
 
 def _cut_file(
-    file: InputFile, key: str, separator: str | None, can_cut_text: bool
+    file: InputFile, fields: Fields, separator: str | None, can_cut_text: bool
 ) -> Iterator[Portion]:
     if file.kind == PARQUET:
         return _row_groups(file)
@@ -94,7 +95,7 @@ def _cut_file(
     if isinstance(kind, UserError):
         return iter([Portion(file.path, JSON, 0, 1, True, True, file.num_bytes, held=(kind,))])
     if kind in (JSON, CSV):
-        return _cut_records(file, kind, key)
+        return _cut_records(file, kind, fields)
     file = file._replace(kind=kind)
     whole = kind == JSONL or separator is not None
     cut = _where(kind, separator, can_cut_text)
@@ -200,14 +201,14 @@ def _read_more(content: BinaryIO, data: bytearray) -> bool:
     return bool(block)
 
 
-def _cut_records(file: InputFile, kind: str, key: str) -> Iterator[Portion]:
-    """Portions of records that one process has to read, with their texts."""
-    read = array_texts if kind == JSON else table_texts
+def _cut_records(file: InputFile, kind: str, fields: Fields) -> Iterator[Portion]:
+    """Portions of records that one process has to read, with their documents."""
+    read = array_documents if kind == JSON else table_documents
     held, size, start, counted = [], 0, 0, 0
     with open_stream(file.path, file.compression) as stream:
-        for text in read(file.path, stream.content, key):
-            held.append(text)
-            size += RECORD_BYTES + (len(text) if isinstance(text, str) else 0)
+        for document in read(file.path, stream.content, fields):
+            held.append(document)
+            size += RECORD_BYTES + _size(document)
             if size >= PORTION_BYTES:
                 stop, position = start + len(held), stream.file.tell()
                 yield Portion(
@@ -230,3 +231,12 @@ def _row_groups(file: InputFile) -> Iterator[Portion]:
     edges = [file.num_bytes * group // count for group in range(count + 1)]
     for group, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         yield Portion(file.path, file.kind, group, group + 1, True, True, stop - start)
+
+
+def _size(document: Document | UserError) -> int:
+    """Characters of its texts."""
+    if isinstance(document, Conversation):
+        return sum(len(str(message.get("content"))) for message in document.messages)
+    if isinstance(document, Answered):
+        return sum(map(len, document))
+    return len(document) if isinstance(document, str) else 0

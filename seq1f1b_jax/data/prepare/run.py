@@ -5,15 +5,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.folder import META, UNFINISHED, VERSION, Meta, read_meta
+from seq1f1b_jax.data.folder import MASKED_VERSION, META, UNFINISHED, VERSION, Meta, read_meta
 from seq1f1b_jax.data.prepare.encode import Reading, encode_all
 from seq1f1b_jax.data.prepare.job import (
     AS_TEXT,
-    DEFAULT_KEY,
     PrepareJob,
     check_extensions,
     check_kinds,
@@ -21,11 +21,13 @@ from seq1f1b_jax.data.prepare.job import (
 from seq1f1b_jax.data.prepare.partial import TokenWriter, Totals, open_partial
 from seq1f1b_jax.data.prepare.pieces import PIECE_CHARACTERS
 from seq1f1b_jax.data.prepare.portions import PORTION_BYTES, Portion, cut_files
+from seq1f1b_jax.data.prepare.readers.fields import TEXT as ONE_TEXT
 from seq1f1b_jax.data.prepare.readers.sources import TEXT, InputFile, find_files
 from seq1f1b_jax.data.prepare.readers.streams import open_stream
 from seq1f1b_jax.data.prepare.tokenizer import named_tokenizer, train_on_sources
 from seq1f1b_jax.data.text import BLOCK_BYTES, check_blocks, real_path
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER, Tokenizer
+from seq1f1b_jax.data.tokenizer.chat.found import DEFAULT
 
 LARGEST_UINT16_VOCAB = 1 << 16
 
@@ -74,37 +76,39 @@ def prepare(
     if (meta := _prepared(job.to, fingerprint)) is not None:
         say(f"{job.to} is prepared already, from the same inputs with the same settings")
         return meta
-    with open_partial(partial, fingerprint, say=say):
+    with open_partial(partial, fingerprint, say=say) as began:
         tokenizer = tokenizer or train_on_sources(job, files, partial, say)
         tokenizer.save(partial)
-        return _fill(job, files, tokenizer, partial, fingerprint, say, advance)
+        reading = _reading(job, tokenizer, partial, began)
+        return _fill(job, files, tokenizer, reading, partial, fingerprint, say, advance)
 
 
 def _fill(
-    job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer, partial: Path,
-    fingerprint: str, say: Callable[[str], None], advance: Callable[[int, int], None],
+    job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokenizer, reading: Reading,
+    partial: Path, fingerprint: str, say: Callable[[str], None],
+    advance: Callable[[int, int], None],
 ) -> Meta:
     """Write the tokens that a partial folder still lacks, and rename it."""
     files, bad = _readable(job, files, can_cut_text=tokenizer.can_cut_text)
-    reading = _reading(job, tokenizer, partial)
     if not tokenizer.can_cut_text and any(f.num_bytes > PIECE_CHARACTERS for f in files):
         say(
             "this tokenizer may merge across words, so every document is encoded whole: one takes "
             "over a hundred times its bytes of memory"
         )
     portions = cut_files(
-        files, key=reading.key, separator=job.separator, can_cut_text=tokenizer.can_cut_text
+        files, fields=reading.fields, separator=job.separator, can_cut_text=tokenizer.can_cut_text
     )
-    with TokenWriter(partial, reading.token_dtype) as writer:
+    masked = reading.fields.kind != ONE_TEXT
+    with TokenWriter(partial, reading.token_dtype, masked=masked) as writer:
         if writer.totals.num_portions:
             say(f"{writer.totals.num_portions} portions were finished before")
         total = sum(file.num_bytes for file in files)
         with closing(portions):
             _write(writer, portions, tokenizer, reading, job.processes, total, advance)
         meta = _meta(writer.totals, tokenizer, reading, fingerprint, bad)
-        if meta.num_skipped:
+        if left_out := meta.num_skipped + meta.num_refused:
             first = bad[0] if bad else writer.totals.first_skipped
-            say(f"left out {meta.num_skipped}, the first: {first}")
+            say(f"left out {left_out}, the first: {first}")
         return writer.commit(job.to, meta)
 
 
@@ -116,9 +120,14 @@ def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokeniz
         for f in files
     ]
     settings = [
-        VERSION, PORTION_BYTES, made, job.key or DEFAULT_KEY, job.separator, job.skip_bad,
-        *[job.specials] * (job.specials != AS_TEXT),
+        VERSION, PORTION_BYTES, made, job.fields.keys[0], job.separator, job.skip_bad,
+        *[job.special_tokens] * (job.special_tokens != AS_TEXT),
     ]
+    if job.fields.kind != ONE_TEXT:
+        settings.append(list(job.fields))
+    if job.messages is not None and tokenizer is not None:
+        chat = tokenizer.chat
+        settings.append([chat.templates[DEFAULT], sorted(chat.tokens.items())])
     return hashlib.sha256(json.dumps([settings, inputs]).encode()).hexdigest()
 
 
@@ -168,12 +177,14 @@ def _fault(file: InputFile) -> str | None:
     return None
 
 
-def _reading(job: PrepareJob, tokenizer: Tokenizer, partial: Path) -> Reading:
+def _reading(
+    job: PrepareJob, tokenizer: Tokenizer, partial: Path, began: datetime
+) -> Reading:
     return Reading(
         tokenizer=BYTES if tokenizer.sha256 == BYTES else str(partial),
         token_dtype="uint16" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "uint32",
-        key=job.key or DEFAULT_KEY, separator=job.separator, skip_bad=job.skip_bad,
-        specials=job.specials,
+        fields=job.fields, separator=job.separator, skip_bad=job.skip_bad,
+        specials=job.special_tokens, now=began,
     )
 
 
@@ -201,14 +212,18 @@ def _meta(
     skipped = totals.num_skipped + len(bad)
     if not totals.num_tokens:
         raise UserError(
-            f"0 tokens: {totals.num_empty} documents are empty and {skipped} cannot be read; give "
-            "sources with text in them"
+            f"0 tokens: {totals.num_empty} documents are empty and {skipped} cannot be read"
+            + f", {totals.num_refused} have no exact loss mask" * bool(totals.num_refused)
+            + "; give sources with text in them"
         )
+    masked = reading.fields.kind != ONE_TEXT
     return Meta(
-        version=VERSION, token_dtype=reading.token_dtype, vocab_size=tokenizer.vocab_size,
-        num_tokens=totals.num_tokens, num_documents=totals.num_documents,
-        num_bytes=totals.num_bytes, sha256="",
+        version=MASKED_VERSION if masked else VERSION, token_dtype=reading.token_dtype,
+        vocab_size=tokenizer.vocab_size, num_tokens=totals.num_tokens,
+        num_documents=totals.num_documents, num_bytes=totals.num_bytes, sha256="",
         tokenizer=BYTES if reading.tokenizer == BYTES else TOKENIZER, eos=tokenizer.eos,
         num_empty=totals.num_empty, num_skipped=skipped, fingerprint=fingerprint,
         special_tokens=reading.specials, num_special=totals.num_special,
+        num_refused=totals.num_refused, loss_on=reading.fields.kind,
+        num_counted=totals.num_counted if masked else None,
     )

@@ -2,8 +2,10 @@
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt
@@ -13,6 +15,18 @@ from seq1f1b_jax.config import UserError
 BYTES = "bytes"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 UNKNOWN = "\ufffd"
+
+
+class Chat(NamedTuple):
+    """How a model writes conversations.
+
+    Attributes:
+      templates: in Jinja, by name; the usual one is `default`.
+      tokens: special tokens that templates refer to, such as `bos_token`.
+    """
+
+    templates: Mapping[str, str] = MappingProxyType({})
+    tokens: Mapping[str, str] = MappingProxyType({})
 
 
 class Tokenizer(ABC):
@@ -28,6 +42,8 @@ class Tokenizer(ABC):
       can_cut_text: whether a text may be cut between two words of ASCII letters, before the space,
         without changing its tokens.
       special_names: spellings of the special tokens.
+      stops: ids that end a generated text: `eos`, and what generation_config.json lists.
+      chat: how conversations are written; without templates: unknown.
     """
 
     vocab_size: int
@@ -37,10 +53,22 @@ class Tokenizer(ABC):
     sha256: str
     can_cut_text: bool
     special_names: tuple[str, ...] = ()
+    stops: tuple[int, ...] = ()
+    chat: Chat = Chat()
 
     @abstractmethod
     def _ids(self, text: str, *, specials: bool) -> list[int]:
         """Token ids of UTF-8 text, without a prefix."""
+
+    @abstractmethod
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids without a prefix, special tokens recognised, and the characters of each.
+
+        Example:
+          >>> from seq1f1b_jax.data.tokenizer import load_tokenizer
+          >>> load_tokenizer("bytes").encode_spans("né")
+          ([110, 195, 169], [(0, 1), (1, 2), (1, 2)])
+        """
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -143,7 +171,7 @@ class ByteTokenizer(Tokenizer):
     """A token is a byte of UTF-8; a zero byte, which no text holds, ends a document."""
 
     def __init__(self):
-        self.vocab_size, self.eos, self.prefix = 256, 0, ()
+        self.vocab_size, self.eos, self.prefix, self.stops = 256, 0, (), (0,)
         self.sha256, self.can_cut_text = BYTES, True
         self.token_bytes = np.ones(256, np.int32)
         self.token_bytes[0] = 0
@@ -151,6 +179,11 @@ class ByteTokenizer(Tokenizer):
 
     def _ids(self, text: str, *, specials: bool) -> list[int]:
         return list(text.encode())
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The bytes, and the character that each belongs to."""
+        spans = [(at, at + 1) for at, letter in enumerate(text) for _ in letter.encode()]
+        return list(text.encode()), spans
 
     def array(self, text: str, dtype: np.dtype) -> UInt[np.ndarray, " tokens"]:
         """The bytes of a piece of a corpus."""

@@ -92,19 +92,41 @@ def end_of_text(inner: tokenizers.Tokenizer, folder: Path) -> int | None:
     Raises:
       UserError: a file that is not JSON, or a name that is not a token.
     """
+    if name := named_tokens(folder).get("eos_token"):
+        return named(inner, name, folder / TOKENIZER)
+    return next(iter(ends_of_text(inner, folder)), None)
+
+
+def named_tokens(folder: Path) -> dict[str, str]:
+    """Special tokens by their names in the files: `bos_token`, `eos_token` and so on.
+
+    Raises:
+      UserError: a file that is not JSON, or an entry that is no token.
+    """
     config = read_object(folder / TOKENIZER_CONFIG)
     if BY_ID not in config:
         config = _with_map(config, read_object(folder / SPECIAL_MAP))
-    eos = config.get("eos_token") or ""
-    if name := _token(eos, folder / TOKENIZER_CONFIG).content:
-        return named(inner, name, folder / TOKENIZER)
+    named_ones = {name: config[name] for name in NAMES if config.get(name)}
+    return {
+        name: _token(value, folder / TOKENIZER_CONFIG).content
+        for name, value in named_ones.items()
+    }
+
+
+def ends_of_text(inner: tokenizers.Tokenizer, folder: Path) -> tuple[int, ...]:
+    """All ids that end a generated text, from the first file that lists any by number.
+
+    Raises:
+      UserError: a file that is not JSON.
+    """
     for file in EOS_FILES:
         found = read_object(folder / file).get("eos_token_id")
-        token = found[0] if isinstance(found, list) and found else found
+        listed = found if isinstance(found, list) else [found]
         # the library takes only ids below 2**32
-        if type(token) is int and 0 <= token < MAX_TOKENS and inner.id_to_token(token) is not None:
-            return token
-    return None
+        known = [i for i in listed if type(i) is int and 0 <= i < MAX_TOKENS]
+        if ids := tuple(i for i in known if inner.id_to_token(i) is not None):
+            return ids
+    return ()
 
 
 def named(inner: tokenizers.Tokenizer, name: str, file: Path) -> int:

@@ -17,6 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.tokenizer.base import Chat
+from seq1f1b_jax.data.tokenizer.chat.found import GGUF_TOKENS, gguf_chat
 from seq1f1b_jax.data.tokenizer.from_json import SPACE, JsonTokenizer
 from seq1f1b_jax.data.tokenizer.library_errors import UNUSABLE, LibraryErrors
 from seq1f1b_jax.formats.gguf import open_gguf
@@ -70,7 +72,9 @@ def load_gguf(path: Path, *, eos: str | None = None) -> JsonTokenizer:
     token = inner.token_to_id(eos) if eos else metadata.token("eos_token_id")
     if eos and token is None:
         raise UserError(f"eos={eos!r} is not a token of {path}; give one that is")
-    return JsonTokenizer(inner, eos=token)
+    ends = (metadata.token(name) for name in ("eos_token_id", "eot_token_id"))
+    stops = [end for end in ends if end is not None]
+    return JsonTokenizer(inner, eos=token, stops=stops, chat=metadata.chat())
 
 
 class _Metadata:
@@ -114,6 +118,13 @@ class _Metadata:
         if type(token) is not int or not 0 <= token < len(self.tokens()):
             raise UserError(f"{self._path}: tokenizer.ggml.{name} is {token}, which is no token")
         return token
+
+    def chat(self) -> Chat:
+        """How conversations are written."""
+        ids = {name: self.token(entry) for name, entry in GGUF_TOKENS.items()}
+        names = self.tokens()
+        known = {name: names[token] for name, token in ids.items() if token is not None}
+        return gguf_chat(self._entries, known)
 
 
 def _byte_level(path: Path, metadata: _Metadata) -> tokenizers.Tokenizer:

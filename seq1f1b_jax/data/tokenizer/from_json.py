@@ -18,6 +18,7 @@ from seq1f1b_jax.data.tokenizer.base import (
     TOKENIZER_CONFIG,
     UNKNOWN,
     ByteStream,
+    Chat,
     DecodeStream,
     Tokenizer,
 )
@@ -28,8 +29,10 @@ from seq1f1b_jax.data.tokenizer.beside import (
     adds_prefix_space,
     check_prefix_space,
     end_of_text,
+    ends_of_text,
     named,
 )
+from seq1f1b_jax.data.tokenizer.chat.found import find_chat, write_chat
 from seq1f1b_jax.data.tokenizer.library_errors import UNUSABLE, LibraryErrors
 
 WORDS = ("a", "it's", "éa", "東a", "1a", "_a", "/a", "'a", "\na", "\t a", "  a", "Za", "a.b")
@@ -61,7 +64,8 @@ def load_json(path: Path, *, eos: str | None = None) -> "JsonTokenizer":
         check_prefix_space(inner, file.parent)
         _check(inner, file)
     found = named(inner, eos, file) if eos else end_of_text(inner, file.parent)
-    return JsonTokenizer(inner, eos=found)
+    stops = ends_of_text(inner, file.parent)
+    return JsonTokenizer(inner, eos=found, stops=stops, chat=find_chat(file.parent))
 
 
 def _check(inner: tokenizers.Tokenizer, file: Path) -> None:
@@ -85,15 +89,21 @@ class JsonTokenizer(Tokenizer):
     Args:
       inner: the library's tokenizer, which is modified.
       eos: id of the token that ends a document.
+      stops: ids that end a generated text beside `eos`.
+      chat: how conversations are written.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, *, eos: int | None):
+    def __init__(
+        self, inner: tokenizers.Tokenizer, *, eos: int | None, stops: Sequence[int] = (),
+        chat: Chat = Chat(),  # noqa: B008  # it is never changed
+    ):
         inner.no_truncation()  # some files truncate texts to the length of their model
         inner.no_padding()
         vocab = inner.get_vocab(with_added_tokens=True)
         added = inner.get_added_tokens_decoder()
         specials = {token for token, entry in added.items() if entry.special}
-        self._inner, self.eos = inner, eos
+        self._inner, self.eos, self.chat = inner, eos, chat
+        self.stops = tuple(dict.fromkeys(i for i in (eos, *stops) if i is not None))
         self.special_names = tuple(added[token].content for token in sorted(specials))
         self.vocab_size = max(vocab.values(), default=-1) + 1
         self.prefix = _prefix(inner)
@@ -115,6 +125,13 @@ class JsonTokenizer(Tokenizer):
         self._inner.encode_special_tokens = not specials
         with LibraryErrors("the tokenizer cannot encode the text"):
             return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids without a prefix, special tokens recognised, and the characters of each."""
+        self._inner.encode_special_tokens = False
+        with LibraryErrors("the tokenizer cannot encode the text"):
+            encoding = self._inner.encode_batch([text], add_special_tokens=False)[0]
+        return encoding.ids, encoding.offsets
 
     def words(self, text: str) -> list[str]:
         """The words that a text is split into before merging."""
@@ -144,9 +161,13 @@ class JsonTokenizer(Tokenizer):
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False
         }
-        if self.eos in self._inner.get_added_tokens_decoder():
+        added = self._inner.get_added_tokens_decoder()
+        write_chat(self.chat, config, names={token.content for token in added.values()})
+        if self.eos in added:
             config["eos_token"] = self._inner.id_to_token(self.eos)
-        elif self.eos is not None:
+        if len(self.stops) > 1:
+            _write_json(folder / EOS_FILES[0], {"eos_token_id": list(self.stops)})
+        elif self.eos is not None and self.eos not in added:
             _write_json(folder / EOS_FILES[0], {"eos_token_id": self.eos})
         # if absent, transformers 4 assumes false, whatever tokenizer.json says
         if (spaced := adds_prefix_space(self._inner)) is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import jax.numpy as jnp
 
 from seq1f1b_jax.config import Config
-from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.data import Corpus, SequenceData
 from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.ops.attention import AttentionBackend
@@ -65,6 +65,7 @@ def describe(
         f"{_attention(program.attention)}, recompute {config.executor.recompute}",
         "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
         f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
+        + describe_mask(data.corpus)
         + f", packed documents fill {data.fill_rate:.1%}" * packed,
         "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
         f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.stages_per_rank} units in "
@@ -80,6 +81,21 @@ def describe(
     if problem := shortage(setup, needs):
         notes.append(problem)
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
+
+
+def describe_mask(corpus: Corpus) -> str:
+    """Which share of the tokens counts for the loss; empty where all do.
+
+    Example:
+      >>> import numpy as np
+      >>> from seq1f1b_jax.data import Corpus
+      >>> from seq1f1b_jax.training.preview.header import describe_mask
+      >>> describe_mask(Corpus(np.zeros(8, np.uint8), 1, "prepared", "0", 1, num_counted=2))
+      ', 25.0% of its tokens count for the loss'
+    """
+    if corpus.num_counted is None:
+        return ""
+    return f", {corpus.num_counted / corpus.tokens.size:.1%} of its tokens count for the loss"
 
 
 def source_notes(config: Config, source: Source | None) -> Iterator[str]:

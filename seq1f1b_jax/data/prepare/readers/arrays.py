@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seq1f1b_jax.config import UserError
-from seq1f1b_jax.data.prepare.readers.fields import CURE, json_field
+from seq1f1b_jax.data.prepare.readers.fields import (
+    CURE,
+    Conversation,
+    Document,
+    Fields,
+    json_document,
+)
 from seq1f1b_jax.data.prepare.readers.sources import JSON, JSONL, InputFile
 from seq1f1b_jax.data.prepare.readers.streams import open_stream
 
@@ -46,8 +52,10 @@ def layout(file: InputFile) -> str | UserError:
     )
 
 
-def array_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserError]:
-    """The text of every object of an array; an error in place of one that cannot be read.
+def array_documents(
+    path: Path, content: BinaryIO, fields: Fields
+) -> Iterator[Document | UserError]:
+    """The document in every object of an array; an error in place of one that cannot be read.
 
     Raises:
       UserError: the array itself is malformed, so the rest cannot be parsed.
@@ -55,9 +63,10 @@ def array_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserE
     Example:
       >>> import io
       >>> from pathlib import Path
-      >>> from seq1f1b_jax.data.prepare.readers.arrays import array_texts
+      >>> from seq1f1b_jax.data.prepare.readers.arrays import array_documents
+      >>> from seq1f1b_jax.data.prepare.readers.fields import Fields
       >>> content = io.BytesIO(b'[{"text": "one"}, {"text": "two"}]')
-      >>> list(array_texts(Path("a.json"), content, "text"))
+      >>> list(array_documents(Path("a.json"), content, Fields()))
       ['one', 'two']
     """
     values = _Values(content)
@@ -65,8 +74,11 @@ def array_texts(path: Path, content: BinaryIO, key: str) -> Iterator[str | UserE
     try:
         for element in values.elements():
             number += 1
-            text, fault = json_field(element, key)
-            yield UserError(f"{path}: element {number}: {fault}; {CURE}") if fault else text
+            document, fault = json_document(element, fields)
+            where = f"{path}: element {number}"
+            if isinstance(document, Conversation):
+                document = document._replace(where=where)
+            yield UserError(f"{where}: {fault}; {CURE}") if fault else document
     except _Broken as broken:
         raise UserError(
             f"{path}: after element {number}: {broken}; correct it, or get the file again"

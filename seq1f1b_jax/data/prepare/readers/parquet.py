@@ -1,11 +1,12 @@
-"""One column of text of a parquet file; pyarrow is imported here and nowhere else."""
+"""Columns of a parquet file; pyarrow is imported here and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.readers.fields import MESSAGES, Fields
 
 ROWS = 256  # at a time
 
@@ -33,36 +34,52 @@ def open_parquet(path: Path) -> Iterator[Any]:
         raise UserError(f"{path} cannot be read as parquet: {reason}") from error
 
 
-def read_column(path: Path, group: int, key: str) -> Iterator[tuple[int, str | None | UserError]]:
-    """The rows of a row group: index of the row in the group, and its text or what is wrong.
+def read_columns(
+    path: Path, group: int, fields: Fields
+) -> Iterator[tuple[int, Mapping[str, Any] | UserError]]:
+    """The rows of a row group: index of the row in the group, and its values or what is wrong.
 
     Raises:
-      UserError: there is no such column, or it does not hold text.
+      UserError: there is no such column, or it holds something else.
     """
-    import pyarrow
-
     with open_parquet(path) as opened:
         schema = opened.schema_arrow
-        if key not in schema.names:
-            raise UserError(
-                f"{path} has no column {key!r}, but {', '.join(schema.names[:20])}; name one with "
-                "--key"
-            )
-        kind, types = schema.field(key).type, pyarrow.types
-        if not (types.is_string(kind) or types.is_large_string(kind)):
-            raise UserError(f"{path}: column {key!r} is {kind}, not text; name another with --key")
+        for key in fields.keys:
+            _check_column(path, schema, key, fields.kind)
         row = 0
-        for batch in opened.iter_batches(ROWS, row_groups=[group], columns=[key]):
-            for value in batch.column(0):
-                yield row, _text(path, group, row, value)
+        for batch in opened.iter_batches(ROWS, row_groups=[group], columns=list(fields.keys)):
+            columns = [batch.column(batch.schema.names.index(key)) for key in fields.keys]
+            for values in zip(*columns, strict=True):
+                yield row, _values(path, group, row, fields, values)
                 row += 1
 
 
-def _text(path: Path, group: int, row: int, value: Any) -> str | None | UserError:
+def _check_column(path: Path, schema: Any, key: str, kind: str) -> None:
+    """Refuse a column that is missing, or holds neither text nor, of messages, lists of objects."""
+    import pyarrow
+
+    if key not in schema.names:
+        raise UserError(
+            f"{path} has no column {key!r}, but {', '.join(schema.names[:20])}; name another one"
+        )
+    found, types = schema.field(key).type, pyarrow.types
+    is_list = types.is_list(found) or types.is_large_list(found)
+    if types.is_string(found) or types.is_large_string(found):
+        return
+    if kind == MESSAGES and is_list and types.is_struct(found.value_type):
+        return
+    wanted = "a list of messages" if kind == MESSAGES else "text"
+    raise UserError(f"{path}: column {key!r} is {found}, not {wanted}; name another one")
+
+
+def _values(
+    path: Path, group: int, row: int, fields: Fields, values: tuple[Any, ...]
+) -> Mapping[str, Any] | UserError:
     try:
-        return value.as_py()
+        found = [value.as_py() for value in values]
     except UnicodeDecodeError as error:
         return UserError(
             f"{path}: row {row} of row group {group} is not UTF-8 (byte {error.start} of its "
             "text); correct it, or leave such rows out with --skip-bad"
         )
+    return dict(zip(fields.keys, ("" if value is None else value for value in found), strict=True))
