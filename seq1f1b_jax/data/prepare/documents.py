@@ -7,9 +7,10 @@ from pathlib import Path
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.portions import Portion, separator_pattern
 from seq1f1b_jax.data.prepare.readers.arrays import BOM
+from seq1f1b_jax.data.prepare.readers.arrow import read_batches
 from seq1f1b_jax.data.prepare.readers.fields import CURE, json_field, text_fault
 from seq1f1b_jax.data.prepare.readers.parquet import read_column
-from seq1f1b_jax.data.prepare.readers.sources import JSONL, PARQUET
+from seq1f1b_jax.data.prepare.readers.sources import ARROW, JSONL, PARQUET
 from seq1f1b_jax.data.text import check_text, unreadable
 
 _BLANK = re.compile(rb"\s*")
@@ -31,7 +32,7 @@ def read_documents(
     if isinstance(portion.held, tuple):
         yield from portion.held
         return
-    if portion.kind == PARQUET:
+    if portion.kind in (PARQUET, ARROW):
         yield from _rows(portion, key)
         return
     content = _read(portion) if portion.held is None else portion.held
@@ -44,10 +45,16 @@ def read_documents(
 
 
 def _rows(portion: Portion, key: str) -> Iterator[str | UserError]:
-    for row, text in read_column(portion.path, portion.start, key):
+    if portion.kind == ARROW:
+        rows = read_batches(portion.path, portion.start, portion.stop, key)
+        place = f"after byte {portion.start}"
+    else:
+        rows = read_column(portion.path, portion.start, key)
+        place = f"of row group {portion.start}"
+    for row, text in rows:
         fault = text_fault(text) if isinstance(text, str) else ""
         if fault:
-            at = f"{portion.path}: row {row} of row group {portion.start}"
+            at = f"{portion.path}: row {row} {place}"
             yield UserError(f"{at}: {fault}; {CURE}")
         else:
             yield "" if text is None else text

@@ -39,30 +39,39 @@ def read_column(path: Path, group: int, key: str) -> Iterator[tuple[int, str | N
     Raises:
       UserError: there is no such column, or it does not hold text.
     """
-    import pyarrow
-
     with open_parquet(path) as opened:
-        schema = opened.schema_arrow
-        if key not in schema.names:
-            raise UserError(
-                f"{path} has no column {key!r}, but {', '.join(schema.names[:20])}; name one with "
-                "--key"
-            )
-        kind, types = schema.field(key).type, pyarrow.types
-        if not (types.is_string(kind) or types.is_large_string(kind)):
-            raise UserError(f"{path}: column {key!r} is {kind}, not text; name another with --key")
+        check_column(path, opened.schema_arrow, key)
         row = 0
         for batch in opened.iter_batches(ROWS, row_groups=[group], columns=[key]):
             for value in batch.column(0):
-                yield row, _text(path, group, row, value)
+                yield row, cell_text(f"{path}: row {row} of row group {group}", value)
                 row += 1
 
 
-def _text(path: Path, group: int, row: int, value: Any) -> str | None | UserError:
+def check_column(path: Path, schema: Any, key: str) -> None:
+    """Refuse a `pyarrow.Schema` without a column of text of that name.
+
+    Raises:
+      UserError: there is no such column, or it holds something else.
+    """
+    import pyarrow
+
+    if key not in schema.names:
+        raise UserError(
+            f"{path} has no column {key!r}, but {', '.join(schema.names[:20])}; name one with "
+            "--key"
+        )
+    kind, types = schema.field(key).type, pyarrow.types
+    if not (types.is_string(kind) or types.is_large_string(kind)):
+        raise UserError(f"{path}: column {key!r} is {kind}, not text; name another with --key")
+
+
+def cell_text(where: str, value: Any) -> str | None | UserError:
+    """The text of a `pyarrow.StringScalar`, or what is wrong with it."""
     try:
         return value.as_py()
     except UnicodeDecodeError as error:
         return UserError(
-            f"{path}: row {row} of row group {group} is not UTF-8 (byte {error.start} of its "
-            "text); correct it, or leave such rows out with --skip-bad"
+            f"{where} is not UTF-8 (byte {error.start} of its text); correct it, or leave such "
+            "rows out with --skip-bad"
         )
