@@ -20,7 +20,7 @@ class StepProfiler:
 
     Args:
       ranges: ascending steps, counted from 0; those before the run's first are left out.
-      folder: gets `steps_FIRST-LAST`, and in it `process_N` where there are several processes.
+      folder: gets `step_N` or `steps_FIRST-LAST`, and in it `process_N` where there are several.
       process: name of the folder of this process, if it has one of its own.
       say: prints a line.
 
@@ -67,7 +67,8 @@ class StepProfiler:
 
     def _path(self) -> Path:
         assert self._current is not None
-        steps = f"steps_{self._current.start}-{self._current.stop - 1}"
+        first, last = self._current.start, self._current.stop - 1
+        steps = f"step_{first}" if first == last else f"steps_{first}-{last}"
         return self._folder / steps / self._process
 
     def _start(self) -> None:

@@ -54,10 +54,16 @@ def check_extensions(job: PrepareJob) -> None:
       UserError: no source is.
     """
     given = [name for name, value in job.hub._asdict().items() if value != getattr(WHOLE, name)]
-    if given and not any(map(is_hub, job.sources)):
+    streamed = [source for source in job.sources if is_hub(source)]
+    if given and not streamed:
         raise UserError(
             f"--{given[0]} {getattr(job.hub, given[0])} is for data sets of the Hub, and no source "
             "is one (hf://OWNER/NAME); leave it out"
+        )
+    if job.train_bpe is not None and streamed and job.hub.limit is None:
+        raise UserError(
+            f"--train-bpe would read all of {streamed[0]} twice; take a part of it with --limit, "
+            "and give the folder that it makes as --tokenizer for the whole"
         )
     if job.extensions and not any(s != "stdlib" and Path(s).is_dir() for s in job.sources):
         raise UserError(

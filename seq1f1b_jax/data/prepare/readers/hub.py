@@ -151,6 +151,6 @@ class Reaching:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
                 f"{self._source} cannot be read from the Hub ({reason}); correct the name, "
-                "--subset or --split; where there is no network, give a folder of its parquet files, or of "
-                "save_to_disk"
+                "--subset or --split; where there is no network, give a folder of its parquet "
+                "files, or of save_to_disk"
             ) from error
