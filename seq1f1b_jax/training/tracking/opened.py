@@ -10,7 +10,7 @@ from seq1f1b_jax.config import Config
 from seq1f1b_jax.host.files import replace_file
 from seq1f1b_jax.training.job import Job
 from seq1f1b_jax.training.reports.metrics import METRICS, MetricsWriter, NoMetrics, keep_earlier
-from seq1f1b_jax.training.tracking.mlflow import mlflow_sink
+from seq1f1b_jax.training.tracking.mlflow_client import mlflow_sink
 from seq1f1b_jax.training.tracking.sink import Behind, Sink
 from seq1f1b_jax.training.tracking.tensorboard import tensorboard_sink
 from seq1f1b_jax.training.tracking.weights_and_biases import wandb_sink
