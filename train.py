@@ -143,12 +143,19 @@ def work(invocation: Invocation, config: Config, group: Group, output: Output) -
         config, stage, source = resolve(config, say=invocation.say)
         job = Job(
             config, stage, source, watchdog=watchdog, group=group, output=output,
-            say=invocation.say, environment=os.environ,
+            say=invocation.say, environment=os.environ, page=page,
         )
         status = commands[invocation.command](job, **asdict(invocation.options))
         group.barrier("end")
     group.leave(status)
     return status
+
+
+def page(folder: Path) -> Path:
+    """Write the page of a run that has just ended, for a service that keeps it."""
+    from seq1f1b_jax.report import write_report
+
+    return write_report({folder.name: folder}, None)
 
 
 def _end(message: str, *, status: int) -> int:

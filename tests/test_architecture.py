@@ -57,7 +57,8 @@ THIRD_PARTY = {
     "explore": {"numpy"},
     "picture": {"numpy", "matplotlib"},
     "data": {
-        "numpy", "jaxtyping", "grain", "tokenizers", "jinja2", "pyarrow", "rich",
+        "numpy", "jaxtyping", "grain", "tokenizers", "jinja2", "pyarrow", "rich", "datasets",
+        "huggingface_hub",
         "compression", "backports",  # zst: of Python from 3.14 on, and its backport
     },
     "launch": set(),

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from types import MappingProxyType, NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from seq1f1b_jax.config import Config
+from seq1f1b_jax.config import Config, UserError
+from seq1f1b_jax.config.profile import Steps
 from seq1f1b_jax.paths import resolve
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -24,6 +25,8 @@ PATHS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Settings that name a file or a folder, each with the words that name none."""
+BY_PATH: Mapping[str, tuple[str, ...]] = MappingProxyType({"data.sources": ("stdlib",)})
+"""Settings that have a value for each of several files or folders, likewise."""
 
 
 def setting_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
@@ -96,13 +99,16 @@ def describe(hint: Any) -> str:
       >>> describe(int | None)
       'a whole number or null'
     """
+    if hint == Steps:
+        return "steps such as 10, 10-12 or null"
     if get_origin(hint) is Literal:
         words = get_args(hint)
         return str(words[0]) if len(words) == 1 else "one of " + ", ".join(map(str, words))
     if get_origin(hint) is tuple:
         return "a list of whole numbers such as [512,512]"
     if get_origin(hint) is dict:
-        return "settings by name such as {width: 64}"
+        by_weight = get_args(hint)[1] is float
+        return "weights such as {a: 0.7}" if by_weight else "settings by name such as {width: 64}"
     if hint in WORDS:
         return WORDS[hint]
     members = [describe(member) for member in get_args(hint) if member is not NoneType]
@@ -110,9 +116,9 @@ def describe(hint: Any) -> str:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of every leaf of a YAML tree."""
+    """Dotted name and value of every leaf of a YAML tree; a mapping of paths is one."""
     for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and f"{prefix}{name}" not in BY_PATH:
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -133,22 +139,39 @@ def resolve_paths(config: Config) -> tuple[Config, dict[str, str]]:
     """
     typed: dict[str, str] = {}
     for key, words in PATHS.items():
-        section, name = key.split(".")
-        settings = getattr(config, section)
-        text = getattr(settings, name)
+        text = _get(config, key)
         if text is None or text in words or not text.strip():  # the checks refuse an empty one
             continue
         path = str(resolve(text))
         typed[path] = text
-        config = replace(config, **{section: replace(settings, **{name: path})})
+        config = _with(config, key, path)
+    for key, words in BY_PATH.items():
+        values = _get(config, key) or {}
+        paths = {t: t if t in words or not t.strip() else str(resolve(t)) for t in values}
+        if len(set(paths.values())) < len(paths):
+            raise UserError(f"{key}: {', '.join(paths)} name a file twice; name it once")
+        typed |= {path: text for text, path in paths.items() if path != text}
+        if values:
+            config = _with(config, key, {paths[t]: value for t, value in values.items()})
     return config, typed
 
 
 def with_typed_paths(config: Config, typed: Mapping[str, str]) -> Config:
     """The settings with their paths as they were typed: the inverse of `resolve_paths`."""
     for key in PATHS:
-        section, name = key.split(".")
-        settings = getattr(config, section)
-        path = getattr(settings, name)
-        config = replace(config, **{section: replace(settings, **{name: typed.get(path, path)})})
+        path = _get(config, key)
+        config = _with(config, key, typed.get(path, path))
+    for key in BY_PATH:
+        if values := _get(config, key):
+            config = _with(config, key, {typed.get(path, path): v for path, v in values.items()})
     return config
+
+
+def _get(config: Config, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _with(config: Config, key: str, value: Any) -> Config:
+    section, name = key.split(".")
+    return replace(config, **{section: replace(getattr(config, section), **{name: value})})

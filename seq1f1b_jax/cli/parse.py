@@ -119,6 +119,7 @@ def parse(arguments: Sequence[str], *, recipes: Path) -> Invocation:
     if problem := option_problem(options):
         raise UserError(problem)
     config = _only_model(Config(**{name: values[name] for name in sections()}))
+    config = _only_source(config, settings)
     config, typed = resolve_paths(config)
     if isinstance(options, (ExportOptions, ReportOptions)) and options.to is not None:
         to = str(resolve(options.to))
@@ -244,6 +245,17 @@ def _only_model(config: Config) -> Config:
         return config
     kept = {name: getattr(model, name) for name in ("stage", "settings", "source")}
     return replace(config, model=ModelConfig(**kept))
+
+
+def _only_source(config: Config, settings: Sequence[str]) -> Config:
+    """Without the sources of a recipe, where the command line names one."""
+    if config.data.sources is None or not _names(settings, "--data.source"):
+        return config
+    if _names(settings, "--data.sources"):
+        raise UserError(
+            "--data.source and --data.sources both say what to train on; give one of them"
+        )
+    return replace(config, data=replace(config.data, sources=None))
 
 
 def _one_line(error: ArgumentError, types: Mapping[str, Any]) -> str:

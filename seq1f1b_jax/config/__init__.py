@@ -1,5 +1,6 @@
 """Every setting of a run as frozen dataclasses, and the checks across them."""
 
+from seq1f1b_jax.config.data import DataConfig
 from seq1f1b_jax.config.model import (
     DEFAULT_POSITIONS,
     MODEL_DEFAULTS,
@@ -19,7 +20,6 @@ from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConf
 from seq1f1b_jax.config.sections import (
     CheckpointConfig,
     Config,
-    DataConfig,
     DistributedConfig,
     LoggingConfig,
     TrainConfig,

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
+from seq1f1b_jax.config.data import data_problems
 from seq1f1b_jax.config.model import DEFAULT_POSITIONS, stage_problems
 from seq1f1b_jax.config.optimizer import optimizer_problems
 from seq1f1b_jax.config.pipeline import costs_problems
+from seq1f1b_jax.config.profile import profile_problems
 
 POSITIVE = (
     "model.num_layers", "model.model_dim", "model.num_heads", "model.num_kv_heads",
@@ -78,9 +80,7 @@ def _ranges(config: Config) -> Iterator[str]:
     for key in ("train.seed", "data.seed"):
         if _get(config, key) >= 1 << 32:
             yield f"{key}={_get(config, key)}: must be below 2**32 = {1 << 32}; use a smaller seed"
-    fraction = config.data.eval_fraction
-    if not 0 < fraction <= 0.5:
-        yield f"data.eval_fraction={fraction}: must be above 0 and at most 0.5; use 0.05"
+    yield from data_problems(config.data)
     yield from optimizer_problems(config.optimizer)
 
 
@@ -126,9 +126,11 @@ def _model(config: Config) -> Iterator[str]:
         )
     yield from stage_problems(model)
     named = model.stage or model.preset or model.source
-    if data.source.endswith(".bin") and model.vocab_size is None and not named:
+    given = [data.source] if data.sources is None else data.sources
+    bins = [source for source in given if source.endswith(".bin")]
+    if bins and model.vocab_size is None and not named:
         yield (
-            f"data.source={data.source!r} holds token ids and not their vocabulary; "
+            f"data.source={bins[0]!r} holds token ids and not their vocabulary; "
             "set model.vocab_size"
         )
 
@@ -277,8 +279,8 @@ def _run(config: Config) -> Iterator[str]:
                 yield f"{given} holds a zero byte, and no name of a file may; leave it out"
     if not config.train.output_dir.strip():
         yield "train.output_dir is empty; name a folder such as runs/default"
-    if not config.data.source.strip():
-        yield "data.source is empty; use stdlib, or the path of a text file, folder or .bin file"
+    train = config.train
+    yield from profile_problems(train.profile, train.profile_processes, train.num_steps)
     if config.train.resume == "never" and config.distributed.stopped_status:
         yield (
             f"distributed.stopped_status={config.distributed.stopped_status} is for a scheduler "

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from seq1f1b_jax.config.data import DataConfig
 from seq1f1b_jax.config.model import ModelConfig
 from seq1f1b_jax.config.optimizer import OptimizerConfig
 from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
+from seq1f1b_jax.config.profile import Steps
 
 
 @dataclass(frozen=True)
@@ -39,37 +41,6 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """The text.
-
-    Attributes:
-      source: `stdlib` (the source code of Python's standard library), or the path of a text file,
-        of a folder of text files, of a `.bin` file of token ids, or of a folder that
-        `python -m seq1f1b_jax.data prepare` has written.
-      seq_len: tokens of one training sequence.
-      packing: `windows` cuts the text into sequences wherever they end; `documents` fills them with
-        whole documents that do not attend to each other.
-      long_documents: a document longer than a sequence is `split` into pieces, or left out by
-        `drop`.
-      restart_positions: whether positions count from the first token of each packed document.
-      microbatch_size: sequences in one microbatch, on all pipelines together.
-      eval_fraction: part of the tokens held out for evaluation.
-      token_dtype: type of the ids in a `.bin` file.
-      seed: seed of the order of the sequences.
-    """
-
-    source: str = "stdlib"
-    seq_len: int = 1024
-    packing: Literal["windows", "documents"] = "windows"
-    long_documents: Literal["split", "drop"] = "split"
-    restart_positions: bool = True
-    microbatch_size: int = 1
-    eval_fraction: float = 0.05
-    token_dtype: Literal["uint16", "uint32"] = "uint16"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """The run.
 
@@ -85,6 +56,9 @@ class TrainConfig:
       trace: record in one extra step when each action ran on each device, and draw that under the
         prediction, into output_dir/trace.*; costs a second compilation and two steps, no memory
         later.
+      profile: steps of which a profile is written for TensorBoard and Perfetto, into
+        output_dir/profile: `10`, `10-12` or `5,10-12`, counted from 0.
+      profile_processes: whose: of the `first` process, or of `all`.
       compile_cache: where compiled programs are kept for the next start: `off`; a folder that is
         yours alone; `auto`: one below the home folder on accelerators, none on the CPU.
     """
@@ -97,6 +71,8 @@ class TrainConfig:
     output_dir: str = "runs/default"
     resume: Literal["auto", "never"] = "auto"
     trace: bool = False
+    profile: Steps = None
+    profile_processes: Literal["first", "all"] = "first"
     compile_cache: str = "auto"
 
 
@@ -135,18 +111,24 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """Where metrics go beside `metrics.jsonl`.
+    """Where metrics and files of the run go beside its folder.
 
     Attributes:
       tensorboard: also write TensorBoard event files (extra `logging`).
       wandb: also report to Weights & Biases (extra `logging`).
       wandb_project: project name there.
+      mlflow: also report to MLflow (extra `logging`).
+      mlflow_experiment: experiment name there.
+      mlflow_uri: its tracking server; None: MLFLOW_TRACKING_URI, else as MLflow decides.
       progress: show a progress bar.
     """
 
     tensorboard: bool = False
     wandb: bool = False
     wandb_project: str = "seq1f1b-jax"
+    mlflow: bool = False
+    mlflow_experiment: str = "seq1f1b-jax"
+    mlflow_uri: str | None = None
     progress: bool = True
 
 

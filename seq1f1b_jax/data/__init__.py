@@ -2,11 +2,13 @@
 
 load_corpus   text, a `.bin` or a token folder as one array of tokens
 make_data     the corpus as sequences, some held out, the rest in a seeded order
+make_mixture  several of them in the ratio of their weights
 .batch(k)     the batch of step k: a function of (corpus, seed, k) alone
 """
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.corpus import Corpus, load_corpus
+from seq1f1b_jax.data.mixture import MixedData, make_mixture
 from seq1f1b_jax.data.packed import PackedData, make_packed
 from seq1f1b_jax.data.prefetch import Prefetcher
 from seq1f1b_jax.data.sequences import Batch, SequenceData
@@ -17,6 +19,7 @@ from seq1f1b_jax.data.windows import WindowData, make_windows
 __all__ = [
     "Batch",
     "Corpus",
+    "MixedData",
     "PackedData",
     "Prefetcher",
     "SequenceData",
@@ -25,6 +28,7 @@ __all__ = [
     "load_corpus",
     "load_tokenizer",
     "make_data",
+    "make_mixture",
     "mean_visible_keys",
     "train_bpe",
 ]

@@ -117,11 +117,14 @@ class SequenceData(ABC):
           >>> data.batch(0, num_microbatches=8, microbatch_size=1).tokens.shape
           (8, 1, 1024)
         """
+        items = step_items(step, num_microbatches, microbatch_size, rows)
+        return grouped(self.drawn(items), num_microbatches)
+
+    def drawn(self, items: Int64[np.ndarray, " n"]) -> Batch:
+        """Sequences by their place in the training order, as a batch of shape `[n, seq_len]`."""
         self.corpus.check_whole()
-        size = num_microbatches * microbatch_size
-        items = np.arange(step * size, (step + 1) * size).reshape(num_microbatches, -1)[:, rows]
-        picks = [self.split.order[i] for i in items.ravel().tolist()]
-        return _grouped(self.sequences(self.split.train[picks]), num_microbatches)
+        picks = [self.split.order[i] for i in items.tolist()]
+        return self.sequences(self.split.train[picks])
 
     def held_out(
         self, num_sequences: int | None, *, num_microbatches: int, microbatch_size: int
@@ -140,7 +143,7 @@ class SequenceData(ABC):
         size = num_microbatches * microbatch_size
         chosen = self.split.held_out[:num_sequences]
         parts = (self.sequences(chosen[i : i + size]) for i in range(0, chosen.size, size))
-        return tuple(_grouped(_filled(part, size), num_microbatches) for part in parts)
+        return tuple(grouped(_filled(part, size), num_microbatches) for part in parts)
 
     def train_blocks(self, max_tokens: int) -> Iterator[Batch]:
         """The first training sequences in corpus order, in blocks of shape `[n, seq_len]`.
@@ -212,7 +215,21 @@ def _filled(batch: Batch, size: int) -> Batch:
     return Batch(fill(batch.tokens, 0), fill(batch.targets, -1), fill(batch.starts, 0))
 
 
-def _grouped(batch: Batch, num_microbatches: int) -> Batch:
+def step_items(
+    step: int, num_microbatches: int, microbatch_size: int, rows: slice
+) -> Int64[np.ndarray, " n"]:
+    """Places in the training order of some rows of every microbatch of a step.
+
+    Example:
+      >>> from seq1f1b_jax.data.sequences import step_items
+      >>> step_items(1, 2, 2, slice(0, 1))
+      array([4, 6])
+    """
+    size = num_microbatches * microbatch_size
+    return np.arange(step * size, (step + 1) * size).reshape(num_microbatches, -1)[:, rows].ravel()
+
+
+def grouped(batch: Batch, num_microbatches: int) -> Batch:
     """`[n, seq_len]` to `[num_microbatches, microbatch_size, seq_len]`."""
 
     def group(part: Int32[np.ndarray, "n seq_len"] | None):

@@ -34,7 +34,9 @@ def fill_model(config: Config, fields: Mapping[str, Any] | None = None) -> Confi
         preset = preset_fields(model.family, model.preset)
     model = resolve_model(model, preset)
     if fields is None and config.model.vocab_size is None:  # a preset's may be too small
-        rows = (model.vocab_size, _vocab_size(config.data.source))
+        data = config.data
+        sources = [data.source] if data.sources is None else data.sources
+        rows = (model.vocab_size, *map(_vocab_size, sources))
         model = replace(model, vocab_size=max(filter(None, rows), default=None))
     if model.max_positions is None:
         model = replace(model, max_positions=config.data.seq_len)

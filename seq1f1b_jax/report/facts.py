@@ -87,7 +87,9 @@ def _schedule(run: Run) -> str:
 def _data(run: Run) -> str:
     if "data.source" not in run.settings:
         return NOTHING
-    words = f"{run.settings['data.source']}, sequences of {run.settings.get('data.seq_len')} tokens"
+    sources = run.settings.get("data.sources") or {run.settings["data.source"]: 1}
+    words = " + ".join(map(str, sources))
+    words += f", sequences of {run.settings.get('data.seq_len')} tokens"
     if run.prediction is not None:
         words += f", {run.prediction.tokens_per_step:,} in a step"
     return words

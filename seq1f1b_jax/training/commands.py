@@ -1,6 +1,7 @@
 """What a trained model is for: evaluate it, sample from it, export it."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,13 +10,21 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from seq1f1b_jax.data import Batch, SequenceData
+from seq1f1b_jax.data import Batch, MixedData, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER, save_as_json
 from seq1f1b_jax.host.progress import waiting
 from seq1f1b_jax.inference.sampling import chat_prompt, sample_text, text_prompt
 from seq1f1b_jax.models.hf import export as write_checkpoint
 from seq1f1b_jax.pipeline.stage import Params
-from seq1f1b_jax.training.evaluation import HeldOut, bigram_loss, held_out_batches, make_evaluation
+from seq1f1b_jax.training.evaluation import (
+    HeldOut,
+    Part,
+    bigram_losses,
+    evaluate_parts,
+    held_out_parts,
+    make_evaluation,
+)
+from seq1f1b_jax.training.evaluation.sources import weights_of
 from seq1f1b_jax.training.job import Job, Model, check_alike, make_parts, origin_of_run, use_model
 from seq1f1b_jax.training.preview.header import source_notes
 from seq1f1b_jax.training.setup import make_setup
@@ -30,22 +39,25 @@ def evaluate(job: Job, *, num_sequences: int | None = None) -> int:
     """Held-out loss of the newest checkpoint, through the pipeline, as a whole and by position."""
     setup, data = make_parts(job)
     check_alike(job, data)
-    batches = held_out_batches(setup, data, num_sequences or job.config.train.eval_sequences)
+    parts = held_out_parts(setup, data, num_sequences or job.config.train.eval_sequences)
     for note in source_notes(job.config, job.source):
         job.say(f"note: {note}")
     model, params = use_model(
         job, setup, lambda model: (model, setup.pipeline.from_canonical(model.params))
     )
     shown = partial(waiting, console=Console(stderr=job.group.is_first, highlight=False))
-    held_out = make_evaluation(setup, waiting=shown)(params, batches)
-    loss, tokens = held_out.mean, int(held_out.counts.sum())
+    losses = evaluate_parts(make_evaluation(setup, waiting=shown), params, parts=parts)
+    held_out, loss = losses.all, losses.all.mean
+    tokens = round(float(held_out.counts.sum()))
     text = f"{model.name}: held-out loss {loss:.4f} nats per token over {tokens:,} tokens"
-    job.say(f"{text} of {count_sequences(batches):,} sequences")
+    job.say(f"{text} of {sum(count_sequences(part.batches) for part in parts):,} sequences")
+    for name, value in losses.by_source.items():
+        print(f"  {name}: {value:.4f}")
     text = f"perplexity {math.exp(min(loss, 700)):.3f}, bits per token {loss / math.log(2):.4f}"
-    if num_bytes := count_bytes(data, batches):
+    if num_bytes := count_bytes(data, parts):
         text += f", bits per byte {loss * tokens / math.log(2) / num_bytes:.4f}"
     print(text)
-    print(f"bigram model on the same text: {bigram_loss(data, batches):.4f} nats per token")
+    print(f"bigram model on the same text: {bigram_losses(parts):.4f} nats per token")
     print("\nloss by the tokens that came before, nats per token")
     print("\n".join(position_rows(held_out)))
     return 0
@@ -72,7 +84,9 @@ def generate(
     return 0
 
 
-def sample_at_end(job: Job, params: Params, data: SequenceData, held_out: Batch) -> None:
+def sample_at_end(
+    job: Job, params: Params, data: SequenceData | MixedData, held_out: Batch
+) -> None:
     """Print a few lines from the trained model, which continue its text or a word of Python."""
     train, tokenizer = job.config.train, data.corpus.load_tokenizer()
     ids = held_out.tokens[0, 0, :PROMPT_TOKENS].tolist()
@@ -118,12 +132,15 @@ def write_export(job: Job, model: Model, to: str, *, dtype: str) -> None:
         )
 
 
-def count_bytes(data: SequenceData, batches: tuple[Batch, ...]) -> int:
-    """Bytes of text that the targets stand for; 0 where that is unknown."""
+def count_bytes(data: SequenceData | MixedData, parts: Sequence[Part]) -> float:
+    """Bytes of text that the targets stand for, weighed as they are; 0 where that is unknown."""
     tokenizer = data.corpus.load_tokenizer()
     if tokenizer is None:
         return 0
-    return sum(tokenizer.count_bytes(batch.targets) for batch in batches)
+    return sum(
+        weight * sum(tokenizer.count_bytes(batch.targets) for batch in part.batches)
+        for weight, part in zip(weights_of(parts), parts, strict=True)
+    )
 
 
 def count_sequences(batches: tuple[Batch, ...]) -> int:

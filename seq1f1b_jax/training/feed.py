@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from seq1f1b_jax.config import Config
-from seq1f1b_jax.data import Batch, SequenceData
+from seq1f1b_jax.data import Batch, MixedData, SequenceData
 from seq1f1b_jax.ops.axes import DATA, axis_size
 from seq1f1b_jax.pipeline.params.sharding import batch_spec
 
@@ -34,7 +34,7 @@ class Feed:
     num_microbatches: int
     microbatch_size: int
 
-    def step(self, data: SequenceData, step: int) -> Batch:
+    def step(self, data: SequenceData | MixedData, step: int) -> Batch:
         """The batch of a step, independent of which process makes which part."""
         rows = self.own_rows()
         batch = data.batch(

@@ -13,7 +13,16 @@ import jaxlib.version
 
 from seq1f1b_jax.cli import to_yaml
 from seq1f1b_jax.config import Config, DistributedConfig, UserError
-from seq1f1b_jax.data import Corpus, SequenceData, Tokenizer, load_corpus, load_tokenizer, make_data
+from seq1f1b_jax.data import (
+    Corpus,
+    MixedData,
+    SequenceData,
+    Tokenizer,
+    load_corpus,
+    load_tokenizer,
+    make_data,
+    make_mixture,
+)
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.distributed.fingerprint import (
@@ -55,6 +64,7 @@ class Job:
       group: the processes of the run.
       say: prints a line, with paths as the user typed them.
       environment: variables of this process.
+      page: writes the page of a run into its folder, and returns its path; None: nothing can.
       began: when the command was started, seconds since 1970; default: with the process.
     """
 
@@ -66,6 +76,7 @@ class Job:
     group: Group = ALONE
     say: Callable[[str], None] = print
     environment: Mapping[str, str] = field(default_factory=dict)
+    page: Callable[[Path], Path] | None = None
     began: float = field(default_factory=process_began)
 
     @property
@@ -128,26 +139,41 @@ def origin_of_run(job: Job) -> Origin | None:
     return job.source and origin_of(job.source)
 
 
-def load_data(job: Job) -> SequenceData:
-    """The corpus and its sequences.
+def load_data(job: Job) -> SequenceData | MixedData:
+    """The corpus, or the mixture, and its sequences.
 
     Raises:
       UserError: also where the model starts from a checkpoint of another tokenizer.
     """
+    weights = job.config.data.sources
+    if weights is None:
+        return load_source(job, job.config.data.source)
+    found = {}
+    for path in weights:
+        try:
+            found[path] = load_source(job, path)
+        except UserError as error:
+            named = path in str(error)
+            raise error if named else UserError(f"data.sources: {path}: {error}") from error
+    return make_mixture(found, weights)
+
+
+def load_source(job: Job, source: str) -> SequenceData:
+    """The sequences of one source."""
     data = job.config.data
     corpus = load_corpus(
-        data.source, token_dtype=data.token_dtype, vocab_size=job.config.model.vocab_size,
+        source, token_dtype=data.token_dtype, vocab_size=job.config.model.vocab_size,
         vocab_setting="model.settings.vocab_size" if job.config.model.stage else "model.vocab_size",
     )
     if job.source is not None:
-        check_tokenizer(corpus, job)
+        check_tokenizer(corpus, job, source)
     return make_data(
         corpus, seq_len=data.seq_len, eval_fraction=data.eval_fraction, seed=data.seed,
         packing=data.packing, long_documents=data.long_documents,
     )
 
 
-def make_parts(job: Job) -> tuple[Setup, SequenceData]:
+def make_parts(job: Job) -> tuple[Setup, SequenceData | MixedData]:
     """Data, and the setup that is balanced for it."""
     config, data = job.config, load_data(job)
     balanced = config.data.packing == "documents" and config.schedule.documents != "ignore"
@@ -159,7 +185,7 @@ def make_parts(job: Job) -> tuple[Setup, SequenceData]:
     return make_setup(config, job.stage, visible_keys=visible_keys), data
 
 
-def check_alike(job: Job, data: SequenceData) -> None:
+def check_alike(job: Job, data: SequenceData | MixedData) -> None:
     """Refuse processes that would not do the same work.
 
     Raises:
@@ -177,7 +203,7 @@ def check_alike(job: Job, data: SequenceData) -> None:
         job.say(f"note: {warning}")
 
 
-def check_tokenizer(corpus: Corpus, job: Job) -> None:
+def check_tokenizer(corpus: Corpus, job: Job, given: str) -> None:
     """Refuse data of another tokenizer than that of the checkpoint; a `.bin` names none.
 
     Raises:
@@ -192,7 +218,7 @@ def check_tokenizer(corpus: Corpus, job: Job) -> None:
         return
     name = job.config.model.source
     raise UserError(
-        f"data.source={job.config.data.source} has other tokens than the checkpoint "
+        f"data.source={given} has other tokens than the checkpoint "
         f"model.source={name} ({ours.vocab_size} and {theirs.vocab_size} of them); make them with "
         f"its tokenizer: python -m seq1f1b_jax.data prepare TEXT --to FOLDER --tokenizer {name}, "
         "and set data.source to that folder"

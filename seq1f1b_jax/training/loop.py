@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ from seq1f1b_jax.data import Batch, Prefetcher
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.host.interrupt import Agreement, stop_on_signals
 from seq1f1b_jax.host.progress import ProgressReport
+from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
-from seq1f1b_jax.training.evaluation import Evaluate
+from seq1f1b_jax.training.evaluation import Losses
 from seq1f1b_jax.training.faults.watchdog import Watchdog
 from seq1f1b_jax.training.preview.record import peak_bytes
+from seq1f1b_jax.training.profiler import NO_PROFILE, StepProfiler
 from seq1f1b_jax.training.reports.events import EVALUATE, FINISH, NO_EVENTS, SAVE, STEP, Events
 from seq1f1b_jax.training.reports.metrics import MetricsWriter, NoMetrics
 from seq1f1b_jax.training.setup import Setup
@@ -32,14 +34,15 @@ class Loop:
     Attributes:
       batch_of: the batch of a step, on the devices.
       step: the compiled `(state, *batch) -> (state, metrics)`.
-      evaluate: `(params, batches) -> HeldOut`.
-      held_out: the batches that it evaluates; `bigram` is the bigram model's loss on them.
+      evaluate: held-out losses of parameters; `bigram` is the bigram model's.
       meta: what every checkpoint records.
       shapes: of the state free of topology.
       group: the processes of the run.
       watchdog: ends a step that makes no progress.
       progress: shows how far the run is.
       events: records the phases.
+      profiler: makes profiles of some steps.
+      drawn: what each source of a mixture has given after so many steps, as numbers to record.
     """
 
     setup: Setup
@@ -47,8 +50,7 @@ class Loop:
     step: Callable[..., tuple[TrainState, StepMetrics]]
     checkpointer: Checkpointer
     metrics: MetricsWriter | NoMetrics
-    evaluate: Evaluate
-    held_out: Sequence[Batch]
+    evaluate: Callable[[Params], Losses]
     bigram: float
     meta: Mapping[str, Any]
     shapes: TrainState
@@ -56,6 +58,8 @@ class Loop:
     group: Group = ALONE
     watchdog: Watchdog | None = None
     events: Events = NO_EVENTS
+    profiler: StepProfiler = NO_PROFILE
+    drawn: Callable[[int], Mapping[str, float]] = lambda step: {}
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, bool]:
         """Steps `start ... num_steps - 1`; also whether the last one was reached.
@@ -80,7 +84,9 @@ class Loop:
             agreement = Agreement(self.group, stop)
             for index in range(start, num_steps):
                 self.events.begin(STEP, step=index)
+                self.profiler.before(index)
                 state, values = self._one_step(state, index, batches)
+                self.profiler.after(index)
                 self.metrics.write(index, **values)
                 if index == start:
                     self.events.memory(**peak_bytes(self.setup.mesh))
@@ -178,9 +184,14 @@ class Loop:
 
     def _evaluate(self, state: TrainState, index: int) -> str:
         self.events.begin(EVALUATE)
-        loss = self.evaluate(state.params, self.held_out).mean
-        self.metrics.write(index, held_out_loss=loss, bigram_loss=self.bigram)
+        losses = self.evaluate(state.params)
+        loss, by_source = losses.all.mean, losses.by_source
+        named = {f"held_out_loss/{name}": value for name, value in by_source.items()}
+        self.metrics.write(
+            index, held_out_loss=loss, bigram_loss=self.bigram, **named, **self.drawn(index + 1)
+        )
+        each = "".join(f"; {name} {value:.4f}" for name, value in by_source.items())
         return (
             f"step {index + 1}: held-out loss {loss:.4f} nats per token, "
-            f"bigram model {self.bigram:.4f}"
+            f"bigram model {self.bigram:.4f}{each}"
         )

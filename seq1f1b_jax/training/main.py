@@ -8,7 +8,7 @@ from functools import partial
 import jax
 
 from seq1f1b_jax.config import Config, UserError
-from seq1f1b_jax.data import Batch, SequenceData, Tokenizer
+from seq1f1b_jax.data import Batch, MixedData, SequenceData, Tokenizer
 from seq1f1b_jax.host.compile_cache import use_compile_cache
 from seq1f1b_jax.host.lock import check_shared, run_lock
 from seq1f1b_jax.host.progress import ProgressReport
@@ -24,7 +24,13 @@ from seq1f1b_jax.training.checkpoint.restore import (
     restore_run,
 )
 from seq1f1b_jax.training.commands import sample_at_end
-from seq1f1b_jax.training.evaluation import bigram_loss, held_out_batches, make_evaluation
+from seq1f1b_jax.training.evaluation import (
+    Part,
+    bigram_losses,
+    evaluate_parts,
+    held_out_parts,
+    make_evaluation,
+)
 from seq1f1b_jax.training.faults.finite import check_finite
 from seq1f1b_jax.training.faults.needs import check_state_fits, check_step_fits, with_offload
 from seq1f1b_jax.training.feed import make_feed
@@ -34,20 +40,17 @@ from seq1f1b_jax.training.preview.header import describe
 from seq1f1b_jax.training.preview.predict import Predicted, predict
 from seq1f1b_jax.training.preview.record import compiled_bytes, record
 from seq1f1b_jax.training.preview.seconds import describe_measured
+from seq1f1b_jax.training.preview.sources import drawn_rows, drawn_shares, with_earlier_draws
 from seq1f1b_jax.training.preview.trace import trace_step
+from seq1f1b_jax.training.profiler import make_profiler
 from seq1f1b_jax.training.reports.events import COMPILE, EVENTS, MEET, RESTORE, START, Events
-from seq1f1b_jax.training.reports.metrics import (
-    METRICS,
-    MetricsWriter,
-    NoMetrics,
-    keep_earlier,
-    open_sinks,
-)
 from seq1f1b_jax.training.reports.prediction import write_prediction
 from seq1f1b_jax.training.run_folder import check_folder, set_aside, write_recipe, write_tokenizer
 from seq1f1b_jax.training.setup import Setup
 from seq1f1b_jax.training.step import TrainState, init_state
 from seq1f1b_jax.training.step_per_cut import make_step
+from seq1f1b_jax.training.tracking.files import keep_at_end, keep_at_start
+from seq1f1b_jax.training.tracking.opened import open_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,7 @@ class OpenRun:
 
     Attributes:
       predicted: of its step.
+      header: the lines above it.
       batch_of: the batch of a step, on the devices.
       tokenizer: of its text; None for token ids.
       start: finished steps, by the newest checkpoint.
@@ -63,8 +67,9 @@ class OpenRun:
 
     job: Job
     setup: Setup
-    data: SequenceData
+    data: SequenceData | MixedData
     predicted: Predicted
+    header: str
     batch_of: Callable[[int], Batch]
     tokenizer: Tokenizer | None
     events: Events
@@ -88,7 +93,7 @@ def train(job: Job) -> int:
     setup, data = make_parts(job)
     check_run(job, setup, data)
     setup = with_offload(setup, job.group)
-    held_out = held_out_batches(setup, data, config.train.eval_sequences)
+    held_out = held_out_parts(setup, data, config.train.eval_sequences)
     with ExitStack() as stack:
         run, state = open_run(job, setup, data, stack)
         if state is not None and run.start >= config.train.num_steps:
@@ -98,22 +103,25 @@ def train(job: Job) -> int:
         loop = make_loop(run, state, held_out, stack)
         with job.watchdog.exchanges():
             state, finished = loop.run(state, run.start)
+        keep_at_end(loop.metrics, job, job.page)
     if not finished:
         print(f"stopped after step {int(state.step)}; the same command continues")
         return config.distributed.stopped_status
     if (seconds := run.progress.recent_seconds) and run.predicted.time:
         print(describe_measured(run.predicted.time, seconds))
+    for line in drawn_rows(run.data, config.train.num_steps * setup.num_sequences):
+        print(line)
     job.say(f"checkpoints and metrics are in {job.folder}")
     if config.train.sample_tokens and job.group.count > 1:
         print("sampling is the work of one process: python train.py generate --prompt ...")
     elif config.train.sample_tokens:
         params = setup.pipeline.to_canonical(state.params)
         del state  # its memory on the devices
-        sample_at_end(job, params, data, held_out[0])
+        sample_at_end(job, params, data, held_out[0].batches[0])
     return 0
 
 
-def check_run(job: Job, setup: Setup, data: SequenceData) -> None:
+def check_run(job: Job, setup: Setup, data: SequenceData | MixedData) -> None:
     """Refuse what cannot succeed, before anything is written.
 
     Raises:
@@ -140,7 +148,7 @@ def check_is_for_many(config: Config, count: int) -> None:
 
 
 def open_run(
-    job: Job, setup: Setup, data: SequenceData, stack: ExitStack
+    job: Job, setup: Setup, data: SequenceData | MixedData, stack: ExitStack
 ) -> tuple[OpenRun, TrainState | None]:
     """Hold the folder, print the header, open the files, and restore the newest checkpoint.
 
@@ -158,12 +166,16 @@ def open_run(
     checkpointer = stack.enter_context(
         Checkpointer(job.folder / CHECKPOINTS, keep=job.config.checkpoint.keep, group=group)
     )
-    state = restore_run(checkpointer, setup, data, job.say, group=group)
-    start = 0 if state is None else int(state.step)
+    restored = restore_run(checkpointer, setup, data, job.say, group=group)
+    state, start = None, 0
+    if restored is not None:
+        state, start = restored.state, int(restored.state.step)
+        data = with_earlier_draws(data, restored.meta, setup, start, job.say)
     batch_of = partial(make_feed(job.config, setup.mesh).step, data)
     progress = make_progress(job, start)
     run = OpenRun(
-        job, setup, data, predicted, batch_of, tokenizer, events, checkpointer, progress, start
+        job, setup, data, predicted, header, batch_of, tokenizer, events, checkpointer, progress,
+        start,
     )
     return run, state
 
@@ -242,10 +254,12 @@ def first_params(job: Job, setup: Setup) -> Params:
 
 
 def make_loop(
-    run: OpenRun, state: TrainState, held_out: tuple[Batch, ...], stack: ExitStack
+    run: OpenRun, state: TrainState, held_out: tuple[Part, ...], stack: ExitStack
 ) -> Loop:
     """Compile the step in every process, trace it if requested, and open the metrics."""
     job, setup, waiting = run.job, run.setup, run.progress.waiting
+    metrics = open_metrics(job, run.start, stack)
+    keep_at_start(metrics, job, setup, header=run.header)
     batch = run.batch_of(run.start)
     run.events.begin(COMPILE)
     step = make_step(setup, state, batch, watchdog=job.watchdog, waiting=waiting)
@@ -255,12 +269,15 @@ def make_loop(
     if job.config.train.trace:
         trace(run, state, batch)
     return Loop(
-        setup, run.batch_of, step, run.checkpointer,
-        stack.enter_context(open_metrics(job, run.start)),
-        evaluate=make_evaluation(setup, waiting=waiting), held_out=held_out,
-        bigram=bigram_loss(run.data, held_out) if job.group.is_first else 0.0,
+        setup, run.batch_of, step, run.checkpointer, metrics,
+        evaluate=partial(
+            evaluate_parts, make_evaluation(setup, waiting=waiting), parts=held_out
+        ),
+        bigram=bigram_losses(held_out) if job.group.is_first else 0.0,
         meta=make_meta(job.config, run.data), shapes=abstract_state(setup), group=job.group,
         watchdog=job.watchdog, events=run.events, progress=run.progress,
+        profiler=stack.enter_context(make_profiler(job, run.start)),
+        drawn=partial(drawn_shares, run.data, setup.num_sequences),
     )
 
 
@@ -268,18 +285,3 @@ def trace(run: OpenRun, state: TrainState, batch: Batch) -> None:
     """Measure one step, and draw it under its prediction."""
     folder, waiting = run.job.folder, run.progress.waiting
     trace_step(run.setup, state, batch, folder=folder, say=run.job.say, waiting=waiting)
-
-
-def open_metrics(job: Job, start: int) -> MetricsWriter | NoMetrics:
-    """Where the steps' numbers go; process 0 writes them."""
-    if not job.group.is_first:
-        return NoMetrics()
-    path = job.folder / METRICS
-    if not start and (earlier := keep_earlier(path)):
-        moved, steps = earlier
-        job.say(
-            f"note: {job.folder} has no checkpoint, so the run starts over; the metrics of {steps} "
-            f"steps are kept in {moved.name}"
-        )
-    sinks = open_sinks(job.config, job.folder, start)
-    return MetricsWriter(path, start_step=start, sinks=sinks, say=job.say)

@@ -179,7 +179,8 @@ def test_fields_win_over_the_preset_and_the_preset_over_the_defaults():
 
 NO_PATHS = {
     "model.stage", "model.family", "model.preset", "schedule.name", "executor.attention",
-    "distributed.coordinator", "logging.wandb_project",
+    "distributed.coordinator", "logging.wandb_project", "logging.mlflow_experiment",
+    "logging.mlflow_uri",
 }
 
 

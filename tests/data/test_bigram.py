@@ -36,7 +36,7 @@ def slow_bigram_loss(data, batches, strength):
 
 @pytest.mark.parametrize("dense_pairs", [1 << 22, 0], ids=["dense", "sparse"])
 def test_agrees_with_the_slow_count(monkeypatch, dense_pairs):
-    monkeypatch.setattr("seq1f1b_jax.training.evaluation.DENSE_PAIRS", dense_pairs)
+    monkeypatch.setattr("seq1f1b_jax.training.evaluation.bigram.DENSE_PAIRS", dense_pairs)
     monkeypatch.setattr("seq1f1b_jax.data.sequences.BLOCK_TOKENS", 100)  # several blocks
     rng = np.random.default_rng(0)
     data = data_of(rng.zipf(1.5, 2000).clip(max=29), 30)

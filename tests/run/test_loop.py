@@ -13,7 +13,7 @@ from seq1f1b_jax.config import CheckpointConfig, Config, TrainConfig, UserError
 from seq1f1b_jax.data import Batch
 from seq1f1b_jax.distributed import ALONE
 from seq1f1b_jax.host.progress import ProgressReport
-from seq1f1b_jax.training.evaluation import HeldOut
+from seq1f1b_jax.training.evaluation import HeldOut, Losses
 from seq1f1b_jax.training.loop import Loop
 from seq1f1b_jax.training.reports.events import NO_EVENTS, Events
 from seq1f1b_jax.training.reports.work import Work
@@ -36,9 +36,9 @@ class Recorder:
         self.note(f"step {state + 1}")
         return state + 1, StepMetrics(*np.ones(4, np.float32), Work(1, 1.0))
 
-    def evaluate(self, params, batches) -> HeldOut:
+    def evaluate(self, params) -> Losses:
         self.note(f"evaluate {self.events[-1].split()[-1]}")
-        return HeldOut(np.ones(1), np.ones(1))
+        return Losses(HeldOut(np.ones(1), np.ones(1)), {})
 
     def write(self, index: int, **values) -> None:
         self.note(f"{'loss' if 'loss' in values else 'held_out'} {index + 1}")
@@ -65,7 +65,7 @@ def events_of(recorder, *, start=0, group=ALONE, devices=(), phases=NO_EVENTS):
     setup = SimpleNamespace(config=config, cost=cost, pipeline=pipeline, mesh=mesh)
     loop = Loop(
         setup, lambda index: Batch(np.zeros(1), np.zeros(1)), recorder.step, recorder, recorder,
-        evaluate=recorder.evaluate, held_out=(), bigram=1.0, meta={}, shapes=None,
+        evaluate=recorder.evaluate, bigram=1.0, meta={}, shapes=None,
         progress=ProgressReport(4), group=group, events=phases,
     )
     state, finished = loop.run(_State(start), start)
@@ -132,7 +132,7 @@ def test_a_process_whose_evaluation_fails_alone_does_not_wait_for_a_save(others,
             if others == "evaluate":
                 raise JaxRuntimeError("DEADLINE_EXCEEDED")
 
-    def out_of_memory(params, batches):
+    def out_of_memory(params):
         raise UserError("no memory")
 
     recorder = Recorder()

@@ -1,9 +1,7 @@
-"""metrics.jsonl after crashes and resumes, and the optional sinks."""
+"""metrics.jsonl after crashes and resumes."""
 
 import json
 import os
-import sys
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -11,8 +9,6 @@ import pytest
 from seq1f1b_jax.training.reports.metrics import (
     MetricsWriter,
     read_metrics,
-    tensorboard_sink,
-    wandb_sink,
 )
 
 
@@ -61,39 +57,3 @@ def test_unwritable_file_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("a file where a folder should be")
     with pytest.raises(ValueError, match="cannot write .*metrics.jsonl .*set train.output_dir"):
         MetricsWriter(tmp_path / "runs" / "metrics.jsonl", start_step=0)
-
-
-def test_sinks_get_every_number(tmp_path, monkeypatch):
-    calls = []
-    writer = SimpleNamespace(
-        add_scalar=lambda name, value, step: calls.append((name, value, step)),
-        close=lambda: calls.append("tb closed"),
-    )
-    run = SimpleNamespace(log=calls.append, finish=lambda: calls.append("wandb closed"))
-    made = {}
-    monkeypatch.setitem(
-        sys.modules,
-        "tensorboardX",
-        SimpleNamespace(SummaryWriter=lambda folder, **k: made.update(tb=(folder, k)) or writer),
-    )
-    monkeypatch.setitem(
-        sys.modules, "wandb", SimpleNamespace(init=lambda **k: made.update(wandb=k) or run)
-    )
-    sinks = (
-        tensorboard_sink(tmp_path / "tb", start_step=4),
-        wandb_sink(tmp_path, project="p", config={"a": 1}),
-    )
-    with MetricsWriter(tmp_path / "metrics.jsonl", start_step=4, sinks=sinks) as metrics:
-        metrics.write(4, loss=2)
-    assert made["tb"] == (str(tmp_path / "tb"), {"purge_step": 4})
-    assert made["wandb"] == {"project": "p", "dir": str(tmp_path), "config": {"a": 1}}
-    assert calls == [("loss", 2.0, 4), {"step": 4, "loss": 2.0}, "tb closed", "wandb closed"]
-
-
-def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"tensorboard=true needs tensorboardX.*\[logging\]"):
-        tensorboard_sink(tmp_path, start_step=0)
-    with pytest.raises(ValueError, match=r"logging\.wandb=true needs wandb.*\[logging\]"):
-        wandb_sink(tmp_path, project="p", config={})

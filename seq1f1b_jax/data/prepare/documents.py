@@ -7,6 +7,7 @@ from pathlib import Path
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.portions import Portion, separator_pattern
 from seq1f1b_jax.data.prepare.readers.arrays import BOM
+from seq1f1b_jax.data.prepare.readers.arrow import read_batches
 from seq1f1b_jax.data.prepare.readers.fields import (
     CURE,
     Conversation,
@@ -16,7 +17,7 @@ from seq1f1b_jax.data.prepare.readers.fields import (
     json_document,
 )
 from seq1f1b_jax.data.prepare.readers.parquet import read_columns
-from seq1f1b_jax.data.prepare.readers.sources import JSONL, PARQUET
+from seq1f1b_jax.data.prepare.readers.sources import ARROW, JSONL, PARQUET
 from seq1f1b_jax.data.text import check_text, unreadable
 
 _BLANK = re.compile(rb"\s*")
@@ -38,7 +39,7 @@ def read_documents(
     if isinstance(portion.held, tuple):
         yield from portion.held
         return
-    if portion.kind == PARQUET:
+    if portion.kind in (PARQUET, ARROW):
         yield from _rows(portion, fields)
         return
     content = _read(portion) if portion.held is None else portion.held
@@ -59,11 +60,17 @@ def place_of(portion: Portion, conversation: Conversation) -> str:
 
 
 def _rows(portion: Portion, fields: Fields) -> Iterator[Document | UserError]:
-    for row, values in read_columns(portion.path, portion.start, fields):
+    if portion.kind == ARROW:
+        rows = read_batches(portion.path, portion.start, portion.stop, fields)
+        place = f"after byte {portion.start}"
+    else:
+        rows = read_columns(portion.path, portion.start, fields)
+        place = f"of row group {portion.start}"
+    for row, values in rows:
         if isinstance(values, UserError):
             yield values
             continue
-        where = f"{portion.path}: row {row} of row group {portion.start}"
+        where = f"{portion.path}: row {row} {place}"
         document, fault = document_of(values, fields)
         if isinstance(document, Conversation):
             document = document._replace(where=where)

@@ -14,6 +14,7 @@ from seq1f1b_jax.data.prepare.readers.fields import (
 from seq1f1b_jax.data.prepare.readers.fields import (
     TEXT as ONE_TEXT,
 )
+from seq1f1b_jax.data.prepare.readers.hub import WHOLE, HubSet, is_hub
 from seq1f1b_jax.data.prepare.readers.sources import KEYED, TEXT, InputFile
 from seq1f1b_jax.data.tokenizer import BYTES
 
@@ -39,6 +40,7 @@ class PrepareJob:
       separator: line between the documents of a text file; None: a file is one document.
       extensions: take only files of folders with these extensions; empty: all.
       skip_bad: leave out, and count, documents that cannot be read.
+      hub: what to take of data sets of the Hub.
       specials: whether special tokens spelled in documents are `text`, or `keep` their ids; None:
         `text`, and in conversations `keep`.
       processes: number of encoding processes.
@@ -56,6 +58,7 @@ class PrepareJob:
     separator: str | None = None
     extensions: Sequence[str] = ()
     skip_bad: bool = False
+    hub: HubSet = WHOLE
     specials: str | None = None
     processes: int = 1
 
@@ -75,11 +78,23 @@ class PrepareJob:
 
 
 def check_extensions(job: PrepareJob) -> None:
-    """Refuse extensions when no source is a folder.
+    """Refuse extensions when no source is a folder, and parts of a data set without one.
 
     Raises:
       UserError: no source is.
     """
+    given = [name for name, value in job.hub._asdict().items() if value != getattr(WHOLE, name)]
+    streamed = [source for source in job.sources if is_hub(source)]
+    if given and not streamed:
+        raise UserError(
+            f"--{given[0]} {getattr(job.hub, given[0])} is for data sets of the Hub, and no source "
+            "is one (hf://OWNER/NAME); leave it out"
+        )
+    if job.train_bpe is not None and streamed and job.hub.limit is None:
+        raise UserError(
+            f"--train-bpe would read all of {streamed[0]} twice; take a part of it with --limit, "
+            "and give the folder that it makes as --tokenizer for the whole"
+        )
     if job.extensions and not any(s != "stdlib" and Path(s).is_dir() for s in job.sources):
         raise UserError(
             f"--extensions {','.join(job.extensions)} chooses among files of folders, and no "
@@ -106,8 +121,8 @@ def check_kinds(job: PrepareJob, files: Sequence[InputFile]) -> None:
     shown = f"{files[0].path} is" if len(files) == 1 else f"all {len(files)} files are"
     if job.key is not None and not kinds & set(KEYED):
         raise UserError(
-            f"--key {job.key} names a field of JSON lines, JSON, CSV or parquet, and {shown} text "
-            "by name; leave it out, or give a file its right extension"
+            f"--key {job.key} names a field of JSON, CSV, parquet or Arrow, and {shown} text by "
+            "name; leave it out, or give a file its right extension"
         )
     if job.fields.kind != ONE_TEXT and TEXT in kinds:
         text = next(file.path for file in files if file.kind == TEXT)

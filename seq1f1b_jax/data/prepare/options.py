@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.job import AS_TEXT, KEEP, PrepareJob
+from seq1f1b_jax.data.prepare.readers.hub import HubSet, is_hub
 from seq1f1b_jax.data.tokenizer import BYTES
 from seq1f1b_jax.formats.installed import INSTALLED
 
@@ -71,6 +72,7 @@ def make_job(options: argparse.Namespace) -> PrepareJob:
         train_bpe=options.train_bpe, eos=options.eos, key=options.key,
         messages=options.messages, answered=answered, chat_template=options.chat_template,
         separator=options.separator, extensions=options.extensions, skip_bad=options.skip_bad,
+        hub=HubSet("", options.subset, options.split, options.revision, options.limit),
         specials=options.specials, processes=options.processes,
     )
 
@@ -109,17 +111,18 @@ def _check_fields(options: argparse.Namespace) -> None:
 
 
 def _named(text: str | None, names: Container[str]) -> str:
-    """One of `names`, or a path; None is bytes."""
+    """One of `names`, a data set of the Hub, or a path; None is bytes."""
     if text is None:
         return BYTES
-    return text if text in names else str(user_path(text))
+    return text if text in names or is_hub(text) else str(user_path(text))
 
 
 def _add_prepare(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "sources", nargs="+", metavar="SOURCE",
-        help="text, .jsonl, .json, .csv, .tsv, .parquet, all but the last also as .gz, .bz2, .xz "
-        "or .zst, a folder of such, or stdlib (the source code of Python)",
+        help="text, .jsonl, .json, .csv, .tsv, these also as .gz, .bz2, .xz or .zst, .parquet, "
+        ".arrow, a folder of such or of save_to_disk, stdlib (the source code of Python), or "
+        "hf://OWNER/NAME (a data set of the Hub, streamed)",
     )
     command.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write")
     command.add_argument(
@@ -136,6 +139,12 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
         "conversations keep)",
     )
     command.add_argument("--key", help="field or column of the text (text)")
+    command.add_argument("--subset", metavar="NAME", help="configuration of an hf:// data set")
+    command.add_argument("--split", default="train", help="split of an hf:// data set (train)")
+    command.add_argument("--revision", help="branch, tag or commit of an hf:// data set (newest)")
+    command.add_argument(
+        "--limit", type=_count, metavar="N", help="records to take of an hf:// data set (all)"
+    )
     command.add_argument(
         "--messages", metavar="KEY",
         help="field or column of a conversation, a list of {role, content}, of which the "

@@ -16,8 +16,17 @@ from typing import BinaryIO, NamedTuple
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data.prepare.readers.arrays import array_documents, layout
+from seq1f1b_jax.data.prepare.readers.arrow import batch_offsets
 from seq1f1b_jax.data.prepare.readers.fields import Answered, Conversation, Document, Fields
-from seq1f1b_jax.data.prepare.readers.sources import CSV, JSON, JSONL, PARQUET, InputFile
+from seq1f1b_jax.data.prepare.readers.hub import HubSet, hub_documents
+from seq1f1b_jax.data.prepare.readers.sources import (
+    ARROW,
+    CSV,
+    JSON,
+    JSONL,
+    PARQUET,
+    InputFile,
+)
 from seq1f1b_jax.data.prepare.readers.streams import open_stream
 from seq1f1b_jax.data.prepare.readers.tables import table_documents
 from seq1f1b_jax.data.text import unreadable
@@ -91,6 +100,10 @@ def _cut_file(
 ) -> Iterator[Portion]:
     if file.kind == PARQUET:
         return _row_groups(file)
+    if file.kind == ARROW:
+        return _record_batches(file)
+    if file.hub is not None:
+        return _streamed(file, file.hub, fields)
     kind = layout(file) if file.kind == JSON else file.kind
     if isinstance(kind, UserError):
         return iter([Portion(file.path, JSON, 0, 1, True, True, file.num_bytes, held=(kind,))])
@@ -204,21 +217,49 @@ def _read_more(content: BinaryIO, data: bytearray) -> bool:
 def _cut_records(file: InputFile, kind: str, fields: Fields) -> Iterator[Portion]:
     """Portions of records that one process has to read, with their documents."""
     read = array_documents if kind == JSON else table_documents
-    held, size, start, counted = [], 0, 0, 0
+    start = counted = 0
     with open_stream(file.path, file.compression) as stream:
-        for document in read(file.path, stream.content, fields):
-            held.append(document)
-            size += RECORD_BYTES + _size(document)
-            if size >= PORTION_BYTES:
-                stop, position = start + len(held), stream.file.tell()
-                yield Portion(
-                    file.path, kind, start, stop, True, True, position - counted, held=tuple(held)
-                )
-                held, size, start, counted = [], 0, stop, position
-    stop = start + len(held)
-    yield Portion(
-        file.path, kind, start, stop, True, True, file.num_bytes - counted, held=tuple(held)
-    )
+        for held, last in _grouped(read(file.path, stream.content, fields)):
+            stop, position = start + len(held), file.num_bytes if last else stream.file.tell()
+            yield Portion(file.path, kind, start, stop, True, True, position - counted, held=held)
+            start, counted = stop, position
+
+
+def _grouped(
+    documents: Iterator[Document | UserError],
+) -> Iterator[tuple[tuple[Document | UserError, ...], bool]]:
+    """Documents in groups of at least `PORTION_BYTES`, and whether a group is the last."""
+    held, size = [], 0
+    for document in documents:
+        held.append(document)
+        size += RECORD_BYTES + _size(document)
+        if size >= PORTION_BYTES:
+            yield tuple(held), False
+            held, size = [], 0
+    yield tuple(held), True
+
+
+def _streamed(file: InputFile, hub: HubSet, fields: Fields) -> Iterator[Portion]:
+    """Portions of a data set of the Hub, with their documents."""
+    start = 0
+    for held, _ in _grouped(hub_documents(hub, fields)):
+        yield Portion(file.path, file.kind, start, start + len(held), True, True, 0, held=held)
+        start += len(held)
+
+
+def _record_batches(file: InputFile) -> Iterator[Portion]:
+    """Record batches that lie together, at least `PORTION_BYTES` of them."""
+    offsets = batch_offsets(file.path)
+    if not offsets:
+        raise UserError(f"{file.path} has 0 rows; take it out")
+    start = counted = 0
+    for at, (begin, stop) in enumerate(offsets):
+        start = start or begin  # no batch is at 0: the schema comes first
+        last = at + 1 == len(offsets)
+        if last or stop - start >= PORTION_BYTES:
+            position = file.num_bytes if last else stop
+            yield Portion(file.path, ARROW, start, stop, True, True, position - counted)
+            start, counted = 0, position
 
 
 def _row_groups(file: InputFile) -> Iterator[Portion]:

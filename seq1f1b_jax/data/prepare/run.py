@@ -66,7 +66,7 @@ def prepare(
     tokenizer = named_tokenizer(job)
     check_extensions(job)
     files, left_out = find_files(
-        job.sources, extensions=job.extensions, leave_out=(job.to, partial)
+        job.sources, extensions=job.extensions, leave_out=(job.to, partial), hub=job.hub
     )
     reasons = [f"{count:,} x {reason}" for reason, count in left_out.items() if count]
     if reasons:
@@ -117,7 +117,7 @@ def _fingerprint(job: PrepareJob, files: Sequence[InputFile], tokenizer: Tokeniz
     made = f"train {job.train_bpe}" if tokenizer is None else [tokenizer.sha256, tokenizer.eos]
     inputs = [
         [str(real_path(f.path)), f.kind, f.num_bytes, f.changed, *filter(None, [f.compression])]
-        for f in files
+        if f.hub is None else [f.kind, *f.hub] for f in files
     ]
     settings = [
         VERSION, PORTION_BYTES, made, job.fields.keys[0], job.separator, job.skip_bad,

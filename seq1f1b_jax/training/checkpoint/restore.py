@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from seq1f1b_jax.cli.renamed import model_name, with_positions
 from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
 from seq1f1b_jax.config.optimizer import COURSES, DEFAULTS, optimizer_from, resolve_optimizer
-from seq1f1b_jax.data import SequenceData
+from seq1f1b_jax.data import MixedData, SequenceData
+from seq1f1b_jax.data.mixture import MIXTURE, as_in
 from seq1f1b_jax.data.tokenizer import BYTES, TOKENIZER
 from seq1f1b_jax.distributed import ALONE, Group
 from seq1f1b_jax.paths import RUN_CONFIG, resolve
@@ -47,11 +48,19 @@ NEEDED = ("model", "optimizer", *(section for section, _ in NEEDED_SIZES))
 """Of the configuration in a checkpoint's `meta`."""
 
 
-def make_meta(config: Config, data: SequenceData) -> dict[str, Any]:
+class Restored(NamedTuple):
+    """The state of a checkpoint, and what was recorded beside it."""
+
+    state: TrainState
+    meta: Mapping[str, Any]
+
+
+def make_meta(config: Config, data: SequenceData | MixedData) -> dict[str, Any]:
     """What a checkpoint records beside the state."""
     tokenizer = data.corpus.tokenizer  # bytes, a folder with a tokenizer.json, or unknown
     kind = TOKENIZER if tokenizer not in (None, BYTES) else tokenizer
-    return {"config": asdict(config), "data": data.identity, "tokenizer": kind}
+    drawn = {MIXTURE: data.record} if isinstance(data, MixedData) else {}
+    return {"config": asdict(config), "data": data.identity, "tokenizer": kind, **drawn}
 
 
 def abstract_state(setup: Setup) -> TrainState:
@@ -70,6 +79,7 @@ def is_of_run(meta: Mapping[str, Any]) -> bool:
     config, data = meta.get("config"), meta.get("data")
     return (
         isinstance(data, dict) and "kind" in data and isinstance(config, dict)
+        and (data["kind"] != MIXTURE or isinstance(meta.get(MIXTURE), list))
         and all(isinstance(config.get(section), dict) for section in NEEDED)
         and _is_optimizer(config["optimizer"])
         and all(type(config[section].get(name)) is int for section, name in NEEDED_SIZES)
@@ -111,7 +121,9 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) -> None:
+def check_same_run(
+    meta: Mapping[str, Any], setup: Setup, data: SequenceData | MixedData
+) -> None:
     """Refuse a checkpoint of another model, optimizer or data, or of other numbers of sequences.
 
     Everything else may change: stages, chunks, schedule, the optimizer's settings but for its name
@@ -123,9 +135,9 @@ def check_same_run(meta: Mapping[str, Any], setup: Setup, data: SequenceData) ->
     """
     check_same_model(meta, setup)
     _check_same_optimizer(meta, setup)
-    changed = differences(meta["data"], data.identity)
+    changed = differences(meta["data"], as_in(meta["data"], data.identity))
     saved = meta["config"]["data"]
-    if data.identity.get("packing") == "documents":  # elsewhere there is nothing to restart
+    if setup.config.data.packing == "documents":  # elsewhere there is nothing to restart
         now = {"restart_positions": setup.config.data.restart_positions}
         changed += differences({name: saved.get(name) for name in now}, now)
     if changed:
@@ -208,11 +220,11 @@ def checkpoints_of(config: Config) -> Path:
 def restore_run(
     checkpointer: Checkpointer,
     setup: Setup,
-    data: SequenceData,
+    data: SequenceData | MixedData,
     report: Callable[[str], None],
     *,
     group: Group = ALONE,
-) -> TrainState | None:
+) -> Restored | None:
     """The newest good state of this run on the mesh, or None for a fresh folder.
 
     Process 0 looks for it and verifies it; all read what belongs on their devices.
@@ -234,7 +246,7 @@ def restore_run(
     checkpoint = read_checkpoint(folder_of(folder, step), step)
     state = place_state(checkpoint, setup)
     checkpointer.continue_from(step)
-    return state
+    return Restored(state, checkpoint.meta)
 
 
 def place_state(checkpoint: Checkpoint, setup: Setup) -> TrainState:

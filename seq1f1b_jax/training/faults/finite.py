@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.pipeline.params.rows import Reader, Rows, opened
 from seq1f1b_jax.training.checkpoint.record import named_leaves
-from seq1f1b_jax.training.evaluation import whole
+from seq1f1b_jax.training.evaluation.held_out import whole
 
 BAD = "{whose}: {name} holds numbers that are not finite{more}; take another"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import jax.numpy as jnp
 
 from seq1f1b_jax.config import Config
-from seq1f1b_jax.data import Corpus, SequenceData
+from seq1f1b_jax.data import MixedData, SequenceData
 from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.ops.attention import AttentionBackend
@@ -15,6 +15,7 @@ from seq1f1b_jax.training.faults.needs import Needs, shortage
 from seq1f1b_jax.training.preview.offload import describe_offload
 from seq1f1b_jax.training.preview.predict import Predicted
 from seq1f1b_jax.training.preview.seconds import describe_time
+from seq1f1b_jax.training.preview.sources import describe_data
 from seq1f1b_jax.training.setup import Setup
 
 GRID_WIDTH = 100
@@ -24,7 +25,7 @@ WHOLE, SPLIT = "B: backward, twice as long", "I and W: input and weight half of 
 
 def describe(
     setup: Setup,
-    data: SequenceData,
+    data: SequenceData | MixedData,
     *,
     num_params: int,
     predicted: Predicted,
@@ -63,9 +64,7 @@ def describe(
         f"{setup.num_sequences * table.seq_len:,} tokens",
         "compute": f"{jnp.dtype(pipeline.options.compute_dtype).name}, attention "
         f"{_attention(program.attention)}, recompute {config.executor.recompute}",
-        "data": f"{data.corpus.kind}, {data.corpus.tokens.size:,} tokens in "
-        f"{_count(data.corpus.num_files, 'file')}, sha256 {data.corpus.sha256[:12]}"
-        + describe_mask(data.corpus)
+        "data": describe_data(data, num_sequences=config.train.num_steps * setup.num_sequences)
         + f", packed documents fill {data.fill_rate:.1%}" * packed,
         "schedule": f"{pipeline.plan.name}: at most {max(peak_units(pipeline.plan))} of "
         f"{schedule.num_microbatches * table.num_chunks * pipeline.plan.stages_per_rank} units in "
@@ -81,21 +80,6 @@ def describe(
     if problem := shortage(setup, needs):
         notes.append(problem)
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
-
-
-def describe_mask(corpus: Corpus) -> str:
-    """Which share of the tokens counts for the loss; empty where all do.
-
-    Example:
-      >>> import numpy as np
-      >>> from seq1f1b_jax.data import Corpus
-      >>> from seq1f1b_jax.training.preview.header import describe_mask
-      >>> describe_mask(Corpus(np.zeros(8, np.uint8), 1, "prepared", "0", 1, num_counted=2))
-      ', 25.0% of its tokens count for the loss'
-    """
-    if corpus.num_counted is None:
-        return ""
-    return f", {corpus.num_counted / corpus.tokens.size:.1%} of its tokens count for the loss"
 
 
 def source_notes(config: Config, source: Source | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One JSON line per step in `metrics.jsonl`, and the same numbers to TensorBoard or W&B on request.
+"""One JSON line per step in `metrics.jsonl`, and the same numbers to services on request.
 
     {"step": 41, "loss": 2.31, "grad_norm": 0.8, "learning_rate": 0.001, "step_seconds": 0.52,
      "data_seconds": 0.0001, "tokens_per_second": 15753.8, "positions_per_second": 15753.8,
@@ -14,27 +14,28 @@ the former. A number that is not finite is written as null, since JSON has no Na
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from seq1f1b_jax.config import Config, UserError
 from seq1f1b_jax.host.files import LineFile, cannot_write, first_free, is_own, replace_file
 
 METRICS = "metrics.jsonl"
 BAD = ".bad"
 """Behind the name of the file: where lines are kept that no run wrote."""
-INSTALL = "in a clone: pip install '.[logging]'"
 
 
-class Sink(Protocol):
-    """Where numbers go beside the file."""
+class Receiver(Protocol):
+    """Takes the numbers too, and files of the run (`training/tracking`)."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of one step."""
         ...
 
-    def close(self) -> None:
+    def keep(self, path: Path) -> None:
+        """Keep a file."""
+        ...
+
+    def close(self, *, failed: bool) -> None:
         """Flush and release."""
         ...
 
@@ -49,7 +50,7 @@ class MetricsWriter:
     Args:
       path: the file; made if it does not exist.
       start_step: first step that this run will write; 0 for a fresh run.
-      sinks: further receivers, `tensorboard_sink(...)` and `wandb_sink(...)`.
+      sinks: further receivers, of `training/tracking`.
       say: receives notes about lines that are bad, or cannot be written.
 
     Raises:
@@ -69,7 +70,7 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, path: str | Path, *, start_step: int, sinks: tuple[Sink, ...] = (),
+        self, path: str | Path, *, start_step: int, sinks: tuple[Receiver, ...] = (),
         say: Callable[[str], None] = print,
     ):
         path = Path(path)
@@ -94,26 +95,42 @@ class MetricsWriter:
         """Write what could not be written before, if it can be now."""
         self._lines.catch_up()
 
-    def close(self) -> None:
+    def keep(self, *paths: Path) -> None:
+        """Hand files of the run to the sinks."""
+        for sink in self._sinks:
+            for path in paths:
+                sink.keep(path)
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether anything beside the file takes numbers and files."""
+        return bool(self._sinks)
+
+    def close(self, *, failed: bool = False) -> None:
         """Close the file and the sinks."""
         self._lines.close()
         for sink in self._sinks:
-            sink.close()
+            sink.close(failed=failed)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
 
 class NoMetrics:
     """Stands in for a writer in a process whose numbers another one writes."""
 
+    has_sinks = False
+
     def write(self, step: int, **values: float) -> None:
         """Nothing."""
 
     def catch_up(self) -> None:
+        """Nothing."""
+
+    def keep(self, *paths: Path) -> None:
         """Nothing."""
 
     def __enter__(self) -> "NoMetrics":
@@ -204,71 +221,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _is_number(value: Any) -> bool:
     return value is None or type(value) in (int, float)
-
-
-class _TensorBoard:
-    def __init__(self, writer: Any):
-        self._writer = writer
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WandB:
-    def __init__(self, run: Any):
-        self._run = run
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        # W&B wants its own step to rise with every call; ours is a field like the others.
-        self._run.log({"step": step, **values})
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-def tensorboard_sink(folder: str | Path, *, start_step: int) -> Sink:
-    """TensorBoard event files in `folder`; events of `start_step` and later are hidden as redone.
-
-    Raises:
-      UserError: tensorboardX is not installed.
-    """
-    try:
-        from tensorboardX import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise _not_installed("logging.tensorboard", "tensorboardX") from error
-    return _TensorBoard(SummaryWriter(str(folder), purge_step=start_step))
-
-
-def wandb_sink(folder: str | Path, *, project: str, config: Mapping[str, Any]) -> Sink:
-    """A Weights & Biases run with the run's configuration; its files go below `folder`.
-
-    Raises:
-      UserError: wandb is not installed.
-    """
-    try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise _not_installed("logging.wandb", "wandb") from error
-    return _WandB(wandb.init(project=project, dir=str(folder), config=dict(config)))
-
-
-def open_sinks(config: Config, folder: Path, start: int) -> tuple[Sink, ...]:
-    """TensorBoard and W&B, if requested."""
-    sinks: list[Sink] = []
-    if config.logging.tensorboard:
-        sinks.append(tensorboard_sink(folder / "tensorboard", start_step=start))
-    if config.logging.wandb:
-        project = config.logging.wandb_project
-        sinks.append(wandb_sink(folder, project=project, config=asdict(config)))
-    return tuple(sinks)
-
-
-def _not_installed(setting: str, package: str) -> UserError:
-    return UserError(
-        f"{setting}=true needs {package}, which is not installed; install the extra `logging` "
-        f"({INSTALL}) or set {setting}=false"
-    )

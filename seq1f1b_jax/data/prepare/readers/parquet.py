@@ -45,17 +45,32 @@ def read_columns(
     with open_parquet(path) as opened:
         schema = opened.schema_arrow
         for key in fields.keys:
-            _check_column(path, schema, key, fields.kind)
+            check_column(path, schema, key, fields.kind)
         row = 0
         for batch in opened.iter_batches(ROWS, row_groups=[group], columns=list(fields.keys)):
-            columns = [batch.column(batch.schema.names.index(key)) for key in fields.keys]
-            for values in zip(*columns, strict=True):
-                yield row, _values(path, group, row, fields, values)
+            for values in rows_of(batch, fields):
+                yield row, row_values(f"{path}: row {row} of row group {group}", fields, values)
                 row += 1
 
 
-def _check_column(path: Path, schema: Any, key: str, kind: str) -> None:
-    """Refuse a column that is missing, or holds neither text nor, of messages, lists of objects."""
+def rows_of(batch: Any, fields: Fields) -> Iterator[tuple[Any, ...]]:
+    """The values of the fields, row by row, of a `pyarrow.RecordBatch`."""
+    columns = [batch.column(batch.schema.names.index(key)) for key in fields.keys]
+    return zip(*columns, strict=True)
+
+
+def check_column(path: Path, schema: Any, key: str, kind: str) -> None:
+    """Refuse a column that is missing, or holds neither text nor, of messages, lists of objects.
+
+    Args:
+      path: the file, for messages.
+      schema: a `pyarrow.Schema`.
+      key: the column.
+      kind: of document that it is for (`Fields.kind`).
+
+    Raises:
+      UserError: there is no such column, or it holds something else.
+    """
     import pyarrow
 
     if key not in schema.names:
@@ -72,14 +87,15 @@ def _check_column(path: Path, schema: Any, key: str, kind: str) -> None:
     raise UserError(f"{path}: column {key!r} is {found}, not {wanted}; name another one")
 
 
-def _values(
-    path: Path, group: int, row: int, fields: Fields, values: tuple[Any, ...]
+def row_values(
+    where: str, fields: Fields, values: tuple[Any, ...]
 ) -> Mapping[str, Any] | UserError:
+    """The values of a row by name, or what is wrong with it; `where` names the row."""
     try:
         found = [value.as_py() for value in values]
     except UnicodeDecodeError as error:
         return UserError(
-            f"{path}: row {row} of row group {group} is not UTF-8 (byte {error.start} of its "
-            "text); correct it, or leave such rows out with --skip-bad"
+            f"{where} is not UTF-8 (byte {error.start} of its text); correct it, or leave such "
+            "rows out with --skip-bad"
         )
     return dict(zip(fields.keys, ("" if value is None else value for value in found), strict=True))

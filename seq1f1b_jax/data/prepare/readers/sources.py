@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seq1f1b_jax.config import UserError
+from seq1f1b_jax.data.prepare.readers.hub import WHOLE, HubSet, is_hub, look_up
+from seq1f1b_jax.data.prepare.readers.saved import saved_files
 from seq1f1b_jax.data.prepare.readers.streams import COMPRESSIONS, check_readable
 from seq1f1b_jax.data.text import real_path, stdlib_files, walk_folder
 
 TEXT, JSONL, JSON, CSV, PARQUET = "text", "jsonl", "json", "csv", "parquet"
-KEYED = (JSONL, JSON, CSV, PARQUET)  # the text is one field of each record
+ARROW, HUB = "arrow", "a data set of the Hub"
+KEYED = (JSONL, JSON, CSV, PARQUET, ARROW, HUB)  # the text is one field of each record
 KINDS: Mapping[str, str] = {  # by lower-case suffix; all others are text
     ".jsonl": JSONL, ".ndjson": JSONL, ".jsonlines": JSONL, ".json": JSON,
-    ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET,
+    ".csv": CSV, ".tsv": CSV, ".parquet": PARQUET, ".arrow": ARROW,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".7z", ".rar")
 UNREAD_COMPRESSIONS = (".lz4", ".br", ".z", ".lzma", ".sz")
@@ -25,10 +28,11 @@ class InputFile(NamedTuple):
 
     Attributes:
       path: where it is.
-      kind: `text`, `jsonl`, `json`, `csv` or `parquet`.
+      kind: one of those above.
       num_bytes: its size.
       changed: modification time in nanoseconds.
       compression: `gz`, `bz2`, `xz` or `zst`; empty: none.
+      hub: the data set of the Hub that it is instead; `path` only names it.
     """
 
     path: Path
@@ -36,6 +40,7 @@ class InputFile(NamedTuple):
     num_bytes: int
     changed: int
     compression: str = ""
+    hub: HubSet | None = None
 
 
 class Found(NamedTuple):
@@ -46,29 +51,36 @@ class Found(NamedTuple):
 
 
 def find_files(
-    sources: Sequence[str], *, extensions: Sequence[str] = (), leave_out: Sequence[Path] = ()
+    sources: Sequence[str], *, extensions: Sequence[str] = (), leave_out: Sequence[Path] = (),
+    hub: HubSet = WHOLE,
 ) -> Found:
-    """The files of all sources in order, those of a folder by relative path.
+    """The files of all sources in order, those of a folder by relative path, the Hub's last.
 
     Args:
-      sources: files, folders (searched recursively, hidden names left out), or `stdlib`.
+      sources: files, folders (searched recursively, hidden names left out), `stdlib`, or data sets
+        of the Hub.
       extensions: take only files of folders with these extensions, such as `.txt`; empty: all.
       leave_out: folders whose files are ignored, such as the output.
+      hub: what to take of data sets of the Hub.
 
     Raises:
       UserError: a source that is missing, unreadable, in an unknown compression or given twice, or
         a folder without such files.
     """
     left_out: Counter[str] = Counter()
-    paths = [path for source in sources for path in _files_of(source, extensions, left_out)]
+    local = [source for source in sources if not is_hub(source)]
+    paths = [path for source in local for path in _files_of(source, extensions, left_out)]
     outside = [real_path(folder) for folder in leave_out]
     paths = [path for path in paths if not any(map(real_path(path).is_relative_to, outside))]
-    once = {real_path(path) for path in paths}
-    if len(once) < len(paths):
+    streamed = [look_up(source, hub) for source in sources if is_hub(source)]
+    once = {real_path(path) for path in [*paths, *(one.path for one in streamed)]}
+    if len(once) < len(paths) + len(streamed):
         raise UserError(
-            f"{len(paths)} files were given and {len(once)} are different; give each source once"
+            f"{len(paths) + len(streamed)} files were given and {len(once)} are different; give "
+            "each source once"
         )
-    return Found([_examine(path) for path in paths], left_out)
+    sets = [InputFile(one.path, HUB, 0, 0, hub=one) for one in streamed]
+    return Found([*map(_examine, paths), *sets], left_out)
 
 
 def kind_of(path: Path) -> tuple[str, str]:
@@ -92,8 +104,8 @@ def kind_of(path: Path) -> tuple[str, str]:
         known = ", ".join(COMPRESSIONS)
         raise UserError(f"{path} is compressed, and {known} are read; unpack it first")
     kind = KINDS.get(inner, TEXT)
-    if kind == PARQUET and compression:
-        raise UserError(f"{path}: parquet is compressed inside, not around; unpack it first")
+    if kind in (PARQUET, ARROW) and compression:
+        raise UserError(f"{path}: {kind} is compressed inside, not around; unpack it first")
     return kind, compression
 
 
@@ -104,6 +116,8 @@ def _files_of(
         return stdlib_files()
     if not Path(source).is_dir():
         return [Path(source)]
+    if (saved := saved_files(Path(source))) is not None:
+        return saved
     found = walk_folder(Path(source))
     endings = tuple(extension.lower() for extension in extensions)
     chosen = [path for path in found.files if not endings or path.name.lower().endswith(endings)]
