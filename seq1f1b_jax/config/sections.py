@@ -49,6 +49,9 @@ class TrainConfig:
       eval_every: steps between evaluations on held-out text; 0: at the end only.
       eval_sequences: held-out sequences in one evaluation, the first ones in their fixed order;
         None: all. Losses are comparable across microbatch sizes and meshes.
+      z_loss: factor of the squared logarithm of the softmax's denominator that is added to a
+        token's loss while training, and keeps logits small; 1e-4 is usual. An evaluation leaves it
+        out.
       seed: seed of the initial parameters and of the sample.
       sample_tokens: tokens sampled from the trained model at the end; 0: none.
       output_dir: folder of checkpoints, metrics and the run's configuration.
@@ -66,6 +69,7 @@ class TrainConfig:
     num_steps: int = 200
     eval_every: int = 100
     eval_sequences: int | None = 64
+    z_loss: float = 0.0
     seed: int = 0
     sample_tokens: int = 200
     output_dir: str = "runs/default"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seq1f1b_jax.ops.loss import (
+    LossRule,
     cross_entropy_and_grads,
     cross_entropy_reference,
     num_targets,
@@ -13,6 +14,7 @@ from seq1f1b_jax.ops.loss import (
 )
 
 VOCAB, DIM = 11, 6
+PLAIN = LossRule()
 
 CASES = {  # name: (B, T, block_tokens)
     "one block": (2, 8, 64),
@@ -44,16 +46,16 @@ def random_inputs(shape, dtype):
     return last, table, y, jnp.asarray(targets)
 
 
-def fused(shape, last, table, y, targets, grads):
+def fused(shape, last, table, y, targets, grads, rule=PLAIN):
     call = jax.jit(
-        lambda *x: cross_entropy_and_grads(final, *x, block_tokens=shape[2])
+        lambda *x: cross_entropy_and_grads(final, *x, block_tokens=shape[2], rule=rule)
     )
     return call(last, table, y, targets, grads)
 
 
-def reference(last, table, y, targets):
+def reference(last, table, y, targets, rule=PLAIN):
     def loss(last, table, y):
-        return cross_entropy_reference(final, last, table, y, targets)
+        return cross_entropy_reference(final, last, table, y, targets, rule)
 
     call = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     value, (dlast, dtable, dy) = call(last, table, y)
@@ -79,6 +81,23 @@ def test_reference_is_minus_the_log_probability_of_the_targets(x64):
     )
     value = cross_entropy_reference(final, last, table, y, targets)
     assert float(value) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    "rule", [LossRule(softcap=1.5), LossRule(z_loss=0.1), LossRule(0.7, 0.3)], ids=str
+)
+def test_soft_cap_and_z_loss_are_those_of_whole_logits(rule, x64):
+    shape = CASES["tail block"]
+    last, table, y, targets = random_inputs(shape, jnp.float64)
+    loss, dy, grads = reference(last, table, y, targets, rule)
+    zeros = jax.tree.map(jnp.zeros_like, (last, table))
+    found = fused(shape, last, table, y, targets, zeros, rule)
+    for got, expected in zip(
+        jax.tree.leaves(found), jax.tree.leaves((loss, dy, grads)), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-13)
+    plain = reference(last, table, y, targets)[0]
+    assert abs(float(loss) - float(plain)) > 0.1
 
 
 @cases
