@@ -66,6 +66,11 @@ CASES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama, rope llama3": ("llama", {**LLAMA, "rope_parameters": LLAMA3}),
     "llama, rope yarn": ("llama", {**LLAMA, "rope_parameters": YARN}),
     "llama, rope linear": ("llama", {**LLAMA, "rope_parameters": LINEAR}),
+    "llama, rope dynamic": (
+        "llama",
+        {**LLAMA, "max_position_embeddings": 16,
+         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
+    ),
     "mistral": ("mistral", {**LLAMA, "sliding_window": WINDOW}),
     "mistral, no window": ("mistral", {**LLAMA, "sliding_window": None}),
     "ministral": (
@@ -167,7 +172,7 @@ def compare(case: str) -> dict[str, Any]:
         fields = source.fields
         trained = fields["rope"].original_max_positions if "rope" in fields else None
         if trained is not None:
-            fields["rope"] = replace(fields["rope"], long=TOKENS.shape[1] > trained)
+            fields["rope"] = replace(fields["rope"], length=TOKENS.shape[1])
         stage = build_stage(**fields)
         params = load_canonical(source, stage)
         row = {

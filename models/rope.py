@@ -13,6 +13,7 @@ their angles and may stay; slow ones would reach unseen angles and are stretched
     yarn     a ramp over the dimensions, from beta_fast turns down to beta_slow turns
     llama3   a ramp over the turns, from high_freq_factor down to low_freq_factor
     longrope a factor for each, found by a search: one list up to the trained length, one beyond it
+    dynamic  as ntk, with factor * length / original_max_positions - (factor - 1) for the factor
 """
 
 import math
@@ -112,13 +113,12 @@ def inverse_frequencies(
     arXiv 2309.00071, sections 3.1 to 3.4; llama3: the code published with Llama 3.1; longrope: Ding
     et al., arXiv 2402.13753, section 3.
     """
-    if rope.type == "ntk":
-        theta *= rope.factor ** (head_dim / (head_dim - 2))
+    theta *= base_factor(rope) ** (head_dim / (head_dim - 2)) if head_dim > 2 else 1
     plain = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    if rope.type in ("none", "ntk"):
+    if rope.type in ("none", "ntk", "dynamic"):
         return plain, 1.0
     if rope.type == "longrope":
-        factors = rope.long_factors if rope.long else rope.short_factors
+        factors = rope.long_factors if _is_longer(rope) else rope.short_factors
         return plain / np.asarray(factors), attention_factor(rope)
     stretched = plain / rope.factor
     if rope.type == "linear":
@@ -128,6 +128,26 @@ def inverse_frequencies(
     else:
         kept = _llama3_ramp(plain, rope)
     return kept * plain + (1 - kept) * stretched, attention_factor(rope)
+
+
+def base_factor(rope: RopeConfig) -> float:
+    """How many times longer a sequence is for which the base is raised; 1: it is not.
+
+    Example:
+      >>> from seq1f1b_jax.config import RopeConfig
+      >>> base_factor(RopeConfig("dynamic", factor=2.0, original_max_positions=100, length=150))
+      2.0
+    """
+    if rope.type == "ntk":
+        return rope.factor
+    if rope.type != "dynamic" or not _is_longer(rope):
+        return 1.0
+    assert rope.length and rope.original_max_positions  # it is longer
+    return rope.factor * rope.length / rope.original_max_positions - (rope.factor - 1)
+
+
+def _is_longer(rope: RopeConfig) -> bool:
+    return (rope.length or 0) > (rope.original_max_positions or 0)
 
 
 def attention_factor(rope: RopeConfig) -> float:
@@ -181,12 +201,12 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
             f"rope_theta={theta} is below 1, so later pairs of dimensions would turn faster, not "
             "slower; 10000 is usual"
         )
-    if rope.type == "ntk" and head_dim <= 2:
+    if rope.type in ("ntk", "dynamic") and head_dim <= 2:
         raise ValueError(
-            f"rope.type='ntk' raises the base to a power of D / (D - 2) and head_dim={head_dim}; "
+            f"rope.type={rope.type!r} raises the base to a power of D / (D - 2) and head_dim={head_dim}; "
             "use rope.type='linear'"
         )
-    if rope.type in ("yarn", "llama3", "longrope"):
+    if rope.type in ("yarn", "llama3", "longrope", "dynamic"):
         _check_length(rope)
     if rope.type in ("yarn", "llama3"):
         _check_ramp(rope)

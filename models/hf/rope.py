@@ -11,12 +11,6 @@ from typing import Any
 from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.models.hf.settings import CheckedValues, short
 
-CURES = {
-    "dynamic": "its frequencies change with the sequence's length; remove the setting from the "
-    "config and stretch by a fixed factor instead: --model.rope.type ntk --model.rope.factor F",
-}
-
-
 # The options of each type; any other would be silently ignored.
 OPTIONS = {
     "default": (),
@@ -29,6 +23,7 @@ OPTIONS = {
         "mscale", "mscale_all_dim", "truncate",
         "finetuned",  # how the weights were made; changes no frequency
     ),
+    "dynamic": ("factor", "original_max_position_embeddings"),
     "longrope": (
         "factor", "short_factor", "long_factor", "original_max_position_embeddings",
         "attention_factor",
@@ -143,6 +138,11 @@ def _read(settings: CheckedValues, spelled: str, theta: float) -> tuple[float, R
         return theta, RopeConfig(
             "llama3", **numbers, original_max_positions=_trained_length(rope, settings)
         )
+    if kind == "dynamic":
+        length = settings.count("max_position_embeddings")
+        return theta, RopeConfig(
+            "dynamic", factor=rope.number("factor"), original_max_positions=length
+        )
     if kind == "longrope":
         return theta, _longrope(rope, settings)
     return theta, _yarn(rope, settings)
@@ -173,7 +173,7 @@ def _kind(rope: CheckedValues) -> str:
     if not isinstance(kind, str) or kind not in OPTIONS:
         raise UserError(
             f"{rope.where}: rope type {kind!r} is not supported ({', '.join(OPTIONS)} are): "
-            f"{CURES.get(str(kind), 'use a checkpoint without it')}"
+            "use a checkpoint without it"
         )
     strange = [f"{name}={short(rope.get(name))}" for name in options if name not in OPTIONS[kind]]
     if strange:
@@ -266,6 +266,8 @@ def write_rope_by_kind(
 
 
 def _options(rope: RopeConfig) -> dict[str, Any]:
+    if rope.type == "dynamic":
+        return {}
     trained = {"original_max_position_embeddings": rope.original_max_positions}
     if rope.type == "llama3":
         return trained | {

@@ -91,8 +91,8 @@ def _spelled_out(stage: Decoder) -> Decoder:
     if stage.rope.type == "ntk":
         theta = stage.rope_theta * stage.rope.factor ** (stage.head_dim / (stage.head_dim - 2))
         stage = replace(stage, rope=RopeConfig(), rope_theta=theta)
-    # which factors a run uses is not the checkpoint's
-    stage = replace(stage, layer_pattern=stage.layer_kinds, rope=replace(stage.rope, long=None))
+    # the length of a run's sequences is not the checkpoint's
+    stage = replace(stage, layer_pattern=stage.layer_kinds, rope=replace(stage.rope, length=None))
     if set(stage.layer_pattern) == {"full"}:
         stage = replace(stage, layer_pattern=(), window=None)
     ones = ("embedding_scale", "residual_scale", "logit_scale")

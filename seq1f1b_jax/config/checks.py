@@ -107,7 +107,7 @@ def _model(config: Config) -> Iterator[str]:
         given = next(f for f, v in vars(RopeConfig()).items() if getattr(model.rope, f) != v)
         yield (
             f"model.rope.{given}={getattr(model.rope, given)} has no effect without a type; set "
-            "model.rope.type to linear, ntk, yarn, llama3 or longrope"
+            "model.rope.type to linear, ntk, yarn, llama3, longrope or dynamic"
         )
     if model.window is not None and model.window < 1:
         yield (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-RopeType = Literal["none", "linear", "ntk", "yarn", "llama3", "longrope"]
+RopeType = Literal["none", "linear", "ntk", "yarn", "llama3", "longrope", "dynamic"]
 ROPE_TYPES: tuple[str, ...] = get_args(RopeType)
 Positions = Literal["learned", "rotary"]
 LayerKind = Literal["full", "window", "unrotated"]
@@ -25,9 +25,9 @@ class RopeConfig:
     Attributes:
       type: `none`; `linear` divides positions by factor; `ntk` raises the base instead; `yarn`
         divides for slow frequencies only; `llama3` likewise, as Llama 3.1 does; `longrope` divides
-        each by a factor of its own.
+        each by a factor of its own; `dynamic` raises the base by the length of the sequences.
       factor: how many times longer.
-      original_max_positions: length the model was trained on (yarn, llama3, longrope).
+      original_max_positions: length the model was trained on (yarn, llama3, longrope, dynamic).
       low_freq_factor: turns over that length below which a frequency is divided by factor (llama3).
       high_freq_factor: turns above which it is unchanged (llama3).
       beta_fast: turns above which it is unchanged (yarn).
@@ -36,7 +36,7 @@ class RopeConfig:
         1 + ln(factor) / ln(original_max_positions) (longrope).
       short_factors: of every pair of dims, for sequences up to that length (longrope).
       long_factors: likewise for longer ones (longrope).
-      long: whether sequences are longer; None: as data.seq_len says (longrope).
+      length: of the sequences; None: data.seq_len (longrope, dynamic).
     """
 
     type: RopeType = "none"
@@ -49,7 +49,7 @@ class RopeConfig:
     attention_factor: float | None = None
     short_factors: tuple[float, ...] | None = None
     long_factors: tuple[float, ...] | None = None
-    long: bool | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,8 @@ def fill_model(config: Config, fields: Mapping[str, Any] | None = None) -> Confi
         model = replace(model, vocab_size=max(filter(None, rows), default=None))
     if model.max_positions is None:
         model = replace(model, max_positions=config.data.seq_len)
-    trained = model.rope.original_max_positions
-    if model.rope.type == "longrope" and model.rope.long is None and trained:
-        rope = replace(model.rope, long=config.data.seq_len > trained)
-        model = replace(model, rope=rope)
+    if model.rope.type in ("longrope", "dynamic") and model.rope.length is None:
+        model = replace(model, rope=replace(model.rope, length=config.data.seq_len))
     return replace(config, model=model)
 
 

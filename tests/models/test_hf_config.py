@@ -167,9 +167,9 @@ REFUSED = {
     "several at once": (
         {**GPT2, "activation_function": "relu", "scale_attn_weights": False},
         "activation_function='relu' .*; scale_attn_weights=False"),
-    "dynamic": (
-        {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        "'dynamic' is not supported .* --model.rope.type ntk"),
+    "a type of rope": (
+        {**LLAMA, "rope_scaling": {"type": "proportional", "factor": 2.0}},
+        "'proportional' is not supported .default, linear"),
     "longrope without its factors": (
         {**LLAMA, "rope_scaling": {"rope_type": "longrope", "long_factor": [1.0, 2.0, 3.0]}},
         "short_factor is missing"),

@@ -50,7 +50,8 @@ def test_yarns_exported_lengths_have_its_factor():
 
 SIZES = {"num_layers": 2, "model_dim": 24, "num_heads": 4, "vocab_size": 10, "max_positions": 16}
 UNKNOWN = {
-    "output bias alone": ("llama", {"output_bias": True}, "qkv_bias=False, output_bias=True"),
+    "output bias and a window": (
+        "llama", {"output_bias": True, "window": 3}, "qkv_bias=False, output_bias=True"),
     "biases and a window": (
         "llama", {"qkv_bias": True, "output_bias": True, "window": 3}, "window=3 are together"),
     "grouped gpt": ("gpt", {"num_kv_heads": 2}, "num_kv_heads=2.*GPT-2"),

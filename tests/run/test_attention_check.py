@@ -2,7 +2,7 @@
 
 import pytest
 
-from seq1f1b_jax.ops.attention import choose, cudnn
+from seq1f1b_jax.ops.attention import PLAIN, choose, cudnn
 from seq1f1b_jax.ops.attention.parts import Kernel, make_backend
 from tests.ops.test_parts import STAND_IN
 from tests.run.tiny import command_line, run
@@ -24,10 +24,10 @@ def doubled(*inputs, **options):
 def test_the_run_goes_on(kernel, reason, source, tmp_path, monkeypatch):
     real = choose.get_backend
 
-    def get_backend(name, *, window=None, **options):
+    def get_backend(name, *, scoring=PLAIN, **options):
         if name == "cudnn":
-            return make_backend(name, kernel, window=window)
-        return real(name, window=window, **options)
+            return make_backend(name, kernel, scoring=scoring)
+        return real(name, scoring=scoring, **options)
 
     monkeypatch.setattr(cudnn, "reason_against", lambda **_: None)
     monkeypatch.setattr(choose, "get_backend", get_backend)

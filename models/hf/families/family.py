@@ -111,6 +111,8 @@ def write_sizes(stage: Llama, length: int | None) -> dict[str, Any]:
 def _stretched_length(stage: Llama) -> int | None:
     # Some versions of transformers take yarn's factor from the ratio of these two lengths.
     trained = stage.rope.original_max_positions
+    if stage.rope.type == "dynamic":
+        return trained
     if stage.rope.type not in ("yarn", "longrope") or trained is None:
         return None
     return round(stage.rope.factor * trained)
