@@ -203,8 +203,8 @@ def check_rope(rope: RopeConfig, *, head_dim: int, theta: float) -> None:
         )
     if rope.type in ("ntk", "dynamic") and head_dim <= 2:
         raise ValueError(
-            f"rope.type={rope.type!r} raises the base to a power of D / (D - 2) and head_dim={head_dim}; "
-            "use rope.type='linear'"
+            f"rope.type={rope.type!r} raises the base to a power of D / (D - 2) and head_dim="
+            f"{head_dim}; use rope.type='linear'"
         )
     if rope.type in ("yarn", "llama3", "longrope", "dynamic"):
         _check_length(rope)
