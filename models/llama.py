@@ -161,11 +161,9 @@ class LlamaLayer(nnx.Module):
         norm = partial(sizes.make_norm, rngs=rngs)
         # after a sublayer, devices that do not share the tokens compute the same
         parts = sizes.tensor.size // sizes.tensor.token_parts
+        # in this order: it decides which random numbers a weight begins with
         if self.placement != "after":
-            self.attention_norm, self.mlp_norm = norm(d), norm(d)
-        if self.placement != "before":
-            self.attention_post_norm = norm(d, parts=parts)
-            self.mlp_post_norm = norm(d, parts=parts)
+            self.attention_norm = norm(d)
         self.attention = Heads(
             d, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
             head_dim=sizes.head_dim, qkv_bias=sizes.qkv_bias, output_bias=sizes.output_bias,
@@ -173,10 +171,15 @@ class LlamaLayer(nnx.Module):
             tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads,
             norm=None if sizes.qk_norm == "none" else norm, whole_norm=sizes.qk_norm == "width",
         )
+        if self.placement != "after":
+            self.mlp_norm = norm(d)
         self.mlp = GatedMlp(
             d, sizes.mlp_dim, output_std=std, rngs=rngs, activation=sizes.activation,
             bias=sizes.mlp_bias, tensor=sizes.tensor,
         )
+        if self.placement != "before":
+            self.attention_post_norm = norm(d, parts=parts)
+            self.mlp_post_norm = norm(d, parts=parts)
 
     def pre(self, x, context):
         norm = _same if self.placement == "after" else self.attention_norm

@@ -72,8 +72,8 @@ def page_of(path: str) -> str:
     """The page that stands for a path of the repository, with a heading in it where that is a part.
 
     Example:
-      >>> page_of("docs/data.md"), page_of("models/hf/tables.py")
-      ('data.md', 'api/models/hf/index.md#seq1f1b_jax.models.hf.tables')
+      >>> page_of("docs/data.md"), page_of("models/hf/rules.py")
+      ('data.md', 'api/models/hf/index.md#seq1f1b_jax.models.hf.rules')
     """
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
