@@ -16,7 +16,8 @@ class KindTable:
     """Kind of every layer of every stage.
 
     Args:
-      kinds: of the layers along the model, by number.
+      kinds: of the layers along the model, by number; over again where a program has more layers,
+        as one that times a part of a model.
       layers_per_stage: layers of every stage along the model.
 
     Example:
@@ -29,7 +30,7 @@ class KindTable:
         self._table = np.full((len(layers_per_stage), max(layers_per_stage)), -1, np.int32)
         ends = list(accumulate(layers_per_stage))
         for row, count, end in zip(self._table, layers_per_stage, ends, strict=True):
-            row[:count] = kinds[end - count : end]
+            row[:count] = [kinds[layer % len(kinds)] for layer in range(end - count, end)]
 
     def at(
         self, stage: int | jax.Array, layer: int | jax.Array
