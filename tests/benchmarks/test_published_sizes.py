@@ -22,6 +22,7 @@ def test_rows_have_the_sizes_of_the_paper():
     assert SHAPES["7b_131072_seq1f1b_none"].axes == {"pipe": 4, "tensor": 8}
 
 
+@pytest.mark.slow
 def test_bytes_of_a_compiled_step():
     step = published_sizes.build(TINY, mesh=make_mesh(2))
     state = published_sizes.abstract_state(step)

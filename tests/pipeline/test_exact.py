@@ -102,7 +102,7 @@ def test_positions(case):
 COVER = cases.pairwise_cases()[len(cases.TRAPS) :]
 
 
-@pytest.mark.parametrize("case", some_slow(COVER, every=3), ids=[case.id for case in COVER])
+@pytest.mark.parametrize("case", some_slow(COVER, every=4), ids=[case.id for case in COVER])
 def test_pairwise(case):
     check(case)
 

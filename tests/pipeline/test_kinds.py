@@ -69,9 +69,8 @@ CASES = {
 
 
 EVERY_DAY = (
-    "gemma 3, stages that differ, tied", "gemma 3, a ring, packed",
-    "gemma 3, two devices, unrolled, on the host", "smollm 3, split, unrolled",
-    "olmo 3, everything again", "granite, split",
+    "gemma 3, stages that differ, tied", "gemma 3, two devices, unrolled, on the host",
+    "smollm 3, split, unrolled", "granite, split",
 )
 
 
@@ -131,7 +130,7 @@ SCORED = {
 }
 
 
-@pytest.mark.parametrize("case", some_slow(SCORED.values(), every=2), ids=SCORED)
+@pytest.mark.parametrize("case", some_slow(SCORED.values(), every=4), ids=SCORED)
 def test_sinks_alibi_and_values_of_another_width(case):
     sizes = dict(cases.SIZES, num_layers=sum(case.layers_per_stage), head_dim=4, tied=False)
     stage = Scored(

@@ -171,7 +171,7 @@ def test_cpu_program(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "llama, selective, unequal stages" + DOCUMENTS,
+        pytest.param("llama, selective, unequal stages" + DOCUMENTS, marks=slow),
         pytest.param("gpt, stores all, equal stages" + TENSOR, marks=slow),
     ],
 )

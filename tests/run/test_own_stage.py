@@ -58,6 +58,7 @@ def test_export_is_refused_with_the_reason(own, tmp_path):
     assert_one_line(outcome, ["export", f"model.stage={NAME}", "Trainer.params()"])
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume_is_bit_equal(cache, source, tmp_path):
     changes = {**OWN, "train__num_steps": NUM_STEPS, "checkpoint__every": 1}
     started = []
