@@ -59,8 +59,7 @@ def tensors(stage, params, kind):
             yield f"blk.{layer}.ffn_{name}.weight", p["mlp"][name]["kernel"].T
 
 
-def write(path, stage, params, *, kind="llama", quantized="F32", extra=(), change=None):
-    writer = gguf.GGUFWriter(path, kind)
+def add_sizes(writer, stage):
     writer.add_block_count(stage.num_layers)
     writer.add_context_length(2048)
     writer.add_embedding_length(stage.model_dim)
@@ -69,6 +68,18 @@ def write(path, stage, params, *, kind="llama", quantized="F32", extra=(), chang
     writer.add_head_count_kv(stage.num_kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(stage.rope_theta)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write(path, stage, params, *, kind="llama", quantized="F32", extra=(), change=None):
+    writer = gguf.GGUFWriter(path, kind)
+    add_sizes(writer, stage)
     writer.add_eos_token_id(2)
     if change:
         change(writer)
@@ -79,10 +90,7 @@ def write(path, stage, params, *, kind="llama", quantized="F32", extra=(), chang
         else:
             raw = gguf.quants.quantize(np.ascontiguousarray(value), code)
             writer.add_tensor(name, raw, raw_dtype=code)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -8,7 +8,15 @@ from seq1f1b_jax.config import RopeConfig, UserError
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import load_canonical, read_source
 from seq1f1b_jax.models.rope import inverse_frequencies
-from tests.models.test_hf_gguf import HEAD_DIM, SIZES, parameters, tensors, write
+from tests.models.test_hf_gguf import (
+    HEAD_DIM,
+    SIZES,
+    add_sizes,
+    finish,
+    parameters,
+    tensors,
+    write,
+)
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf: pip install gguf")
 
@@ -36,20 +44,10 @@ def shards(folder, *, count=3):
         writer.add_uint16("split.count", count)
         writer.add_int32("split.tensors.count", len(everything))
         if number == 0:
-            writer.add_block_count(stage.num_layers)
-            writer.add_context_length(2048)
-            writer.add_embedding_length(stage.model_dim)
-            writer.add_feed_forward_length(stage.mlp_dim)
-            writer.add_head_count(stage.num_heads)
-            writer.add_head_count_kv(stage.num_kv_heads)
-            writer.add_layer_norm_rms_eps(1e-5)
-            writer.add_rope_freq_base(stage.rope_theta)
+            add_sizes(writer, stage)
         for name, value in everything[number::count]:
             writer.add_tensor(name, np.ascontiguousarray(value))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
     return folder / f"m-00001-of-{count:05d}.gguf", stage, params
 
 

@@ -174,3 +174,17 @@ def test_documents_take_blockwise_where_the_choice_is_open():
     assert at("auto", fast).why == "cudnn has no mask for documents"
     with pytest.raises(ValueError, match="attention='cudnn': cudnn has no mask for documents"):
         at("cudnn", fast)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "lacking"),
+    [(Scoring(softcap=50.0), "soft cap of scores"), (Scoring(slopes=(0.5,) * 8), "ALiBi")],
+)
+def test_what_cudnn_lacks_is_named_and_auto_goes_on(scoring, lacking):
+    heads = replace(HEADS, scorings=(PLAIN, scoring))  # in some layers only
+    with pytest.raises(ValueError, match=f"cuDNN's kernel has no {lacking}"):
+        choose_backend("cudnn", [H100()], heads)
+    backend = choose_backend("auto", [H100()], heads)
+    assert backend.name == "xla_blockwise" and lacking in backend.why
+    with pytest.raises(ValueError, match=f"'cudnn' has no {lacking}.* use 'xla_blockwise'"):
+        make_backend("cudnn", cudnn.KERNEL).of(scoring)

@@ -67,9 +67,8 @@ def reason_against(
         )
     if value_dim not in (None, head_dim):
         return f"cuDNN is called for values as wide as keys, {head_dim}, not {value_dim}"
-    missing = scoring.missing(softcap=False, slopes=False)
-    if missing is not None:
-        return f"cuDNN's kernel has {missing}"
+    if scoring.bends:
+        return f"cuDNN's kernel has no {scoring.bent_by}"
     if capability and tuple(map(int, capability.split("."))) < AMPERE:
         return f"cuDNN needs compute capability 8.0 (Ampere), and the GPU has {capability}"
     return None

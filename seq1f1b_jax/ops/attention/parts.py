@@ -65,10 +65,9 @@ def make_backend(name: str, kernel: Kernel, *, scoring: Scoring = PLAIN) -> Atte
     Raises:
       ValueError: the kernel has no such scores.
     """
-    missing = scoring.missing(softcap=False, slopes=False)
-    if missing is not None:
+    if scoring.bends:
         raise ValueError(
-            f"attention={name!r} has {missing}, which this model needs; use 'xla_blockwise', or "
+            f"attention={name!r} has no {scoring.bent_by}, which this model needs; use 'xla_blockwise', or "
             "'auto', which does so by itself"
         )
     bound = {"kernel": kernel, "scoring": scoring}

@@ -52,17 +52,18 @@ class Scoring:
     @property
     def bends(self) -> bool:
         """Whether scores are more than scaled products."""
-        return self.softcap is not None or bool(self.slopes)
+        return self.bent_by is not None
 
     def scale_of(self, head_dim: int) -> float:
         """The factor of products."""
         return 1 / math.sqrt(head_dim) if self.scale is None else self.scale
 
-    def missing(self, *, softcap: bool, slopes: bool) -> str | None:
-        """What a backend with only some of it lacks, in words; `None`: nothing."""
-        if self.softcap is not None and not softcap:
-            return f"no soft cap of scores (softcap={self.softcap:g})"
-        return "no ALiBi (slopes)" if self.slopes and not slopes else None
+    @property
+    def bent_by(self) -> str | None:
+        """What makes scores more than scaled products, in words; `None`: nothing."""
+        if self.softcap is not None:
+            return f"soft cap of scores (softcap={self.softcap:g})"
+        return "ALiBi (slopes)" if self.slopes else None
 
     def cap(self, scores: Array) -> tuple[Array, Array | None]:
         """Capped scores, and their derivative by those given; `None`: it is 1."""
