@@ -67,8 +67,8 @@ def make_backend(name: str, kernel: Kernel, *, scoring: Scoring = PLAIN) -> Atte
     """
     if scoring.bends:
         raise ValueError(
-            f"attention={name!r} has no {scoring.bent_by}, which this model needs; use 'xla_blockwise', or "
-            "'auto', which does so by itself"
+            f"attention={name!r} has no {scoring.bent_by}, which this model needs; use "
+            "'xla_blockwise', or 'auto', which does so by itself"
         )
     bound = {"kernel": kernel, "scoring": scoring}
     return AttentionBackend(
