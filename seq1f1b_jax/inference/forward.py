@@ -18,6 +18,7 @@ from seq1f1b_jax.pipeline.stage import (
     kinds_of,
     leaf_at,
     logit_softcap_of,
+    routed_post,
     scoring_of,
     sinks_of,
 )
@@ -67,6 +68,24 @@ def forward(
       positions: of the tokens; `None`: 0 ... T - 1.
       cache: of all layers; each layer's attention is given its part.
     """
+    y, (kept, _) = _through_layers(stage, params, tokens, positions, cache, attention)
+    return y, kept
+
+
+def routed_forward(
+    stage: Stage,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    *,
+    attention: Attention,
+    positions: Int[Array, "*B T"] | None = None,
+) -> tuple[Float[Array, "B T d"], Any]:
+    """As `forward`, with what `routed_post` says of every layer, stacked, for what is kept."""
+    y, (_, sums) = _through_layers(stage, params, tokens, positions, None, attention)
+    return y, sums
+
+
+def _through_layers(stage, params, tokens, positions, cache, attention):
     if positions is None:
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     kinds, stages = kinds_of(stage), kind_stages(stage)
@@ -84,13 +103,14 @@ def forward(
 
 
 def _run(stage: Stage, context: Any, attention: Attention) -> Callable:
-    """A layer of one kind: `(x, weights, cache) -> (x, kept)`."""
-    scoring, sinks = scoring_of(stage), sinks_of(stage)
+    """A layer of one kind: `(x, weights, cache) -> (x, (kept, sums))`."""
+    scoring, sinks, post = scoring_of(stage), sinks_of(stage), routed_post(stage)
 
     def run(x, weights, cache):
         layer = Layer(scoring, None if sinks is None else leaf_at(weights, sinks), cache)
         attended, kept = attention(*stage.pre(weights, x, context), layer)
-        return stage.post(weights, x, attended), kept
+        y, sums = post(weights, x, attended)
+        return y, (kept, sums)
 
     return run
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from seq1f1b_jax.inference.forward import Layer, forward
+from seq1f1b_jax.inference.forward import Layer, routed_forward
 from seq1f1b_jax.ops.attention import PLAIN, Scoring
 from seq1f1b_jax.ops.loss import LossRule, cross_entropy_reference
+from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.pipeline.batch import Tokens, check_ids
 from seq1f1b_jax.pipeline.stage import Params, Stage, logit_softcap_of
 
@@ -58,6 +59,8 @@ def reference_loss(
     attention: Callable | None = None,
     restart_positions: bool = False,
     z_loss: float = 0.0,
+    balance_loss: float = 0.0,
+    router_z_loss: float = 0.0,
 ) -> Float[Array, ""]:
     """Mean loss over targets of all microbatches; differentiate it with `jax.grad`.
 
@@ -72,6 +75,8 @@ def reference_loss(
         layer makes of scores, and documents.
       restart_positions: whether positions count from the start of the document.
       z_loss: as in `ExecutorOptions`.
+      balance_loss: likewise.
+      router_z_loss: likewise.
 
     Raises:
       ValueError: ids outside the vocabulary, where the arrays have values.
@@ -91,7 +96,12 @@ def reference_loss(
         options = {"starts": starts, "scoring": layer.scoring, "sinks": layer.sinks}
         return naive_attention(q, k, v, **options), None
 
-    y, _ = forward(stage, params, tokens, positions=positions, attention=attend)
+    y, sums = routed_forward(stage, params, tokens, positions=positions, attention=attend)
     rule = LossRule(logit_softcap_of(stage), z_loss)
     total = cross_entropy_reference(stage.final, params.last, head, y, targets, rule)
-    return total / jnp.maximum(jnp.sum(targets >= 0), 1)
+    loss = total / jnp.maximum(jnp.sum(targets >= 0), 1)
+    if isinstance(sums, RouterSums):  # [layers, sequences, experts]
+        num_experts, length = sums.load.shape[-1], tokens.shape[1]
+        balance = num_experts * (sums.load * sums.probability).sum(-1).mean() / length**2
+        loss = loss + balance_loss * balance + router_z_loss * sums.z.mean() / length
+    return loss

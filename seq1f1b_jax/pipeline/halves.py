@@ -6,7 +6,7 @@ be called on either half of the tokens; nothing then orders a half's gather behi
 matmuls, and the compiler's scheduler puts one beside the other.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,19 @@ class Halves:
 
     def post(self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq Dv"]):
         """The layer's output for the own tokens of both halves."""
-        tokens = (jnp.split(a, NUM_PARTS, axis=TOKENS) for a in (x, attended))
-        halves = zip(_apart(layer), *tokens, strict=True)
-        return jnp.concatenate([self.stage.post(*half) for half in halves], axis=TOKENS)
+        found = self._each(self.stage.post, layer, x, attended)
+        return jnp.concatenate(found, axis=TOKENS)
+
+    def routed(self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq Dv"]):
+        """Likewise, with the sums of what a router says of both."""
+        found = self._each(self.stage.routed, layer, x, attended)  # type: ignore[attr-defined]
+        y, sums = zip(*found, strict=True)
+        return jnp.concatenate(y, axis=TOKENS), jax.tree.map(lambda *parts: sum(parts), *sums)
+
+    def _each(self, function: Callable, layer: Tree, *values: Array) -> list[Any]:
+        """A function of both halves of the tokens."""
+        tokens = (jnp.split(value, NUM_PARTS, axis=TOKENS) for value in values)
+        return [function(*half) for half in zip(_apart(layer), *tokens, strict=True)]
 
 
 def _apart(layer: Tree) -> list[Tree]:

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from jax.tree import leaves_with_path
 
 from seq1f1b_jax.ops.pairs import block_scores
 from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry, plan_residuals
 from seq1f1b_jax.pipeline.executor.program import Program
-from seq1f1b_jax.pipeline.stage import Tree
+from seq1f1b_jax.pipeline.stage import Tree, is_of_experts
 from seq1f1b_jax.schedule import Op
 from seq1f1b_jax.schedule.memory.sizes import Scores, StepSizes, Value
 from seq1f1b_jax.schedule.memory.terms import MemoryPrediction, room_of, step_bytes
@@ -107,6 +108,7 @@ def sizes_of(program: Program) -> StepSizes:
             for length, offset in zip(program.lengths, program.offsets, strict=True)
         ),
         layer_weights=_count(program.layer_shapes),
+        expert_weights=_experts(program.layer_shapes),
         small_weights=_count((weights.first, weights.last)),
         table_values=_count(program.table_shapes),
         unrolled=program.unrolled,
@@ -122,6 +124,11 @@ def _values(entries: Iterable[ArenaEntry]) -> tuple[Value, ...]:
 
 def _total(values: Iterable[Value]) -> int:
     return sum(value.nbytes for value in values)
+
+
+def _experts(layer: Tree) -> int:
+    found = leaves_with_path(layer)
+    return sum(math.prod(leaf.shape) for path, leaf in found if is_of_experts(path))
 
 
 def _count(tree: Tree) -> int:

@@ -29,6 +29,9 @@ class ExecutorOptions:
         a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
       z_loss: factor of the squared logarithm of the softmax's denominator in the loss that is
         trained on (`ops.loss.LossRule`).
+      balance_loss: factor of what is added to that loss where experts are not used alike
+        (`executor.balance`).
+      router_z_loss: factor of the squared logarithm of the routers' denominators, likewise.
       restart_positions: whether positions count from the first token of a document, where the
         batch has documents.
       sequence_parallel: whether the devices of the mesh axis `tensor` share the tokens between the
@@ -50,6 +53,8 @@ class ExecutorOptions:
     offload: float = 0.0
     loss_block: int | None = None
     z_loss: float = 0.0
+    balance_loss: float = 0.0
+    router_z_loss: float = 0.0
     restart_positions: bool = False
     sequence_parallel: bool = False
     halves: bool = False

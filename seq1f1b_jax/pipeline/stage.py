@@ -6,7 +6,7 @@ called by the executor between `pre` and `post`; the two vocabulary tables belon
 because the first and the last rank share one buffer for them.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.tree import leaves_with_path
@@ -51,6 +51,7 @@ class Stage(Protocol):
     its `window`, how attention makes scores (`scoring_of`); `value_dim`, another width of values
     (`value_dim_of`); `sinks`, the layer's leaf of attention sinks (`sinks_of`); `logit_softcap`
     (`logit_softcap_of`); `layer_kinds` and `of_kind`, for layers that differ (`kinds_of`);
+    `num_experts` and `routed`, where a router chooses what computes a token (`routed_post`);
     `max_positions`, where it has learned so many (`max_positions_of`), and `position_tables`, where
     these are sharded (`position_tables_of`); `shard`, where layers can be sharded over devices
     (`shard_stage`).
@@ -165,6 +166,23 @@ def windows_of(stage: Stage) -> tuple[int | None, ...]:
     return windows[:1] if len(set(windows)) == 1 else windows
 
 
+def num_experts_of(stage: Stage) -> int:
+    """Experts among which a router chooses in every layer; 0, without the field: there is none."""
+    return getattr(stage, "num_experts", None) or 0
+
+
+def routed_post(stage: Stage) -> Callable[[Tree, Array, Array], tuple[Array, Any]]:
+    """`post` with what its router says of the chunk: `(layer, x, attended) -> (y, sums)`.
+
+    A stage with `num_experts` has it as `routed`; its `post` gives the same y. The sums are
+    `ops.router.RouterSums`, over all tokens of the chunk, on every device of the axis `tensor`.
+    Those of a stage without experts are `()`.
+    """
+    if num_experts_of(stage):
+        return stage.routed  # type: ignore[attr-defined]
+    return lambda layer, x, attended: (stage.post(layer, x, attended), ())
+
+
 def max_positions_of(stage: Stage) -> int | None:
     """Longest sequence that positions cover; `None`, the default without the field: no limit.
 
@@ -189,6 +207,11 @@ def position_tables_of(stage: Stage) -> tuple[str, ...]:
 def leaf_name(path: tuple) -> str:
     """A tree path with dots between, `layers.mlp.up.kernel`."""
     return keystr(path, simple=True, separator=".")
+
+
+def is_of_experts(path: tuple) -> bool:
+    """Whether a leaf of layers is a stack over experts: its path has the name `experts`."""
+    return "experts" in leaf_name(path).split(".")
 
 
 def leaf_at(tree: Tree, name: str) -> Any:

@@ -129,8 +129,8 @@ class PipelineStep:
             hold documents. A token sees no other document. `None`: one document.
 
         Returns:
-          Loss in nats per target, and gradients in the accumulation dtype, laid out as `params`
-          and sharded over `data` (`sharding`).
+          Loss in nats per target, with what `options` add to it, and gradients in the accumulation
+          dtype, laid out as `params` and sharded over `data` (`sharding`).
         """
         self._check(tokens, targets, starts)
         if self.plan.forward_only:
@@ -150,12 +150,14 @@ class PipelineStep:
         wrap = record_all if self.recorder else None
 
         def body(params: Params, tokens: Array, targets: Array, starts: Array | None):
-            inputs = prepare_inputs(program, params, tokens, targets, starts)
-            state = run_schedule(program, inputs, wrap=wrap)
-            loss, count = state.loss, num_targets(targets)
+            count = num_targets(targets)
             if self.num_data > 1:
-                loss, count = lax.psum((loss, count), DATA)
-            count = jnp.maximum(count, 1).astype(loss.dtype)
+                count = lax.psum(count, DATA)
+            count = jnp.maximum(count, 1).astype(program.accumulation_dtype)
+            of_sequence = count / (tokens.shape[0] * tokens.shape[1] * self.num_data)
+            inputs = prepare_inputs(program, params, tokens, targets, starts, of_sequence)
+            state = run_schedule(program, inputs, wrap=wrap)
+            loss = lax.psum(state.loss, DATA) if self.num_data > 1 else state.loss
             grads = collect_gradients(program, state.grads)
             grads = jax.tree.map(lambda g: g / count, grads)
             grads = reduce_over_data(grads, self.layout, num_data=self.num_data)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.ops.axes import PIPE, TENSOR
 from seq1f1b_jax.pipeline.executor.buffers import Gradients
@@ -21,6 +21,7 @@ def prepare_inputs(
     tokens: Int[Array, "M B T"],
     targets: Int[Array, "M B T"],
     starts: Int[Array, "M B T"] | None,
+    sequence_targets: Float[Array, ""] | float = 0.0,
 ) -> Inputs:
     """Compute copies of this rank's weights, cast once per step and outside every vjp."""
     cast = jax.tree.map(lambda leaf: leaf.astype(program.compute_dtype), params)
@@ -33,7 +34,7 @@ def prepare_inputs(
     for name, num_rows in program.position_tables.items():
         tables[name] = gather(shards[name], program.layout, num_rows)
     weights = cast._replace(layers=layers, first=first, embedding=None, head=None)
-    return Inputs(weights, tables, tokens, targets, starts)
+    return Inputs(weights, tables, tokens, targets, starts, sequence_targets)
 
 
 def collect_gradients(program: Program, grads: Gradients) -> Params:

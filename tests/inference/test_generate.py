@@ -25,6 +25,7 @@ STAGES = {
         qk_norm="head", norm_placement="both", attention_softcap=2.0, logit_softcap=3.0,
         embedding_scale=2.0,
     ),
+    "experts": build_stage("llama", **SIZES, num_experts=5, experts_per_token=2),
 }
 TOKENS = np.random.default_rng(0).integers(0, 13, (2, 12)).astype(np.int32)
 PROMPT = TOKENS[:, :3]

@@ -165,8 +165,8 @@ def stage_of(case: Case, **fields):
     return stage if fields else replace(stage, window=WINDOW if "window" in case.masks else None)
 
 
-def build(case: Case, *, fill: float | None = None, stage=None):
-    """The pipelined step of a case, of another model if one is given."""
+def build(case: Case, *, fill: float | None = None, stage=None, **options):
+    """The pipelined step of a case, of another model if one is given, with more options."""
     stage = stage or stage_of(case)
     plan = make_plan(
         case.name, num_ranks=case.P, num_microbatches=case.M, num_chunks=case.C,
@@ -189,6 +189,7 @@ def build(case: Case, *, fill: float | None = None, stage=None):
             sequence_parallel=case.sequence,
             halves=case.halves,
             fill=fill,
+            **options,
         ),
     )
     if unblocked and case.masks in WITHOUT_DOCUMENTS:
@@ -229,13 +230,13 @@ def parameters(stage, dtype):
 
 
 @functools.cache
-def _reference_function(stage, dtype, restart):
+def _reference_function(stage, dtype, restart, **losses):
     loss = functools.partial(
-        reference_loss, stage, compute_dtype=dtype, restart_positions=restart
+        reference_loss, stage, compute_dtype=dtype, restart_positions=restart, **losses
     )
     return jax.jit(jax.value_and_grad(loss))
 
 
-def reference(stage, params, batch, dtype, *, restart: bool = False):
+def reference(stage, params, batch, dtype, *, restart: bool = False, **losses):
     """Loss and gradients by plain `jax.grad` on whole sequences."""
-    return _reference_function(stage, dtype, restart)(params, *batch)
+    return _reference_function(stage, dtype, restart, **losses)(params, *batch)

@@ -65,9 +65,10 @@ def some_slow(values, *, every: int) -> list:
     ]
 
 
-def check(case: Case, stage=None) -> None:
+def check(case: Case, stage=None, *, twin=None, **losses) -> None:
+    """Compare a case, of another stage if one is given, with plain `jax.grad`, of its twin."""
     with jax.enable_x64(True) if case.x64 else contextlib.nullcontext():
-        step = cases.build(case, stage=stage)
+        step = cases.build(case, stage=stage, **losses)
         params = cases.parameters(step.stage, case.dtype)
         batch = cases.batch_of(case)
         placed = step.from_canonical(params)
@@ -76,7 +77,8 @@ def check(case: Case, stage=None) -> None:
     with jax.enable_x64(True):  # of the same numbers: the reference adds no rounding of its own
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
         expected_loss, expected = cases.reference(
-            step.stage, wide, batch, jnp.float64, restart="restart" in case.masks
+            twin or step.stage, wide, batch, jnp.float64, restart="restart" in case.masks,
+            **losses,
         )
     errors = relative_errors(grads, expected)
     errors["loss"] = abs(float(loss) - float(expected_loss)) / abs(float(expected_loss))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from seq1f1b_jax.ops.experts import TOKEN_WISE
 from seq1f1b_jax.pipeline.checks.flow import (
     DIFFERS,
     INDEX,
@@ -24,6 +25,7 @@ from seq1f1b_jax.pipeline.checks.flow import (
     FlowError,
     axis_size,
     constant,
+    join,
     merge,
     shape_of,
     whole,
@@ -79,6 +81,8 @@ def _equation(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     try:
         if name in CONTROL:
             return CONTROL[name](equation, flows)
+        if equation.params.get("name") in TOKEN_WISE:
+            return _token_wise(equation, flows)
         if name in CALLS:
             called = equation.params[CALLS[name]]
             return (follow if hasattr(called, "consts") else _run)(called, flows)
@@ -95,6 +99,21 @@ def _equation(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
     except FlowError as error:
         return [Flow(broken=Broken(error.how, name))] * len(equation.outvars)
     return [constant(shape_of(var)) for var in equation.outvars]
+
+
+def _token_wise(equation: JaxprEqn, flows: list[Flow]) -> list[Flow]:
+    """A function of ours that sorts tokens, and puts what it makes of each back in its place."""
+    taken, given = TOKEN_WISE[equation.params["name"]]
+    values = [flows[index] for index in taken]
+    broken = [flow for flow in values if flow.broken]
+    if broken:
+        return broken[:1] * len(equation.outvars)
+    rows = join([Flow(flow.dims[:2], flow.loops) for flow in values])
+    made = [Flow(broken=Broken(UNKNOWN, "sort"))] * len(equation.outvars)
+    for index in given:
+        *_, width = shape_of(equation.outvars[index])
+        made[index] = rows._replace(dims=(*rows.dims, whole(width, DIFFERS)))
+    return made
 
 
 def _of_constant(value) -> Flow:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention import ChunkGradients
 from seq1f1b_jax.ops.attention.sinks import sink_gradients, with_sinks
-from seq1f1b_jax.pipeline.executor import buffers
+from seq1f1b_jax.pipeline.executor import balance, buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, LayerChunk, Unit, WeightUnit
 from seq1f1b_jax.pipeline.executor.control import LayerWork, over_layers, run_if
@@ -131,7 +131,8 @@ def _loss_gradient(chunk: Chunk, unit: Unit, state: State) -> Float[Array, "B T 
 def _whole_layer(chunk: LayerChunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
     pieces = chunk.program.layer_backwards[chunk.index]
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
-    d_post, (dx_around, dout) = pieces.post(kept, Given(values, dy))
+    cotangent = balance.with_gradients(chunk, unit, layer, state, dy)
+    d_post, (dx_around, dout) = pieces.post(kept, Given(values, cotangent))
     state = _add_to_sinks(chunk, unit, layer, kept, attention_inputs, dout, state)
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)
     d_pre, dx = pieces.pre(kept, Given(values, cotangents))
@@ -142,7 +143,8 @@ def _whole_layer(chunk: LayerChunk, unit: Unit, layer, kept: Kept, dy: Array, st
 def _input_half_of_layer(chunk: LayerChunk, unit: Unit, layer, kept: Kept, dy: Array, state: State):
     split: LayerSplit = chunk.program.layer_splits[chunk.index]
     values, attention_inputs = _attention_values(chunk, unit, layer, kept, state)
-    half = split.post.input_half(kept, Given(values, dy))
+    cotangent = balance.with_gradients(chunk, unit, layer, state, dy)
+    half = split.post.input_half(kept, Given(values, cotangent))
     (dx_around, dout), post_grads, post_deferred = half
     state = _add_to_sinks(chunk, unit, layer, kept, attention_inputs, dout, state)
     cotangents, state = _attention(chunk, unit, layer, attention_inputs, dout, state)

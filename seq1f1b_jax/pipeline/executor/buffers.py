@@ -14,6 +14,7 @@ from jax.experimental.layout import Layout as MemoryLayout
 from jax.experimental.layout import with_layout_constraint
 from jaxtyping import Array, Float, UInt
 
+from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.pipeline.stage import Tree
 
 
@@ -59,6 +60,8 @@ class State(NamedTuple):
         stage writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
       loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
+      tally: what routers have said of the sequences in flight, `[sequences, max_layers, B, E]`, its
+        z not used; `None` where experts need not be balanced (`balance`).
     """
 
     ring: Store
@@ -70,6 +73,7 @@ class State(NamedTuple):
     dy: Float[Array, "A n"]
     grads: Gradients | None
     loss: Float[Array, "*M B T"]
+    tally: RouterSums | None = None
 
 
 def write(buffer: Array, update: Array, *starts: int | Array) -> Array:

@@ -32,6 +32,7 @@ class Inputs(NamedTuple):
         `Params`, see `positions.gather`.
       tokens, targets: `[M, B, T]`; targets below zero carry no loss.
       starts: position of the first token of every token's document; `None`: one document.
+      sequence_targets: targets that carry loss, on average over the step's sequences.
     """
 
     weights: Params
@@ -39,6 +40,7 @@ class Inputs(NamedTuple):
     tokens: Int[Array, "M B T"]
     targets: Int[Array, "M B T"]
     starts: Int[Array, "M B T"] | None = None
+    sequence_targets: Float[Array, ""] | float = 0.0
 
 
 class Unit(NamedTuple):

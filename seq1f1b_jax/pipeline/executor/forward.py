@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention.sinks import with_sinks
 from seq1f1b_jax.ops.loss import cross_entropy_and_grads, token_losses
-from seq1f1b_jax.pipeline.executor import buffers
+from seq1f1b_jax.pipeline.executor import balance, buffers
 from seq1f1b_jax.pipeline.executor.buffers import State
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, LayerChunk, Unit
 from seq1f1b_jax.pipeline.executor.control import LayerWork, over_layers, run_if
@@ -75,7 +75,8 @@ def _layer(chunk: LayerChunk, unit: Unit, layer, context: Tree, x, state: State)
     prefix = chunk.prefix(unit, layer, state)
     out, lse = chunk.attention.forward(q, k, v, prefix, chunk.starts(unit))
     out, lse = with_sinks(out, lse, chunk.sinks(weights))
-    y, post_vjp = jax.vjp(chunk.post, weights, x, out)
+    (y, sums), post_vjp = jax.vjp(chunk.post, weights, x, out)
+    state = balance.add(chunk, unit, layer, state, sums)
     named = {"x": x, "q": q, "out": out, "lse": lse}
     if chunk.plan.pre:
         named = (

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
 from jax import lax
 
+from seq1f1b_jax.pipeline.executor import balance
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, Store
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.store import to_host
@@ -40,6 +41,7 @@ def state_shapes(program: Program) -> State:
         dy=Shape((table.loss_tokens, message), dtype),
         grads=grads,
         loss=Shape(() if program.train else program.batch_shape, acc),
+        tally=balance.tally_shapes(program),
     )
 
 

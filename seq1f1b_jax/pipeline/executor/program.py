@@ -37,6 +37,7 @@ from seq1f1b_jax.pipeline.stage import (
     kind_stages,
     kinds_of,
     logit_softcap_of,
+    num_experts_of,
     scoring_of,
     tensor_of,
 )
@@ -118,6 +119,11 @@ class Program:
     def loss_rule(self) -> LossRule:
         """What the loss is made of; an evaluation is of cross-entropy alone."""
         return LossRule(logit_softcap_of(self.stage), self.options.z_loss if self.train else 0.0)
+
+    @property
+    def balances(self) -> bool:
+        """Whether the loss is of the balance of experts, too (`balance`)."""
+        return bool(self.train and num_experts_of(self.stage) and self.options.balance_loss)
 
     @property
     def restart_positions(self) -> bool:

@@ -19,7 +19,7 @@ from seq1f1b_jax.ops.wide_gradients import widen
 from seq1f1b_jax.pipeline.executor.layers import residuals
 from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry, ResidualPlan
 from seq1f1b_jax.pipeline.executor.layers.weight_split import SplitBackward, split_backward
-from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of, value_dim_of
+from seq1f1b_jax.pipeline.stage import Stage, Tree, routed_post, tensor_of, value_dim_of
 
 
 class Kept(NamedTuple):
@@ -49,7 +49,7 @@ class Given(NamedTuple):
 
 
 def post_backward(post: Callable, plan: ResidualPlan, kept: Kept, given: Given):
-    """`(weight gradients, (dx, dout))` from dy; dx is the part that goes around attention."""
+    """`(weight gradients, (dx, dout))` from dy and the router's; dx goes around attention."""
     saved = kept.stored | given.values
     _, vjp = jax.vjp(post, kept.weights, saved["x"], saved["out"])
     d_weights, dx, dout = residuals.pull(plan.post, saved, vjp)(given.cotangent)
@@ -122,7 +122,8 @@ def _arguments(
     out = jax.ShapeDtypeStruct((*q.shape[:3], value_dim_of(stage)), q.dtype)
     values = {"q": q, "k": k, "v": v, "out": out}
     values = {name: value for name, value in values.items() if name not in kept.stored}
-    return (kept, Given(values, (q, k, v))), (kept, Given(values, x))
+    _, sums = tensor_of(stage).shape_of(routed_post(stage), layer, x, out)
+    return (kept, Given(values, (q, k, v))), (kept, Given(values, (x, sums)))
 
 
 class LayerSplit(NamedTuple):

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from seq1f1b_jax.ops.router import EXPERTS
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
-from seq1f1b_jax.pipeline.stage import Stage, Tree, tensor_of, value_dim_of
+from seq1f1b_jax.pipeline.stage import Stage, Tree, routed_post, tensor_of, value_dim_of
 
 RECOMPUTED = {"matmuls": ("x", "out", "lse"), "full": ("x",)}
 """What is kept where the backward runs the layer again: its input; without attention, too, what
@@ -54,32 +55,31 @@ class ResidualPlan:
 
 
 def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
-    """`pre` and `post` as the vjp sees them under a residual policy."""
-    saveable = _saveable(stage, policy)
+    """`pre` and `routed_post` as the vjp sees them under a residual policy."""
+    saveable, post = _saveable(stage, policy), routed_post(stage)
     if saveable is None:
-        return stage.pre, stage.post
+        return stage.pre, post
 
     def pre(layer, x, context):
         return jax.checkpoint(
             lambda layer, x: stage.pre(layer, x, context), policy=saveable, prevent_cse=False
         )(layer, x)
 
-    return pre, jax.checkpoint(stage.post, policy=saveable, prevent_cse=False)
+    return pre, jax.checkpoint(post, policy=saveable, prevent_cse=False)
 
 
 def _saveable(stage: Stage, policy: str) -> Callable | None:
     """What a vjp may keep, as a policy of `jax.checkpoint`; `None`: all it wants.
 
     Sums over devices are kept where the matmuls before them would be: recomputing a sum costs a
-    collective. Tokens gathered from other devices are never kept: each would keep
-    all of them.
+    collective. Experts' matmuls are in a loop, and their results are kept by name. Tokens gathered
+    from other devices are never kept: each would keep all of them.
     """
     policies = jax.checkpoint_policies
     tensor = tensor_of(stage)
     if policy == "selective":
-        matmuls = policies.dots_saveable
-        sums = policies.save_only_these_names(SUMMED)
-        return policies.save_from_both_policies(matmuls, sums) if tensor.size > 1 else matmuls
+        named = policies.save_only_these_names(SUMMED, EXPERTS)
+        return policies.save_from_both_policies(policies.dots_saveable, named)
     if policy == "none" and tensor.sequence:
         return _own_tokens
     return None

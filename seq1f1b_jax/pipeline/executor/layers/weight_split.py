@@ -9,11 +9,12 @@ equations:
 - `W`, weight half: the matmuls that no input gradient needs (where forward values are recomputed,
   also theirs), and all that follows from them;
 - what `W` reads and cannot recompute without a matmul from the unit's residuals, such as the
-  gradients of the matmuls' outputs, is *deferred*: `I` stores it, `W` reads it.
+  gradients of the matmuls' outputs, is *deferred*: `I` stores it, `W` reads it. Of experts that is
+  which of them a token has: how tokens are sorted by them follows from that.
 
 So `I` and `W` together do the matmuls of the whole backward, each once. (A loop or a branch is one
-equation: if both halves need it, both run it.) Two calls of the vjp, each with half of its results
-dropped, would do more: both need the gradients on the way to the first matmul.
+equation: what both halves need of it, `W` reads.) Two calls of the vjp, each with half of its
+results dropped, would do more: both need the gradients on the way to the first matmul.
 
 Source: Zero Bubble Pipeline Parallelism (arXiv 2401.10241), section 2.
 """
@@ -27,6 +28,7 @@ from jax.extend import core
 from jax.extend.core import Literal
 
 from seq1f1b_jax.ops.flat_jaxpr import Graph, flat_jaxpr
+from seq1f1b_jax.ops.router import EXPERTS
 from seq1f1b_jax.pipeline.stage import Tree
 
 _MATMULS = frozenset(("dot_general", "ragged_dot", "ragged_dot_general", "conv_general_dilated"))
@@ -83,13 +85,15 @@ def split_backward(
 
     # a gradient that depends on nothing is a zero; one may depend on no cotangent (an added loss)
     live = graph.reachable(closed.jaxpr.invars)
-    needed = graph.ancestors(results)
+    needed = graph.with_siblings(graph.ancestors(results))
     late = graph.reachable_from_matmuls(graph.ancestors(grads) - needed)
     leaves = {i: v for i, v in enumerate(grads) if not isinstance(v, Literal) and v in live}
     weight_leaves = {i: v for i, v in leaves.items() if v in late}
     direct_leaves = {i: v for i, v in leaves.items() if v not in late}
     recomputed = graph.computable([*constants, *kept_vars])
-    deferred = graph.frontier(weight_leaves.values(), late=late, recomputed=recomputed)
+    deferred = graph.frontier(
+        weight_leaves.values(), late=late, recomputed=recomputed, named=graph.named(EXPERTS)
+    )
 
     def input_half(kept_values: Tree, given_values: Tree):
         inputs = [*jax.tree.leaves(kept_values), *jax.tree.leaves(given_values)]
@@ -130,8 +134,24 @@ class _Graph(Graph):
                 known.update(eqn.outvars)
         return known
 
-    def frontier(self, targets: Iterable, *, late: set, recomputed: set) -> list:
-        """What the targets need from outside, neither late nor recomputed, in its smallest view."""
+    def with_siblings(self, variables: set) -> set:
+        """Together with what else their equations give."""
+        equations = (e for e in self.jaxpr.eqns if not variables.isdisjoint(e.outvars))
+        return variables.union(*(e.outvars for e in equations))
+
+    def named(self, name: str) -> set:
+        """Values with this name."""
+        named = (e for e in self.jaxpr.eqns if e.params.get("name") == name)
+        return {var for e in named if e.primitive.name == "name" for var in e.outvars}
+
+    def frontier(
+        self, targets: Iterable, *, late: set, recomputed: set, named: set
+    ) -> list:
+        """What the targets need from outside, neither late nor recomputed, in its smallest view.
+
+        What follows from `named` without a matmul does so again.
+        """
+        again = self.computable([*recomputed, *named]) - named
         found: dict = {}
         seen, todo = set(), list(targets)
         while todo:
@@ -139,7 +159,7 @@ class _Graph(Graph):
             if isinstance(var, Literal) or var in seen or var in recomputed:
                 continue
             seen.add(var)
-            if var in late:
+            if var in late or var in again:
                 todo += self.producer[var].invars
             else:
                 found[self._smallest_view(var)] = None
