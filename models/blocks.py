@@ -62,9 +62,9 @@ class Heads(nnx.Module):
         kv_dim = kv_heads * head_dim
         self.value_dim = value_dim
         self.head_dim, self.tensor, self.whole_kv_heads = head_dim, tensor, whole_kv_heads
-        self.query = _linear(model_dim, num_heads * head_dim, use_bias=qkv_bias, rngs=rngs)
-        self.key = _linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
-        self.value = _linear(model_dim, kv_heads * value_dim, use_bias=qkv_bias, rngs=rngs)
+        self.query = linear(model_dim, num_heads * head_dim, use_bias=qkv_bias, rngs=rngs)
+        self.key = linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
+        self.value = linear(model_dim, kv_heads * value_dim, use_bias=qkv_bias, rngs=rngs)
         self.output = nnx.LinearGeneral(
             (num_heads, value_dim), model_dim, axis=(-2, -1),
             **_options(use_bias=output_bias, std=output_std, rngs=rngs, parts=tensor.size),
@@ -122,8 +122,8 @@ class GeluMlp(nnx.Module):
         tensor: TensorAxis = ONE_DEVICE,
     ):
         self.tensor = tensor
-        self.up = _linear(model_dim, mlp_dim, use_bias=True, rngs=rngs)
-        self.down = _linear(
+        self.up = linear(model_dim, mlp_dim, use_bias=True, rngs=rngs)
+        self.down = linear(
             mlp_dim, model_dim, use_bias=True, std=output_std, rngs=rngs, parts=tensor.size
         )
 
@@ -142,9 +142,9 @@ class GatedMlp(nnx.Module):
         activation: str = "silu", bias: bool = False, tensor: TensorAxis = ONE_DEVICE,
     ):
         self.tensor, self.activation = tensor, activation
-        self.gate = _linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
-        self.up = _linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
-        self.down = _linear(
+        self.gate = linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
+        self.up = linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
+        self.down = linear(
             mlp_dim, model_dim, use_bias=bias, std=output_std, rngs=rngs, parts=tensor.size
         )
 
@@ -179,7 +179,8 @@ GATED: Mapping[str, Callable] = MappingProxyType({
 """Gate and value of a gated MLP by the name of its activation."""
 
 
-def _linear(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD, parts=1):
+def linear(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD, parts=1):
+    """A projection with an initial standard deviation."""
     return nnx.Linear(
         in_dim, out_dim, **_options(use_bias=use_bias, std=std, rngs=rngs, parts=parts)
     )

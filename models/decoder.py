@@ -13,12 +13,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.tree import leaves_with_path
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seq1f1b_jax.models.blocks import INIT_STD
 from seq1f1b_jax.ops.attention import Scoring
+from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
-from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, is_of_experts, num_experts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,12 @@ class Decoder(ABC):
         """One layer after attention."""
         return nnx.merge(self._layer_graph, layer).post(x, attended)
 
+    def routed(
+        self, layer: Tree, x: Float[Array, "B t d"], attended: Float[Array, "B T Hq Dv"]
+    ) -> tuple[Float[Array, "B t d"], RouterSums]:
+        """See `pipeline.stage.routed_post`."""
+        return nnx.merge(self._layer_graph, layer).routed(x, attended)
+
     def final(self, last: Tree, y: Float[Array, "B T d"]) -> Float[Array, "B T d"]:
         """The final norm."""
         return nnx.merge(self._last_graph, last)(y)
@@ -144,8 +152,13 @@ class Decoder(ABC):
         return INIT_STD * jax.random.normal(key, (self.vocab_size, self.model_dim), jnp.float32)
 
 
-def num_params(stage: Stage, *, only_layers: bool = False) -> int:
-    """Number of parameters of any stage, or of its layers only; nothing is allocated.
+def num_params(stage: Stage, *, only_layers: bool = False, only_active: bool = False) -> int:
+    """Number of parameters of any stage; nothing is allocated.
+
+    Args:
+      stage: the model.
+      only_layers: leave out tables, and what is beside them.
+      only_active: of experts, count as many as a token goes through.
 
     Example:
       >>> from seq1f1b_jax.models import build_stage
@@ -153,7 +166,13 @@ def num_params(stage: Stage, *, only_layers: bool = False) -> int:
       6888361984
     """
     params = jax.eval_shape(stage.init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(params.layers if only_layers else params))
+    idle = 0
+    if only_active and num_experts_of(stage):
+        unused = num_experts_of(stage) - getattr(stage, "experts_per_token", 0)
+        experts = sum(leaf.size for path, leaf in leaves_with_path(params) if is_of_experts(path))
+        idle = experts // num_experts_of(stage) * unused
+    found = jax.tree.leaves(params.layers if only_layers else params)
+    return sum(leaf.size for leaf in found) - idle
 
 
 def _rngs(key):

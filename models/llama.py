@@ -7,6 +7,7 @@
     OLMo 2, OLMo 3        norms after, and over all query or key heads at once
     Phi-3, Phi-4          rotary positions in a part of the dims of a head
     Granite 3             four multipliers
+    Mixtral, OLMoE, Qwen3-MoE    experts
 
 Source: Touvron et al., LLaMA, arXiv 2302.13971, section 2.2; grouped queries: arXiv 2305.13245;
 Jiang et al., Mistral 7B, arXiv 2310.06825; Yang et al., Qwen2, arXiv 2407.10671; Qwen3, arXiv
@@ -24,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from seq1f1b_jax.config import Activation, LayerKind, NormPlacement, QkNorm, RopeConfig
 from seq1f1b_jax.models.blocks import GatedMlp, Heads, output_std
 from seq1f1b_jax.models.decoder import Decoder
+from seq1f1b_jax.models.experts import Experts
 from seq1f1b_jax.models.norm import RMSNorm
 from seq1f1b_jax.models.rope import UNSTRETCHED, Tables, rotary_tables, rotate
 from seq1f1b_jax.ops.attention import Scoring
@@ -49,6 +51,9 @@ class Llama(Decoder):
       norm_placement: of the norms of a sublayer: before it, after it, or both.
       norm_offset: whether norms scale by 1 + weight.
       activation: of the MLP's gate.
+      num_experts: MLPs of a layer, each of width `mlp_dim`; 0: one, without a router.
+      experts_per_token: of which a router chooses so many for each token.
+      normalize_experts: whether the weights of a token's experts sum to 1.
       attention_scale: factor of query-key products.
       attention_softcap: largest score.
       logit_softcap: largest logit.
@@ -72,6 +77,9 @@ class Llama(Decoder):
     norm_placement: NormPlacement = "before"
     norm_offset: bool = False
     activation: Activation = "silu"
+    num_experts: int = 0
+    experts_per_token: int = 0
+    normalize_experts: bool = True
     attention_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None
@@ -122,6 +130,19 @@ class Llama(Decoder):
             width, epsilon=self.norm_eps, rngs=rngs, offset=self.norm_offset, parts=parts
         )
 
+    def make_mlp(self, *, output_std: float, rngs: nnx.Rngs) -> nnx.Module:
+        """The MLP of a layer, or its experts."""
+        sizes = (self.model_dim, self.mlp_dim)
+        options = {"activation": self.activation, "tensor": self.tensor}
+        if not self.num_experts:
+            return GatedMlp(
+                *sizes, output_std=output_std, rngs=rngs, bias=self.mlp_bias, **options
+            )
+        return Experts(
+            *sizes, num_experts=self.num_experts, experts_per_token=self.experts_per_token,
+            normalize=self.normalize_experts, output_std=output_std, rngs=rngs, **options,
+        )
+
     def context(self, positions: Int[Array, "*B T"]) -> Tables | tuple[()]:
         if not self.rotary:
             return ()
@@ -158,6 +179,7 @@ class LlamaLayer(nnx.Module):
         std, d = output_std(sizes.num_layers), sizes.model_dim
         self.tensor, self.rotary, self.rotary_dim = sizes.tensor, sizes.rotary, sizes.rotary_dim
         self.residual_scale, self.placement = sizes.residual_scale, sizes.norm_placement
+        self.routes = sizes.num_experts > 0
         norm = partial(sizes.make_norm, rngs=rngs)
         # after a sublayer, devices that do not share the tokens compute the same
         parts = sizes.tensor.size // sizes.tensor.token_parts
@@ -173,10 +195,7 @@ class LlamaLayer(nnx.Module):
         )
         if self.placement != "after":
             self.mlp_norm = norm(d)
-        self.mlp = GatedMlp(
-            d, sizes.mlp_dim, output_std=std, rngs=rngs, activation=sizes.activation,
-            bias=sizes.mlp_bias, tensor=sizes.tensor,
-        )
+        self.mlp = sizes.make_mlp(output_std=std, rngs=rngs)
         if self.placement != "before":
             self.attention_post_norm = norm(d, parts=parts)
             self.mlp_post_norm = norm(d, parts=parts)
@@ -187,15 +206,20 @@ class LlamaLayer(nnx.Module):
         return (self._turn(q, context), self._turn(k, context), v) if self.rotary else (q, k, v)
 
     def post(self, x, attended):
+        return self.routed(x, attended)[0]
+
+    def routed(self, x, attended):
         added = self.attention.join(attended)
         if self.placement != "before":
             added = self.attention_post_norm(added)
         x = x + _scaled(added, self.residual_scale)
         norm = _same if self.placement == "after" else self.mlp_norm
-        added = self.mlp(self.tensor.enter(norm, x))
+        added, sums = self.mlp(self.tensor.enter(norm, x)), ()
+        if self.routes:
+            added, sums = added
         if self.placement != "before":
             added = self.mlp_post_norm(added)
-        return x + _scaled(added, self.residual_scale)
+        return x + _scaled(added, self.residual_scale), sums
 
     def _turn(self, x, context):
         if self.rotary_dim is None:

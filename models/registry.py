@@ -27,6 +27,7 @@ POSITIVE = (
 LARGEST = 1e30
 LLAMA_ONLY = (
     *POSITIVE, "layer_pattern", "qk_norm", "norm_placement", "norm_offset", "activation",
+    "num_experts", "experts_per_token", "normalize_experts",
 )
 """Fields that family `gpt` has none of."""
 FAMILY_POSITIONS = MappingProxyType({"gpt": ("learned", "rotary"), "llama": ("rotary",)})
@@ -68,6 +69,7 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     _check(family, sizes)
     _check_family(family, sizes)
     check_layers(sizes)
+    _check_experts(sizes)
     turned = sizes.get("rotary_dim", sizes["head_dim"])
     check_rope(rope, head_dim=turned, theta=sizes["rope_theta"])
     if "layer_pattern" in sizes:
@@ -141,6 +143,19 @@ def check_layers(sizes: Mapping[str, Any]) -> None:
             f"rotary_dim={rotary} of head_dim={sizes['head_dim']}: positions turn pairs of dims; "
             "use an even number, at most head_dim"
         )
+
+
+def _check_experts(sizes: Mapping[str, Any]) -> None:
+    count, chosen = sizes.get("num_experts"), sizes.get("experts_per_token")
+    if count is None and chosen is None:
+        return
+    if count is None or chosen is None or not 1 <= chosen <= count:
+        raise ValueError(
+            f"num_experts={count} and experts_per_token={chosen}; a router chooses 1 or more, and "
+            "at most all of them: set both"
+        )
+    if sizes.get("mlp_bias"):
+        raise ValueError("mlp_bias=True does not exist with num_experts; leave one of them out")
 
 
 def _check_family(family: str, sizes: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ MAX_UNITS = 100_000
 NOT_NEGATIVE = (
     "schedule.extra_warmup", "schedule.max_slowdown", "schedule.max_growth", "executor.unroll",
     "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every", "train.sample_tokens",
-    "train.seed", "train.z_loss", "data.seed",
+    "train.seed", "train.z_loss", "train.balance_loss", "train.router_z_loss", "data.seed",
 )  # fmt: skip
 
 

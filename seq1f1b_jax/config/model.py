@@ -95,6 +95,9 @@ class ModelConfig:
         they add, or `both` (llama).
       norm_offset: whether norms scale by 1 + weight (llama).
       activation: of the MLP's gate: `silu`, or `gelu` in its tanh form (llama).
+      num_experts: MLPs of a layer, each of width mlp_dim; None: one, without a router (llama).
+      experts_per_token: of which a router chooses so many for each token (llama).
+      normalize_experts: whether the weights of a token's experts sum to 1; None: they do (llama).
       attention_scale: factor of the products of queries and keys; None: 1/sqrt(head_dim) (llama).
       attention_softcap: scores are bent below this absolute value by a tanh; None: no (llama).
       logit_softcap: likewise logits (llama).
@@ -133,6 +136,9 @@ class ModelConfig:
     norm_placement: NormPlacement | None = None
     norm_offset: bool | None = None
     activation: Activation | None = None
+    num_experts: int | None = None
+    experts_per_token: int | None = None
+    normalize_experts: bool | None = None
     attention_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None

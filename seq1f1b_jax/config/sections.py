@@ -52,6 +52,9 @@ class TrainConfig:
       z_loss: factor of the squared logarithm of the softmax's denominator that is added to a
         token's loss while training, and keeps logits small; 1e-4 is usual. An evaluation leaves it
         out.
+      balance_loss: factor of what is added to the loss where a model's experts are not used alike,
+        averaged over layers and sequences; the value of Mixtral and Qwen3-MoE. 0: nothing.
+      router_z_loss: factor of the squared logarithm of their routers' denominators; 1e-3 is usual.
       seed: seed of the initial parameters and of the sample.
       sample_tokens: tokens sampled from the trained model at the end; 0: none.
       output_dir: folder of checkpoints, metrics and the run's configuration.
@@ -70,6 +73,8 @@ class TrainConfig:
     eval_every: int = 100
     eval_sequences: int | None = 64
     z_loss: float = 0.0
+    balance_loss: float = 0.001
+    router_z_loss: float = 0.0
     seed: int = 0
     sample_tokens: int = 200
     output_dir: str = "runs/default"

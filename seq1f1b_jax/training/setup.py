@@ -112,6 +112,8 @@ def executor_options(
         **(executor | {"compute_dtype": dtype, "offload": offload}),
         restart_positions=config.data.restart_positions,
         z_loss=config.train.z_loss,
+        balance_loss=config.train.balance_loss,
+        router_z_loss=config.train.router_z_loss,
         sequence_parallel=config.mesh.sequence_parallel,
     )
     return options, notes
@@ -167,14 +169,14 @@ def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) 
     mlp_dim, gated = mlp_sizes(stage)
     return StageCost.of(
         stage, layers_per_stage, mlp_dim=mlp_dim, gated=gated,
-        num_layer_params=num_params(stage, only_layers=True),
+        num_layer_params=num_params(stage, only_layers=True, only_active=True),
         num_sequences=config.data.microbatch_size // config.mesh.data,
         recompute=config.executor.recompute, windows=windows_of(stage),
     )
 
 
 def mlp_sizes(stage: Stage) -> tuple[int, bool]:
-    """Hidden width of the MLP, and whether it has a gate.
+    """Hidden width of all MLPs that a token goes through, and whether they have a gate.
 
     For a stage without `mlp_dim` and `gated`, its parameters are counted: all matrices of a layer
     but those of standard attention are taken for an MLP of two.
@@ -187,7 +189,7 @@ def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     """
     mlp_dim, gated = getattr(stage, "mlp_dim", None), getattr(stage, "gated", None)
     if mlp_dim is not None and gated is not None:
-        return mlp_dim, gated
+        return mlp_dim * (getattr(stage, "experts_per_token", 0) or 1), gated
     layers = jax.eval_shape(stage.init, jax.random.key(0)).layers
     matrices = sum(leaf.size for leaf in jax.tree.leaves(layers) if leaf.ndim >= 3)
     heads = 2 * (stage.num_heads + stage.num_kv_heads) * stage.head_dim

@@ -4,6 +4,7 @@
     of a layer, 2 dims       [N, in, out]          [P, L, in, out]                 [in, out]
     of a layer, more dims    [N, h, e, d]          [P, L, h, e, d]                 [h * e, d]
     of a layer, 1 dim        [N, d]                [P, L, d]                       none: vectors
+    of experts               [N, E, in, out]       [P, L, E, in, out]              [in, out]
     table                    [V, d]                [P, rows, d]                    the whole
     other                    as it is              as it is                        the whole
 
@@ -16,11 +17,11 @@ from typing import Any
 import jax
 
 from seq1f1b_jax.pipeline.params.layout import is_layer_path
-from seq1f1b_jax.pipeline.stage import Params, Tree
+from seq1f1b_jax.pipeline.stage import Params, Tree, is_of_experts
 
 
 def num_stacking_dims(path: tuple, params: Any) -> int:
-    """Leading dims of a leaf that count matrices or vectors: ranks and layers, or layers.
+    """Leading dims of a leaf that count matrices or vectors: ranks, layers, experts.
 
     Args:
       path: of the leaf.
@@ -28,7 +29,8 @@ def num_stacking_dims(path: tuple, params: Any) -> int:
     """
     if not is_layer_path(path):
         return 0
-    return params.embedding.ndim - 1  # [V, d]: layers; [P, rows, d]: ranks and layers
+    layers = params.embedding.ndim - 1  # [V, d]: layers; [P, rows, d]: ranks and layers
+    return layers + is_of_experts(path)
 
 
 def layer_matrices(params: Params) -> Tree:

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.data import MixedData, SequenceData
 from seq1f1b_jax.host.sizes import size_text
+from seq1f1b_jax.models import num_params as count_params
 from seq1f1b_jax.models.hf import Source
 from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline.memory import MemoryPrediction
+from seq1f1b_jax.pipeline.stage import Stage, num_experts_of
 from seq1f1b_jax.schedule import Costs, Op, Plan, draw_simulation, peak_units, simulate
 from seq1f1b_jax.training.faults.needs import Needs, shortage
 from seq1f1b_jax.training.preview.offload import describe_offload
@@ -49,8 +51,9 @@ def describe(
     partition = "as listed" if schedule.chunk_lengths else schedule.partition
     per_rank = pipeline.plan.stages_per_rank
     rows = {
-        "model": f"{config.model.stage or config.model.family}, {num_params:,} parameters, "
-        f"{_count(setup.stage.num_layers, 'layer')} of width {setup.stage.model_dim}",
+        "model": f"{config.model.stage or config.model.family}, {num_params:,} parameters"
+        f"{_experts(setup.stage)}, {_count(setup.stage.num_layers, 'layer')} of width "
+        f"{setup.stage.model_dim}",
         **({"source": source.describe()} if source else {}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
@@ -169,6 +172,14 @@ def _words(name: str) -> str:
 
 def _join(counts) -> str:
     return "+".join(map(str, counts))
+
+
+def _experts(stage: Stage) -> str:
+    count = num_experts_of(stage)
+    if not count:
+        return ""
+    active, chosen = count_params(stage, only_active=True), getattr(stage, "experts_per_token", "?")
+    return f" ({active:,} for a token: {chosen} of {count} experts)"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -16,7 +16,7 @@ from seq1f1b_jax.schedule import Simulation
 from seq1f1b_jax.training.setup import Setup
 
 MEASURED = "measured costs"
-OPTIONS = ("mlp_bias", "qk_norm", "norm_placement")
+OPTIONS = ("mlp_bias", "qk_norm", "norm_placement", "num_experts", "experts_per_token")
 """Fields that some families have, and a plan knows."""
 WAITS = ("bubble", "imbalance", "exchange")
 """Terms of a step in which ranks wait; one of them may be below 0, all together not."""
