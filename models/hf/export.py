@@ -144,21 +144,20 @@ def _write_tensors(
 ) -> None:
     leaves = {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     leaves.setdefault(ZEROS, np.zeros((stage.num_layers, stage.model_dim), np.float32))
-    tensors = {name: (rule, layer) for name, rule, layer in wanted(stage, rules)}
+    tensors = {name: (rule, index) for name, rule, index in wanted(stage, rules)}
 
     readers = {}
 
-    def part(leaf, layer):
+    def part(leaf, index):
+        if not index:
+            return np.asarray(leaves[leaf])
+        layer, *expert = index
         reader = readers[leaf] = readers.get(leaf) or opened(leaves[leaf])
-        return reader(layer, layer + 1)[0]
+        return reader(layer, layer + 1)[(0, *expert)]
 
     def get(name):
-        rule, layer = tensors[name]
-        per_layer = "{}" in rule.name
-        return rule.to_theirs(
-            [part(leaf, layer) if per_layer else np.asarray(leaves[leaf]) for leaf in rule.leaves],
-            stage=stage,
-        )
+        rule, index = tensors[name]
+        return rule.to_theirs([part(leaf, index) for leaf in rule.leaves], stage=stage)
 
     shapes = {name: rule.shape(stage) for name, (rule, _) in tensors.items()}
     write_checkpoint(folder, shapes, get, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)

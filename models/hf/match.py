@@ -9,7 +9,7 @@ import numpy as np
 
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models.decoder import Decoder
-from seq1f1b_jax.models.hf.rules import Rule
+from seq1f1b_jax.models.hf.rules import Index, Rule
 from seq1f1b_jax.models.hf.source import Source
 from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
@@ -48,7 +48,11 @@ class Match:
           UserError: it holds NaN or infinity.
         """
         rule = self.rules[leaf]
-        name = self.names[rule.name.format(layer)]
+        parts = [self._read(rule, leaf, index) for index in rule.indices(layer, self.stage)]
+        return np.stack(parts) if rule.depth > 1 else parts[0]
+
+    def _read(self, rule: Rule, leaf: str, index: Index) -> np.ndarray:
+        name = self.names[rule.name.format(*index)]
         tensor = self.source.tensors.read(name)
         if not np.isfinite(tensor).all():
             raise UserError(
@@ -70,16 +74,18 @@ def rules_of(stage: Decoder, table: Sequence[Rule]) -> dict[str, Rule]:
     return {leaf: by_leaf[leaf] for leaf in leaves}
 
 
-def wanted(stage: Decoder, table: Sequence[Rule]) -> Iterator[tuple[str, Rule, int]]:
-    """Name, rule and layer of every tensor of a model's checkpoint, in the table's order."""
+def wanted(stage: Decoder, table: Sequence[Rule]) -> Iterator[tuple[str, Rule, Index]]:
+    """Name, rule and index of every tensor of a model's checkpoint, in the table's order."""
     ours = set(rules_of(stage, table).values())
     rules = [rule for rule in table if rule in ours]
-    per_layer = [rule for rule in rules if "{}" in rule.name]
+    per_layer = [rule for rule in rules if rule.depth]
     before = rules.index(per_layer[0])
-    yield from ((rule.name, rule, 0) for rule in rules[:before])
+    yield from ((rule.name, rule, ()) for rule in rules[:before])
     for layer in range(stage.num_layers):
-        yield from ((rule.name.format(layer), rule, layer) for rule in per_layer)
-    yield from ((r.name, r, 0) for r in rules[before:] if r not in per_layer)
+        for rule in per_layer:
+            for index in rule.indices(layer, stage):
+                yield rule.name.format(*index), rule, index
+    yield from ((r.name, r, ()) for r in rules[before:] if r not in per_layer)
 
 
 def match(source: Source, stage: Decoder) -> Match:

@@ -1,10 +1,10 @@
 """Which tensor of a checkpoint is which of our leaves, and in which order of dims.
 
-A rule is a name (`{}` is the layer) and, for each of our leaves in it, two einops patterns, theirs
-and ours. Letters:
+A rule is a name (`{}` is the layer, a second one the expert) and, for each of our leaves in it, two
+einops patterns, theirs and ours. Letters:
 
     d model_dim    h num_heads    k num_kv_heads    e head_dim    f mlp_dim    v vocab_size
-    n max_positions    t 2 (halves of a head)    r head_dim / 2
+    n max_positions    t 2 (halves of a head)    r head_dim / 2    x num_experts
 
 So `(h e) d` -> `d (h e)` is the transpose from PyTorch's `[out, in]` to our `[in, out]`.
 """
@@ -16,6 +16,9 @@ import numpy as np
 from einops import rearrange
 
 from seq1f1b_jax.models.decoder import Decoder
+
+Index = tuple[int, ...]
+"""The numbers in a tensor's name."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Rule:
     """One line of a table.
 
     Attributes:
-      name: the tensor's name in the checkpoint; `{}` is the layer.
+      name: the tensor's name in the checkpoint; `{}` is the layer, a second one the expert, of
+        which our leaf has a stack.
       pieces: what it holds, one after the other.
       axis: dim along which it holds several.
     """
@@ -50,6 +54,17 @@ class Rule:
     name: str
     pieces: tuple[Piece, ...]
     axis: int = 0
+
+    @property
+    def depth(self) -> int:
+        """How many numbers are in the name: of a layer 1, of an expert 2."""
+        return self.name.count("{}")
+
+    def indices(self, layer: int, stage: Decoder) -> list[Index]:
+        """The numbers in the names of a layer's tensors."""
+        if self.depth < 2:
+            return [(layer,) * self.depth]
+        return [(layer, expert) for expert in range(letters(stage)["x"])]
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -102,7 +117,7 @@ def letters(stage: Decoder) -> dict[str, int]:
     return {
         "d": stage.model_dim, "h": stage.num_heads, "k": stage.num_kv_heads, "e": stage.head_dim,
         "f": stage.mlp_dim, "v": stage.vocab_size, "n": getattr(stage, "max_positions", 0) or 0,
-        "t": 2, "r": stage.head_dim // 2,
+        "t": 2, "r": stage.head_dim // 2, "x": getattr(stage, "num_experts", 0),
     }
 
 

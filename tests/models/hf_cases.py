@@ -18,6 +18,9 @@ STAGES = {
         rope=RopeConfig("llama3", factor=8.0, original_max_positions=64)),
     "mistral": build_stage("llama", **{**SIZES, "num_heads": 2}, window=3),
     "qwen2": build_stage("llama", **{**SIZES, "num_heads": 2}, qkv_bias=True),
+    "experts": build_stage(
+        "llama", **SIZES, num_kv_heads=2, head_dim=6, qk_norm="head", num_experts=3,
+        experts_per_token=2),
     "gpt2": build_stage("gpt", **SIZES, max_positions=9, tied=True),
     "gpt2 untied": build_stage("gpt", **SIZES, max_positions=9),
 }

@@ -16,6 +16,16 @@ MISTRAL = {**LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mist
            "sliding_window": 7}
 QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
          "sliding_window": 7}
+QWEN3_MOE = {
+    **LLAMA, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 6,
+    "moe_intermediate_size": 8, "num_experts_per_tok": 2, "norm_topk_prob": True,
+    "num_key_value_heads": 2,
+}
+MIXTRAL = {
+    **LLAMA, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
+    "num_key_value_heads": 2, "rope_theta": 1e4,
+}
+OLMOE = {**LLAMA, "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}
 GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 2, "n_embd": 24,
         "n_head": 4, "n_positions": 50, "vocab_size": 32}
 FIELDS = {
@@ -60,6 +70,21 @@ FIELD_CASES = {
          "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
         {"qkv_bias": True, "window": 7, "layer_pattern": ["full", "window"]}),
     "biases of the mlp": ({**LLAMA, "mlp_bias": True}, {"mlp_bias": True}),
+    "experts": (
+        QWEN3_MOE,
+        {"num_experts": 6, "experts_per_token": 2, "mlp_dim": 8, "qk_norm": "head",
+         "num_kv_heads": 2}),
+    "experts, as transformers 5 names them": (
+        {k: v for k, v in QWEN3_MOE.items() if k not in ("num_experts", "norm_topk_prob")}
+        | {"num_local_experts": 5},
+        {"num_experts": 5, "experts_per_token": 2, "mlp_dim": 8, "qk_norm": "head",
+         "num_kv_heads": 2, "normalize_experts": False}),
+    "mixtral's defaults": (
+        MIXTRAL, {"num_experts": 8, "experts_per_token": 2, "num_kv_heads": 2}),
+    "olmoe's defaults": (
+        OLMOE,
+        {"num_experts": 64, "experts_per_token": 8, "qk_norm": "width",
+         "normalize_experts": False}),
 }
 
 
@@ -230,6 +255,11 @@ REFUSED = {
     "a factor of the default": (
         {**LLAMA, "rope_parameters": {"rope_type": "default", "factor": 2.0}},
         "factor=2.0 has no meaning for rope type 'default' .which has no options"),
+    "experts in some layers": (
+        {**QWEN3_MOE, "decoder_sparse_step": 2}, "decoder_sparse_step=2 .*all layers have experts"),
+    "a layer without experts": ({**QWEN3_MOE, "mlp_only_layers": [1]}, "mlp_only_layers=.1."),
+    "noise": ({**MIXTRAL, "router_jitter_noise": 0.1}, "router_jitter_noise=0.1 .*set it to 0"),
+    "clipped": ({**OLMOE, "clip_qkv": 8.0}, "clip_qkv=8.0"),
     "compressed": ({**LLAMA, "compression_config": {"format": "x"}}, "compression_config is set"),
     "pruned": ({**GPT2, "pruned_heads": {"0": [1]}}, "pruned_heads={'0': .1.}; all layers"),
     "two numbers of heads": (

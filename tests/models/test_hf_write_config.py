@@ -5,7 +5,17 @@ import pytest
 from seq1f1b_jax.config import UserError
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf.write_config import hf_config
-from tests.models.test_hf_config import GPT2, LLAMA, MISTRAL, QWEN2, ROPES, read
+from tests.models.test_hf_config import (
+    GPT2,
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    OLMOE,
+    QWEN2,
+    QWEN3_MOE,
+    ROPES,
+    read,
+)
 
 EXPORTED = {
     "llama": (LLAMA, "LlamaForCausalLM"),
@@ -17,6 +27,9 @@ EXPORTED = {
         {**QWEN2, "num_key_value_heads": 2, "use_sliding_window": True, "max_window_layers": 0},
         "Qwen2ForCausalLM"),
     "gpt2": (GPT2, "GPT2LMHeadModel"),
+    "experts": (QWEN3_MOE, "Qwen3MoeForCausalLM"),
+    "mixtral": (MIXTRAL, "MixtralForCausalLM"),
+    "olmoe": (OLMOE, "OlmoeForCausalLM"),
     **{f"rope {name}": ({**LLAMA, "rope_scaling": options}, "LlamaForCausalLM")
        for name, (options, _) in ROPES.items()},
 }

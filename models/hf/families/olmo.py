@@ -27,17 +27,18 @@ def after(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     )
 
 
-RULES = replaced(
-    after(LLAMA_RULES),
-    layers__attention__query_norm__scale=rule(
+QK_NORMS = {
+    "layers__attention__query_norm__scale": rule(
         "model.layers.{}.self_attn.q_norm.weight", "layers.attention.query_norm.scale",
         "(h e)", "(h e)",
     ),
-    layers__attention__key_norm__scale=rule(
+    "layers__attention__key_norm__scale": rule(
         "model.layers.{}.self_attn.k_norm.weight", "layers.attention.key_norm.scale",
         "(k e)", "(k e)",
     ),
-)
+}
+"""One norm over all heads, for `replaced`."""
+RULES = replaced(after(LLAMA_RULES), **QK_NORMS)
 
 
 def _read(settings: CheckedValues, *, rope: bool = True) -> Fields:
