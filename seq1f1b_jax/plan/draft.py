@@ -130,7 +130,7 @@ class Draft:
         return StageCost.of(
             self.shape, layers_per_stage, num_sequences=self.num_sequences,
             recompute=self.config.executor.recompute, windows=self.shape.windows,
-            num_layer_params=self.shape.num_layers * self.shape.layer_weights(1),
+            num_layer_params=self.shape.num_layers * self.shape.active_weights,
         )
 
     @property
@@ -231,6 +231,7 @@ class Draft:
             layer_values=shape.residuals("none", tensor, tokens),
             scores=_scores(self.lengths, self.block),
             layer_weights=shape.layer_weights(tensor),
+            expert_weights=shape.expert_weights // tensor,
             small_weights=shape.norm_weights,
             table_values=_table_rows(self) * shape.model_dim,
             unrolled=self.is_unrolled,

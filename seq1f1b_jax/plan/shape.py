@@ -10,6 +10,7 @@ devices of `tensor` (own: of its own tokens only, where the devices share them):
     F/t         inputs of the MLP's activation: one of GELU, two of SwiGLU
     Hq*D/t, Hk*D/t  queries and keys before their norm, where they have one
     d own       what is added after attention and the MLP, before its norm, where it has one
+    k, k*F/t    with k experts per token: their weights and numbers, and of each pair what is F/t
     more with recompute=none: outputs of norms and one more F/t, and the norms' statistics
 """
 
@@ -21,6 +22,9 @@ from typing import Any, NamedTuple
 from seq1f1b_jax.config import ModelConfig, NormPlacement, QkNorm, UserError, all_sizes
 from seq1f1b_jax.schedule.memory.sizes import Value
 
+INDEX = 4
+"""Bytes of an expert's number."""
+
 
 class Leaf(NamedTuple):
     """An array of a layer's weights, as one device holds it.
@@ -28,10 +32,12 @@ class Leaf(NamedTuple):
     Attributes:
       shape: its dims.
       tensor_dim: the one that is sharded over `tensor`; `None`: it is replicated.
+      stacked: whether the first one counts experts.
     """
 
     shape: tuple[int, ...]
     tensor_dim: int | None = None
+    stacked: bool = False
 
 
 class Tokens(NamedTuple):
@@ -66,6 +72,8 @@ class ModelShape:
       qkv_bias, output_bias, mlp_bias: whether these projections have biases.
       qk_norm: of queries and keys: `none`, `head` (of each) or `width` (of all at once).
       norm_placement: of the norms of attention and MLP: `before`, `after` or `both`.
+      num_experts: MLPs of a layer among which a router chooses; 0: one, without a router.
+      experts_per_token: how many it chooses.
       learned_positions: rows of their table; 0: they are rotary.
       windows: sliding-window size of each layer, or one for all.
 
@@ -92,6 +100,8 @@ class ModelShape:
     mlp_bias: bool = False
     qk_norm: QkNorm = "none"
     norm_placement: NormPlacement = "before"
+    num_experts: int = 0
+    experts_per_token: int = 0
     learned_positions: int = 0
     windows: tuple[int | None, ...] = (None,)
 
@@ -111,6 +121,18 @@ class ModelShape:
         """Numbers in a layer's weights on one device."""
         return sum(prod(leaf.shape) for leaf in self.layer_leaves(num_tensor))
 
+    @property
+    def expert_weights(self) -> int:
+        """Numbers in the weights of all experts of a layer."""
+        return self.num_experts * 3 * self.model_dim * self.mlp_dim
+
+    @property
+    def active_weights(self) -> int:
+        """Numbers in a layer's weights that a token meets."""
+        unused = self.num_experts - self.experts_per_token
+        idle = self.expert_weights // self.num_experts * unused if self.num_experts else 0
+        return self.layer_weights(1) - idle
+
     def layer_leaves(self, num_tensor: int) -> Iterator[Leaf]:
         """The arrays of a layer on one device; key/value heads fewer than devices are on all."""
         d, mlp = self.model_dim, self.mlp_dim // num_tensor
@@ -127,6 +149,11 @@ class ModelShape:
         yield Leaf((heads, self.head_dim, d), 0)
         if self.output_bias:
             yield Leaf((d,))
+        if self.num_experts:
+            yield Leaf((d, self.num_experts))
+            yield from [Leaf((self.num_experts, d, mlp), 2, stacked=True)] * 2
+            yield Leaf((self.num_experts, mlp, d), 1, stacked=True)
+            return
         yield from [Leaf((d, mlp), 1)] * (2 if self.gated else 1)
         yield Leaf((mlp, d), 0)
         if not self.gated or self.mlp_bias:
@@ -156,21 +183,32 @@ class ModelShape:
             return (x, out, lse)
         stored = (x, query, out, lse)
         stream = Value(x.size // tokens.groups, item)
-        mlp = Value(width * self.mlp_dim // num_tensor // tokens.groups, item)
+        inner = self._inner(num_tensor, tokens)
         before = self._before_qk_norm(num_tensor, tokens)
         after = self.norm_placement != "before"
         if policy == "selective":
             raw = before[:2]
-            inside = (*raw, *[stream] * (2 if after else 1), *[mlp] * (2 if self.gated else 1))
+            inside = (*raw, *[stream] * (2 if after else 1), *inner)
             return stored + tokens.groups * inside
         statistic = Value(own // tokens.groups, tokens.wide)
         norms = {"before": 2, "after": 2, "both": 4}[self.norm_placement]
         statistics = [statistic] * norms * (2 if self.centred else 1)
         streams = {"before": 3, "after": 3, "both": 5}[self.norm_placement]
-        inside = (*before, *[stream] * streams, *statistics, *[mlp] * (3 if self.gated else 2))
+        product = () if self.num_experts else inner[:1]
+        inside = (*before, *[stream] * streams, *statistics, *inner, *product)
         if tokens.groups > 1:  # its own part of the input and of attention's output
             inside = (*inside, stream, Value(query.size // tokens.groups, item))
         return stored + tokens.groups * inside
+
+    def _inner(self, num_tensor: int, tokens: Tokens) -> tuple[Value, ...]:
+        """Inputs of the MLP's activation; of experts, too, which a token has, with which weight."""
+        width = tokens.num_sequences * tokens.length // tokens.groups
+        if not self.num_experts:
+            mlp = Value(width * self.mlp_dim // num_tensor, tokens.itemsize)
+            return (mlp,) * (2 if self.gated else 1)
+        pairs = width * self.experts_per_token
+        mlp = Value(pairs * self.mlp_dim // num_tensor, tokens.itemsize)
+        return (mlp, mlp, Value(pairs, tokens.wide), Value(pairs, INDEX))
 
     def _before_qk_norm(self, num_tensor: int, tokens: Tokens) -> tuple[Value, ...]:
         """Queries and keys before their norm, and its statistics of both."""
@@ -192,10 +230,16 @@ class ModelShape:
         x = Value(width * self.model_dim, item)
         gradients = (key, query, key)
         wide = [mlp] * (2 if self.gated else 1)
+        if self.num_experts:
+            inner = self._inner(num_tensor, tokens)
+            gradients = (*gradients, Value(width * self.num_experts, tokens.wide))
+            wide = list(inner[:2])
+        else:
+            inner = (mlp,)
         if policy in ("none", "selective"):
             return (*gradients, *wide, x, x)
         again = (query,) * (policy == "full")
-        return (*gradients, x, mlp, *wide, x, *again, x)
+        return (*gradients, x, *inner, *wide, x, *again, x)
 
 
 def shape_of(model: ModelConfig) -> ModelShape:
@@ -215,8 +259,8 @@ def shape_of(model: ModelConfig) -> ModelShape:
             "--model.num_layers and so on"
         )
     sizes: dict[str, Any] = all_sizes(model)
-    options = {name: sizes[name] for name in ("mlp_bias", "qk_norm", "norm_placement")
-               if name in sizes}
+    names = ("mlp_bias", "qk_norm", "norm_placement", "num_experts", "experts_per_token")
+    options = {name: sizes[name] for name in names if name in sizes}
     is_gpt = sizes["family"] == "gpt"
     names = (
         "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",

@@ -56,7 +56,7 @@ class _Leaf(NamedTuple):
 
     Attributes:
       dims: without the first, that of the ranks.
-      num_stacking: of these, how many count layers.
+      num_stacking: of these, how many count layers, and experts.
       num_rows: of a matrix, over all devices and without padding; 1: it is a vector.
       tensor_dim: which of the dims is sharded over `tensor`.
       is_table: whether its rows are spread over devices.
@@ -127,8 +127,10 @@ def _leaves(shape: ModelShape, spread: Spread) -> Iterator[_Leaf]:
         sharded = None if spread.tensor == 1 else leaf.tensor_dim
         dims = [_Dim(size, dim == sharded) for dim, size in enumerate(leaf.shape)]
         rows = prod(dim.size * (spread.tensor if dim.taken else 1) for dim in dims[:-1])
-        at = None if sharded is None else 1 + sharded
-        yield _Leaf((_Dim(spread.rank_layers), *dims), 1, rows, at)
+        at, stacking = None if sharded is None else 1 + sharded, 1
+        if leaf.stacked:
+            rows, stacking = rows // leaf.shape[0], 2
+        yield _Leaf((_Dim(spread.rank_layers), *dims), stacking, rows, at)
     tables = [shape.vocab_size] * (1 if shape.tied else 2)
     for rows in (*tables, *[shape.learned_positions] * bool(shape.learned_positions)):
         kept = -(-rows // (spread.pipe * spread.tensor))

@@ -38,6 +38,7 @@ def newton_schulz_flops(draft: Draft) -> float:
     total = 0.0
     for leaf in draft.shape.layer_leaves(1):
         if len(leaf.shape) > 1:
-            short, long = sorted((prod(leaf.shape[:-1]), leaf.shape[-1]))
-            total += 4 * short**2 * long + 2 * short**3
+            count, *shape = leaf.shape if leaf.stacked else (1, *leaf.shape)
+            short, long = sorted((prod(shape[:-1]), shape[-1]))
+            total += count * (4 * short**2 * long + 2 * short**3)
     return resolve_optimizer(draft.config.optimizer)["ns_steps"] * total * layers / parts

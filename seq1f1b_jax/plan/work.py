@@ -10,6 +10,7 @@ tokens before the chunk:
                  activations, residuals and copies; 4 F and 6 F without a gate; where devices share
                  tokens 4 d and 11 d more for those that are gathered; and the prefix, 3 o h
                  forward, 11 o h backward, 5 o h for the last chunk, which adds to no gradient
+    experts      of k per token of E: matmuls of n k / E rows, at most a block; F is k F_e
     collectives  n d numbers, (t-1)/t of them over the link: four forward, four of six backward that
                  no matmul hides
 
@@ -42,6 +43,10 @@ W_SHARE = 0.3
 """Of a backward's other kernels, those of `W`."""
 
 
+LARGEST_BLOCK = 1024
+"""Rows of an expert's matmul (`ops.experts`)."""
+
+
 class Traffic(NamedTuple):
     """Numbers read and written by kernels that are no matmul, per token; see above."""
 
@@ -57,6 +62,9 @@ TRAFFIC = {
     Op.F: Traffic(width=24, gated=7, plain=4, gathered=4, prefix=3, last_prefix=3),
     Op.B: Traffic(width=30, gated=10, plain=6, gathered=11, prefix=11, last_prefix=5),
 }
+EXPERT_BYTES = 24
+"""Of an expert's weight in a backward, whatever its tokens: its float32 gradient is set to zero,
+added to by blocks, and added to the accumulator."""
 EXPOSED = {Op.F: 4, Op.B: 4}
 """Collectives of a layer that no matmul runs beside."""
 
@@ -127,9 +135,19 @@ class _Chunks:
 
     def matmul(self, times: int) -> NDArray[np.float64]:
         """So many matmuls with all weights of a layer."""
+        shape, tensor = self.draft.shape, self.draft.num_tensor
+        experts = 3 * shape.model_dim * shape.mlp_dim * shape.experts_per_token / tensor
+        seconds = self._product(self.weights - experts, self.tokens)
+        if experts:
+            pairs = self.tokens * shape.experts_per_token / shape.num_experts
+            seconds += self._product(experts, np.maximum(1, np.minimum(LARGEST_BLOCK, pairs)))
+        return times * seconds
+
+    def _product(self, weights: float, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """All tokens by so many weights, in matmuls of so many rows."""
         hardware = self.hardware
-        share = np.array([hardware.matmul_share(tokens) for tokens in self.tokens])
-        return times * 2 * self.tokens * self.weights / (hardware.matmul_flops * share)
+        share = np.array([hardware.matmul_share(n) for n in rows])
+        return 2 * self.tokens * weights / (hardware.matmul_flops * share)
 
     def layer(self, op: Op) -> Times:
         """Of one layer."""
@@ -167,7 +185,8 @@ class _Chunks:
     def _other(self, op: Op) -> NDArray[np.float64]:
         draft, shape, traffic = self.draft, self.draft.shape, TRAFFIC[op]
         tensor = draft.num_tensor
-        width, mlp = shape.model_dim / tensor, shape.mlp_dim / tensor
+        width = shape.model_dim / tensor
+        mlp = max(1, shape.experts_per_token) * shape.mlp_dim / tensor
         per_token = traffic.width * width
         per_token += (traffic.gated if shape.gated else traffic.plain) * mlp
         per_token += traffic.gathered * shape.model_dim * (draft.token_parts > 1)
@@ -176,6 +195,8 @@ class _Chunks:
         before = draft.num_sequences * (np.cumsum(self.lengths) - self.lengths)
         kv = 2 * shape.kv_heads(tensor) * shape.head_dim
         moved = draft.itemsize * (self.tokens * per_token + times * before * kv)
+        if op is Op.B:
+            moved = moved + EXPERT_BYTES * shape.expert_weights / tensor
         return moved / self.bandwidth + KERNELS[op] * self.hardware.launch
 
     def _collectives(self, op: Op) -> NDArray[np.float64]:

@@ -21,6 +21,10 @@ MODELS = {
         family="llama", positions="rotary", tied=True, norm_placement="both", qk_norm="head",
         window=100, layer_pattern=["window", "window", "full"], activation="gelu", mlp_bias=True,
     ),
+    "experts": dict(
+        family="llama", positions="rotary", tied=False, num_experts=5, experts_per_token=3,
+        qk_norm="head",
+    ),
     "olmo": dict(
         family="llama", positions="rotary", tied=False, norm_placement="after", qk_norm="width",
     ),
@@ -83,6 +87,13 @@ CASES = {
     "gemma split": config_of("gemma", schedule="seq-zb-h1", pipe=3),
     "olmo": config_of("olmo", recompute="none"),
     "olmo selective": config_of("olmo", pipe=3),
+    "experts": config_of("experts"),
+    "experts none": config_of("experts", tensor=2, sequence_parallel=True, recompute="none"),
+    "experts in halves": config_of("experts", tensor=2, sequence_parallel=True, halves=True),
+    "experts split": config_of("experts", schedule="seq-zb-h1", pipe=3),
+    "experts split full": config_of("experts", schedule="seq-zb-h1", recompute="full"),
+    "experts split matmuls": config_of("experts", schedule="seq-zb-h1", recompute="matmuls"),
+    "experts, two pipelines": config_of("experts", data=2, tensor=2),
     "one chunk": config_of("gpt", schedule="1f1b", chunks=1, pipe=4),
 }
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree import leaves_with_path
 from jax.tree_util import keystr
@@ -17,18 +18,23 @@ class Matrix(NamedTuple):
     """One matrix or vector of the model, as plain Optax sees it."""
 
     name: str
-    layer: int | None
+    layer: tuple[int, ...] | None
     shape: tuple[int, ...]
 
 
 def apart(params):
-    """Each matrix and vector of every layer on its own; more than two dims are one matrix."""
+    """Each matrix and vector of every layer on its own; more than two dims are one matrix.
+
+    But of experts: each has its own.
+    """
     found = {}
     for path, leaf in leaves_with_path(params):
-        layers = getattr(path[0], "name", None) == "layers"
-        for layer, part in enumerate(leaf) if layers else [(None, leaf)]:
+        name, layers = keystr(path), getattr(path[0], "name", None) == "layers"
+        counted = leaf.shape[: 2 if "experts" in name else 1]
+        for layer in np.ndindex(counted) if layers else [None]:
+            part = leaf if layer is None else leaf[layer]
             shaped = part.reshape(-1, part.shape[-1]) if part.ndim > 2 else part
-            found[Matrix(keystr(path), layer, part.shape)] = shaped
+            found[Matrix(name, layer, part.shape)] = shaped
     return found
 
 
@@ -37,7 +43,7 @@ def together(matrices, like):
     def stack(path, leaf):
         own = sorted(key for key in matrices if key.name == keystr(path))
         parts = [matrices[key].reshape(key.shape) for key in own]
-        return parts[0] if own[0].layer is None else jnp.stack(parts)
+        return parts[0] if own[0].layer is None else jnp.stack(parts).reshape(leaf.shape)
 
     return jax.tree.map_with_path(stack, like)
 

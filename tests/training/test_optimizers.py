@@ -63,7 +63,7 @@ class Leaves(CutStage):
         d, mlp, layers = self.model_dim, self.mlp_dim, self.num_layers
         shapes = {
             "output": (self.num_heads, self.head_dim, d), "up": (d, mlp), "bias": (mlp,),
-            "down": (mlp, d), "whole": (d, 9), "scale": (d,),
+            "down": (mlp, d), "whole": (d, 9), "scale": (d,), "experts": (3, d, mlp),
         }
         stacked = {name: jnp.zeros((layers, *shape)) for name, shape in shapes.items()}
         first = {"table": jnp.zeros((self.num_positions, d))}

@@ -37,6 +37,8 @@ def _mlp(sizes: StepSizes, chunk: int) -> int:
     - keys and values of the prefix and the chunk, joined, and zeros for their gradients;
     - the MLP's wide values and as many gradients, without those that are read out of the ring;
       where two are multiplied (a gate), all gradients and the gate's sigmoid in any case;
+    - of experts, which are loops, all of these, gradients, and zeros that these begin as; and the
+      gradients of all experts' weights;
     - scores of a block that is in no loop: they do not depend on a gradient, and are made early;
     - weights, see `_weights`.
     """
@@ -45,6 +47,8 @@ def _mlp(sizes: StepSizes, chunk: int) -> int:
     stored = _by_width(sizes, sizes.residuals, length)[1]
     gated = wide > 2 * largest
     mlp = max(2 * wide - stored, wide + largest if gated else 0)
+    if sizes.expert_weights:
+        mlp = 3 * wide + sizes.expert_weights * sizes.wide
     stream, parts = sizes.layer_input(length), sizes.token_parts
     streams = (1 + (3 * parts if parts > 1 else 2)) * stream
     if sizes.num_sequences * (length // parts) >= LIBRARY_ROWS:

@@ -59,6 +59,7 @@ class StepSizes:
       layer_values: what it would keep if nothing were recomputed.
       scores: of attention, by chunk.
       layer_weights: numbers in a layer's weights.
+      expert_weights: of these, numbers in its experts'.
       small_weights: in those of the first and the last stage that are no tables.
       table_values: in the gathered tables.
       unrolled: whether every layer has its own part of the program.
@@ -90,6 +91,7 @@ class StepSizes:
     layer_values: tuple[Value, ...]
     scores: tuple[Scores, ...]
     layer_weights: int
+    expert_weights: int = 0
     small_weights: int
     table_values: int
     unrolled: bool = False

@@ -48,14 +48,15 @@ def _layer_on_gpu(sizes: StepSizes) -> int:
       dtype);
     - where devices of `tensor` share tokens, all those that the matmuls of a sublayer see, and
       the gradients by them;
-    - one layer's weights, sliced out of the stack or transposed;
+    - one layer's weights, sliced out of the stack or transposed, and the gradients of experts;
     - one after the other the MLP's wide values with their gradients, and attention's scores and
       their gradients, in the accumulation dtype and once more in the compute dtype.
 
     This holds for every `recompute`: what `selective` and `full` do not store is recomputed.
     """
     scratch = max(_chunk_on_gpu(sizes, chunk) for chunk in range(len(sizes.lengths)))
-    return scratch + sizes.layer_weights * sizes.itemsize
+    experts = sizes.expert_weights * sizes.wide if sizes.train else 0
+    return scratch + sizes.layer_weights * sizes.itemsize + experts
 
 
 def _chunk_on_gpu(sizes: StepSizes, chunk: int) -> int:

@@ -7,9 +7,8 @@ chunks of equal cost get shorter along the sequence.
     matmul, per token       2*in*out forward, twice that backward (input and weight gradients)
     attention, per pair     4*D per query head forward (2 matmuls), 10*D backward (5 matmuls)
     head, per token         3 * 2*d*V, all in the forward: loss, its gradient and the weight's
-    embedding               a lookup, not counted
 
-Elementwise work, norms and communication are left out: they grow with the tokens as the matmuls do.
+Elementwise work, norms, lookups and communication are left out: they grow with the tokens.
 """
 
 from collections import Counter
@@ -44,7 +43,7 @@ class StageCost:
       num_heads: query heads.
       num_kv_heads: key/value heads; fewer than `num_heads` for grouped queries.
       head_dim: width D of a head.
-      mlp_dim: hidden width of the MLP.
+      mlp_dim: hidden width of the MLP; of experts, of all that a token goes through.
       gated: whether the MLP has a gate, three matmuls instead of two.
       vocab_size: rows V of the head.
       layers_per_stage: layers of each stage along the model.
@@ -55,8 +54,7 @@ class StageCost:
         sees all keys before it.
       visible_keys: `[seq_len]`, keys that the query at each position sees, on average over packed
         documents and layers; `None`: what causality and the windows leave.
-      num_layer_params: parameters of all layers, biases and norms included, for `model_flops`;
-        `None`: their matmul weights.
+      num_layer_params: that a token meets, for `model_flops`; `None`: only matmul weights.
 
     Raises:
       ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
@@ -87,6 +85,8 @@ class StageCost:
     def of(cls, stage: Any, layers_per_stage: tuple[int, ...], **options: Any) -> "StageCost":
         """The cost of a `Stage`; the options are fields that it lacks, or other values for them."""
         sizes = {name: getattr(stage, name) for name in (*_SIZES, "gated") if name not in options}
+        if "mlp_dim" in sizes:
+            sizes["mlp_dim"] *= getattr(stage, "experts_per_token", 0) or 1
         return cls(layers_per_stage=layers_per_stage, **sizes, **options)
 
     def __post_init__(self) -> None:
