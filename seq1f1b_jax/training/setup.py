@@ -111,6 +111,7 @@ def executor_options(
     options = ExecutorOptions(
         **(executor | {"compute_dtype": dtype, "offload": offload}),
         restart_positions=config.data.restart_positions,
+        trainable=config.trainable,
         z_loss=config.train.z_loss,
         sequence_parallel=config.mesh.sequence_parallel,
     )

@@ -30,6 +30,7 @@ from seq1f1b_jax.pipeline.executor.shapes import layer_shapes, table_shapes, wei
 from seq1f1b_jax.pipeline.executor.store import store_shapes
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
+from seq1f1b_jax.pipeline.params.trained import Trained, find_trained
 from seq1f1b_jax.pipeline.stage import (
     Params,
     Stage,
@@ -138,6 +139,16 @@ class Program:
         return dict(self.layout.position_tables)
 
     @cached_property
+    def trained(self) -> Trained:
+        """The weights whose gradients there are."""
+        return find_trained(self.stage, self.options.trainable)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head trains, which may be the embedding."""
+        return ("embedding" if self.layout.tied else "head") in self.trained
+
+    @cached_property
     def weight_shapes(self) -> Params:
         """See `shapes.weight_shapes`."""
         return weight_shapes(
@@ -164,6 +175,7 @@ class Program:
             return plan_residuals(
                 self.stage, self.layer_shapes, self.layer_input(length),
                 policy=self.options.recompute, own_positions=self.restart_positions,
+                trained=self.trained,
             )
 
         plans = self._by_length(plan)
@@ -199,7 +211,7 @@ class Program:
         return make(
             self.stage, self.residual_plans[self.lengths.index(length)], self.layer_shapes,
             self.layer_input(length), policy=self.options.recompute, platform=self.platform,
-            own_positions=self.restart_positions,
+            own_positions=self.restart_positions, trained=self.trained,
         )
 
     def _by_length(self, make: Callable[[int], T]) -> tuple[T, ...]:
