@@ -170,12 +170,13 @@ class LlamaLayer(nnx.Module):
             output_std=std, rngs=rngs,
             tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads,
             norm=None if sizes.qk_norm == "none" else norm, whole_norm=sizes.qk_norm == "width",
+            lora=sizes.lora,
         )
         if self.placement != "after":
             self.mlp_norm = norm(d)
         self.mlp = GatedMlp(
             d, sizes.mlp_dim, output_std=std, rngs=rngs, activation=sizes.activation,
-            bias=sizes.mlp_bias, tensor=sizes.tensor,
+            bias=sizes.mlp_bias, tensor=sizes.tensor, lora=sizes.lora,
         )
         if self.placement != "before":
             self.attention_post_norm = norm(d, parts=parts)
