@@ -15,11 +15,17 @@ devices of `tensor` (own: of its own tokens only, where the devices share them):
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
-from seq1f1b_jax.config import ModelConfig, NormPlacement, QkNorm, UserError, all_sizes
+from seq1f1b_jax.config import LoraConfig, ModelConfig, NormPlacement, QkNorm, UserError, all_sizes
+from seq1f1b_jax.config.lora import adapter_shapes
 from seq1f1b_jax.schedule.memory.sizes import Value
+
+NO_ADAPTERS = LoraConfig()
+HEADS_IN = ("attention.query", "attention.key", "attention.value")
 
 
 class Leaf(NamedTuple):
@@ -28,10 +34,12 @@ class Leaf(NamedTuple):
     Attributes:
       shape: its dims.
       tensor_dim: the one that is sharded over `tensor`; `None`: it is replicated.
+      name: its path in a layer.
     """
 
     shape: tuple[int, ...]
-    tensor_dim: int | None = None
+    tensor_dim: int | None
+    name: str
 
 
 class Tokens(NamedTuple):
@@ -68,6 +76,8 @@ class ModelShape:
       norm_placement: of the norms of attention and MLP: `before`, `after` or `both`.
       learned_positions: rows of their table; 0: they are rotary.
       windows: sliding-window size of each layer, or one for all.
+      lora: adapters of the projections.
+      trainable: patterns of the leaves that train (`config.trainable_patterns`); `None`: all do.
 
     Example:
       >>> from seq1f1b_jax.config import ModelConfig, resolve_model
@@ -94,6 +104,8 @@ class ModelShape:
     norm_placement: NormPlacement = "before"
     learned_positions: int = 0
     windows: tuple[int | None, ...] = (None,)
+    lora: LoraConfig = NO_ADAPTERS
+    trainable: tuple[str, ...] | None = None
 
     @property
     def num_params(self) -> int:
@@ -111,27 +123,57 @@ class ModelShape:
         """Numbers in a layer's weights on one device."""
         return sum(prod(leaf.shape) for leaf in self.layer_leaves(num_tensor))
 
+    def trains(self, name: str) -> bool:
+        """Whether a leaf trains, by its path in the parameters."""
+        return self.trainable is None or any(fnmatchcase(name, one) for one in self.trainable)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head does, which may be the embedding."""
+        return self.trains("embedding" if self.tied else "head")
+
+    def wants_input(self, *projections: str) -> bool:
+        """Whether a weight gradient reads the input of one of these: of its matrix, or its A."""
+        return any(
+            self.trains(f"layers.{path}.kernel") or self.lora.adapts(path) for path in projections
+        )
+
     def layer_leaves(self, num_tensor: int) -> Iterator[Leaf]:
         """The arrays of a layer on one device; key/value heads fewer than devices are on all."""
+        for leaf in self._base_leaves(num_tensor):
+            yield leaf
+            path = leaf.name.removesuffix(".kernel")
+            found = adapter_shapes(self.lora, path, leaf.shape, leaf.tensor_dim)
+            yield from (Leaf(*shape, name) for name, shape in found.items())
+
+    def _base_leaves(self, num_tensor: int) -> Iterator[Leaf]:
+        """Those beside the adapters."""
         d, mlp = self.model_dim, self.mlp_dim // num_tensor
         heads = self.num_heads // num_tensor
         shared = num_tensor > self.num_kv_heads
         kv_dim = self.num_kv_heads * self.head_dim // (1 if shared else num_tensor)
-        norms = 4 if self.norm_placement == "both" else 2
-        yield from [Leaf((d,))] * (2 if self.centred else 1) * norms
-        yield from [Leaf((width,)) for width in self._qk_norms(heads, kv_dim)]
-        for width, dim in ((heads * self.head_dim, 1), *[(kv_dim, None if shared else 1)] * 2):
-            yield Leaf((d, width), dim)
+        placed = {"before": ("",), "after": ("_post",), "both": ("", "_post")}
+        for norm in product(("attention", "mlp"), placed[self.norm_placement]):
+            for weight in ("scale", "bias") if self.centred else ("scale",):
+                yield Leaf((d,), None, f"{''.join(norm)}_norm.{weight}")
+        for name, width in zip(("query", "key"), self._qk_norms(heads, kv_dim), strict=False):
+            yield Leaf((width,), None, f"attention.{name}_norm.scale")
+        ways = ((heads * self.head_dim, 1), *[(kv_dim, None if shared else 1)] * 2)
+        for name, (width, dim) in zip(("query", "key", "value"), ways, strict=True):
+            yield Leaf((d, width), dim, f"attention.{name}.kernel")
             if self.qkv_bias:
-                yield Leaf((width,), None if dim is None else 0)
-        yield Leaf((heads, self.head_dim, d), 0)
+                yield Leaf((width,), None if dim is None else 0, f"attention.{name}.bias")
+        yield Leaf((heads, self.head_dim, d), 0, "attention.output.kernel")
         if self.output_bias:
-            yield Leaf((d,))
-        yield from [Leaf((d, mlp), 1)] * (2 if self.gated else 1)
-        yield Leaf((mlp, d), 0)
-        if not self.gated or self.mlp_bias:
-            yield from [Leaf((mlp,), 0)] * (2 if self.gated else 1)
-            yield Leaf((d,))
+            yield Leaf((d,), None, "attention.output.bias")
+        bias = not self.gated or self.mlp_bias
+        for name in ("gate", "up") if self.gated else ("up",):
+            yield Leaf((d, mlp), 1, f"mlp.{name}.kernel")
+            if bias:
+                yield Leaf((mlp,), 0, f"mlp.{name}.bias")
+        yield Leaf((mlp, d), 0, "mlp.down.kernel")
+        if bias:
+            yield Leaf((d,), None, "mlp.down.bias")
 
     def _qk_norms(self, heads: int, kv_dim: int) -> tuple[int, ...]:
         """Widths of the norms of queries and keys."""
@@ -159,15 +201,20 @@ class ModelShape:
         mlp = Value(width * self.mlp_dim // num_tensor // tokens.groups, item)
         before = self._before_qk_norm(num_tensor, tokens)
         after = self.norm_placement != "before"
+        inner = (Value(width // tokens.groups * self.lora.rank, item),) * self.lora.num_adapters
         if policy == "selective":
             raw = before[:2]
             inside = (*raw, *[stream] * (2 if after else 1), *[mlp] * (2 if self.gated else 1))
-            return stored + tokens.groups * inside
+            return stored + tokens.groups * (*inside, *inner)
         statistic = Value(own // tokens.groups, tokens.wide)
         norms = {"before": 2, "after": 2, "both": 4}[self.norm_placement]
         statistics = [statistic] * norms * (2 if self.centred else 1)
         streams = {"before": 3, "after": 3, "both": 5}[self.norm_placement]
-        inside = (*before, *[stream] * streams, *statistics, *[mlp] * (3 if self.gated else 2))
+        # what only gradients of frozen weights would read
+        streams -= self.norm_placement != "after" and not self.wants_input(*HEADS_IN)
+        streams -= not self.wants_input("mlp.gate", "mlp.up")
+        mlps = (2 if self.gated else 1) + self.wants_input("mlp.down")
+        inside = (*before, *[stream] * streams, *statistics, *[mlp] * mlps, *inner)
         if tokens.groups > 1:  # its own part of the input and of attention's output
             inside = (*inside, stream, Value(query.size // tokens.groups, item))
         return stored + tokens.groups * inside
@@ -190,19 +237,31 @@ class ModelShape:
         key = Value(width * self.kv_heads(num_tensor) * self.head_dim, item)
         mlp = Value(width * self.mlp_dim // num_tensor, item)
         x = Value(width * self.model_dim, item)
-        gradients = (key, query, key)
-        wide = [mlp] * (2 if self.gated else 1)
+        outputs = {"attention.query": query, "attention.key": key, "attention.value": key}
+        outputs |= dict.fromkeys(("mlp.gate", "mlp.up") if self.gated else ("mlp.up",), mlp)
+        outputs |= dict.fromkeys(("attention.output", "mlp.down"), x)
+        own = [value for path, value in outputs.items() if self.wants_input(path)]
+        inner = Value(width * self.lora.rank, item)
+        own += [inner] * self.lora.num_adapters
         if policy in ("none", "selective"):
-            return (*gradients, *wide, x, x)
-        again = (query,) * (policy == "full")
-        return (*gradients, x, mlp, *wide, x, *again, x)
+            return tuple(own)
+        # what the forward, computed again for the input gradients, has made
+        own += [query] * (policy == "full" and self.wants_input("attention.output"))
+        own += [x] * self.wants_input("mlp.gate", "mlp.up") + [mlp] * self.wants_input("mlp.down")
+        read = ["output", "gate", "up"] + ["down"] * (self.norm_placement != "before")
+        read += ["query", "key"] * (self.qk_norm != "none")
+        return (*own, *[inner] * sum(map(self.lora.adapts, read)))
 
 
-def shape_of(model: ModelConfig) -> ModelShape:
+def shape_of(
+    model: ModelConfig, lora: LoraConfig = NO_ADAPTERS, trainable: tuple[str, ...] | None = None
+) -> ModelShape:
     """The shape of a model whose preset is filled in.
 
     Args:
       model: from `resolve_model`, with a vocabulary, and a length for learned positions.
+      lora: see `ModelShape`.
+      trainable: likewise.
 
     Raises:
       UserError: a custom model, whose layers only its class knows.
@@ -227,7 +286,7 @@ def shape_of(model: ModelConfig) -> ModelShape:
         qkv_bias=is_gpt or bool(sizes.get("qkv_bias")),
         output_bias=is_gpt or bool(sizes.get("output_bias")),
         learned_positions=sizes["max_positions"] if sizes["positions"] == "learned" else 0,
-        windows=_windows(sizes), **options,
+        windows=_windows(sizes), lora=lora, trainable=trainable, **options,
     )
 
 

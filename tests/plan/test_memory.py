@@ -38,7 +38,10 @@ OPTIMIZERS = {
     "adafactor": OptimizerConfig("adafactor", min_dim_size_to_factor=96),
     "adafactor of wide matrices": OptimizerConfig("adafactor"),
 }
-STATES = ["gpt", "one rank, untied", "shared heads", "data", "data and tensor", "interleaved"]
+STATES = [
+    "gpt", "one rank, untied", "shared heads", "data", "data and tensor", "interleaved",
+    "lora, tensor", "lora of all, none", "norms train, none",
+]
 
 
 @pytest.mark.parametrize("name", STATES)

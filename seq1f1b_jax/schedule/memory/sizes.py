@@ -61,6 +61,8 @@ class StepSizes:
       layer_weights: numbers in a layer's weights.
       small_weights: in those of the first and the last stage that are no tables.
       table_values: in the gathered tables.
+      gradients: in all accumulators: of what trains.
+      trains_head: whether the head has one.
       unrolled: whether every layer has its own part of the program.
       cast: whether weights are cast to a narrower dtype.
       train: whether there are backwards.
@@ -92,6 +94,8 @@ class StepSizes:
     layer_weights: int
     small_weights: int
     table_values: int
+    gradients: int
+    trains_head: bool = True
     unrolled: bool = False
     cast: bool = True
     train: bool = True
