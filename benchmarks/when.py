@@ -33,9 +33,10 @@ from seq1f1b_jax.config import (
 from seq1f1b_jax.plan.draft import Draft, draft_of
 from seq1f1b_jax.plan.fill import fill_model
 from seq1f1b_jax.plan.hardware import Hardware, find_hardware
+from seq1f1b_jax.plan.model.kept import Tokens, residuals
+from seq1f1b_jax.plan.model.shape import ModelShape
 from seq1f1b_jax.plan.search.find import search
 from seq1f1b_jax.plan.search.space import Space
-from seq1f1b_jax.plan.shape import ModelShape, Tokens
 from seq1f1b_jax.plan.work import work_of
 from seq1f1b_jax.schedule import Op
 
@@ -165,8 +166,8 @@ def _sharded_speed(
     draft = draft_of(config, hardware)
     model, tokens = draft.shape, shape.seq_len // ring
     layer = model.layer_weights(1)
-    kept = sum(v.nbytes for v in model.residuals(recompute, 1, Tokens(1, tokens)))
-    scratch = 2 * sum(v.nbytes for v in model.residuals("none", 1, Tokens(1, tokens)))
+    kept = sum(v.nbytes for v in residuals(model, recompute, 1, Tokens(1, tokens)))
+    scratch = 2 * sum(v.nbytes for v in residuals(model, "none", 1, Tokens(1, tokens)))
     held = STATE_BYTES * model.num_params / shape.devices + 2 * 2 * layer
     held += model.num_layers * kept + scratch + _table_bytes(model)
     if held > hardware.usable:

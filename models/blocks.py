@@ -18,8 +18,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import lax
+from jax.tree_util import keystr
 from jaxtyping import Array, Float
 
+from seq1f1b_jax.config import LoraConfig
+from seq1f1b_jax.models.lora import FIRST, NO_ADAPTERS, adapted, adapter_of
 from seq1f1b_jax.ops.axes import TENSOR
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 
@@ -50,22 +53,25 @@ class Heads(nnx.Module):
       norm: makes the norm of queries or keys from its width; `None`: there is none.
       whole_norm: whether that norm is over all heads at once, not over each.
       value_dim: width of a head of values; `None`: `head_dim`.
+      lora: adapters of the projections.
     """
 
     def __init__(
         self, model_dim: int, num_heads: int, *, num_kv_heads: int, head_dim: int, qkv_bias: bool,
         output_bias: bool, output_std: float, rngs: nnx.Rngs, tensor: TensorAxis = ONE_DEVICE,
         whole_kv_heads: int | None = None, norm: Callable[[int], nnx.Module] | None = None,
-        whole_norm: bool = False, value_dim: int | None = None,
+        whole_norm: bool = False, value_dim: int | None = None, lora: LoraConfig = NO_ADAPTERS,
     ):
+        adapter = partial(adapter_of, lora)
         kv_heads, value_dim = whole_kv_heads or num_kv_heads, value_dim or head_dim
         kv_dim = kv_heads * head_dim
         self.value_dim = value_dim
         self.head_dim, self.tensor, self.whole_kv_heads = head_dim, tensor, whole_kv_heads
-        self.query = linear(model_dim, num_heads * head_dim, use_bias=qkv_bias, rngs=rngs)
-        self.key = linear(model_dim, kv_dim, use_bias=qkv_bias, rngs=rngs)
-        self.value = linear(model_dim, kv_heads * value_dim, use_bias=qkv_bias, rngs=rngs)
-        self.output = nnx.LinearGeneral(
+        linear = partial(projection, use_bias=qkv_bias, rngs=rngs)
+        self.query = linear(model_dim, num_heads * head_dim, adapter=adapter("query"))
+        self.key = linear(model_dim, kv_dim, adapter=adapter("key"))
+        self.value = linear(model_dim, kv_heads * value_dim, adapter=adapter("value"))
+        self.output = adapted(nnx.LinearGeneral, adapter("output"))(
             (num_heads, value_dim), model_dim, axis=(-2, -1),
             **_options(use_bias=output_bias, std=output_std, rngs=rngs, parts=tensor.size),
         )
@@ -108,10 +114,12 @@ class Heads(nnx.Module):
         head = lax.axis_index(TENSOR) * self.whole_kv_heads // self.tensor.size
         graph, weights = nnx.split(project)
 
-        def own_head(weight: Array) -> Array:
+        def own_head(path: tuple, weight: Array) -> Array:
+            if FIRST in keystr(path):  # it has no columns of heads
+                return weight
             return lax.dynamic_slice_in_dim(weight, head * width, width, weight.ndim - 1)
 
-        return nnx.merge(graph, jax.tree.map(own_head, weights))
+        return nnx.merge(graph, jax.tree.map_with_path(own_head, weights))
 
 
 class GeluMlp(nnx.Module):
@@ -119,12 +127,13 @@ class GeluMlp(nnx.Module):
 
     def __init__(
         self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs,
-        tensor: TensorAxis = ONE_DEVICE,
+        tensor: TensorAxis = ONE_DEVICE, lora: LoraConfig = NO_ADAPTERS,
     ):
-        self.tensor = tensor
-        self.up = linear(model_dim, mlp_dim, use_bias=True, rngs=rngs)
+        self.tensor, adapter = tensor, partial(adapter_of, lora)
+        linear = partial(projection, use_bias=True, rngs=rngs)
+        self.up = linear(model_dim, mlp_dim, adapter=adapter("up"))
         self.down = linear(
-            mlp_dim, model_dim, use_bias=True, std=output_std, rngs=rngs, parts=tensor.size
+            mlp_dim, model_dim, std=output_std, parts=tensor.size, adapter=adapter("down")
         )
 
     def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
@@ -140,12 +149,14 @@ class GatedMlp(nnx.Module):
     def __init__(
         self, model_dim: int, mlp_dim: int, *, output_std: float, rngs: nnx.Rngs,
         activation: str = "silu", bias: bool = False, tensor: TensorAxis = ONE_DEVICE,
+        lora: LoraConfig = NO_ADAPTERS,
     ):
         self.tensor, self.activation = tensor, activation
-        self.gate = linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
-        self.up = linear(model_dim, mlp_dim, use_bias=bias, rngs=rngs)
+        linear, adapter = partial(projection, use_bias=bias, rngs=rngs), partial(adapter_of, lora)
+        self.gate = linear(model_dim, mlp_dim, adapter=adapter("gate"))
+        self.up = linear(model_dim, mlp_dim, adapter=adapter("up"))
         self.down = linear(
-            mlp_dim, model_dim, use_bias=bias, std=output_std, rngs=rngs, parts=tensor.size
+            mlp_dim, model_dim, std=output_std, parts=tensor.size, adapter=adapter("down")
         )
 
     def __call__(self, h: Float[Array, "B T d"]) -> Float[Array, "B t d"]:
@@ -179,9 +190,9 @@ GATED: Mapping[str, Callable] = MappingProxyType({
 """Gate and value of a gated MLP by the name of its activation."""
 
 
-def linear(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD, parts=1):
-    """A projection with an initial standard deviation."""
-    return nnx.Linear(
+def projection(in_dim, out_dim, *, use_bias, rngs, std=INIT_STD, parts=1, adapter=None):
+    """A matrix with an initial standard deviation, and perhaps a bias and an adapter."""
+    return adapted(nnx.Linear, adapter)(
         in_dim, out_dim, **_options(use_bias=use_bias, std=std, rngs=rngs, parts=parts)
     )
 

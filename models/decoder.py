@@ -16,11 +16,16 @@ from flax import nnx
 from jax.tree import leaves_with_path
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from seq1f1b_jax.config import LoraConfig
 from seq1f1b_jax.models.blocks import INIT_STD
+from seq1f1b_jax.models.lora import NO_ADAPTERS
 from seq1f1b_jax.ops.attention import Scoring
 from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
 from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, is_of_experts, num_experts_of
+
+LORA = 0x4C6F5241
+"""Folded into a layer's key for its adapters, so that other weights are the same without them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,7 @@ class Decoder(ABC):
       window: sliding-window size; `None`: full attention.
       tensor: the mesh axis that layers are sharded over; sizes are then those of one device.
       whole_kv_heads: see `models.blocks.Heads`.
+      lora: adapters of the projections (`models.lora`).
     """
 
     family: ClassVar[str]
@@ -51,6 +57,7 @@ class Decoder(ABC):
     window: int | None = None
     tensor: TensorAxis = ONE_DEVICE
     whole_kv_heads: int | None = None
+    lora: LoraConfig = NO_ADAPTERS
 
     @property
     def scoring(self) -> Scoring:
@@ -176,7 +183,7 @@ def num_params(stage: Stage, *, only_layers: bool = False, only_active: bool = F
 
 
 def _rngs(key):
-    return nnx.Rngs(params=key)
+    return nnx.Rngs(params=key, lora=jax.random.fold_in(key, LORA))
 
 
 def _arrays(module):
@@ -184,5 +191,5 @@ def _arrays(module):
 
 
 def _graph(make) -> Any:
-    module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0, lora=0)))
     return nnx.split(module)[0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from seq1f1b_jax.models.blocks import GATED, INIT_STD, linear
+from seq1f1b_jax.models.blocks import GATED, INIT_STD, projection
 from seq1f1b_jax.ops.experts import Kernels, expert_mlp
 from seq1f1b_jax.ops.router import RouterSums, route
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
@@ -40,15 +40,14 @@ class Experts(nnx.Module):
     ):
         self.tensor, self.activation = tensor, activation
         self.experts_per_token, self.normalize = experts_per_token, normalize
-        self.router = linear(model_dim, num_experts, use_bias=False, rngs=rngs)
+        self.router = projection(model_dim, num_experts, use_bias=False, rngs=rngs)
         sizes = (num_experts, model_dim, mlp_dim)
         self.experts = ExpertKernels(*sizes, output_std=output_std, rngs=rngs)
 
     def __call__(self, h: Float[Array, "B T d"]) -> tuple[Float[Array, "B t d"], RouterSums]:
         """The experts' sum, and what the router says of these tokens."""
-        weights, experts, sums = route(
-            h, self.router.kernel[...], self.experts_per_token, self.normalize
-        )
+        kernel = self.router.kernel[...]  # type: ignore[attr-defined]
+        weights, experts, sums = route(h, kernel, self.experts_per_token, self.normalize)
         activation = GATED[self.activation]
         y = expert_mlp(h, weights, experts, self.experts.kernels, activation=activation)
         return self.tensor.leave(y), sums

@@ -93,11 +93,12 @@ class GptLayer(nnx.Module):
         self.attention = Heads(
             sizes.model_dim, sizes.num_heads, num_kv_heads=sizes.num_kv_heads,
             head_dim=sizes.head_dim, qkv_bias=True, output_bias=True, output_std=std, rngs=rngs,
-            tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads,
+            tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads, lora=sizes.lora,
         )
         self.mlp_norm = LayerNorm(sizes.model_dim, epsilon=sizes.norm_eps, rngs=rngs)
         self.mlp = GeluMlp(
-            sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs, tensor=sizes.tensor
+            sizes.model_dim, sizes.mlp_dim, output_std=std, rngs=rngs, tensor=sizes.tensor,
+            lora=sizes.lora,
         )
 
     def pre(self, x, context):

@@ -136,7 +136,8 @@ class Llama(Decoder):
         options = {"activation": self.activation, "tensor": self.tensor}
         if not self.num_experts:
             return GatedMlp(
-                *sizes, output_std=output_std, rngs=rngs, bias=self.mlp_bias, **options
+                *sizes, output_std=output_std, rngs=rngs, bias=self.mlp_bias, lora=self.lora,
+                **options,
             )
         return Experts(
             *sizes, num_experts=self.num_experts, experts_per_token=self.experts_per_token,
@@ -192,6 +193,7 @@ class LlamaLayer(nnx.Module):
             output_std=std, rngs=rngs,
             tensor=sizes.tensor, whole_kv_heads=sizes.whole_kv_heads,
             norm=None if sizes.qk_norm == "none" else norm, whole_norm=sizes.qk_norm == "width",
+            lora=sizes.lora,
         )
         if self.placement != "after":
             self.mlp_norm = norm(d)

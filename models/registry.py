@@ -8,15 +8,18 @@ from typing import Any, get_args
 from seq1f1b_jax.config import (
     DEFAULT_POSITIONS,
     LayerKind,
+    LoraConfig,
     ModelConfig,
     RopeConfig,
     all_sizes,
     resolve_model,
 )
+from seq1f1b_jax.config.lora import lora_problems
 from seq1f1b_jax.config.presets import nearest, preset_fields
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.gpt import Gpt
 from seq1f1b_jax.models.llama import Llama
+from seq1f1b_jax.models.lora import NO_ADAPTERS
 from seq1f1b_jax.models.rope import check_rope
 
 FAMILIES: Mapping[str, type[Decoder]] = MappingProxyType({"gpt": Gpt, "llama": Llama})
@@ -33,7 +36,9 @@ LLAMA_ONLY = (
 FAMILY_POSITIONS = MappingProxyType({"gpt": ("learned", "rotary"), "llama": ("rotary",)})
 
 
-def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Decoder:
+def build_stage(
+    family: str, *, preset: str | None = None, lora: LoraConfig = NO_ADAPTERS, **fields: Any
+) -> Decoder:
     """A model of a family, as the `Stage` that the pipeline executes.
 
     A field that is not given, or `None`, is the preset's, else its default, else missing: an error.
@@ -41,6 +46,7 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     Args:
       family: `gpt` or `llama`.
       preset: a name in `PRESETS[family]`.
+      lora: adapters beside the projections of the layers.
       **fields: fields of `config.ModelConfig`, which describes them. The default of `num_kv_heads`
         is `num_heads`, of `head_dim` `model_dim / num_heads`, of `mlp_dim` `4 * model_dim` (gpt) or
         `8/3 * model_dim` rounded up to a multiple of 64 (llama, whose MLP has three matrices);
@@ -49,7 +55,7 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
         and `source` change nothing, nor does `max_positions` with rotary positions.
 
     Raises:
-      ValueError: an unknown name, a missing size, sizes that do not fit together, or dropout.
+      ValueError: an unknown name, a missing size, sizes or adapters that do not fit, or dropout.
 
     Example:
       >>> build_stage("llama", preset="tiny", num_layers=3).num_layers
@@ -64,12 +70,14 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     rope = RopeConfig(**rope)
     model = ModelConfig(family=family, preset=preset, rope=rope, **fields)
     _check_dropout(model.dropout)
+    for problem in lora_problems(lora, None, stage=None, family=family):
+        raise ValueError(problem)
     _check_required(model, preset_sizes)
     sizes = all_sizes(resolve_model(model, preset_sizes))
     _check(family, sizes)
     _check_family(family, sizes)
     check_layers(sizes)
-    _check_experts(sizes)
+    _check_experts(sizes, lora)
     turned = sizes.get("rotary_dim", sizes["head_dim"])
     check_rope(rope, head_dim=turned, theta=sizes["rope_theta"])
     if "layer_pattern" in sizes:
@@ -77,7 +85,7 @@ def build_stage(family: str, *, preset: str | None = None, **fields: Any) -> Dec
     if sizes["positions"] == "rotary":
         sizes["max_positions"] = None  # there is no table, and no limit
     names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
-    return kind(**{name: sizes[name] for name in names})
+    return kind(**{name: sizes[name] for name in names}, lora=lora)
 
 
 def _check_required(model: ModelConfig, preset_sizes: Mapping[str, Any]) -> None:
@@ -145,7 +153,7 @@ def check_layers(sizes: Mapping[str, Any]) -> None:
         )
 
 
-def _check_experts(sizes: Mapping[str, Any]) -> None:
+def _check_experts(sizes: Mapping[str, Any], lora: LoraConfig) -> None:
     count, chosen = sizes.get("num_experts"), sizes.get("experts_per_token")
     if count is None and chosen is None:
         return
@@ -156,6 +164,12 @@ def _check_experts(sizes: Mapping[str, Any]) -> None:
         )
     if sizes.get("mlp_bias"):
         raise ValueError("mlp_bias=True does not exist with num_experts; leave one of them out")
+    adapted = [name for name in ("gate", "up", "down") if lora.adapts(name)]
+    if adapted:
+        raise ValueError(
+            f"lora.projections names {', '.join(adapted)}, and experts have no adapters; name "
+            "projections of attention, and experts in train.trainable"
+        )
 
 
 def _check_family(family: str, sizes: dict[str, Any]) -> None:

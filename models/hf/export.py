@@ -1,20 +1,21 @@
 """Parameters written as a checkpoint that `transformers` loads."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import jax
 import numpy as np
 
-from seq1f1b_jax.config import UserError
-from seq1f1b_jax.formats.write_safetensors import write_checkpoint
+from seq1f1b_jax.formats.write_safetensors import (
+    KINDS,
+    check_new,
+    new_folder,
+    write_checkpoint,
+)
 from seq1f1b_jax.models.decoder import Decoder
 from seq1f1b_jax.models.hf.export_tokenizer import complete, files_beside, fitting_stage
+from seq1f1b_jax.models.hf.lora.weights import base_of, merge
 from seq1f1b_jax.models.hf.match import leaf_shapes, wanted
 from seq1f1b_jax.models.hf.origin import GENERATION, Origin, write_files
 from seq1f1b_jax.models.hf.rules import Rule
@@ -22,7 +23,6 @@ from seq1f1b_jax.models.hf.write_config import family_of, hf_config
 from seq1f1b_jax.pipeline.params.rows import opened
 from seq1f1b_jax.pipeline.stage import Params, leaf_name
 
-DTYPES: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})
 ZEROS = "layers.attention.output.bias"
 """The leaf that a Qwen2 lacks; it is zero where one is written as a Llama."""
 
@@ -43,8 +43,8 @@ def export(
 ) -> Path:
     """Write a folder with config.json, generation_config.json, safetensors and the tokenizer.
 
-    The files beside the weights that these were made from are copied unchanged: the tokenizer's,
-    chat templates, generation_config.json, licences.
+    Adapters are merged into the weights. The files beside the weights that these were made from are
+    copied unchanged: the tokenizer's, chat templates, generation_config.json, licences.
 
     Everything is written to a temporary folder that is renamed at the end, so that a folder of this
     name is always complete.
@@ -84,12 +84,9 @@ def export(
       >>> sorted(path.name for path in folder.iterdir())
       ['config.json', 'model.safetensors']
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"{folder} exists; nothing is overwritten: give the name of a new folder")
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r} for an export; use one of {', '.join(DTYPES)}")
+    check_new(folder := Path(folder), dtype)
     _check_shapes(params, stage)
+    params, stage = merge(params, stage), base_of(stage)
     if origin is None:
         origin = Origin({}, {}, None, False)
     elif tokenizer_file is not None and not origin.has_tokenizer:
@@ -113,30 +110,11 @@ def export(
             "_from_model_config": True,
             **{f"{name}_token_id": value for name, value in special_tokens.items()},
         })
-    try:
-        with _renamed_when_whole(folder) as inner:
-            rules = family_of(stage, origin.architecture).rules
-            _write_tensors(
-                inner, params, stage, rules, dtype=dtype, max_shard_bytes=max_shard_bytes
-            )
-            write_files({**files, "config.json": _json(config)}, inner)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder} ({error.strerror or error}); nothing of it is kept: free "
-            "space, or give the name of a folder that this user may write"
-        ) from error
+    with new_folder(folder, dtype=dtype) as inner:
+        rules = family_of(stage, origin.architecture).rules
+        _write_tensors(inner, params, stage, rules, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        write_files({**files, "config.json": _json(config)}, inner)
     return folder
-
-
-@contextmanager
-def _renamed_when_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that is renamed to it at the end, or removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        inner = Path(temporary) / folder.name
-        inner.mkdir()
-        yield inner
-        os.rename(inner, folder)
 
 
 def _write_tensors(
@@ -160,7 +138,7 @@ def _write_tensors(
         return rule.to_theirs([part(leaf, index) for leaf in rule.leaves], stage=stage)
 
     shapes = {name: rule.shape(stage) for name, (rule, _) in tensors.items()}
-    write_checkpoint(folder, shapes, get, dtype=DTYPES[dtype], max_shard_bytes=max_shard_bytes)
+    write_checkpoint(folder, shapes, get, dtype=KINDS[dtype], max_shard_bytes=max_shard_bytes)
 
 
 def _with_rows(

@@ -37,7 +37,7 @@ class Piece:
 
     def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
         """Its shape in the checkpoint."""
-        return tuple(math.prod(sizes[c] for c in group) for group in _groups(self.theirs))
+        return tuple(math.prod(sizes[c] for c in group) for group in groups(self.theirs))
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,16 @@ def _sizes(piece: Piece, stage: Decoder) -> dict[str, int]:
     return {c: n for c, n in letters(stage).items() if c in piece.theirs}
 
 
-def _groups(pattern: str) -> list[str]:
-    # "d (h e)" -> ["d", "he"]
+def groups(pattern: str) -> list[str]:
+    """Letters of every dim of a pattern: `d (h e)` -> `["d", "he"]`."""
     parts = pattern.replace("(", " ( ").replace(")", " ) ").split()
-    groups, inside = [], False
+    found, inside = [], False
     for part in parts:
         if part in "()":
             inside = part == "("
-            groups += [""] if inside else []
+            found += [""] if inside else []
         elif inside:
-            groups[-1] += part
+            found[-1] += part
         else:
-            groups.append(part)
-    return groups
+            found.append(part)
+    return found

@@ -105,7 +105,11 @@ def describe(hint: Any) -> str:
         words = get_args(hint)
         return str(words[0]) if len(words) == 1 else "one of " + ", ".join(map(str, words))
     if get_origin(hint) is tuple:
-        return "a list of whole numbers such as [512,512]"
+        member = get_args(hint)[0]
+        if member is int:
+            return "a list of whole numbers such as [512,512]"
+        words = get_args(member) if get_origin(member) is Literal else ()
+        return f"a list of {', '.join(words)}" if words else "a list of names such as [head,last.*]"
     if get_origin(hint) is dict:
         by_weight = get_args(hint)[1] is float
         return "weights such as {a: 0.7}" if by_weight else "settings by name such as {width: 64}"

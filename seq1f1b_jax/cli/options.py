@@ -55,10 +55,13 @@ class ExportOptions:
     Attributes:
       to: the folder, which must not exist yet.
       dtype: of the tensors.
+      adapter: whether to write the adapters of lora.rank alone, as a folder that PEFT loads; else
+        they are merged into the weights.
     """
 
     to: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    adapter: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from seq1f1b_jax.cli.options import COMMANDS
 from seq1f1b_jax.config import UserError
 
-BARE_FLAGS = ("-h", "--help", "--print_config", "--trace", "--chat")
-SHORTHANDS = {"--trace": "--train.trace=true", "--chat": "--chat=true"}
+BARE_FLAGS = ("-h", "--help", "--print_config", "--trace", "--chat", "--adapter")
+SHORTHANDS = {
+    "--trace": "--train.trace=true", "--chat": "--chat=true", "--adapter": "--adapter=true"
+}
 """Flags that are short for a setting and its value."""
 
 

@@ -1,6 +1,7 @@
 """Every setting of a run as frozen dataclasses, and the checks across them."""
 
 from seq1f1b_jax.config.data import DataConfig
+from seq1f1b_jax.config.lora import LoraConfig, Projection
 from seq1f1b_jax.config.model import (
     DEFAULT_POSITIONS,
     MODEL_DEFAULTS,
@@ -38,11 +39,13 @@ __all__ = [
     "ExecutorConfig",
     "LayerKind",
     "LoggingConfig",
+    "LoraConfig",
     "MeshConfig",
     "ModelConfig",
     "NormPlacement",
     "OptimizerConfig",
     "Positions",
+    "Projection",
     "QkNorm",
     "RopeConfig",
     "ScheduleConfig",

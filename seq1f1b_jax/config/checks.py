@@ -8,6 +8,7 @@ from typing import Any
 
 from seq1f1b_jax.config import Config, MeshConfig, RopeConfig, UserError
 from seq1f1b_jax.config.data import data_problems
+from seq1f1b_jax.config.lora import lora_problems
 from seq1f1b_jax.config.model import DEFAULT_POSITIONS, stage_problems
 from seq1f1b_jax.config.optimizer import optimizer_problems
 from seq1f1b_jax.config.pipeline import costs_problems
@@ -19,7 +20,7 @@ POSITIVE = (
     "model.rope_theta", "mesh.data", "mesh.pipe", "mesh.tensor", "mesh.virtual_devices",
     "schedule.num_microbatches", "schedule.num_chunks", "schedule.stages_per_rank",
     "schedule.block", "executor.loss_block", "data.seq_len", "data.microbatch_size",
-    "optimizer.learning_rate", "optimizer.decay_steps", "optimizer.clip_norm",
+    "lora.alpha", "optimizer.learning_rate", "optimizer.decay_steps", "optimizer.clip_norm",
     "train.num_steps", "train.eval_sequences", "checkpoint.every", "checkpoint.keep",
     "distributed.initialization_timeout", "distributed.heartbeat_timeout", "watchdog.factor",
     "watchdog.min_seconds", "watchdog.first_seconds",
@@ -32,6 +33,7 @@ NOT_NEGATIVE = (
     "schedule.extra_warmup", "schedule.max_slowdown", "schedule.max_growth", "executor.unroll",
     "optimizer.warmup_steps", "optimizer.weight_decay", "train.eval_every", "train.sample_tokens",
     "train.seed", "train.z_loss", "train.balance_loss", "train.router_z_loss", "data.seed",
+    "lora.rank",
 )  # fmt: skip
 
 
@@ -280,6 +282,9 @@ def _run(config: Config) -> Iterator[str]:
     if not config.train.output_dir.strip():
         yield "train.output_dir is empty; name a folder such as runs/default"
     train = config.train
+    yield from lora_problems(
+        config.lora, train.trainable, stage=config.model.stage, family=config.model.family
+    )
     yield from profile_problems(train.profile, train.profile_processes, train.num_steps)
     if config.train.resume == "never" and config.distributed.stopped_status:
         yield (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from seq1f1b_jax.config.data import DataConfig
+from seq1f1b_jax.config.lora import LoraConfig, trainable_patterns
 from seq1f1b_jax.config.model import ModelConfig
 from seq1f1b_jax.config.optimizer import OptimizerConfig
 from seq1f1b_jax.config.pipeline import ExecutorConfig, MeshConfig, ScheduleConfig, XlaConfig
@@ -49,6 +50,9 @@ class TrainConfig:
       eval_every: steps between evaluations on held-out text; 0: at the end only.
       eval_sequences: held-out sequences in one evaluation, the first ones in their fixed order;
         None: all. Losses are comparable across microbatch sizes and meshes.
+      trainable: leaves that train, by patterns of their names: [head], [layers.mlp.*, "*norm*"],
+        [embedding, last.scale]; the others stay as they are. Those of layers are of all layers at
+        once. None: all of them; with lora.rank the adapters.
       z_loss: factor of the squared logarithm of the softmax's denominator that is added to a
         token's loss while training, and keeps logits small; 1e-4 is usual. An evaluation leaves it
         out.
@@ -72,6 +76,7 @@ class TrainConfig:
     num_steps: int = 200
     eval_every: int = 100
     eval_sequences: int | None = 64
+    trainable: tuple[str, ...] | None = None
     z_loss: float = 0.0
     balance_loss: float = 0.001
     router_z_loss: float = 0.0
@@ -146,6 +151,7 @@ class Config:
     """Everything that decides a run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -157,3 +163,8 @@ class Config:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    @property
+    def trainable(self) -> tuple[str, ...] | None:
+        """Patterns of the leaves that train; None: all of them do."""
+        return trainable_patterns(self.lora, self.train.trainable)

@@ -1,15 +1,25 @@
-"""Writing safetensors, one tensor in memory at a time: a single file, or shards and an index."""
+"""Writing safetensors, one tensor in memory at a time: a single file, or shards and an index.
+
+An export is a folder of them, which is there complete or not at all.
+"""
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.formats.safetensors import DTYPES, INDEX, SINGLE
 
 Shapes = Mapping[str, tuple[int, ...]]
+KINDS: Mapping[str, str] = MappingProxyType({"float32": "F32", "bfloat16": "BF16"})
+"""Of an export, by the names of their dtypes."""
 
 
 def write_checkpoint(
@@ -62,6 +72,47 @@ def write_file(path: Path, shapes: Shapes, get: Callable[[str], np.ndarray], *, 
             tensor = np.asarray(get(name), DTYPES[dtype], order="C")
             assert tensor.shape == tuple(shape), (name, tensor.shape, shape)
             file.write(tensor.reshape(-1).view(np.uint8).data)
+
+
+@contextmanager
+def new_folder(folder: Path, *, dtype: str) -> Iterator[Path]:
+    """A folder to write an export of a dtype into, which gets its name once it is complete.
+
+    Raises:
+      UserError: the name is taken, it cannot be written, or there is no such dtype.
+    """
+    check_new(folder, dtype)
+    try:
+        with _renamed_when_whole(folder) as inner:
+            yield inner
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder} ({error.strerror or error}); nothing of it is kept: free "
+            "space, or give the name of a folder that this user may write"
+        ) from error
+
+
+def check_new(folder: Path, dtype: str) -> None:
+    """Refuse a name that is taken, or a dtype that no export has.
+
+    Raises:
+      UserError: it is.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; nothing is overwritten: give the name of a new folder")
+    if dtype not in KINDS:
+        raise UserError(f"unknown dtype {dtype!r} for an export; use one of {', '.join(KINDS)}")
+
+
+@contextmanager
+def _renamed_when_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that is renamed to it at the end, or removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        inner = Path(temporary) / folder.name
+        inner.mkdir()
+        yield inner
+        os.rename(inner, folder)
 
 
 def _shards(shapes: Shapes, *, dtype: str, max_bytes: int) -> list[dict[str, tuple[int, ...]]]:

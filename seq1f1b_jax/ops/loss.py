@@ -97,12 +97,12 @@ def cross_entropy_and_grads(
     table: Float[Array, "V d"],
     y: Float[Array, "B T d"],
     targets: Int[Array, "B T"],
-    grads: tuple[Tree, Float[Array, "V d"]],
+    grads: tuple[Tree, Float[Array, "V d"] | None],
     *,
     block_tokens: int,
     shard: VocabShard | None = None,
     rule: LossRule = PLAIN,
-) -> tuple[Float[Array, ""], Float[Array, "B T d"], tuple[Tree, Float[Array, "V d"]]]:
+) -> tuple[Float[Array, ""], Float[Array, "B T d"], tuple[Tree, Float[Array, "V d"] | None]]:
     """Sum of token losses, its gradient in y, and its gradients in the weights added to `grads`.
 
     Args:
@@ -111,7 +111,7 @@ def cross_entropy_and_grads(
       table: head, one row per vocabulary entry, compute dtype.
       y: output of the last layer, compute dtype.
       targets: next tokens; below zero is ignored.
-      grads: accumulators like `(last, table)` in the accumulation dtype, updated in place.
+      grads: accumulators like `(last, table)` in the accumulation dtype; `None`: none is wanted.
       block_tokens: tokens of `B*T` whose logits exist at one time.
       shard: of the vocabulary on this device; `None`: all of it.
       rule: what else the loss is made of.
@@ -137,7 +137,7 @@ def cross_entropy_and_grads(
     def block(carry, start, size):
         loss, dy, grads = carry
         block_loss, block_dy, *block_grads = _block_gradients(
-            final, last, table, _take(rows, start, size), _take(wanted, start, size), shard, rule
+            final, last, table, *(_take(x, start, size) for x in (rows, wanted)), grads, shard, rule
         )
         dy = lax.dynamic_update_slice_in_dim(dy, block_dy, start, axis=0)
         grads = jax.tree.map(lambda a, g: a + g.astype(a.dtype), grads, tuple(block_grads))
@@ -239,16 +239,19 @@ def _over_blocks(block: Callable, carry: Tree, num_tokens: int, block_tokens: in
     return block(carry, count * size, tail) if tail else carry
 
 
-def _block_gradients(final: Final, last: Tree, table, y, targets, shard, rule: LossRule):
-    """Loss of n tokens and its gradients: (loss, dy, dlast, dtable)."""
+def _block_gradients(final: Final, last: Tree, table, y, targets, grads, shard, rule: LossRule):
+    """Loss of n tokens and its gradients: (loss, dy, dlast, dtable), the last two as `grads`."""
     dtype = accumulation_dtype(y.dtype)
     h, pull = jax.vjp(lambda last, y: final(last, y[None])[0], last, y)
     loss, dlogits = _softmax_loss(_logits(h, table), targets, shard, rule)
     dlogits = dlogits.astype(table.dtype)
     dh = jnp.einsum("nv,vd->nd", dlogits, table, preferred_element_type=dtype)
-    dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
+    dtable = None
+    if grads[1] is not None:
+        dtable = jnp.einsum("nv,nd->vd", dlogits, h, preferred_element_type=dtype)
     dh = dh.astype(h.dtype)
     dlast, dy = pull(dh if shard is None else shard.total(dh))
+    dlast = jax.tree.map(lambda leaf, total: None if total is None else leaf, dlast, grads[0])
     return loss.sum(), dy, dlast, dtable
 
 

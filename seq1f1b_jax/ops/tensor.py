@@ -31,7 +31,8 @@ from jaxtyping import Array, Float, Int
 from seq1f1b_jax.ops.axes import TENSOR
 
 SUMMED, GATHERED = "tensor_summed", "tensor_gathered"
-"""Names of what collectives return, for policies of what a backward keeps."""
+"""Names of sums of matmuls, over devices or of several, and of what is gathered: for policies of
+what a backward keeps."""
 
 TOKENS = 1
 """Dim of the tokens in `[B, T, d]`."""

@@ -11,6 +11,7 @@ from seq1f1b_jax.pipeline.checks.check_stage import check_stage
 from seq1f1b_jax.pipeline.halves import tensor_axis
 from seq1f1b_jax.pipeline.options import DEFAULTS, ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import make_layout, tensor_dims_of
+from seq1f1b_jax.pipeline.params.trained import find_trained
 from seq1f1b_jax.pipeline.stage import (
     Stage,
     max_positions_of,
@@ -45,8 +46,8 @@ def build_step(
       options: attention, recomputation, dtype and the like.
 
     Raises:
-      ValueError: the stage breaks a rule (`check_stage`), or plan, mesh, chunk lengths and layers
-        do not fit together.
+      ValueError: the stage breaks a rule (`check_stage`), a pattern of `options.trainable` names
+        none of its leaves, or plan, mesh, chunk lengths and layers do not fit together.
 
     Example:
       >>> import jax
@@ -67,6 +68,7 @@ def build_step(
     Source: Seq1F1B (arXiv 2406.03488), section 3.
     """
     check_stage(stage, compute_dtype=options.compute_dtype)
+    find_trained(stage, options.trainable)
     validate(plan)
     num_devices = dict(mesh.shape).get(PIPE)
     if num_devices != plan.num_ranks:

@@ -10,6 +10,7 @@ from seq1f1b_jax.ops.attention import AttentionBackend
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.stage import Stage
 from seq1f1b_jax.schedule import StageCost
+from seq1f1b_jax.schedule.simulation.durations import trained_conditions
 
 SIZES = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "gated", "vocab_size")
 OPTIONS = ("recompute", "sequence_parallel", "halves", "offload", "unroll", "loss_block")
@@ -54,6 +55,7 @@ def conditions_of(
         "window": cost.window,
         "layer_params": None if params is None else params / stage.num_layers,
         "num_sequences": cost.num_sequences,
+        **trained_conditions(cost.trained),
         "attention": attention.name,
         "compute_dtype": jnp.dtype(options.compute_dtype).name,
         **{name: getattr(options, name) for name in OPTIONS},

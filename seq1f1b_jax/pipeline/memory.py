@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree import leaves_with_path
 
 from seq1f1b_jax.ops.pairs import block_scores
+from seq1f1b_jax.pipeline.executor.initial import gradient_shapes
 from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry, plan_residuals
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.stage import Tree, is_of_experts
@@ -77,7 +78,10 @@ def sizes_of(program: Program) -> StepSizes:
     stage, weights = program.stage, program.weight_shapes
     x = program.layer_input(program.lengths[0])
     kinds = [
-        plan_residuals(kind.stage, program.layer_shapes, x, policy="none") for kind in program.kinds
+        plan_residuals(
+            kind.stage, program.layer_shapes, x, policy="none", trained=program.trained
+        )
+        for kind in program.kinds
     ]
     layer_values = max((_values(plan.entries) for plan in kinds), key=_total)
     splits = Op.W in program.table.ops
@@ -111,6 +115,8 @@ def sizes_of(program: Program) -> StepSizes:
         expert_weights=_experts(program.layer_shapes),
         small_weights=_count((weights.first, weights.last)),
         table_values=_count(program.table_shapes),
+        gradients=_count(gradient_shapes(program)),
+        trains_head=program.trains_head,
         unrolled=program.unrolled,
         cast=program.compute_dtype != jnp.float32,
         train=program.train,

@@ -27,6 +27,7 @@ class ExecutorOptions:
         memory; rounded up to whole layers. Where host and device share one memory it moves nothing.
       loss_block: tokens whose logits exist at one time; None: as many as fit into the scratch that
         a layer's backward takes anyway, at least 1024 (`memory.with_loss_block`).
+      trainable: patterns of the leaves that train, see `params.trained`; None: all of them.
       z_loss: factor of the squared logarithm of the softmax's denominator in the loss that is
         trained on (`ops.loss.LossRule`).
       balance_loss: factor of what is added to that loss where experts are not used alike
@@ -52,6 +53,7 @@ class ExecutorOptions:
     unroll: int | Literal["auto"] = "auto"
     offload: float = 0.0
     loss_block: int | None = None
+    trainable: tuple[str, ...] | None = None
     z_loss: float = 0.0
     balance_loss: float = 0.0
     router_z_loss: float = 0.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ from seq1f1b_jax.pipeline.params.sharding import (
     shardings,
     specs,
 )
+from seq1f1b_jax.pipeline.params.trained import Trained, find_trained
 from seq1f1b_jax.pipeline.stage import (
     Params,
     Stage,
@@ -80,17 +81,22 @@ class PipelineStep:
         return self.from_canonical(fresh(self.stage, key))
 
     def init_optimizer(self, optimizer: optax.GradientTransformation, params: Params) -> Any:
-        """The state of an optimizer over parameters on the mesh.
+        """The state of an optimizer over those of the parameters on the mesh that train.
 
         Moments are sharded over `data` (`sharding`). Counters and other scalars are replicated over
         the mesh: a jitted update keeps the sharding of its state, and so is compiled once.
         """
-        shapes = jax.eval_shape(optimizer.init, params)
+        own = self.trained.only(params)
+        shapes = jax.eval_shape(optimizer.init, own)
         sharded = shardings(shapes, self.mesh, self.layout, over_data=True)
-        return jax.jit(optimizer.init, out_shardings=sharded)(params)
+        return jax.jit(optimizer.init, out_shardings=sharded)(own)
 
     def abstract_params(self) -> Params:
         """Shapes, dtypes and shardings of the in-memory parameters: what a compilation needs."""
+        return self._abstract_params
+
+    @cached_property
+    def _abstract_params(self) -> Params:
         shapes = jax.eval_shape(self.stage.init, jax.random.key(0))
         staged = staged_shapes(shapes, self.layout)
         return jax.tree.map(
@@ -130,7 +136,7 @@ class PipelineStep:
 
         Returns:
           Loss in nats per target, with what `options` add to it, and gradients in the accumulation
-          dtype, laid out as `params` and sharded over `data` (`sharding`).
+          dtype, laid out as `params` and sharded over `data` (`sharding`), `None` where frozen.
         """
         self._check(tokens, targets, starts)
         if self.plan.forward_only:
@@ -163,7 +169,8 @@ class PipelineStep:
             grads = reduce_over_data(grads, self.layout, num_data=self.num_data)
             return lax.psum(loss, PIPE) / count, grads
 
-        out_specs = specs(self.abstract_params(), self.layout, num_data=self.num_data)
+        own = self.trained.only(self.abstract_params())
+        out_specs = specs(own, self.layout, num_data=self.num_data)
         return self._shard(body, (Spec(), out_specs))(params, tokens, targets, starts)
 
     def loss(
@@ -198,6 +205,11 @@ class PipelineStep:
             return lax.psum(state.loss, PIPE)
 
         return self._shard(body, batch_spec(self.mesh))(params, tokens, targets, starts)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The leaves that train."""
+        return find_trained(self.stage, self.options.trainable)
 
     @property
     def num_data(self) -> int:

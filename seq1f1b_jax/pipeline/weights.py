@@ -40,6 +40,7 @@ def prepare_inputs(
 def collect_gradients(program: Program, grads: Gradients) -> Params:
     """Gradients in the layout of the parameters; small trees are summed over stages.
 
+    Those of frozen leaves are `None`.
     Over `tensor` each device has its part of the gradients of replicated weights, and of what is
     added to its tokens of the residual stream.
     """
@@ -51,6 +52,7 @@ def collect_gradients(program: Program, grads: Gradients) -> Params:
     positions = {
         name: scatter_gradient(grads.tables[name], program.layout, num_rows)
         for name, num_rows in program.position_tables.items()
+        if name in grads.tables
     }
     params = Params(
         layers=jax.tree.map(lambda leaf: leaf[None], layers),
@@ -59,4 +61,4 @@ def collect_gradients(program: Program, grads: Gradients) -> Params:
         embedding=embedding,
         head=head,
     )
-    return sum_parts(params, program.layout)
+    return sum_parts(program.trained.only(params), program.layout)

@@ -6,13 +6,21 @@ from functools import cached_property, lru_cache, partial
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.ops.pairs import block_of, block_scores
 from seq1f1b_jax.plan.hardware import Hardware
+from seq1f1b_jax.plan.model.kept import Tokens, deferred, residuals
+from seq1f1b_jax.plan.model.shape import ModelShape, shape_of
+from seq1f1b_jax.plan.model.state import (
+    Spread,
+    StateBytes,
+    num_gradients,
+    state_bytes,
+    trained_weights,
+)
 from seq1f1b_jax.plan.order import choose_plan, chunk_lengths, lowered
-from seq1f1b_jax.plan.shape import ModelShape, Tokens, shape_of
-from seq1f1b_jax.plan.state import Spread, StateBytes, state_bytes
 from seq1f1b_jax.schedule import Plan, StageCost, TickTable, balanced_layers
 from seq1f1b_jax.schedule.memory.layers import is_unrolled, offloaded_layers
 from seq1f1b_jax.schedule.memory.sizes import Scores, StepSizes
 from seq1f1b_jax.schedule.simulation.cost_table import CostTable
+from seq1f1b_jax.schedule.simulation.durations import trained_conditions
 from seq1f1b_jax.schedule.simulation.layers import even_layers
 from seq1f1b_jax.schedule.simulation.measured import MeasuredCosts
 
@@ -40,7 +48,7 @@ class Draft:
 
     Example:
       >>> from seq1f1b_jax.config import Config, MeshConfig, ModelConfig, resolve_model
-      >>> from seq1f1b_jax.plan.shape import shape_of
+      >>> from seq1f1b_jax.plan.model.shape import shape_of
       >>> config = Config(mesh=MeshConfig(pipe=2))
       >>> shape = shape_of(resolve_model(ModelConfig(vocab_size=256)))
       >>> draft = Draft(config, shape, platform="cpu", fused=False, itemsize=4)
@@ -131,6 +139,7 @@ class Draft:
             self.shape, layers_per_stage, num_sequences=self.num_sequences,
             recompute=self.config.executor.recompute, windows=self.shape.windows,
             num_layer_params=self.shape.num_layers * self.shape.active_weights,
+            trained=trained_weights(self.shape),
         )
 
     @property
@@ -162,6 +171,7 @@ class Draft:
             return None
         table, cost = CostTable.load(name), self.cost
         known = {key: getattr(cost, key) for key in KNOWN} | {"tensor": self.num_tensor}
+        known |= trained_conditions(cost.trained)
         here = {**table.conditions, **known}  # the device is not asked: there may be none
         table.check(here, name=name)
         return MeasuredCosts(table, cost)
@@ -195,13 +205,16 @@ class Draft:
             itemsize=self.itemsize, wide=max(WIDE, self.itemsize),
         )
 
+    @property
+    def spread(self) -> Spread:
+        """The mesh, and the layers on it."""
+        mesh, rank_layers = self.config.mesh, self.stages_per_rank * self.max_layers
+        return Spread(mesh.data, self.num_ranks, mesh.tensor, rank_layers)
+
     @cached_property
     def state(self) -> StateBytes:
         """Parameters and optimizer of one device."""
-        rank_layers = self.stages_per_rank * self.max_layers
-        mesh = self.config.mesh
-        spread = Spread(mesh.data, self.num_ranks, mesh.tensor, rank_layers)
-        return state_bytes(self.shape, spread, self.config.optimizer)
+        return state_bytes(self.shape, self.spread, self.config.optimizer)
 
     @cached_property
     def sizes(self) -> StepSizes:
@@ -223,17 +236,19 @@ class Draft:
             num_heads=shape.num_heads // tensor,
             num_kv_heads=shape.kv_heads(tensor),
             head_dim=shape.head_dim,
-            vocab_part=_part_rows(self, shape.vocab_size),
+            vocab_part=self.spread.part_rows(shape.vocab_size),
             itemsize=self.itemsize,
             wide=tokens.wide,
-            residuals=shape.residuals(policy, tensor, tokens),
-            deferred=shape.deferred(policy, tensor, tokens) if splits else (),
-            layer_values=shape.residuals("none", tensor, tokens),
+            residuals=residuals(shape, policy, tensor, tokens),
+            deferred=deferred(shape, policy, tensor, tokens) if splits else (),
+            layer_values=residuals(shape, "none", tensor, tokens),
             scores=_scores(self.lengths, self.block),
             layer_weights=shape.layer_weights(tensor),
             expert_weights=shape.expert_weights // tensor,
             small_weights=shape.norm_weights,
             table_values=_table_rows(self) * shape.model_dim,
+            gradients=num_gradients(shape, self.spread),
+            trains_head=shape.trains_head,
             unrolled=self.is_unrolled,
             cast=self.itemsize < WIDE,
             loss_block=executor.loss_block,
@@ -246,14 +261,7 @@ def _table_rows(draft: Draft) -> int:
     one = shape.tied or draft.num_ranks > 1
     rows = [shape.vocab_size] * (1 if one else 2)
     rows += [shape.learned_positions] * bool(shape.learned_positions)
-    return sum(_part_rows(draft, count) for count in rows)
-
-
-def _part_rows(draft: Draft, num_rows: int) -> int:
-    """Of a table's rows, how many one device uses in a step; see `Layout.part_rows`."""
-    if draft.num_tensor == 1:
-        return num_rows
-    return draft.num_ranks * -(-num_rows // (draft.num_ranks * draft.num_tensor))
+    return sum(map(draft.spread.part_rows, rows))
 
 
 @lru_cache(maxsize=1024)
@@ -276,7 +284,8 @@ def draft_of(config: Config, hardware: Hardware) -> Draft:
       UserError: a model that cannot be counted.
       ValueError: sizes that do not fit together.
     """
-    shape, executor = shape_of(config.model), config.executor
+    shape = shape_of(config.model, config.lora, config.trainable)
+    executor = config.executor
     wanted = executor.compute_dtype
     narrow = hardware.has_bfloat16 if wanted == "auto" else wanted == "bfloat16"
     fused = executor.attention == "cudnn" or (

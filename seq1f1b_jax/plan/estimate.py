@@ -8,6 +8,7 @@ import numpy as np
 
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.hardware import Hardware
+from seq1f1b_jax.plan.model.state import num_table_gradients
 from seq1f1b_jax.plan.update import update_seconds
 from seq1f1b_jax.plan.work import KINDS, Work, work_of
 from seq1f1b_jax.schedule import Costs, Op, Simulation, simulate
@@ -222,14 +223,15 @@ class Estimate:
 
     def _reduction(self) -> float:
         draft, mesh = self.draft, self.draft.config.mesh
-        params = draft.state.params
+        params = draft.state.trained
         seconds = 0.0
         if mesh.data > 1:  # gradients are reduced and scattered, parameters gathered
             share = (mesh.data - 1) / mesh.data
             seconds += 2 * params * share / self.hardware.bandwidth(draft.num_devices)
         if draft.num_ranks > 1:  # one way in the compute dtype, gradients back in float32
             sizes = draft.sizes
-            moved = sizes.table_values * (sizes.itemsize + sizes.wide)
+            own = num_table_gradients(draft.shape, draft.spread)
+            moved = sizes.table_values * sizes.itemsize + own * sizes.wide
             seconds += moved / self.hardware.bandwidth(draft.num_ranks * draft.num_tensor)
         return seconds
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.estimate import Estimate
+from seq1f1b_jax.plan.model.state import Spread, num_gradients
 from seq1f1b_jax.plan.search.find import Found, Result
 from seq1f1b_jax.schedule.simulation.flops import FLOP_CONVENTIONS
 
@@ -36,6 +37,9 @@ def _header(estimate: Estimate) -> Iterable[str]:
         f"model     {name}, {shape.num_params:,} parameters, {shape.num_layers} layers of width "
         f"{shape.model_dim}"
     )
+    if shape.trainable is not None:
+        whole = Spread(data=1, pipe=1, tensor=1, rank_layers=shape.num_layers)
+        yield f"trains    {num_gradients(shape, whole):,} of {shape.num_params:,} parameters"
     yield (
         f"hardware  {draft.num_devices} x {hardware.name}, {hardware.devices_per_host} in a host; "
         f"a run may hold {hardware.usable / GB:.1f} of {hardware.memory / GB:.1f} GB"

@@ -4,7 +4,8 @@ Of a layer and a chunk of n tokens, of which the device works on all for its sha
 (w = d/t, F = F/t, on one of t devices), h = 2 Hkv D/t numbers of keys and values per token, o
 tokens before the chunk:
 
-    matmuls      2 n W forward, 4 n W backward, W the weights of a layer on the device
+    matmuls      2 n W forward, 2 n (W + those that train) backward, W the weights of a layer on the
+                 device, adapters included
     attention    4 D forward and 10 D backward for each pair and query head
     other        n (24 w + 7 F) numbers forward, n (30 w + 10 F) backward, read or written by norms,
                  activations, residuals and copies; 4 F and 6 F without a gate; where devices share
@@ -112,7 +113,7 @@ def work_of(draft: Draft, hardware: Hardware) -> Work:
         ahead[kind] = ahead[kind] + last * seconds
     back = {kind: layers * seconds for kind, seconds in backward.items()}
     weights = {kind: np.zeros_like(seconds) for kind, seconds in back.items()}
-    weights["matmul"] = layers * chunks.matmul(1)
+    weights["matmul"] = layers * chunks.matmul(chunks.trained)
     weights["other"] = W_SHARE * back["other"]
     inputs = {kind: back[kind] - weights[kind] for kind in KINDS}
     by_op = {Op.F: ahead, Op.B: back, Op.I: inputs, Op.W: weights}
@@ -131,17 +132,20 @@ class _Chunks:
         self.lengths = np.array(draft.lengths, float)
         self.tokens = draft.num_sequences * self.lengths
         self.bandwidth = hardware.memory_bandwidth * hardware.memory_share
-        self.weights = draft.cost.layer_weights / draft.num_tensor
+        cost, num_tensor = draft.cost, draft.num_tensor
+        self.weights = cost.layer_weights / num_tensor
+        self.trained = cost.trained_weights / num_tensor
 
-    def matmul(self, times: int) -> NDArray[np.float64]:
-        """So many matmuls with all weights of a layer."""
+    def matmul(self, weights: float) -> NDArray[np.float64]:
+        """A matmul with each of so many weights of a layer, the experts' part in their blocks."""
         shape, tensor = self.draft.shape, self.draft.num_tensor
-        experts = 3 * shape.model_dim * shape.mlp_dim * shape.experts_per_token / tensor
-        seconds = self._product(self.weights - experts, self.tokens)
-        if experts:
+        chosen = 3 * shape.model_dim * shape.mlp_dim * shape.experts_per_token / tensor
+        of_experts = weights * chosen / self.weights
+        seconds = self._product(weights - of_experts, self.tokens)
+        if shape.num_experts:
             pairs = self.tokens * shape.experts_per_token / shape.num_experts
-            seconds += self._product(experts, np.maximum(1, np.minimum(LARGEST_BLOCK, pairs)))
-        return times * seconds
+            seconds += self._product(of_experts, np.clip(pairs, 1, LARGEST_BLOCK))
+        return seconds
 
     def _product(self, weights: float, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """All tokens by so many weights, in matmuls of so many rows."""
@@ -152,7 +156,7 @@ class _Chunks:
     def layer(self, op: Op) -> Times:
         """Of one layer."""
         return {
-            "matmul": self.matmul(1 if op is Op.F else 2),
+            "matmul": self.matmul(self.weights + (0 if op is Op.F else self.trained)),
             "attention": self._attention(op),
             "other": self._other(op),
             "collectives": self._collectives(op),
@@ -166,9 +170,10 @@ class _Chunks:
         block = np.minimum(self.tokens, loss_block(draft.sizes))
         share = np.array([hardware.matmul_share(tokens) for tokens in block])
         logits = self.tokens * draft.shape.vocab_size / draft.num_tensor
-        moved = 16 * logits + 8 * table * np.ceil(self.tokens / block)
+        trains = draft.shape.trains_head
+        moved = 16 * logits + 8 * table * trains * np.ceil(self.tokens / block)
         return {
-            "matmul": 6 * self.tokens * table / (hardware.matmul_flops * share),
+            "matmul": (4 + 2 * trains) * self.tokens * table / (hardware.matmul_flops * share),
             "other": moved / self.bandwidth,
         }
 

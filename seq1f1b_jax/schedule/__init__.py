@@ -29,8 +29,8 @@ from seq1f1b_jax.schedule.partition import (
 )
 from seq1f1b_jax.schedule.plan import Plan, PlanError, peak_units
 from seq1f1b_jax.schedule.registry import SCHEDULES, make_plan, register_schedule
-from seq1f1b_jax.schedule.simulation.durations import Costs
-from seq1f1b_jax.schedule.simulation.flops import StageCost, mean_over_layers
+from seq1f1b_jax.schedule.simulation.durations import Costs, TrainedWeights, mean_over_layers
+from seq1f1b_jax.schedule.simulation.flops import StageCost
 from seq1f1b_jax.schedule.simulation.simulate import MACHINES, Simulation, draw_simulation, simulate
 from seq1f1b_jax.schedule.simulation.stages import balanced_layers
 from seq1f1b_jax.schedule.validate import validate
@@ -55,6 +55,7 @@ __all__ = [
     "Sizes",
     "StageCost",
     "TickTable",
+    "TrainedWeights",
     "aligned_block",
     "assign_ticks",
     "balanced_layers",

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from seq1f1b_jax.config import UserError
 from seq1f1b_jax.data import Batch, MixedData, SequenceData
 from seq1f1b_jax.data.tokenizer import TOKENIZER, save_as_json
 from seq1f1b_jax.host.progress import waiting
 from seq1f1b_jax.inference.sampling import chat_prompt, sample_text, text_prompt
 from seq1f1b_jax.models.hf import export as write_checkpoint
+from seq1f1b_jax.models.hf.lora.peft import write_adapter
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.evaluation import (
     HeldOut,
@@ -103,8 +105,13 @@ def sample_at_end(
         print(f"none: {error}; set a smaller --train.sample_tokens")
 
 
-def export(job: Job, *, to: str, dtype: str) -> int:
-    """The newest checkpoint as a folder that `transformers` loads."""
+def export(job: Job, *, to: str, dtype: str, adapter: bool = False) -> int:
+    """The newest checkpoint as a folder that `transformers` loads, adapters merged into it.
+
+    With `adapter` they are written alone, as PEFT reads them.
+    """
+    if adapter:
+        return export_adapter(job, to=to, dtype=dtype)
     setup = make_setup(job.config, job.stage)
 
     def write(model: Model) -> Model:
@@ -130,6 +137,40 @@ def write_export(job: Job, model: Model, to: str, *, dtype: str) -> None:
             context_length=seen, eos=list(stops) if len(stops) > 1 else tokenizer and tokenizer.eos,
             say=print,
         )
+
+
+def export_adapter(job: Job, *, to: str, dtype: str) -> int:
+    """The adapters of the newest checkpoint as a folder that PEFT loads.
+
+    Raises:
+      UserError: there are none, they are not all that was trained, or what they adapt is nowhere.
+    """
+    config = job.config
+    if config.lora.rank and config.train.trainable:
+        raise UserError(
+            f"train.trainable={list(config.train.trainable)} trained more than the adapters, which "
+            "--adapter would leave out; export the whole model, without --adapter"
+        )
+    if config.lora.rank and config.model.source is None:
+        raise UserError(
+            "the run began from fresh weights, and adapters alone are of use only beside a "
+            "checkpoint of these; export the whole model, without --adapter"
+        )
+    setup, origin = make_setup(config, job.stage), origin_of_run(job)
+
+    def write(model: Model) -> Model:
+        write_adapter(
+            model.params, job.stage, to, base=config.model.source, dtype=dtype,
+            architecture=origin and origin.architecture,
+        )
+        return model
+
+    model = use_model(job, setup, write)
+    job.say(
+        f"the adapters of {model.name} are in {to}: adapter_config.json and safetensors of "
+        f"{dtype}, for PEFT, beside {config.model.source}"
+    )
+    return 0
 
 
 def count_bytes(data: SequenceData | MixedData, parts: Sequence[Part]) -> float:

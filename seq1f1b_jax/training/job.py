@@ -33,7 +33,8 @@ from seq1f1b_jax.distributed.fingerprint import (
     settings_of,
 )
 from seq1f1b_jax.host.stdout import Output
-from seq1f1b_jax.models.hf import Origin, Source, keep_origin, kept_origin, load_rows, origin_of
+from seq1f1b_jax.models.hf import Origin, Source, keep_origin, kept_origin, origin_of
+from seq1f1b_jax.models.hf.lora.weights import source_rows
 from seq1f1b_jax.models.hf.origin import is_kept
 from seq1f1b_jax.pipeline.stage import Params, Stage, windows_of
 from seq1f1b_jax.schedule import mean_over_layers
@@ -228,7 +229,8 @@ def check_tokenizer(corpus: Corpus, job: Job, given: str) -> None:
 def load_model(job: Job, setup: Setup, report: Callable[[str], None]) -> Model:
     """The newest good checkpoint of the run, or else the one that it would start from."""
     if job.source is not None and not committed_steps(job.folder / CHECKPOINTS):
-        params = load_rows(job.source, setup.stage)
+        key = jax.random.key(job.config.train.seed)
+        params = source_rows(job.source, setup.stage, key)
         return Model(job.config.model.source, params, source_tokenizer(job.source))
     step, meta, params = load_newest(setup, report, group=job.group)
     params = finite_rows(params, f"the checkpoint of step {step} in {job.folder}")

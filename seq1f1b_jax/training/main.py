@@ -14,7 +14,7 @@ from seq1f1b_jax.host.lock import check_shared, run_lock
 from seq1f1b_jax.host.progress import ProgressReport
 from seq1f1b_jax.host.stdout import describe_loss
 from seq1f1b_jax.models import num_params
-from seq1f1b_jax.models.hf import load_rows
+from seq1f1b_jax.models.hf.lora.weights import source_rows
 from seq1f1b_jax.pipeline.stage import Params
 from seq1f1b_jax.training.checkpoint.checkpointer import Checkpointer
 from seq1f1b_jax.training.checkpoint.restore import (
@@ -246,11 +246,12 @@ def write_settings(run: OpenRun) -> None:
 
 
 def first_params(job: Job, setup: Setup) -> Params:
-    """Where training starts: the weights of a checkpoint, or fresh ones."""
+    """Where training starts: the weights of a checkpoint, or fresh ones; adapters are fresh."""
+    key = jax.random.key(job.config.train.seed)
     if job.source is None:
-        return setup.pipeline.init(jax.random.key(job.config.train.seed))
+        return setup.pipeline.init(key)
     job.say(f"starting from {job.source.describe()}")
-    return setup.pipeline.from_canonical(load_rows(job.source, setup.stage))
+    return setup.pipeline.from_canonical(source_rows(job.source, setup.stage, key))
 
 
 def make_loop(

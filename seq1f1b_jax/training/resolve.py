@@ -60,7 +60,7 @@ def resolve(
         config = fill_model(config, source and source.fields)
         validate(config)
         sizes = {k: value for k, value in asdict(config.model).items() if k not in CUSTOM}
-        stage = build_stage(**sizes)
+        stage = build_stage(**sizes, lora=config.lora)
     config = with_devices(config)
     validate(config)
     return Resolved(config, stage, source)

@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from seq1f1b_jax.cli.devices import num_cores
 from seq1f1b_jax.config import Config
+from seq1f1b_jax.config.lora import ADAPTER_LEAVES
 from seq1f1b_jax.models import num_params
 from seq1f1b_jax.ops.axes import PIPE
 from seq1f1b_jax.pipeline import PipelineStep, Stage, build_step, make_layout, make_mesh
 from seq1f1b_jax.pipeline.build import choose_attention
 from seq1f1b_jax.pipeline.conditions import conditions_of, device_text
 from seq1f1b_jax.pipeline.options import ExecutorOptions
-from seq1f1b_jax.pipeline.stage import windows_of
+from seq1f1b_jax.pipeline.params.trained import find_trained
+from seq1f1b_jax.pipeline.stage import leaf_name, windows_of
 from seq1f1b_jax.plan.order import choose_plan, chunk_lengths
-from seq1f1b_jax.schedule import StageCost, balanced_layers
+from seq1f1b_jax.schedule import StageCost, TrainedWeights, balanced_layers
 from seq1f1b_jax.schedule.simulation.cost_table import CostTable
 from seq1f1b_jax.schedule.simulation.measured import MeasuredCosts
 from seq1f1b_jax.training.optimizer import make_optimizer
@@ -111,6 +113,7 @@ def executor_options(
     options = ExecutorOptions(
         **(executor | {"compute_dtype": dtype, "offload": offload}),
         restart_positions=config.data.restart_positions,
+        trainable=config.trainable,
         z_loss=config.train.z_loss,
         balance_loss=config.train.balance_loss,
         router_z_loss=config.train.router_z_loss,
@@ -172,7 +175,23 @@ def stage_cost(config: Config, stage: Stage, layers_per_stage: tuple[int, ...]) 
         num_layer_params=num_params(stage, only_layers=True, only_active=True),
         num_sequences=config.data.microbatch_size // config.mesh.data,
         recompute=config.executor.recompute, windows=windows_of(stage),
+        trained=trained_weights(config, stage),
     )
+
+
+def trained_weights(config: Config, stage: Stage) -> TrainedWeights | None:
+    """What trains, as FLOPs count it; `None`: all of a model without adapters."""
+    if config.trainable is None:
+        return None
+    trained = find_trained(stage, config.trainable)
+    layers = jax.eval_shape(stage.init, jax.random.key(0)).layers
+    matrices = {
+        leaf_name(path): leaf.size // stage.num_layers
+        for path, leaf in jax.tree.leaves_with_path(layers) if leaf.ndim > 2
+    }
+    adapters = sum(size for name, size in matrices.items() if name.endswith(ADAPTER_LEAVES))
+    own = sum(size for name, size in matrices.items() if f"layers.{name}" in trained)
+    return TrainedWeights(adapters, own, ("embedding" if stage.tied else "head") in trained)
 
 
 def mlp_sizes(stage: Stage) -> tuple[int, bool]:

@@ -13,12 +13,16 @@ from jaxtyping import Array, Float, Int
 
 from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.params.sharding import shardings
+from seq1f1b_jax.pipeline.params.trained import merged
 from seq1f1b_jax.pipeline.stage import Params, windows_of
 from seq1f1b_jax.training.reports.work import Work, count_work
 
 
 class TrainState(NamedTuple):
-    """What a checkpoint holds: float32 parameters, optimizer state, number of finished steps."""
+    """What a checkpoint holds: float32 parameters, optimizer state, number of finished steps.
+
+    The optimizer's state is of the leaves that train (`pipeline.params.trained`).
+    """
 
     params: Params
     optimizer: optax.OptState
@@ -96,8 +100,9 @@ def make_train_step(
 
     def train_step(state: TrainState, tokens: Array, targets: Array, starts: Array | None = None):
         loss, grads = pipeline.loss_and_grads(state.params, tokens, targets, starts)
-        updates, opt_state = optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        own, frozen = pipeline.trained.split(state.params)
+        updates, opt_state = optimizer.update(grads, state.optimizer, own)
+        params = merged(optax.apply_updates(own, updates), frozen)
         new = TrainState(params, opt_state, state.step + 1)
         new = jax.lax.with_sharding_constraint(new, state_shardings(new, pipeline))
         norms = optax.tree.norm(grads), optax.tree.norm(updates)

@@ -13,6 +13,7 @@ from seq1f1b_jax.pipeline import check_stage
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.test_exact import check
+from tests.pipeline.test_trained import check_trained
 
 MIXTRAL = dict(num_experts=4, experts_per_token=2)
 OLMOE = dict(num_experts=6, experts_per_token=3, normalize_experts=False, qk_norm="width")
@@ -101,6 +102,23 @@ class Twin(Llama):
 def test_experts_are_exact(fields, case):
     stage = cases.stage_of(case, **fields)
     check(case, stage, twin=Twin(**vars(stage)), **LOSSES)
+
+
+FROZEN = {
+    "router only, split": (("*.router.*",), Case(P=2, M=2, C=2, schedule="seq-zb-h1")),
+    "one matrix of the experts, split, two devices": (
+        ("*.experts.down.*",), Case(P=2, T=2, M=2, C=2, schedule="seq-zb-h1", recompute="none")
+    ),
+    "all but experts, everything again": (
+        ("*.attention.*", "*.router.*"), Case(P=2, M=2, C=2, recompute="full")
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patterns, case", FROZEN.values(), ids=FROZEN)
+def test_a_part_of_the_experts_trains(patterns, case):
+    check_trained(case, patterns, cases.stage_of(case, **QWEN3))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

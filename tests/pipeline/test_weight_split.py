@@ -22,7 +22,7 @@ from tests.pipeline.hlo import Module
 TOKENS = 64
 
 
-def program_of(family: str, recompute: str):
+def program_of(family: str, recompute: str, trainable=None, **fields):
     stage = build_stage(
         family,
         num_layers=1,
@@ -32,6 +32,7 @@ def program_of(family: str, recompute: str):
         mlp_dim=96,
         vocab_size=8,
         max_positions=TOKENS,
+        **fields,
     )
     plan = make_plan("zb-h1", num_ranks=1, num_microbatches=1, num_chunks=1)
     step = build_step(
@@ -39,7 +40,9 @@ def program_of(family: str, recompute: str):
         plan,
         make_mesh(1),
         chunk_lengths=(TOKENS,),
-        options=ExecutorOptions(attention="xla_dense", recompute=recompute),
+        options=ExecutorOptions(
+            attention="xla_dense", recompute=recompute, trainable=trainable
+        ),
     )
     return step.program(1)
 

@@ -11,6 +11,8 @@ from seq1f1b_jax.ops.wide_gradients import widen
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor import buffers
 from seq1f1b_jax.pipeline.executor.layers.backward import Given, Kept, post_backward
+from seq1f1b_jax.pipeline.params.trained import ALL
+from seq1f1b_jax.pipeline.stage import routed_post
 from seq1f1b_jax.schedule import make_plan
 from tests.pipeline.own_stage import OwnStage
 
@@ -107,13 +109,13 @@ def test_64_units_add_up_as_if_none_was_rounded():
 
     weights, x = draw(program.layer_shapes), program.layer_input(TOKENS)
     out = jax.ShapeDtypeStruct((1, TOKENS, 4, 8), BF16)
-    rounded = partial(post_backward, stage.post, program.residual_plans[0])
+    rounded = partial(post_backward, routed_post(stage), program.residual_plans[0], ALL)
     forms = {"wide": program.layer_backwards[0].post, "rounded": rounded}
     exact, sums = 0, {name: jnp.zeros(weights["o"].shape) for name in forms}
     add, compiled = jax.jit(buffers.add_tree), {}
     for _ in range(UNITS):
         heads = dict.fromkeys(("q", "k", "v", "out"), draw(out))
-        kept, given = Kept(weights, (), draw({"x": x})), Given(heads, draw(x))
+        kept, given = Kept(weights, (), draw({"x": x})), Given(heads, (draw(x), ()))
         for name, form in forms.items():
             if name not in compiled:
                 # XLA:CPU may otherwise leave out the rounding of d in front of a matmul

@@ -1,9 +1,17 @@
 """Configurations that meet every model, policy, mesh and schedule; each with its program."""
 
-from seq1f1b_jax.config import Config, ExecutorConfig, MeshConfig, ModelConfig, ScheduleConfig
-from seq1f1b_jax.config.sections import DataConfig
+from seq1f1b_jax.config import (
+    Config,
+    DataConfig,
+    ExecutorConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from seq1f1b_jax.plan.draft import Draft
-from seq1f1b_jax.plan.shape import shape_of
+from seq1f1b_jax.plan.model.shape import shape_of
 
 SIZES = dict(
     num_layers=6, model_dim=96, num_heads=12, num_kv_heads=4, head_dim=16, mlp_dim=200,
@@ -33,7 +41,7 @@ MODELS = {
 
 def config_of(
     model, *, data=1, pipe=2, tensor=1, sequence_parallel=False, schedule="seq1f1b", chunks=3,
-    microbatch_size=2, layers_per_stage=None, **executor,
+    microbatch_size=2, layers_per_stage=None, trainable=None, lora=None, **executor,
 ):
     """A configuration of 512 tokens, four microbatches."""
     return Config(
@@ -48,9 +56,12 @@ def config_of(
         ),
         executor=ExecutorConfig(**{"compute_dtype": "bfloat16"} | executor),
         data=DataConfig(seq_len=512, microbatch_size=microbatch_size),
+        train=TrainConfig(trainable=trainable),
+        lora=LoraConfig(rank=0) if lora is None else LoraConfig(rank=4, projections=lora),
     )
 
 
+HEADS, MLP = ("query", "key", "value", "output"), ("gate", "up", "down")
 CASES = {
     "gpt": config_of("gpt"),
     "one rank": config_of("gpt", pipe=1),
@@ -94,14 +105,56 @@ CASES = {
     "experts split full": config_of("experts", schedule="seq-zb-h1", recompute="full"),
     "experts split matmuls": config_of("experts", schedule="seq-zb-h1", recompute="matmuls"),
     "experts, two pipelines": config_of("experts", data=2, tensor=2),
+    "experts frozen, none": config_of("experts", trainable=("*.attention.*",), recompute="none"),
+    "experts train, split": config_of("experts", trainable=("*.gate.*",), schedule="seq-zb-h1"),
+    "router trains, split full": config_of(
+        "experts", trainable=("*.router.*",), schedule="seq-zb-h1", recompute="full"
+    ),
+    "lora beside experts, split": config_of("experts", lora=("query",), schedule="seq-zb-h1"),
     "one chunk": config_of("gpt", schedule="1f1b", chunks=1, pipe=4),
+    "norms train": config_of("llama", trainable=("*norm*", "last.*")),
+    "norms train, none": config_of("gemma", trainable=("*norm*",), recompute="none", data=2),
+    "head trains": config_of("gpt rotary", trainable=("head", "layers.mlp.*"), recompute="none"),
+    "positions train": config_of("gpt", trainable=("first.table", "last.bias"), tensor=2),
+    "heads train, one rank": config_of(
+        "llama", pipe=1, trainable=("embedding", "layers.attention.*"), recompute="none"
+    ),
+    "norms train, split": config_of("llama", trainable=("*norm*",), schedule="seq-zb-h1"),
+    "MLP trains, split": config_of("gpt", trainable=("layers.mlp.*",), schedule="seq-zb-h1"),
+    "one matrix trains, split full": config_of(
+        "llama", trainable=("*.down.kernel",), schedule="seq-zb-h1", recompute="full"
+    ),
+    "heads train, split matmuls": config_of(
+        "llama", trainable=("layers.attention.*",), schedule="seq-zb-h1", recompute="matmuls"
+    ),
+    "lora, split": config_of("llama", lora=("query", "value", "down"), schedule="seq-zb-h1"),
+    "lora, split none": config_of(
+        "gpt", lora=(*HEADS, "up"), schedule="seq-zb-h1", recompute="none"
+    ),
+    "lora, split full": config_of(
+        "llama", lora=(*HEADS, *MLP), schedule="seq-zb-h1", recompute="full"
+    ),
+    "lora, split matmuls": config_of(
+        "llama", lora=(*HEADS, *MLP), schedule="seq-zb-h1", recompute="matmuls"
+    ),
+    "lora": config_of("llama", lora=HEADS),
+    "lora of all, none": config_of("llama", lora=(*HEADS, *MLP), recompute="none", data=2),
+    "lora, none": config_of("olmo", lora=("query", "value"), recompute="none"),
+    "lora, tensor": config_of(
+        "few heads", lora=(*HEADS, *MLP), pipe=1, tensor=4, trainable=("last.*", "embedding")
+    ),
+    "lora in halves": config_of(
+        "gpt", lora=(*HEADS, "up", "down"), tensor=2, sequence_parallel=True, halves=True
+    ),
+    "lora, everything again": config_of("gemma", lora=(*HEADS, *MLP), recompute="full"),
 }
 
 
 def draft_of(config):
     """The draft of a configuration for CPU devices."""
     itemsize = 2 if config.executor.compute_dtype == "bfloat16" else 4
-    return Draft(config, shape_of(config.model), platform="cpu", fused=False, itemsize=itemsize)
+    shape = shape_of(config.model, config.lora, config.trainable)
+    return Draft(config, shape, platform="cpu", fused=False, itemsize=itemsize)
 
 
 def setup_of(config):
@@ -110,6 +163,6 @@ def setup_of(config):
     from seq1f1b_jax.training.setup import make_setup
 
     sizes = {k: v for k, v in vars(config.model).items() if k not in ("stage", "settings")}
-    return make_setup(config, build_stage(**sizes))
+    return make_setup(config, build_stage(**sizes, lora=config.lora))
 
 

@@ -41,6 +41,7 @@ OPTIMIZERS = {
 STATES = [
     "gpt", "one rank, untied", "shared heads", "data", "data and tensor", "interleaved",
     "experts, two pipelines",
+    "lora, tensor", "lora of all, none", "norms train, none",
 ]
 
 

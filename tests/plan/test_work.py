@@ -9,17 +9,21 @@ from seq1f1b_jax.config import (
     Config,
     DataConfig,
     ExecutorConfig,
+    LoraConfig,
     MeshConfig,
     ModelConfig,
     ScheduleConfig,
+    TrainConfig,
     UserError,
 )
+from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.plan.draft import draft_of
 from seq1f1b_jax.plan.estimate import Estimate
 from seq1f1b_jax.plan.fill import fill_model
 from seq1f1b_jax.plan.hardware import Share, find_hardware, hardware_of, names
 from seq1f1b_jax.plan.work import work_of
 from seq1f1b_jax.schedule import Op
+from seq1f1b_jax.training.setup import trained_weights
 
 H100 = find_hardware("h100-80g")
 FLAT = Share(1.0, 0.0)
@@ -50,6 +54,38 @@ def test_an_ideal_device_takes_the_flops_of_the_partition(name, recompute):
     for op, flops in ((Op.F, counted.forward), (Op.B, counted.backward), (Op.W, counted.weights)):
         np.testing.assert_allclose(work.seconds(op) * IDEAL.matmul_flops, flops, rtol=1e-9)
     np.testing.assert_allclose(work.seconds(Op.I) + work.seconds(Op.W), work.seconds(Op.B))
+
+
+@pytest.mark.parametrize(
+    ("lora", "trainable"),
+    [
+        (LoraConfig(rank=16), None), (LoraConfig(), ("layers.mlp.*", "head")),
+        (LoraConfig(), ("head",)),
+    ],
+    ids=["lora", "MLP and head", "head"],
+)
+def test_frozen_weights_take_no_flops_of_gradients(lora, trainable):
+    found = estimate(IDEAL, schedule={"name": "seq-zb-h1"})
+    whole = found.draft.cost
+    config = replace(found.draft.config, lora=lora, train=TrainConfig(trainable=trainable))
+    draft = draft_of(config, IDEAL)
+    work, counted = work_of(draft, IDEAL), draft.cost.costs(draft.lengths)
+    flops_of_all = float(np.max(counted.backward))
+    for op, flops in ((Op.F, counted.forward), (Op.B, counted.backward), (Op.W, counted.weights)):
+        np.testing.assert_allclose(
+            work.seconds(op) * IDEAL.matmul_flops, flops, rtol=1e-9, atol=1e-9 * flops_of_all
+        )
+    adapters = 32 * 2 * 4 * 2560 * lora.rank
+    mlp = 0 if lora.rank or len(trainable) == 1 else 32 * 2 * 2560 * 4 * 2560
+    head = 50304 * 2560
+    per_token = 4 * (32 * whole.layer_weights + adapters + head) + 2 * (
+        adapters + mlp + (0 if lora.rank else head)
+    )
+    counted_params = replace(draft.cost, num_layer_params=None)
+    assert counted_params.model_flops(num_tokens=1, num_pairs=0) == per_token
+    setup_counts = trained_weights(config, build_stage("gpt", preset="2.7b", lora=lora))
+    assert setup_counts == draft.cost.trained
+    assert draft.state.moments < 0.7 * found.draft.state.moments
 
 
 def test_an_ideal_device_is_busy_but_for_the_bubble():

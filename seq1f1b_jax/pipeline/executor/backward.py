@@ -188,13 +188,13 @@ def _add_to_sinks(
     chunk: LayerChunk, unit: Unit, layer, kept: Kept, inputs, dout: Array, state: State
 ) -> State:
     """Add the gradient of the layer's attention sinks, where it has some."""
-    sinks = chunk.sinks(kept.weights)
-    if sinks is None:
+    sinks, name = chunk.sinks(kept.weights), sinks_of(chunk.program.stage)
+    if sinks is None or f"layers.{name}" not in chunk.program.trained:
         return state
     *_, out, lse = inputs
-    names = [leaf_name(path) for path, _ in leaves_with_path(kept.weights)]
-    leaf = names.index(sinks_of(chunk.program.stage))
-    grads = {leaf: sink_gradients(out, lse, dout, sinks)}
+    own = chunk.program.trained.only(kept.weights, "layers")
+    names = [leaf_name(path) for path, _ in leaves_with_path(own)]
+    grads = {names.index(name): sink_gradients(out, lse, dout, sinks)}
     return _accumulate_leaves(chunk, unit, layer, state, grads)
 
 
@@ -232,6 +232,7 @@ def _collected(chunk: Chunk, buffer: Array, delta: Array, places: tuple) -> Arra
 
 def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B t d"]) -> State:
     stage, first, tensor = chunk.program.stage, chunk.inputs.weights.first, chunk.program.tensor
+    trained, grads = chunk.program.trained, state.grads
     tokens = chunk.tokens(unit, chunk.inputs.tokens)
     rows = look_up(chunk.inputs.tables[chunk.embedding], tokens, tensor)
 
@@ -241,14 +242,14 @@ def _embed_backward(chunk: Chunk, unit: Unit, state: State, dx: Float[Array, "B 
 
     _, pull = jax.vjp(embed, first, chunk.position_rows(unit), rows)
     d_first, d_positions, d_rows = pull(dx)
-    grads = state.grads
-    tables = {chunk.embedding: add_rows(grads.tables[chunk.embedding], tokens, d_rows, tensor)}
+    tables, where = dict(grads.tables), chunk.positions(unit)
+    if "embedding" in trained:
+        tables[chunk.embedding] = add_rows(tables[chunk.embedding], tokens, d_rows, tensor)
     for name, gradients in d_positions.items():
-        where = chunk.positions(unit)
-        tables[name] = positions.add_rows(grads.tables[name], where, gradients, tensor)
-    grads = grads._replace(
-        first=buffers.add_tree(grads.first, d_first), tables={**grads.tables, **tables}
-    )
+        if name in trained:
+            tables[name] = positions.add_rows(tables[name], where, gradients, tensor)
+    d_first = trained.only(d_first, "first")
+    grads = grads._replace(first=buffers.add_tree(grads.first, d_first), tables=tables)
     return state._replace(grads=grads)
 
 
@@ -261,7 +262,8 @@ def _accumulate_leaves(
     chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, grads: dict[int, Array]
 ) -> State:
     """Add the gradients of some leaves of a layer's weights; the other leaves are not touched."""
-    treedef = jax.tree.structure(chunk.program.layer_shapes)
+    own = chunk.program.trained.only(chunk.program.layer_shapes, "layers")
+    treedef = jax.tree.structure(own)
     leaves = [grads.get(index) for index in range(treedef.num_leaves)]
     return _accumulate(chunk, unit, layer, state, treedef.unflatten(leaves))
 
@@ -269,7 +271,7 @@ def _accumulate_leaves(
 def _accumulate(
     chunk: Chunk, unit: Unit | WeightUnit, layer, state: State, update: Tree
 ) -> State:
-    """Add gradients of a layer's weights; `None`: nothing for this leaf."""
+    """Add gradients of a layer's weights that train; `None`: nothing for this leaf."""
     row, layers = chunk.program.layer_row(unit.stage, layer), state.grads.layers
     if chunk.program.unrolled:
         layers = (*layers[:row], buffers.add_tree(layers[row], update), *layers[row + 1 :])

@@ -32,6 +32,11 @@ from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.stage import num_experts_of
 
 
+def balances(program: Program) -> bool:
+    """Whether the loss is of the balance of experts, too."""
+    return bool(program.train and num_experts_of(program.stage) and program.options.balance_loss)
+
+
 def add(
     chunk: Chunk, unit: Unit, layer: int | Array, state: State, sums: RouterSums | tuple[()]
 ) -> State:
@@ -40,7 +45,7 @@ def add(
     if not isinstance(sums, RouterSums) or not program.train:
         return state
     loss = state.loss + _z_weight(chunk) * sums.z.sum()
-    if not program.balances:
+    if not balances(program):
         return state._replace(loss=loss)
     assert state.tally is not None
     so_far = sums
@@ -69,7 +74,7 @@ def with_gradients(
     shape = (program.num_sequences, num_experts_of(program.stage))
     zeros = jnp.zeros(shape, program.accumulation_dtype)
     probability = zeros
-    if program.balances:
+    if balances(program):
         load = _of_sequence(chunk, unit, layer, state).load
         probability = _balance_weight(chunk) / share * load
     z = jnp.full(shape[:1], _z_weight(chunk) / share, zeros.dtype)
@@ -78,7 +83,7 @@ def with_gradients(
 
 def tally_shapes(program: Program) -> RouterSums | None:
     """Shapes of `State.tally`."""
-    if not program.balances:
+    if not balances(program):
         return None
     sequences = program.table.cache_tokens // program.lengths[0]
     shape = (sequences, program.layout.max_layers, program.num_sequences)

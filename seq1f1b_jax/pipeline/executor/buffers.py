@@ -19,8 +19,9 @@ from seq1f1b_jax.pipeline.stage import Tree
 
 
 class Gradients(NamedTuple):
-    """Accumulators in the accumulation dtype; `tables` as in `chunk.Inputs`.
+    """Accumulators in the accumulation dtype, of the weights that train (`params.trained`).
 
+    `tables` is as in `chunk.Inputs`, without those of which nothing trains.
     Leaves of `layers` are `[stages_per_rank * max_layers, ...]`; unrolled, it is a tuple of trees,
     one for each layer.
     """

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.attention.sinks import with_sinks
@@ -67,7 +66,8 @@ def _each_layer(chunk: LayerChunk, unit: Unit) -> Callable:
 
 def _layer(chunk: LayerChunk, unit: Unit, layer, context: Tree, x, state: State):
     weights = chunk.layer_weights(unit, layer)
-    (q, k, v), pre_vjp = jax.vjp(lambda w, a: chunk.pre(w, a, context), weights, x)
+    trained = chunk.program.trained
+    (q, k, v), pre_vjp = trained.vjp(lambda w, a: chunk.pre(w, a, context), weights, x)
     page = (layer, 0, unit.cache_pages[chunk.index])
     state = state._replace(
         keys=buffers.write(state.keys, k, *page), values=buffers.write(state.values, v, *page)
@@ -75,7 +75,7 @@ def _layer(chunk: LayerChunk, unit: Unit, layer, context: Tree, x, state: State)
     prefix = chunk.prefix(unit, layer, state)
     out, lse = chunk.attention.forward(q, k, v, prefix, chunk.starts(unit))
     out, lse = with_sinks(out, lse, chunk.sinks(weights))
-    (y, sums), post_vjp = jax.vjp(chunk.post, weights, x, out)
+    (y, sums), post_vjp = trained.vjp(chunk.post, weights, x, out)
     state = balance.add(chunk, unit, layer, state, sums)
     named = {"x": x, "q": q, "out": out, "lse": lse}
     if chunk.plan.pre:
@@ -101,18 +101,20 @@ def _loss(chunk: Chunk, unit: Unit, state: State, y: Float[Array, "B t d"]) -> S
         starts = (unit.microbatch, 0, chunk.offset)
         return state._replace(loss=buffers.write(state.loss, losses, *starts))
     grads = state.grads
+    sums = grads.tables[chunk.head] if program.trains_head else None
     loss, dy, (last, table) = cross_entropy_and_grads(
         final,
         weights.last,
         head,
         y,
         targets,
-        (grads.last, grads.tables[chunk.head]),
+        (grads.last, sums),
         block_tokens=block,
         shard=program.vocab_shard,
         rule=rule,
     )
-    grads = grads._replace(last=last, tables={**grads.tables, chunk.head: table})
+    tables = {chunk.head: table} if program.trains_head else {}
+    grads = grads._replace(last=last, tables={**grads.tables, **tables})
     dy = program.tensor.own_tokens(dy)
     dy = buffers.write(state.dy, dy.reshape(chunk.length, -1), unit.loss_offset)
     return state._replace(loss=state.loss + loss, dy=dy, grads=grads)

@@ -1,6 +1,7 @@
 """The carried state before the first tick: its shapes, and what is in it."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from seq1f1b_jax.pipeline.executor import balance
 from seq1f1b_jax.pipeline.executor.buffers import Gradients, State, Store
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.executor.store import to_host
+from seq1f1b_jax.pipeline.params.vocabulary import table_names
 from seq1f1b_jax.pipeline.stage import value_dim_of
 
 
@@ -28,9 +30,7 @@ def state_shapes(program: Program) -> State:
     message = math.prod(program.message_shape) // max(program.lengths)
     grads = None
     if program.train:
-        weights = program.weight_shapes
-        like = Gradients(weights.layers, weights.first, weights.last, program.table_shapes)
-        grads = jax.tree.map(lambda leaf: Shape(leaf.shape, acc), like)
+        grads = gradient_shapes(program)
     return State(
         ring=program.ring_shapes(),
         deferred=program.deferred_shapes(),
@@ -43,6 +43,28 @@ def state_shapes(program: Program) -> State:
         loss=Shape(() if program.train else program.batch_shape, acc),
         tally=balance.tally_shapes(program),
     )
+
+
+def gradient_shapes(program: Program) -> Gradients:
+    """Shapes of the accumulators: of the weights that train.
+
+    A table has one if a leaf that is in it trains: embedding and head may share one.
+    """
+    trained, weights = program.trained, program.weight_shapes
+    embedding, head = table_names(program.layout)
+    tables = {name for name in program.position_tables if name in trained}
+    tables |= {embedding} if "embedding" in trained else set()
+    tables |= {head} if program.trains_head else set()
+    of_layers = partial(trained.only, under="layers")
+    layers = weights.layers
+    like = Gradients(
+        tuple(map(of_layers, layers)) if program.unrolled else of_layers(layers),
+        trained.only(weights.first, "first"),
+        trained.only(weights.last, "last"),
+        {name: shape for name, shape in program.table_shapes.items() if name in tables},
+    )
+    dtype = program.accumulation_dtype
+    return jax.tree.map(lambda leaf: Shape(leaf.shape, dtype), like)
 
 
 def initial_state(program: Program) -> State:

@@ -30,6 +30,7 @@ from seq1f1b_jax.pipeline.executor.shapes import layer_shapes, table_shapes, wei
 from seq1f1b_jax.pipeline.executor.store import store_shapes
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.layout import Layout
+from seq1f1b_jax.pipeline.params.trained import Trained, find_trained
 from seq1f1b_jax.pipeline.stage import (
     Params,
     Stage,
@@ -37,7 +38,6 @@ from seq1f1b_jax.pipeline.stage import (
     kind_stages,
     kinds_of,
     logit_softcap_of,
-    num_experts_of,
     scoring_of,
     tensor_of,
 )
@@ -121,11 +121,6 @@ class Program:
         return LossRule(logit_softcap_of(self.stage), self.options.z_loss if self.train else 0.0)
 
     @property
-    def balances(self) -> bool:
-        """Whether the loss is of the balance of experts, too (`balance`)."""
-        return bool(self.train and num_experts_of(self.stage) and self.options.balance_loss)
-
-    @property
     def restart_positions(self) -> bool:
         """Whether positions count from the first token of a document."""
         return self.options.restart_positions and self.has_starts
@@ -142,6 +137,16 @@ class Program:
     def position_tables(self) -> dict[str, int]:
         """Rows of the tables of positions, by their paths in `Params`."""
         return dict(self.layout.position_tables)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The weights whose gradients there are."""
+        return find_trained(self.stage, self.options.trainable)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head trains, which may be the embedding."""
+        return ("embedding" if self.layout.tied else "head") in self.trained
 
     @cached_property
     def weight_shapes(self) -> Params:
@@ -170,6 +175,7 @@ class Program:
             return plan_residuals(
                 self.stage, self.layer_shapes, self.layer_input(length),
                 policy=self.options.recompute, own_positions=self.restart_positions,
+                trained=self.trained,
             )
 
         plans = self._by_length(plan)
@@ -205,7 +211,7 @@ class Program:
         return make(
             self.stage, self.residual_plans[self.lengths.index(length)], self.layer_shapes,
             self.layer_input(length), policy=self.options.recompute, platform=self.platform,
-            own_positions=self.restart_positions,
+            own_positions=self.restart_positions, trained=self.trained,
         )
 
     def _by_length(self, make: Callable[[int], T]) -> tuple[T, ...]:

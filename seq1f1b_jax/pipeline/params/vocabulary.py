@@ -47,11 +47,17 @@ def gather_tables(
 
 def scatter_gradients(
     tables: Tables, layout: Layout
-) -> tuple[Float[Array, "1 rows d"], Float[Array, "1 rows d"] | None]:
-    """Transpose of `gather_tables`: gradients of this rank's shards of (embedding, head)."""
+) -> tuple[Float[Array, "1 rows d"] | None, Float[Array, "1 rows d"] | None]:
+    """Transpose of `gather_tables`: gradients of this rank's shards of (embedding, head).
+
+    `None` for a table that has none: what is in it is frozen.
+    """
     if layout.num_ranks == 1:
-        embedding = tables[table_names(layout)[0]][None]
-        return embedding, None if layout.tied else tables["head"][None]
+        embedding, head = (tables.get(name) for name in table_names(layout))
+        head = None if layout.tied or head is None else head[None]
+        return None if embedding is None else embedding[None], head
+    if "shared" not in tables:
+        return None, None
     table = tables["shared"]
     rows = layout.shard_rows(layout.vocab_size)
     padding = layout.num_ranks * rows - layout.vocab_part

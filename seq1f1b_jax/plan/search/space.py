@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from seq1f1b_jax.config import Config
 from seq1f1b_jax.plan.hardware import Hardware
-from seq1f1b_jax.plan.shape import ModelShape
+from seq1f1b_jax.plan.model.shape import ModelShape
 
 LEAST_CHUNK = 512
 """Tokens of an average chunk; kernels of shorter ones are far from a device's peak."""

@@ -62,6 +62,8 @@ class StepSizes:
       expert_weights: of these, numbers in its experts'.
       small_weights: in those of the first and the last stage that are no tables.
       table_values: in the gathered tables.
+      gradients: in all accumulators: of what trains.
+      trains_head: whether the head has one.
       unrolled: whether every layer has its own part of the program.
       cast: whether weights are cast to a narrower dtype.
       train: whether there are backwards.
@@ -94,6 +96,8 @@ class StepSizes:
     expert_weights: int = 0
     small_weights: int
     table_values: int
+    gradients: int
+    trains_head: bool = True
     unrolled: bool = False
     cast: bool = True
     train: bool = True

@@ -112,7 +112,7 @@ def step_bytes(sizes: StepSizes, room: Room) -> MemoryPrediction:
     kv = room.layers * sizes.num_sequences * sizes.num_kv_heads * sizes.kv_dims
     prefix = sum(sizes.lengths[:-1]) if sizes.train else 0
     per_token = sizes.message // sizes.itemsize // max(sizes.lengths)
-    grads = sizes.rank_weights + sizes.table_values if sizes.train else 0
+    grads = sizes.gradients if sizes.train else 0
     return MemoryPrediction(
         ring=device_layers * waiting[0],
         deferred=device_layers * waiting[1],

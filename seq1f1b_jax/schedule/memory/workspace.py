@@ -103,7 +103,7 @@ def _moments(sizes: StepSizes) -> tuple[tuple[int, int], ...]:
     if not sizes.train:
         return ((2, 0),)
     rows = 2 * sizes.num_sequences * max(sizes.lengths) * sizes.model_dim * sizes.wide
-    table = sizes.vocab_part * sizes.model_dim * sizes.wide
+    table = sizes.vocab_part * sizes.model_dim * sizes.wide * sizes.trains_head
     return ((2, rows), (1, rows + table)) if sizes.platform == "cpu" else ((3, rows + table),)
 
 

@@ -1,14 +1,17 @@
 """How long actions take: all that a simulation knows of machine and model."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from seq1f1b_jax.schedule.actions import Action, Op
+
+T = TypeVar("T", bound=Any)
 
 Cost: TypeAlias = ArrayLike | Fraction
 """One time for all, or an array that broadcasts to `[num_stages, num_chunks]`."""
@@ -78,3 +81,41 @@ def _broadcast(cost: Cost, shape: tuple[int, int]) -> np.ndarray:
             f"a cost of shape {np.asarray(cost).shape} does not fit num_stages={shape[0]}"
             f" and num_chunks={shape[1]}; give one number, or an array of these two sizes"
         ) from error
+
+
+class TrainedWeights(NamedTuple):
+    """Numbers in matmul weights.
+
+    Attributes:
+      adapters: of a layer's adapters, which come beside its other matrices.
+      layer: of a layer, adapters included, those whose gradients are computed.
+      head: whether the head's gradient is.
+    """
+
+    adapters: int
+    layer: int
+    head: bool
+
+
+def trained_conditions(trained: TrainedWeights | None) -> dict[str, int | bool | None]:
+    """What measured seconds depend on of it, by name; `None`: all trains."""
+    layer, head = (None, None) if trained is None else (trained.layer, trained.head)
+    return {"trained_weights": layer, "trains_head": head}
+
+
+def mean_over_layers(windows: Sequence[int | None], of: Callable[[int | None], T]) -> T:
+    """The mean over layers of what depends on a layer's window.
+
+    Args:
+      windows: of the layers; equal ones are asked for once.
+      of: a number or an array, by the window.
+
+    Example:
+      >>> mean_over_layers((None, 4, 4), lambda window: 10 if window is None else window)
+      6.0
+    """
+    counts = Counter(windows)
+    if len(counts) == 1:
+        return of(windows[0])
+    total: Any = sum(count * of(window) for window, count in counts.items())
+    return total / len(windows)

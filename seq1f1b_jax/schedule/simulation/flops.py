@@ -11,23 +11,21 @@ chunks of equal cost get shorter along the sequence.
 Elementwise work, norms, lookups and communication are left out: they grow with the tokens.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq1f1b_jax.schedule.simulation.durations import Costs
+from seq1f1b_jax.schedule.simulation.durations import Costs, TrainedWeights, mean_over_layers
 
 RECOMPUTE_POLICIES = ("none", "selective", "matmuls", "full")
 FLOP_CONVENTIONS = ("model", "published", "square")
 """How the FLOPs of a step are counted, none with what is recomputed: `model` the pairs of a query
 and a key that it sees; `published`, as the Seq1F1B paper's code counts, half of the square and the
 lookup of the embedding as if it were a matmul; `square`, as some vendors count, all pairs."""
-T = TypeVar("T", bound=Any)
 _SIZES = ("model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size")
 
 
@@ -55,6 +53,7 @@ class StageCost:
       visible_keys: `[seq_len]`, keys that the query at each position sees, on average over packed
         documents and layers; `None`: what causality and the windows leave.
       num_layer_params: that a token meets, for `model_flops`; `None`: only matmul weights.
+      trained: adapters, and weights whose gradients are computed; `None`: no adapters, all weights.
 
     Raises:
       ValueError: a size is below 1, the heads do not divide, or the policy is unknown.
@@ -80,6 +79,7 @@ class StageCost:
     windows: tuple[int | None, ...] = (None,)
     visible_keys: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
     num_layer_params: int | None = None
+    trained: TrainedWeights | None = None
 
     @classmethod
     def of(cls, stage: Any, layers_per_stage: tuple[int, ...], **options: Any) -> "StageCost":
@@ -124,9 +124,20 @@ class StageCost:
 
     @property
     def layer_weights(self) -> int:
-        """Matmul weights of one layer: query and output, key and value, MLP."""
+        """Matmul weights of one layer: query and output, key and value, MLP, adapters."""
         projections = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim
-        return self.model_dim * (projections + (3 if self.gated else 2) * self.mlp_dim)
+        whole = self.model_dim * (projections + (3 if self.gated else 2) * self.mlp_dim)
+        return whole + (0 if self.trained is None else self.trained.adapters)
+
+    @property
+    def trained_weights(self) -> int:
+        """Those of them whose gradients are computed."""
+        return self.layer_weights if self.trained is None else self.trained.layer
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head's gradient is."""
+        return self.trained is None or self.trained.head
 
     def __call__(self, start: int, length: int) -> float:
         """Cost of a chunk: the most, over stages, of its forward and backward together.
@@ -166,7 +177,7 @@ class StageCost:
         """Cost of every action, as `simulate` takes it; a `W` is the matmuls of one gradient."""
 
         def weights(stage: int, *, start: int, length: int) -> int:
-            matmuls = 2 * self.num_sequences * length * self.layer_weights
+            matmuls = 2 * self.num_sequences * length * self.trained_weights
             return self.layers_per_stage[stage] * matmuls
 
         return Costs(
@@ -197,7 +208,11 @@ class StageCost:
         params = self.num_layer_params
         params = num_layers * self.layer_weights if params is None else params
         attention = 12 * num_pairs * self.num_heads * self.head_dim * num_layers
-        return 6.0 * (params + self.vocab_size * self.model_dim) * num_tokens + attention
+        head = self.vocab_size * self.model_dim
+        own = params + head  # whose gradients are computed
+        if self.trained is not None:
+            own = num_layers * self.trained_weights + head * self.trains_head
+        return (4.0 * (params + head) + 2.0 * own) * num_tokens + attention
 
     def step_flops(self, convention: str, *, seq_len: int, num_sequences: int) -> float:
         """FLOPs of a step on whole sequences, as one of `FLOP_CONVENTIONS` counts them.
@@ -245,7 +260,7 @@ class StageCost:
         matmuls = 2 * tokens * self.layer_weights
         pair_dim = pairs * self.num_heads * self.head_dim
         forward = matmuls + 4 * pair_dim
-        backward = 2 * matmuls + 10 * pair_dim
+        backward = matmuls + 2 * tokens * self.trained_weights + 10 * pair_dim
         again = {"matmuls": matmuls, "full": forward}
         return forward, backward + again.get(self.recompute, 0)
 
@@ -278,22 +293,5 @@ class StageCost:
 
     def _head(self, length: int) -> int:
         """Logits, their gradient to the input and to the table, all on the forward."""
-        return 3 * 2 * self.num_sequences * length * self.model_dim * self.vocab_size
-
-
-def mean_over_layers(windows: Sequence[int | None], of: Callable[[int | None], T]) -> T:
-    """The mean over layers of what depends on a layer's window.
-
-    Args:
-      windows: of the layers; equal ones are asked for once.
-      of: a number or an array, by the window.
-
-    Example:
-      >>> mean_over_layers((None, 4, 4), lambda window: 10 if window is None else window)
-      6.0
-    """
-    counts = Counter(windows)
-    if len(counts) == 1:
-        return of(windows[0])
-    total: Any = sum(count * of(window) for window, count in counts.items())
-    return total / len(windows)
+        table = self.model_dim * self.vocab_size
+        return (2 + self.trains_head) * 2 * self.num_sequences * length * table

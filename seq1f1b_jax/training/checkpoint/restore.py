@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from seq1f1b_jax.cli.renamed import model_name, with_positions
-from seq1f1b_jax.config import Config, ModelConfig, OptimizerConfig, UserError
+from seq1f1b_jax.config import Config, LoraConfig, ModelConfig, OptimizerConfig, UserError
 from seq1f1b_jax.config.optimizer import COURSES, DEFAULTS, optimizer_from, resolve_optimizer
 from seq1f1b_jax.data import MixedData, SequenceData
 from seq1f1b_jax.data.mixture import MIXTURE, as_in
@@ -30,6 +30,7 @@ from seq1f1b_jax.training.checkpoint.record import (
     Checkpoint,
     read_checkpoint,
 )
+from seq1f1b_jax.training.checkpoint.trained import check_same_trained
 from seq1f1b_jax.training.custom_stage import with_defaults
 from seq1f1b_jax.training.optimizer import describe_change
 from seq1f1b_jax.training.setup import Setup
@@ -69,7 +70,8 @@ def abstract_state(setup: Setup) -> TrainState:
     def init(key: jax.Array) -> TrainState:
         params = setup.stage.init(key)
         step = jax.numpy.zeros((), jax.numpy.int32)
-        return TrainState(params, setup.optimizer.init(params), step)
+        own = setup.pipeline.trained.only(params)
+        return TrainState(params, setup.optimizer.init(own), step)
 
     return jax.eval_shape(init, jax.random.key(0))
 
@@ -135,6 +137,7 @@ def check_same_run(
     """
     check_same_model(meta, setup)
     _check_same_optimizer(meta, setup)
+    check_same_trained(meta, setup)
     changed = differences(meta["data"], as_in(meta["data"], data.identity))
     saved = meta["config"]["data"]
     if setup.config.data.packing == "documents":  # elsewhere there is nothing to restart
@@ -176,7 +179,7 @@ def _check_same_optimizer(meta: Mapping[str, Any], setup: Setup) -> None:
 
 
 def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
-    """Refuse a checkpoint whose model section differs.
+    """Refuse a checkpoint whose model or adapters differ.
 
     Raises:
       UserError: the fields that differ.
@@ -190,6 +193,8 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
     for model in (saved, current):
         model["stage"] = model_name(model["stage"])
         model["settings"] = with_defaults(setup.stage, model)
+    lora = LoraConfig(**meta["config"].get("lora", {}))  # of an earlier version: no adapters
+    saved["lora"], current["lora"] = asdict(lora), asdict(setup.config.lora)
     changed = differences(saved, current)
     if changed:
         folder = setup.config.train.output_dir

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from seq1f1b_jax.pipeline.params.layout import Layout
+from seq1f1b_jax.pipeline import PipelineStep
 from seq1f1b_jax.pipeline.stage import Tree, leaf_name
 from seq1f1b_jax.training.optimizer.leaves import num_stacking_dims
 
@@ -91,7 +91,7 @@ def scale_by_adafactor(
     clip_rms: float,
     parameter_scale: bool,
     min_dim_size_to_factor: int,
-    layout: Layout | None = None,
+    pipeline: PipelineStep | None = None,
 ) -> optax.GradientTransformation:
     """The direction of a step, without decay and learning rate.
 
@@ -100,13 +100,13 @@ def scale_by_adafactor(
       clip_rms: largest root mean square of a step.
       parameter_scale: whether steps are relative to the matrix's.
       min_dim_size_to_factor: smallest side of a factored matrix.
-      layout: of the parameters; `None`: free of topology.
+      pipeline: where the parameters are; `None`: free of topology.
     """
 
     def split(params: Tree) -> tuple[list[tuple], list[Array], list[Matrices], Any]:
         found, structure = jax.tree.flatten_with_path(params)
         kinds = [
-            matrices_of(path, leaf, params, layout=layout, least=min_dim_size_to_factor)
+            matrices_of(path, leaf, params, pipeline=pipeline, least=min_dim_size_to_factor)
             for path, leaf in found
         ]
         return [path for path, _ in found], [leaf for _, leaf in found], kinds, structure
@@ -162,19 +162,20 @@ def scale_by_adafactor(
 
 
 def matrices_of(
-    path: tuple, leaf: Any, params: Tree, *, layout: Layout | None, least: int
+    path: tuple, leaf: Any, params: Tree, *, pipeline: PipelineStep | None, least: int
 ) -> Matrices:
     """What a leaf of parameters, in memory or free of topology, is a stack of.
 
     Raises:
       ValueError: parameters in memory, without a layout that says how many rows are padding.
     """
-    if layout is None and params.embedding.ndim > 2:
+    layout, table = None if pipeline is None else pipeline.layout, params.embedding
+    if layout is None and table is not None and table.ndim > 2:
         raise ValueError(
-            f"the embedding of shape {params.embedding.shape} is in memory, and Adafactor has to "
+            f"the embedding of shape {table.shape} is in memory, and Adafactor has to "
             "know its rows of padding; make the optimizer with the pipeline of the parameters"
         )
-    num_stacking = num_stacking_dims(path, params)
+    num_stacking = num_stacking_dims(path, params, pipeline)
     *ins, columns = leaf.shape[num_stacking:] or (1,)
     is_table = layout is not None and layout.kind_of(path) == "table"
     rows = layout.num_rows(path) if layout is not None and is_table else prod(ins)

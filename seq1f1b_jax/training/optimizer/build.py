@@ -8,6 +8,7 @@ gradients, and stays zero with every optimizer.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +37,7 @@ def make_optimizer(
       config: settings.
       num_steps: of the run.
       pipeline: where the parameters are; `None`: free of topology, on one device. AdamW and Lion
-        do not need it.
+        do not need it where a vocabulary table trains.
 
     Example:
       >>> from jax import numpy as jnp
@@ -49,7 +50,7 @@ def make_optimizer(
         optax.clip_by_global_norm(config.clip_norm),
         optax.chain(
             DIRECTIONS[config.name](settings, pipeline),
-            optax.add_decayed_weights(config.weight_decay, decay_mask),
+            optax.add_decayed_weights(config.weight_decay, partial(decay_mask, pipeline=pipeline)),
             optax.scale_by_learning_rate(learning_rate_schedule(config, num_steps)),
         ),
     )
@@ -72,7 +73,7 @@ def _muon(settings: Mapping[str, Any], pipeline: PipelineStep | None):
 def _adafactor(settings: Mapping[str, Any], pipeline: PipelineStep | None):
     names = ("decay_rate", "clip_rms", "parameter_scale", "min_dim_size_to_factor")
     own = {name: settings[name] for name in names}
-    return scale_by_adafactor(**own, layout=None if pipeline is None else pipeline.layout)
+    return scale_by_adafactor(**own, pipeline=pipeline)
 
 
 DIRECTIONS: Mapping[str, Direction] = MappingProxyType(

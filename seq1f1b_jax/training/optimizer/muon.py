@@ -73,13 +73,13 @@ def scale_by_muon(
     """
 
     def init(params):
-        mask = layer_matrices(params)
+        mask = layer_matrices(params, pipeline)
         mu = optax.tree.zeros_like(_part(params, mask))
         others = rest.init(_part(params, mask, of=False))
         return MuonState(jnp.zeros((), jnp.int32), mu, others)
 
     def update(grads, state, params=None):
-        mask = layer_matrices(grads)
+        mask = layer_matrices(grads, pipeline)
         own, count = _part(grads, mask), optax.safe_increment(state.count)
         mu = optax.tree.update_moment(own, state.mu, momentum, 1)
         ahead = optax.tree.bias_correction(mu, momentum, count)
@@ -91,7 +91,7 @@ def scale_by_muon(
             )
 
         def step(path, leaf):
-            num_stacking = num_stacking_dims(path, grads)
+            num_stacking = num_stacking_dims(path, grads, pipeline)
             return consistent_rms * _orthogonal(leaf, num_stacking, ns_steps, pipeline)
 
         steps = jax.tree.map_with_path(step, ahead)

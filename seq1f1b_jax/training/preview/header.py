@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import jax
 import jax.numpy as jnp
 
 from seq1f1b_jax.config import Config
@@ -55,6 +56,7 @@ def describe(
         f"{_experts(setup.stage)}, {_count(setup.stage.num_layers, 'layer')} of width "
         f"{setup.stage.model_dim}",
         **({"source": source.describe()} if source else {}),
+        **({} if config.trainable is None else {"trains": describe_trained(setup)}),
         "mesh": f"{setup.mesh.size} x {device_name(device)}, {_axes(setup)}",
         "layers": f"{_join(pipeline.layout.layers_per_stage)} per stage"
         + " (balanced)" * (config.mesh.layers_per_stage == "balanced")
@@ -83,6 +85,19 @@ def describe(
     if problem := shortage(setup, needs):
         notes.append(problem)
     return "\n".join([*lines, *(f"note      {note}" for note in notes), "", _picture(setup)])
+
+
+def describe_trained(setup: Setup) -> str:
+    """How many parameters train, and which."""
+    whole = jax.eval_shape(setup.stage.init, jax.random.key(0))
+    count, own = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for tree in (whole, setup.pipeline.trained.only(whole))
+    )
+    lora, given = setup.config.lora, setup.config.train.trainable
+    which = [f"LoRA rank {lora.rank} on {', '.join(lora.projections)}"] if lora.rank else []
+    which += [", ".join(given)] if given else []
+    return f"{own:,} of {count:,} parameters ({'; '.join(which)})"
 
 
 def source_notes(config: Config, source: Source | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ from seq1f1b_jax.pipeline.stage import windows_of
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.estimate import Estimate
 from seq1f1b_jax.plan.hardware import Hardware, hardware_of
-from seq1f1b_jax.plan.shape import ModelShape
+from seq1f1b_jax.plan.model.shape import ModelShape
 from seq1f1b_jax.schedule import Simulation
 from seq1f1b_jax.training.setup import Setup
 
@@ -71,13 +71,13 @@ def draft_of_run(setup: Setup, hardware: Hardware) -> Draft | None:
     """The run as the planner sees it; `None` for a custom model."""
     if not isinstance(setup.stage, Decoder):
         return None
-    pipeline, shape = setup.pipeline, shape_of_stage(setup.stage)
+    pipeline, shape = setup.pipeline, shape_of_stage(setup.stage, setup.config.trainable)
     itemsize = jnp.dtype(pipeline.options.compute_dtype).itemsize
     fused = pipeline.attention.block == 0
     return Draft(setup.config, shape, hardware.kind, fused, itemsize)
 
 
-def shape_of_stage(stage: Decoder) -> ModelShape:
+def shape_of_stage(stage: Decoder, trainable: tuple[str, ...] | None = None) -> ModelShape:
     """The planner's shape of a model that is built already.
 
     Example:
@@ -98,6 +98,7 @@ def shape_of_stage(stage: Decoder) -> ModelShape:
         output_bias=is_gpt or getattr(stage, "output_bias", False),
         **{name: getattr(stage, name) for name in OPTIONS if hasattr(stage, name)},
         learned_positions=getattr(stage, "max_positions", None) or 0,
+        lora=stage.lora, trainable=trainable,
     )
 
 

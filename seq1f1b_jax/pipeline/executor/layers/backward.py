@@ -19,6 +19,7 @@ from seq1f1b_jax.ops.wide_gradients import widen
 from seq1f1b_jax.pipeline.executor.layers import residuals
 from seq1f1b_jax.pipeline.executor.layers.residuals import ArenaEntry, ResidualPlan
 from seq1f1b_jax.pipeline.executor.layers.weight_split import SplitBackward, split_backward
+from seq1f1b_jax.pipeline.params.trained import ALL, Trained
 from seq1f1b_jax.pipeline.stage import Stage, Tree, routed_post, tensor_of, value_dim_of
 
 
@@ -48,18 +49,18 @@ class Given(NamedTuple):
     cotangent: Tree
 
 
-def post_backward(post: Callable, plan: ResidualPlan, kept: Kept, given: Given):
+def post_backward(post: Callable, plan: ResidualPlan, trained: Trained, kept: Kept, given: Given):
     """`(weight gradients, (dx, dout))` from dy and the router's; dx goes around attention."""
     saved = kept.stored | given.values
-    _, vjp = jax.vjp(post, kept.weights, saved["x"], saved["out"])
+    _, vjp = trained.vjp(post, kept.weights, saved["x"], saved["out"])
     d_weights, dx, dout = residuals.pull(plan.post, saved, vjp)(given.cotangent)
     return d_weights, (dx, dout)
 
 
-def pre_backward(pre: Callable, plan: ResidualPlan, kept: Kept, given: Given):
+def pre_backward(pre: Callable, plan: ResidualPlan, trained: Trained, kept: Kept, given: Given):
     """`(weight gradients, dx)` from (dq, dk, dv)."""
     saved = kept.stored | given.values
-    _, vjp = jax.vjp(lambda w, a: pre(w, a, kept.context), kept.weights, saved["x"])
+    _, vjp = trained.vjp(lambda w, a: pre(w, a, kept.context), kept.weights, saved["x"])
     return residuals.pull(plan.pre, saved, vjp)(given.cotangent)
 
 
@@ -83,6 +84,7 @@ def layer_backward(
     policy: str,
     platform: str,
     own_positions: bool = False,
+    trained: Trained = ALL,
 ) -> LayerBackward:
     """The backward of a layer for one chunk length.
 
@@ -94,9 +96,12 @@ def layer_backward(
       policy: residual policy.
       platform: of the devices.
       own_positions: see `residuals.plan_residuals`.
+      trained: the weights whose gradients there are.
     """
     pre, post = residuals.layer_functions(stage, policy)
-    whole = LayerBackward(partial(pre_backward, pre, plan), partial(post_backward, post, plan))
+    whole = LayerBackward(
+        partial(pre_backward, pre, plan, trained), partial(post_backward, post, plan, trained)
+    )
     dtype = accumulation_dtype(x.dtype)
     environment = tensor_of(stage).environment
     shapes = _arguments(stage, plan, layer, x, own_positions=own_positions)
@@ -148,6 +153,7 @@ def split_layer(
     policy: str,
     platform: str,
     own_positions: bool = False,
+    trained: Trained = ALL,
 ) -> LayerSplit:
     """Split the backward of a layer; arguments as for `layer_backward`.
 
@@ -155,7 +161,8 @@ def split_layer(
       ValueError: what passes between the halves does not grow with the tokens.
     """
     whole = layer_backward(
-        stage, plan, layer, x, policy=policy, platform=platform, own_positions=own_positions
+        stage, plan, layer, x, policy=policy, platform=platform, own_positions=own_positions,
+        trained=trained,
     )
     environment = tensor_of(stage).environment
     shapes = _arguments(stage, plan, layer, x, own_positions=own_positions)

@@ -25,6 +25,7 @@ from jax.extend.core import Literal
 
 from seq1f1b_jax.ops.router import EXPERTS
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
+from seq1f1b_jax.pipeline.params.trained import ALL, Trained
 from seq1f1b_jax.pipeline.stage import Stage, Tree, routed_post, tensor_of, value_dim_of
 
 RECOMPUTED = {"matmuls": ("x", "out", "lse"), "full": ("x",)}
@@ -71,9 +72,10 @@ def layer_functions(stage: Stage, policy: str) -> tuple[Callable, Callable]:
 def _saveable(stage: Stage, policy: str) -> Callable | None:
     """What a vjp may keep, as a policy of `jax.checkpoint`; `None`: all it wants.
 
-    Sums over devices are kept where the matmuls before them would be: recomputing a sum costs a
-    collective. Experts' matmuls are in a loop, and their results are kept by name. Tokens gathered
-    from other devices are never kept: each would keep all of them.
+    Sums of matmuls are kept where the matmuls before them would be: recomputing one over devices
+    costs a collective, and of others one value is less than two. Experts' matmuls are in a loop:
+    their results are kept by name. Tokens gathered from other devices are never kept: each would
+    keep all of them.
     """
     policies = jax.checkpoint_policies
     tensor = tensor_of(stage)
@@ -100,6 +102,7 @@ def plan_residuals(
     *,
     policy: str,
     own_positions: bool = False,
+    trained: Trained = ALL,
 ) -> ResidualPlan:
     """Probe one layer at one chunk length.
 
@@ -109,6 +112,7 @@ def plan_residuals(
       x: shape and dtype of the layer's input on one device, `[B, t, d]`.
       policy: `ExecutorOptions.recompute`.
       own_positions: whether positions differ by sequence, `[B, T]`, instead of `[T]`.
+      trained: the weights whose gradients there are; what only those of others read is not kept.
 
     Raises:
       ValueError: a residual does not grow with the number of tokens, so the stage is not
@@ -117,7 +121,8 @@ def plan_residuals(
     batch, tokens, dim = x.shape
     twice_x = jax.ShapeDtypeStruct((batch, 2 * tokens, dim), x.dtype)
     plan, longer = (
-        _probe(stage, layer, x, policy=policy, own_positions=own_positions) for x in (x, twice_x)
+        _probe(stage, layer, x, policy=policy, own_positions=own_positions, trained=trained)
+        for x in (x, twice_x)
     )
     for entry, twice in zip(plan.entries, longer.entries, strict=True):
         if twice.size != 2 * entry.size:
@@ -136,7 +141,7 @@ def context_shape(stage: Stage, x: jax.ShapeDtypeStruct, *, own_positions: bool)
     return jax.eval_shape(stage.context, jax.ShapeDtypeStruct(shape, jnp.int32))
 
 
-def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_positions):
+def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_positions, trained):
     tensor = tensor_of(stage)
     context = context_shape(stage, x, own_positions=own_positions)
     query = tensor.shape_of(stage.pre, layer, x, context)[0]
@@ -149,7 +154,9 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
 
     pre, post = layer_functions(stage, policy)
     pre_sources = _sources(
-        lambda layer, context, x: _with_leaves(lambda a, b: pre(a, b, context), layer, x),
+        lambda layer, context, x: _with_leaves(
+            trained, lambda a, b: pre(a, b, context), layer, x
+        ),
         (layer, context),
         (x,),
         inputs=("x",),
@@ -159,7 +166,7 @@ def _probe(stage: Stage, layer: Tree, x: jax.ShapeDtypeStruct, *, policy, own_po
         environment=tensor.environment,
     )
     post_sources = _sources(
-        lambda layer, x, out: _with_leaves(post, layer, x, out),
+        lambda layer, x, out: _with_leaves(trained, post, layer, x, out),
         (layer,),
         (x, attended),
         inputs=("x", "out"),
@@ -175,8 +182,8 @@ def _entries(stored: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[ArenaEntry, ..
     return tuple(ArenaEntry(name, s.shape, jnp.dtype(s.dtype)) for name, s in stored.items())
 
 
-def _with_leaves(function, *primals):
-    outputs, vjp = jax.vjp(function, *primals)
+def _with_leaves(trained: Trained, function, *primals):
+    outputs, vjp = trained.vjp(function, *primals)
     return outputs, jax.tree.leaves(vjp)
 
 

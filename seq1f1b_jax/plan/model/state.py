@@ -5,8 +5,10 @@ from math import prod
 from typing import NamedTuple
 
 from seq1f1b_jax.config import OptimizerConfig
+from seq1f1b_jax.config.lora import ADAPTER_LEAVES
 from seq1f1b_jax.config.optimizer import resolve_optimizer
-from seq1f1b_jax.plan.shape import ModelShape
+from seq1f1b_jax.plan.model.shape import EXPERTS, ModelShape
+from seq1f1b_jax.schedule import TrainedWeights
 
 FLOAT = 4
 RATE_COUNTS = 2
@@ -26,6 +28,12 @@ class Spread(NamedTuple):
     tensor: int
     rank_layers: int
 
+    def part_rows(self, num_rows: int) -> int:
+        """Of a table's rows, how many one device uses in a step; see `Layout.part_rows`."""
+        if self.tensor == 1:
+            return num_rows
+        return self.pipe * -(-num_rows // (self.pipe * self.tensor))
+
 
 class StateBytes(NamedTuple):
     """Bytes of one device.
@@ -33,14 +41,16 @@ class StateBytes(NamedTuple):
     Attributes:
       params: float32 parameters.
       moments: what the optimizer keeps, sharded over `data`.
+      trained: of the parameters, those that train.
     """
 
     params: int
     moments: int
+    trained: int
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Parameters and moments."""
         return self.params + self.moments
 
 
@@ -60,6 +70,7 @@ class _Leaf(NamedTuple):
       num_rows: of a matrix, over all devices and without padding; 1: it is a vector.
       tensor_dim: which of the dims is sharded over `tensor`.
       is_table: whether its rows are spread over devices.
+      trains: whether the optimizer updates it.
     """
 
     dims: tuple[_Dim, ...]
@@ -67,6 +78,7 @@ class _Leaf(NamedTuple):
     num_rows: int
     tensor_dim: int | None = None
     is_table: bool = False
+    trains: bool = True
 
 
 def state_bytes(shape: ModelShape, spread: Spread, optimizer: OptimizerConfig) -> StateBytes:
@@ -77,9 +89,45 @@ def state_bytes(shape: ModelShape, spread: Spread, optimizer: OptimizerConfig) -
     """
     leaves = list(_leaves(shape, spread))
     params = sum(_size(leaf.dims, 1) for leaf in leaves)
-    kept = [dims for leaf in leaves for dims in _moments(leaf, spread, optimizer)]
+    own = [leaf for leaf in leaves if leaf.trains]
+    trained = sum(_size(leaf.dims, 1) for leaf in own)
+    kept = [dims for leaf in own for dims in _moments(leaf, spread, optimizer)]
     counts = RATE_COUNTS + (2 if optimizer.name == "muon" else 1)
-    return StateBytes(FLOAT * params, FLOAT * (sum(_size(d, spread.data) for d in kept) + counts))
+    moments = sum(_size(dims, spread.data) for dims in kept) + counts
+    return StateBytes(FLOAT * params, FLOAT * moments, FLOAT * trained)
+
+
+def num_gradients(shape: ModelShape, spread: Spread) -> int:
+    """Numbers in the accumulators of one device."""
+    own = sum(
+        prod(leaf.shape) for leaf in shape.layer_leaves(spread.tensor)
+        if shape.trains(f"layers.{leaf.name}")
+    )
+    last = ("last.scale", "last.bias") if shape.centred else ("last.scale",)
+    small = shape.model_dim * sum(map(shape.trains, last))
+    return spread.rank_layers * own + small + num_table_gradients(shape, spread)
+
+
+def num_table_gradients(shape: ModelShape, spread: Spread) -> int:
+    """Those of tables; one of embedding and head has some if one of them trains."""
+    vocabulary = [shape.vocab_size * own for own in (shape.trains("embedding"), shape.trains_head)]
+    if shape.tied or spread.pipe > 1:
+        vocabulary = [max(vocabulary)]
+    rows = [*vocabulary, shape.learned_positions * shape.trains("first.table")]
+    return sum(map(spread.part_rows, rows)) * shape.model_dim
+
+
+def trained_weights(shape: ModelShape) -> TrainedWeights | None:
+    """What trains, as FLOPs count it; `None`: all of a model without adapters."""
+    if shape.trainable is None and not shape.lora.rank:
+        return None
+    sizes = {leaf.name: prod(leaf.shape) for leaf in shape.layer_leaves(1) if len(leaf.shape) > 1}
+    for name in EXPERTS if shape.num_experts else ():
+        name += ".kernel"
+        sizes[name] = sizes[name] // shape.num_experts * shape.experts_per_token
+    adapters = sum(size for name, size in sizes.items() if name.endswith(ADAPTER_LEAVES))
+    own = sum(size for name, size in sizes.items() if shape.trains(f"layers.{name}"))
+    return TrainedWeights(adapters, own, shape.trains_head)
 
 
 def _moments(
@@ -130,10 +178,14 @@ def _leaves(shape: ModelShape, spread: Spread) -> Iterator[_Leaf]:
         at, stacking = None if sharded is None else 1 + sharded, 1
         if leaf.stacked:
             rows, stacking = rows // leaf.shape[0], 2
-        yield _Leaf((_Dim(spread.rank_layers), *dims), stacking, rows, at)
-    tables = [shape.vocab_size] * (1 if shape.tied else 2)
-    for rows in (*tables, *[shape.learned_positions] * bool(shape.learned_positions)):
+        trains = shape.trains(f"layers.{leaf.name}")
+        yield _Leaf((_Dim(spread.rank_layers), *dims), stacking, rows, at, trains=trains)
+    tables = {"embedding": shape.vocab_size, "head": 0 if shape.tied else shape.vocab_size}
+    for name, rows in (tables | {"first.table": shape.learned_positions}).items():
+        if not rows:
+            continue
         kept = -(-rows // (spread.pipe * spread.tensor))
         dims = (_Dim(kept, spread.tensor > 1), _Dim(shape.model_dim))
-        yield _Leaf(dims, 0, rows, is_table=True)
-    yield from [_Leaf((_Dim(shape.model_dim),), 0, 1)] * (2 if shape.centred else 1)
+        yield _Leaf(dims, 0, rows, is_table=True, trains=shape.trains(name))
+    for name in ("scale", "bias") if shape.centred else ("scale",):
+        yield _Leaf((_Dim(shape.model_dim),), 0, 1, trains=shape.trains(f"last.{name}"))

@@ -1,0 +1,1 @@
+"""Adapters and checkpoints: fresh ones beside loaded weights, merged ones, a folder for PEFT."""
