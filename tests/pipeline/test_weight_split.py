@@ -17,6 +17,7 @@ from seq1f1b_jax.pipeline.executor.forward import forward
 from seq1f1b_jax.pipeline.executor.initial import state_shapes
 from seq1f1b_jax.pipeline.executor.layers.weight_split import split_backward
 from seq1f1b_jax.schedule import make_plan
+from tests.compiled import compiled
 from tests.pipeline.hlo import Module
 
 TOKENS = 64
@@ -50,7 +51,7 @@ def zeros(tree):
 
 def matmul_flops(function, *arguments) -> int:
     """FLOPs of every dot in the compiled program, each counted once (there is one layer)."""
-    module = Module(jax.jit(function).lower(*arguments).compile().as_text())
+    module = Module(compiled(jax.jit(function).lower(*arguments)).as_text())
     total = 0
     for instructions in module.computations.values():
         shapes = {i.name: i.arrays()[0][1] for i in instructions if i.arrays()}
