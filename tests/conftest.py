@@ -1,17 +1,16 @@
 """Eight virtual CPU devices for every test, set before anything imports JAX; float64 on request.
 
-Machine code is not optimised (level 0 of LLVM, without its expensive passes; the HLO passes are the
-same): the tests compile many programs and run each a few times, and compiling takes less than half
-of the time.
+Machine code is made quickly (`tests.quick_xla`): the tests compile many programs and run each a few
+times, and compiling takes a third of the time. A test that reads a program compiles it by
+`tests.compiled`, as a user's machine does.
 """
 
 import os
 
+from tests.quick_xla import QUICK_FLAGS
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_FLAGS}"
 
 import signal
 from collections.abc import Iterator
@@ -28,6 +27,14 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _without_lines() -> None:
+    """No operation of a program names its source line: a seventh less to compile."""
+    import jax
+
+    jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ because the first and the last rank share one buffer for them.
 """
 
 from collections.abc import Callable, Hashable
+from functools import lru_cache, wraps
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.tree import leaves_with_path
@@ -250,3 +251,27 @@ def shard_stage(stage: Stage, tensor: TensorAxis) -> Stage:
 def tensor_of(stage: Stage) -> TensorAxis:
     """How a stage's layers are sharded; a stage without the field is on one device."""
     return getattr(stage, "tensor", ONE_DEVICE)
+
+
+def once_per_stage(function: Callable) -> Callable:
+    """Remember what a function of a stage and of hashable arguments returns.
+
+    Only of a stage that says by its values what it is equal to, as a frozen dataclass does: one
+    that is compared by identity may be changed, and one without a hash cannot be looked up.
+    """
+    remembered = lru_cache(maxsize=128)(function)
+
+    @wraps(function)
+    def call(stage, *arguments):
+        by_value = type(stage).__hash__ not in (None, object.__hash__)
+        return (remembered if by_value and _has_hash(stage) else function)(stage, *arguments)
+
+    return call
+
+
+def _has_hash(stage: Any) -> bool:
+    try:
+        hash(stage)
+    except TypeError:  # one of its fields has none
+        return False
+    return True

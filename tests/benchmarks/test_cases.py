@@ -86,7 +86,7 @@ def test_dense_attention_needs_the_whole_score_matrix():
     assert workspaces[1] - workspaces[0] > 2 * 4 * 2048**2  # float32 scores and their gradients
 
 
-def test_prediction_is_close_to_the_compiled_bytes():
+def test_prediction_is_close_to_the_compiled_bytes(as_users):
     row = memory._row("gpt", Size(4, 2, 2, 1024), 64)  # two blocks a chunk: see `block_scores`
     assert 0.9 < row["ratio"] < 1.1, row
 

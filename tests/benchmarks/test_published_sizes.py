@@ -23,7 +23,7 @@ def test_rows_have_the_sizes_of_the_paper():
 
 
 @pytest.mark.slow
-def test_bytes_of_a_compiled_step():
+def test_bytes_of_a_compiled_step(as_users):
     step = published_sizes.build(TINY, mesh=make_mesh(2))
     state = published_sizes.abstract_state(step)
     compiled, seconds = published_sizes.compile_train_step(step, state)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from seq1f1b_jax.training.checkpoint.read import find_checkpoint, open_leaf
+from tests.quick_xla import QUICK_FLAGS
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 16, 4
@@ -108,7 +109,7 @@ class Run:
 
 def environment() -> dict[str, str]:
     """One thread per process, machine code that compiles fast."""
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
+    flags = f"{QUICK_FLAGS} --xla_cpu_multi_thread_eigen=false"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 

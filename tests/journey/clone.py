@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.journey.pages import ROOT, Command
+from tests.quick_xla import QUICK_FLAGS
 
 SMALL = {
     "num_steps": 4, "eval_every": 4, "eval_sequences": 4, "seq_len": 64, "block": 8, "every": 2,
@@ -20,7 +21,7 @@ SMALL = {
 """Settings of small recipes."""
 
 QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    "XLA_FLAGS": QUICK_FLAGS, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }  # fmt: skip
 """Variables for tiny programs, whose compilation is most of the time."""

@@ -44,7 +44,7 @@ JOURNEY = {
     ),
     "goodput": ("python -m seq1f1b_jax.training.reports.goodput runs/own", "useful"),
     "start over": (
-        "python train.py --config own.yaml --train.num_steps 1 --train.resume never",
+        "python train.py --config own.yaml --train.resume never",  # the first program, compiled
         "starting over; the earlier run is kept in runs/own.1",
     ),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 
 from seq1f1b_jax.training.reports.metrics import read_metrics
 from tests.launch.conftest import ROOT, clean_environment
+from tests.quick_xla import QUICK_FLAGS
 from tests.run.tiny import command_line
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ def start(folder, *launcher, settings=()):
          "--", "train.py", *arguments, *settings],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=clean_environment()
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_FLAGS},
     )  # fmt: skip
 
 

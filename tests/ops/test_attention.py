@@ -18,6 +18,7 @@ from seq1f1b_jax.ops.attention import (
 )
 from seq1f1b_jax.ops.attention.contract import joined
 from seq1f1b_jax.ops.pairs import BLOCK_ACCELERATOR, BLOCK_CPU
+from tests.compiled import compiled as as_users
 
 ORACLE = get_backend("xla_dense")
 RESULTS = ("out", "lse", "dq", "dk", "dv")
@@ -199,8 +200,8 @@ def compiled(backend, num_tokens, offset):
     forward = jax.jit(lambda q, k, v: backend.forward.args[0](q, k, v, offset))
     backward = jax.jit(lambda q, k, v, *saved: backend.backward.args[0](q, k, v, offset, *saved))
     return (
-        forward.lower(queries, cache, cache).compile(),
-        backward.lower(queries, cache, cache, queries, lse, queries).compile(),
+        as_users(forward.lower(queries, cache, cache)),
+        as_users(backward.lower(queries, cache, cache, queries, lse, queries)),
     )
 
 

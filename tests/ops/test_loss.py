@@ -12,6 +12,7 @@ from seq1f1b_jax.ops.loss import (
     num_targets,
     token_losses,
 )
+from tests.compiled import compiled
 
 VOCAB, DIM = 11, 6
 PLAIN = LossRule()
@@ -181,7 +182,7 @@ def test_logits_exist_for_one_block_only():
                 lambda _, y: y, {}, table, y, targets, ({}, grads), block_tokens=block
             )
         )
-        program = call.lower(table, y, targets, table).compile()
+        program = compiled(call.lower(table, y, targets, table))
         temp.append(program.memory_analysis().temp_size_in_bytes)
     assert 4 * block * vocab <= temp[0] <= 2.5 * 4 * block * vocab
     assert temp[1] - temp[0] <= 2 * 4 * dim * (2048 - 256)  # no more than y and dy themselves

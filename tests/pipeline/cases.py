@@ -82,12 +82,32 @@ TRAPS = {
     ),
 }
 
+EVERYDAY_TRAPS = {name: case for name, case in TRAPS.items() if case.T < 4}
+"""Four devices for two key/value heads are tried every day with two chunks, by test_kinds."""
+
+
 @functools.cache
 def pairwise_cases() -> list[Case]:
-    """The traps by name, then a pairwise cover, some of which runs every day."""
+    """The traps by name, then a pairwise cover, some of which runs every day (`every_day`)."""
     traps = list(TRAPS.values())
     others = _cover(strength=2)[len(traps) :]
     return traps + [_spread(case, index) for index, case in enumerate(others)]
+
+
+def every_day(cover: Sequence[Case]) -> list[Case]:
+    """The cheapest of a cover that, with the traps, show every schedule and value of a factor."""
+    seen = set().union(*map(shown, EVERYDAY_TRAPS.values()))
+    chosen = []
+    for case in sorted(cover, key=lambda case: _cost(case._asdict())):
+        if not shown(case) <= seen:
+            chosen.append(case)
+            seen |= shown(case)
+    return chosen
+
+
+def shown(case: Case) -> set[tuple[str, Any]]:
+    """The schedule of a case, and its value of every factor."""
+    return {("name", case.name), *((factor, getattr(case, factor)) for factor in FACTORS)}
 
 
 def _spread(case: Case, index: int) -> Case:

@@ -11,6 +11,7 @@ from benchmarks.common.placement import axes_of
 from seq1f1b_jax.pipeline import make_mesh
 from seq1f1b_jax.pipeline.params.sharding import data_dim
 from seq1f1b_jax.training.step import init_state, make_train_step
+from tests.compiled import compiled
 from tests.pipeline import cases
 from tests.pipeline.cases import Case
 from tests.pipeline.errors import relative_errors
@@ -33,7 +34,8 @@ def train_step_of(step):
 def compile_train_step(step, case: Case) -> str:
     """The text of the compiled program of a whole optimizer step."""
     state = init_state(step, OPTIMIZER, started(step))
-    return train_step_of(step).lower(state, *cases.batch_of(case)).compile().as_text()
+    lowered = train_step_of(step).lower(state, *cases.batch_of(case))
+    return compiled(lowered).as_text()
 
 
 @pytest.mark.slow

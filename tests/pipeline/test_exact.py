@@ -73,7 +73,7 @@ def check(case: Case, stage=None, *, twin=None, **losses) -> None:
         batch = cases.batch_of(case)
         placed = step.from_canonical(params)
         loss, grads = jax.jit(step.loss_and_grads)(placed, *batch)
-        grads = step.to_canonical(grads)
+        grads = step.to_canonical(jax.device_get(grads))  # from devices: test_rows
     with jax.enable_x64(True):  # of the same numbers: the reference adds no rounding of its own
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
         expected_loss, expected = cases.reference(
@@ -86,25 +86,42 @@ def check(case: Case, stage=None, *, twin=None, **losses) -> None:
     assert not bad, f"{len(bad)} of {len(errors)} differ: {bad}"
 
 
-@pytest.mark.parametrize("case", cases.TRAPS.values(), ids=cases.TRAPS.keys())
+TRAPS_MARKED = [
+    pytest.param(case, marks=() if name in cases.EVERYDAY_TRAPS else pytest.mark.slow)
+    for name, case in cases.TRAPS.items()
+]
+
+
+@pytest.mark.parametrize("case", TRAPS_MARKED, ids=cases.TRAPS.keys())
 def test_trap(case):
     check(case)
 
 
-@pytest.mark.parametrize("case", UNROLLED.values(), ids=UNROLLED.keys())
+UNROLLED_MARKED = [
+    # every day unrolled on two devices, a part on the host: test_kinds; split on two devices: traps
+    pytest.param(case, marks=pytest.mark.slow if case.T == 2 or case.offload == 0.5 else ())
+    for case in UNROLLED.values()
+]
+
+
+@pytest.mark.parametrize("case", UNROLLED_MARKED, ids=UNROLLED.keys())
 def test_unrolled(case):
     check(case)
 
 
-@pytest.mark.parametrize("case", some_slow(POSITIONS.values(), every=2), ids=POSITIONS.keys())
+@pytest.mark.parametrize("case", some_slow(POSITIONS.values(), every=4), ids=POSITIONS.keys())
 def test_positions(case):
     check(case)
 
 
 COVER = cases.pairwise_cases()[len(cases.TRAPS) :]
+EVERY_DAY = cases.every_day(COVER)
+COVER_MARKED = [
+    pytest.param(case, marks=() if case in EVERY_DAY else pytest.mark.slow) for case in COVER
+]
 
 
-@pytest.mark.parametrize("case", some_slow(COVER, every=4), ids=[case.id for case in COVER])
+@pytest.mark.parametrize("case", COVER_MARKED, ids=[case.id for case in COVER])
 def test_pairwise(case):
     check(case)
 
@@ -127,3 +144,10 @@ def test_suite_sizes_and_cover():
     for schedule in cases.FACTORS["schedule"]:
         assert {2, 3, 4} <= {case.P for case in everyday if case.schedule == schedule}
     assert {case.name for case in everyday} == set(SCHEDULES)
+
+
+def test_every_schedule_and_value_runs_every_day():
+    shown = set().union(*map(cases.shown, [*cases.EVERYDAY_TRAPS.values(), *EVERY_DAY]))
+    values = {(name, value) for name, values in cases.FACTORS.items() for value in values}
+    assert shown >= values | {("name", name) for name in SCHEDULES}
+    assert len(EVERY_DAY) <= 8

@@ -62,6 +62,7 @@ CASES = {
     ),
     "olmo 3, everything again": (OLMO3, Case(P=4, M=2, C=3, recompute="full", lengths="odd")),
     "olmo 3, matmuls again": (OLMO3, Case(P=2, M=2, C=2, recompute="matmuls", masks="restart")),
+    "granite, one stage": (GRANITE, Case(P=1, M=2, C=2, recompute="matmuls")),
     "granite, split": (GRANITE, Case(P=2, M=3, C=2, schedule="seq-zb-h1", recompute="matmuls")),
     "granite, two devices": (GRANITE, Case(P=2, T=2, M=2, C=2, lengths="odd")),
     "float32": (GEMMA3, Case(P=2, M=2, C=2, x64=False)),
@@ -70,7 +71,7 @@ CASES = {
 
 EVERY_DAY = (
     "gemma 3, stages that differ, tied", "gemma 3, two devices, unrolled, on the host",
-    "smollm 3, split, unrolled", "granite, split",
+    "smollm 3, split, unrolled", "granite, one stage",
 )
 
 
@@ -118,6 +119,9 @@ class ScoredLayer(LlamaLayer):
 
 
 SCORED = {
+    "one stage of four devices for two key/value heads": Case(
+        P=1, T=4, M=2, C=2, lengths="odd", recompute="none"
+    ),
     "one stage, none recomputed": Case(P=1, M=2, C=3, lengths="odd", recompute="none"),
     "stages that differ, everything again": Case(P=3, M=3, C=2, recompute="full"),
     "split, two devices, packed": Case(P=2, T=2, M=2, C=2, schedule="seq-zb-h1", masks="packed"),
@@ -130,7 +134,7 @@ SCORED = {
 }
 
 
-@pytest.mark.parametrize("case", some_slow(SCORED.values(), every=4), ids=SCORED)
+@pytest.mark.parametrize("case", some_slow(SCORED.values(), every=7), ids=SCORED)
 def test_sinks_alibi_and_values_of_another_width(case):
     sizes = dict(cases.SIZES, num_layers=sum(case.layers_per_stage), head_dim=4, tied=False)
     stage = Scored(

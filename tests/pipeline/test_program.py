@@ -18,6 +18,7 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.pipeline.executor.initial import state_shapes
 from seq1f1b_jax.schedule import Exchange, make_plan
+from tests.compiled import compiled
 from tests.pipeline.hlo import Module, buffer_copies, squeezed
 
 MICROBATCHES, CHUNKS, LENGTH = 5, 3, 128
@@ -99,7 +100,7 @@ def batch_of(step):
 
 def compile_step(step, **options):
     lowered = jax.jit(step.loss_and_grads).lower(step.abstract_params(), *batch_of(step))
-    return lowered.compile(options)
+    return compiled(lowered, **options)
 
 
 def buffer_shapes(step) -> list[tuple[int, ...]]:

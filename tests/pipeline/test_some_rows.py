@@ -14,6 +14,7 @@ from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.pipeline.params import fresh as fresh_module
 from seq1f1b_jax.pipeline.params.fresh import fresh
 from seq1f1b_jax.pipeline.params.some_rows import _product, random_bits, some_rows
+from tests.compiled import compiled
 from tests.pipeline.own_stage import OwnStage
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +147,7 @@ def test_a_model_is_made_row_by_row_and_no_program_holds_more(family, monkeypatc
     for path, leaf in jax.tree.leaves_with_path(rows):
         np.testing.assert_array_equal(np.asarray(leaf), _at(expected, path), str(path))
     for make, aval in programs:
-        memory = make.lower(KEY, np.int32(0)).compile().memory_analysis()
+        memory = compiled(make.lower(KEY, np.int32(0))).memory_analysis()
         num_bytes = 4 * aval.size // aval.shape[0]
         assert memory.output_size_in_bytes == num_bytes
         assert memory.temp_size_in_bytes <= 5 * num_bytes + 4096  # random bits and their places

@@ -44,7 +44,7 @@ def test_evaluation_equals_the_reference(x64, case):
 
 def test_bfloat16_is_as_near_to_float32_as_plain_bfloat16_autodiff():
     """No leaf may be more than twice as far from the float32 gradients as plain autodiff is."""
-    case = Case(P=2, M=2, C=3, lengths="odd", recompute="none", x64=False)
+    case = Case(P=2, M=2, C=2, lengths="odd", recompute="none", x64=False)
     step = cases.build(case)
     step = replace(step, options=replace(step.options, compute_dtype=jnp.bfloat16))
     params = cases.parameters(step.stage, jnp.float32)
@@ -131,25 +131,19 @@ def test_layout_round_trip(counts):
     chex.assert_trees_all_equal(from_pipeline(staged, layout), params, strict=True)
 
 
-def test_ignored_targets_only_give_zero():
-    case = Case(P=2, M=1, C=2, x64=False)
-    step = cases.build(case)
-    params = step.from_canonical(cases.parameters(step.stage, jnp.float32))
-    tokens, targets, _ = cases.batch_of(case)
-    loss, grads = jax.jit(step.loss_and_grads)(params, tokens, jnp.full_like(targets, -1))
-    assert float(loss) == 0
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(step.to_canonical(grads)))
-
-
-def test_the_step_compiles_once():
+def test_the_step_compiles_once_and_ignored_targets_only_give_zero():
     case = Case(P=2, M=2, C=2, x64=False)
     step = cases.build(case)
     params = step.from_canonical(cases.parameters(step.stage, jnp.float32))
     tokens, targets, _ = cases.batch_of(case)
     function = jax.jit(step.loss_and_grads)
     for _ in range(3):
-        _, grads = function(params, tokens, targets)
+        loss, grads = function(params, tokens, targets)
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    assert float(loss) > 0
+    loss, grads = function(params, tokens, jnp.full_like(targets, -1))
+    assert float(loss) == 0
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(step.to_canonical(grads)))
     assert function._cache_size() == 1
 
 

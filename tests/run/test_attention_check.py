@@ -32,8 +32,8 @@ def test_the_run_goes_on(kernel, reason, source, tmp_path, monkeypatch):
     monkeypatch.setattr(cudnn, "reason_against", lambda **_: None)
     monkeypatch.setattr(choose, "get_backend", get_backend)
     choose.check.cache_clear()
-    arguments = command_line(tmp_path / "run", source, train__num_steps=1)
-    outcome = run(*arguments)
+    one = dict(mesh__pipe=1, schedule__num_chunks=1, train__num_steps=1)
+    outcome = run(*command_line(tmp_path / "run", source, **one))
     choose.check.cache_clear()
     assert outcome.status == 0, outcome.err
     said = [line for line in outcome.out.splitlines() if line.startswith("compute ")]

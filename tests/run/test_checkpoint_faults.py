@@ -112,7 +112,7 @@ def test_meta_of_another_shape_is_passed_over(harm, finished, source, tmp_path):
     record["meta"] = record["meta"] | harm if harm else {}
     (path / "files.json").unlink()
     folders.seal(path, record)
-    outcome = run(*command_line(folder, source, train__num_steps=3))
+    outcome = run(*command_line(folder, source))  # the program of `finished`, compiled already
     assert outcome.status == 0, outcome.err
     assert "step 4 is damaged (meta.json is not the record of a run)" in outcome.out
 

@@ -7,7 +7,7 @@ from jax import ShapeDtypeStruct as Shape
 from seq1f1b_jax.pipeline.params.layout import Layout
 from seq1f1b_jax.pipeline.params.positions import take_out
 from seq1f1b_jax.pipeline.params.vocabulary import table_names
-from seq1f1b_jax.pipeline.stage import Params, Stage, Tree
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, once_per_stage
 
 
 def weight_shapes(stage: Stage, layout: Layout, *, dtype: jnp.dtype, unrolled: bool) -> Params:
@@ -44,5 +44,7 @@ def table_shapes(stage: Stage, layout: Layout, *, dtype: jnp.dtype) -> dict[str,
     return {name: Shape(shape, dtype) for name, shape in shapes.items()}
 
 
+@once_per_stage
 def _params(stage: Stage) -> Params:
+    """Asked for some 30 times in the set-up of a run; a trace takes a twentieth of a second."""
     return jax.eval_shape(stage.init, jax.random.key(0))

@@ -26,7 +26,14 @@ from jax.extend.core import Literal
 from seq1f1b_jax.ops.router import EXPERTS
 from seq1f1b_jax.ops.tensor import GATHERED, SUMMED
 from seq1f1b_jax.pipeline.params.trained import ALL, Trained
-from seq1f1b_jax.pipeline.stage import Stage, Tree, routed_post, tensor_of, value_dim_of
+from seq1f1b_jax.pipeline.stage import (
+    Stage,
+    Tree,
+    once_per_stage,
+    routed_post,
+    tensor_of,
+    value_dim_of,
+)
 
 RECOMPUTED = {"matmuls": ("x", "out", "lse"), "full": ("x",)}
 """What is kept where the backward runs the layer again: its input; without attention, too, what
@@ -118,6 +125,15 @@ def plan_residuals(
       ValueError: a residual does not grow with the number of tokens, so the stage is not
         token-wise.
     """
+    leaves, structure = jax.tree.flatten(layer)
+    wide = jax.dtypes.canonicalize_dtype("float64")
+    return _planned(stage, structure, tuple(leaves), x, policy, own_positions, trained, wide)
+
+
+@once_per_stage
+def _planned(stage, structure, leaves, x, policy, own_positions, trained, wide) -> ResidualPlan:
+    """A run asks a dozen times for the same plans; `wide` tells whether there is float64."""
+    layer = jax.tree.unflatten(structure, leaves)
     batch, tokens, dim = x.shape
     twice_x = jax.ShapeDtypeStruct((batch, 2 * tokens, dim), x.dtype)
     plan, longer = (
