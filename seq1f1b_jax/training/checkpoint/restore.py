@@ -194,7 +194,9 @@ def check_same_model(meta: Mapping[str, Any], setup: Setup) -> None:
         model["stage"] = model_name(model["stage"])
         model["settings"] = with_defaults(setup.stage, model)
     lora = LoraConfig(**meta["config"].get("lora", {}))  # of an earlier version: no adapters
-    saved["lora"], current["lora"] = asdict(lora), asdict(setup.config.lora)
+    saved["lora"], current["lora"] = (
+        {**asdict(one), "projections": list(one.projections)} for one in (lora, setup.config.lora)
+    )
     changed = differences(saved, current)
     if changed:
         folder = setup.config.train.output_dir

@@ -18,6 +18,8 @@ def check_same_trained(meta: Mapping[str, Any], setup: Setup) -> None:
     given = meta["config"]["train"].get("trainable")  # of an earlier version: everything trains
     lora = LoraConfig(**meta["config"].get("lora", {}))
     patterns = trainable_patterns(lora, None if given is None else tuple(given))
+    if patterns == setup.config.trainable:
+        return
     saved, now = find_trained(setup.stage, patterns), setup.pipeline.trained
     changed = [name for name in leaf_names(setup.stage) if (name in saved) != (name in now)]
     if changed:
