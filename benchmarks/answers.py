@@ -19,8 +19,9 @@ import numpy as np
 
 from benchmarks.common import report
 from benchmarks.common.cases import use_cpu_devices
-from seq1f1b_jax.data import load_corpus, make_data
+from seq1f1b_jax.data import load_corpus, load_tokenizer, make_data
 from seq1f1b_jax.data.prepare.run import PrepareJob, prepare
+from seq1f1b_jax.data.tokenizer import save_as_json
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.models.hf import Source, export, load_canonical, origin_of, read_source
 from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         ours, counted = our_loss(source, stage, chats, folder)
         written = export(
             load_canonical(source, stage), stage, folder / "theirs", origin=origin_of(source),
-            tokenizer_file=source.tokenizer_file,
+            tokenizer_file=save_as_json(load_tokenizer(source.tokenizer_file), folder),
         )
         theirs, expected = their_loss(written, chats)
     rows = [

@@ -63,9 +63,9 @@ TRAFFIC = {
     Op.F: Traffic(width=24, gated=7, plain=4, gathered=4, prefix=3, last_prefix=3),
     Op.B: Traffic(width=30, gated=10, plain=6, gathered=11, prefix=11, last_prefix=5),
 }
-EXPERT_BYTES = 24
+EXPERT_BYTES = 32
 """Of an expert's weight in a backward, whatever its tokens: its float32 gradient is set to zero,
-added to by blocks, and added to the accumulator."""
+copied, added to by blocks, and added to the accumulator."""
 EXPOSED = {Op.F: 4, Op.B: 4}
 """Collectives of a layer that no matmul runs beside."""
 
