@@ -2,7 +2,9 @@
 
 from jax.stages import Compiled, Lowered
 
-AS_USERS = {"xla_cpu_use_fusion_emitters": True}
+from tests.quick_xla import HAS_OLD_EMITTERS
+
+AS_USERS = {"xla_cpu_use_fusion_emitters": True} if HAS_OLD_EMITTERS else {}
 """The other emitters, which tests/conftest.py chooses, are quicker, and are given other fusions."""
 
 
