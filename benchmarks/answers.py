@@ -29,7 +29,6 @@ from seq1f1b_jax.pipeline.stage import Stage
 from seq1f1b_jax.schedule import make_plan
 
 LENGTHS = (288, 224)
-END = "<|im_end|>"
 Chat = list[dict[str, str]]
 
 
@@ -102,7 +101,7 @@ def their_loss(folder: Path, chats: list[Chat]) -> tuple[float, int]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    end, total, count = tokenizer.convert_tokens_to_ids(END), 0.0, 0
+    total, count = 0.0, 0
 
     def rendered(chat: Chat, **options) -> list[int]:
         text = tokenizer.apply_chat_template(chat, tokenize=False, **options)
@@ -113,8 +112,8 @@ def their_loss(folder: Path, chats: list[Chat]) -> tuple[float, int]:
         targets = np.full(len(ids), -100)  # which torch leaves out
         for place in range(1, len(chat), 2):
             first = len(rendered(chat[:place], add_generation_prompt=True))
-            last = ids.index(end, first)
-            targets[first : last + 1] = ids[first : last + 1]
+            end = len(rendered(chat[: place + 1]))  # with what ends the turn
+            targets[first:end] = ids[first:end]
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, :-1].double()
         wanted = torch.tensor(targets[1:])

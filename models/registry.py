@@ -14,6 +14,7 @@ from seq1f1b_jax.config import (
     all_sizes,
     resolve_model,
 )
+from seq1f1b_jax.config.experts import expert_problems
 from seq1f1b_jax.config.lora import lora_problems
 from seq1f1b_jax.config.presets import nearest, preset_fields
 from seq1f1b_jax.models.decoder import Decoder
@@ -30,7 +31,6 @@ POSITIVE = (
 LARGEST = 1e30
 LLAMA_ONLY = (
     *POSITIVE, "layer_pattern", "qk_norm", "norm_placement", "norm_offset", "activation",
-    "num_experts", "experts_per_token", "normalize_experts",
 )
 """Fields that family `gpt` has none of."""
 FAMILY_POSITIONS = MappingProxyType({"gpt": ("learned", "rotary"), "llama": ("rotary",)})
@@ -75,9 +75,10 @@ def build_stage(
     _check_required(model, preset_sizes)
     sizes = all_sizes(resolve_model(model, preset_sizes))
     _check(family, sizes)
+    for problem in expert_problems({**sizes, "family": family}, lora):
+        raise ValueError(problem)
     _check_family(family, sizes)
     check_layers(sizes)
-    _check_experts(sizes, lora)
     turned = sizes.get("rotary_dim", sizes["head_dim"])
     check_rope(rope, head_dim=turned, theta=sizes["rope_theta"])
     if "layer_pattern" in sizes:
@@ -150,25 +151,6 @@ def check_layers(sizes: Mapping[str, Any]) -> None:
         raise ValueError(
             f"rotary_dim={rotary} of head_dim={sizes['head_dim']}: positions turn pairs of dims; "
             "use an even number, at most head_dim"
-        )
-
-
-def _check_experts(sizes: Mapping[str, Any], lora: LoraConfig) -> None:
-    count, chosen = sizes.get("num_experts"), sizes.get("experts_per_token")
-    if count is None and chosen is None:
-        return
-    if count is None or chosen is None or not 1 <= chosen <= count:
-        raise ValueError(
-            f"num_experts={count} and experts_per_token={chosen}; a router chooses 1 or more, and "
-            "at most all of them: set both"
-        )
-    if sizes.get("mlp_bias"):
-        raise ValueError("mlp_bias=True does not exist with num_experts; leave one of them out")
-    adapted = [name for name in ("gate", "up", "down") if lora.adapts(name)]
-    if adapted:
-        raise ValueError(
-            f"lora.projections names {', '.join(adapted)}, and experts have no adapters; name "
-            "projections of attention, and experts in train.trainable"
         )
 
 

@@ -166,6 +166,10 @@ ERRORS = {
         "llama",
         {"rope": {"type": "llama3", "original_max_positions": 9, "low_freq_factor": 5.0}},
         "rope.low_freq_factor=5.0 and rope.high_freq_factor=4.0"),
+    "experts of a gpt": ("gpt", {"num_experts": 4}, "num_experts=4 does not exist in family"),
+    "experts without a choice": (
+        "llama", {"num_experts": 4}, "experts_per_token=None; .* set both"),
+    "too few experts": ("llama", {"num_experts": 2, "experts_per_token": 3}, "at most all of them"),
     "negative kv heads": ("gpt", {"num_kv_heads": -1}, "num_kv_heads=-1 is not positive"),
 }
 

@@ -96,6 +96,26 @@ def test_bad_input_is_one_line(arguments, folder, capsys):
     assert REFUSED[arguments] in error and error.count("\n") == 1
 
 
+MODEL = ["--model.num_experts", "4", "--model.experts_per_token", "2"]
+REFUSED = {
+    "more experts than there are": (["--model.num_experts", "4", "--model.experts_per_token", "9"],
+                                    "experts_per_token=9; a router chooses"),
+    "experts without a choice": (["--model.num_experts", "4"], "set both"),
+    "experts of a gpt": ([*MODEL, "--model.family", "gpt"], "does not exist in family 'gpt'"),
+    "adapters of experts": (
+        [*MODEL, "--lora.rank", "4", "--lora.projections", "[gate]"], "experts have no adapters"
+    ),
+    "a leaf that is not there": (["--train.trainable", "[nothing.*]"], "fits no leaf of the model"),
+}
+
+
+@pytest.mark.parametrize("words, message", REFUSED.values(), ids=REFUSED)
+def test_a_model_that_cannot_be_is_refused(folder, capsys, words, message):
+    assert main(["plan", *words, "--hardware", "h100-80g", "--devices", "2"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_a_custom_model_is_refused(folder, capsys):
     assert main(["plan", "--config", "gpu8_2.7b_32k", "--model.stage", "own:Stage"]) == 2
     error = capsys.readouterr().err

@@ -12,7 +12,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from seq1f1b_jax.config import LoraConfig, ModelConfig, NormPlacement, QkNorm, UserError, all_sizes
-from seq1f1b_jax.config.lora import adapter_shapes
+from seq1f1b_jax.config.experts import expert_problems
+from seq1f1b_jax.config.lora import adapter_shapes, lora_problems
 
 NO_ADAPTERS = LoraConfig()
 EXPERTS = ("mlp.experts.gate", "mlp.experts.up", "mlp.experts.down")
@@ -116,6 +117,13 @@ class ModelShape:
         """Whether a leaf trains, by its path in the parameters."""
         return self.trainable is None or any(fnmatchcase(name, one) for one in self.trainable)
 
+    def leaf_names(self) -> tuple[str, ...]:
+        """Paths of all leaves in the parameters."""
+        layers = [f"layers.{leaf.name}" for leaf in self.layer_leaves(1)]
+        last = ["last.scale"] + ["last.bias"] * self.centred
+        first = ["first.table"] * bool(self.learned_positions)
+        return (*layers, *first, *last, "embedding", *["head"] * (not self.tied))
+
     @property
     def trains_head(self) -> bool:
         """Whether the head does, which may be the embedding."""
@@ -205,6 +213,9 @@ def shape_of(
             "--model.num_layers and so on"
         )
     sizes: dict[str, Any] = all_sizes(model)
+    problems = lora_problems(lora, None, stage=None, family=sizes["family"])
+    for problem in (*problems, *expert_problems(sizes, lora)):
+        raise UserError(problem)
     names = ("mlp_bias", "qk_norm", "norm_placement", "num_experts", "experts_per_token")
     options = {name: sizes[name] for name in names if name in sizes}
     is_gpt = sizes["family"] == "gpt"
@@ -212,13 +223,21 @@ def shape_of(
         "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
         "vocab_size", "tied",
     )
-    return ModelShape(
+    shape = ModelShape(
         **{name: sizes[name] for name in names}, gated=not is_gpt, centred=is_gpt,
         qkv_bias=is_gpt or bool(sizes.get("qkv_bias")),
         output_bias=is_gpt or bool(sizes.get("output_bias")),
         learned_positions=sizes["max_positions"] if sizes["positions"] == "learned" else 0,
         windows=_windows(sizes), lora=lora, trainable=trainable, **options,
     )
+    leaves = shape.leaf_names()
+    for pattern in trainable or ():
+        if not any(fnmatchcase(name, pattern) for name in leaves):
+            raise UserError(
+                f"train.trainable={pattern} fits no leaf of the model; the leaves are "
+                f"{', '.join(leaves)}"
+            )
+    return shape
 
 
 def _windows(sizes: Mapping[str, Any]) -> tuple[int | None, ...]:
