@@ -97,7 +97,7 @@ def test_bad_input_is_one_line(arguments, folder, capsys):
 
 
 MODEL = ["--model.num_experts", "4", "--model.experts_per_token", "2"]
-REFUSED = {
+IMPOSSIBLE = {
     "more experts than there are": (["--model.num_experts", "4", "--model.experts_per_token", "9"],
                                     "experts_per_token=9; a router chooses"),
     "experts without a choice": (["--model.num_experts", "4"], "set both"),
@@ -109,7 +109,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words, message", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("words, message", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
 def test_a_model_that_cannot_be_is_refused(folder, capsys, words, message):
     assert main(["plan", *words, "--hardware", "h100-80g", "--devices", "2"]) == 2
     error = capsys.readouterr().err
