@@ -22,7 +22,7 @@ from seq1f1b_jax.models.lora import NO_ADAPTERS
 from seq1f1b_jax.ops.attention import Scoring
 from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.ops.tensor import ONE_DEVICE, TensorAxis
-from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, is_of_experts, num_experts_of
+from seq1f1b_jax.pipeline.stage import Params, Stage, Tree, active_size
 
 LORA = 0x4C6F5241
 """Folded into a layer's key for its adapters, so that other weights are the same without them."""
@@ -74,7 +74,7 @@ class Decoder(ABC):
         if self.num_heads % size or self.mlp_dim % size:
             raise ValueError(
                 f"{self.num_heads} heads and an MLP of width {self.mlp_dim} cannot be sharded over "
-                f"tensor={size} devices: it must divide both"
+                f"tensor={size} devices; use a --mesh.tensor that divides both"
             )
         if self.num_kv_heads % size and size % self.num_kv_heads:
             raise ValueError(
@@ -173,13 +173,8 @@ def num_params(stage: Stage, *, only_layers: bool = False, only_active: bool = F
       6888361984
     """
     params = jax.eval_shape(stage.init, jax.random.key(0))
-    idle = 0
-    if only_active and num_experts_of(stage):
-        unused = num_experts_of(stage) - getattr(stage, "experts_per_token", 0)
-        experts = sum(leaf.size for path, leaf in leaves_with_path(params) if is_of_experts(path))
-        idle = experts // num_experts_of(stage) * unused
-    found = jax.tree.leaves(params.layers if only_layers else params)
-    return sum(leaf.size for leaf in found) - idle
+    found = leaves_with_path(params.layers if only_layers else params)
+    return sum(active_size(stage, path, leaf) if only_active else leaf.size for path, leaf in found)
 
 
 def _rngs(key):

@@ -27,8 +27,8 @@ ARROWS = {
     "picture": ("schedule", "paths"),
     "explore": ("picture", "schedule", "paths"),
     "plan": (
-        "cli", "data.folder", "host", "models.hf", "ops.pairs", "picture.files", "schedule",
-        "config", "paths",
+        "cli", "data.folder", "host", "models.hf", "ops.blocks", "ops.pairs", "picture.files",
+        "schedule", "config", "paths",
     ),
     "pipeline": ("ops", "schedule"),
     "models.hf": (

@@ -1,6 +1,9 @@
-"""How a length is cut into equal blocks and a static tail."""
+"""How tokens are cut into blocks: a length evenly, with a static tail; those of an expert."""
 
 from typing import NamedTuple
+
+LARGEST_EXPERT_BLOCK, SMALLEST_EXPERT_BLOCK = 1024, 8
+"""Tokens of one expert: a matmul of a thousand rows is as fast as any; fewer waste less."""
 
 
 class Blocks(NamedTuple):
@@ -42,3 +45,21 @@ Blocks(size=512, count=1, tail=497))
         if length % size == 0:
             return Blocks(size, length // size, 0)
     return Blocks(limit, length // limit, length % limit)
+
+
+def expert_block(num_pairs: int, num_experts: int) -> int:
+    """Tokens of one expert that are worked on at a time.
+
+    The power of two that is next to an expert's share, within bounds.
+
+    Args:
+      num_pairs: of a token and an expert, over all experts.
+      num_experts: experts.
+
+    Example:
+      >>> expert_block(4096 * 8, 128), expert_block(3, 5)
+      (256, 3)
+    """
+    share = max(1, num_pairs // num_experts)
+    size = max(SMALLEST_EXPERT_BLOCK, 1 << (share - 1).bit_length())
+    return min(LARGEST_EXPERT_BLOCK, size, num_pairs)

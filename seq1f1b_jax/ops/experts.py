@@ -23,11 +23,9 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from seq1f1b_jax.ops.blocks import expert_block
 from seq1f1b_jax.ops.precision import accumulation_dtype
 from seq1f1b_jax.ops.router import EXPERTS
-
-LARGEST_BLOCK, SMALLEST_BLOCK = 1024, 8
-"""Pairs of a block: a matmul of a thousand rows is as fast as any; fewer waste less."""
 
 TOKEN_WISE = {
     "expert_mlp_forward": ((0, 1, 2), (0,)),
@@ -104,7 +102,7 @@ class _Blocks:
     def __init__(self, experts: Int[Array, "B T k"], num_experts: int):
         pairs, num_chosen = experts.reshape(-1), experts.shape[-1]
         self.num_pairs = pairs.shape[0]
-        self.size = _block_size(self.num_pairs, num_experts)
+        self.size = expert_block(self.num_pairs, num_experts)
         self.order = jnp.argsort(pairs, stable=True).astype(jnp.int32)
         self.tokens = self.order // num_chosen
         counts = jnp.sum(pairs[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
@@ -164,13 +162,6 @@ class _Block(NamedTuple):
     def of(self, kernel: Float[Array, "E i o"]) -> Float[Array, "i o"]:
         """The expert's weights."""
         return lax.dynamic_index_in_dim(kernel, self.expert, 0, keepdims=False)
-
-
-def _block_size(num_pairs: int, num_experts: int) -> int:
-    """The power of two that is next to an expert's share of the pairs, within bounds."""
-    share = max(1, num_pairs // num_experts)
-    size = min(LARGEST_BLOCK, max(SMALLEST_BLOCK, 1 << (share - 1).bit_length()))
-    return min(size, num_pairs)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -215,6 +215,14 @@ def is_of_experts(path: tuple) -> bool:
     return "experts" in leaf_name(path).split(".")
 
 
+def active_size(stage: Stage, path: tuple, leaf: Any) -> int:
+    """Numbers in a leaf that a token meets: of experts, those of the ones that it goes through."""
+    count = num_experts_of(stage) if is_of_experts(path) else 0
+    if not count:
+        return leaf.size
+    return leaf.size // count * getattr(stage, "experts_per_token", count)
+
+
 def leaf_at(tree: Tree, name: str) -> Any:
     """The leaf of that path.
 

@@ -121,7 +121,7 @@ class Estimate:
         if shape.num_heads % tensor or shape.mlp_dim % tensor:
             raise ValueError(
                 f"mesh.tensor={tensor} devices cannot share {shape.num_heads} heads and an MLP of "
-                f"width {shape.mlp_dim}: it must divide both"
+                f"width {shape.mlp_dim}; use a --mesh.tensor that divides both"
             )
         num_stages = self.draft.outline.num_stages
         if shape.num_layers < num_stages:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from seq1f1b_jax.host.sizes import size_text
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.estimate import Estimate
+from seq1f1b_jax.plan.model.shape import ModelShape
 from seq1f1b_jax.plan.model.state import Spread, num_gradients
 from seq1f1b_jax.plan.search.find import Found, Result
 from seq1f1b_jax.schedule.simulation.flops import FLOP_CONVENTIONS
@@ -34,8 +35,8 @@ def _header(estimate: Estimate) -> Iterable[str]:
     model, shape = draft.config.model, draft.shape
     name = " ".join(filter(None, (model.family, model.preset)))
     yield (
-        f"model     {name}, {shape.num_params:,} parameters, {shape.num_layers} layers of width "
-        f"{shape.model_dim}"
+        f"model     {name}, {shape.num_params:,} parameters{_experts(shape)}, {shape.num_layers} "
+        f"layers of width {shape.model_dim}"
     )
     if shape.trainable is not None:
         whole = Spread(data=1, pipe=1, tensor=1, rank_layers=shape.num_layers)
@@ -53,6 +54,14 @@ def _header(estimate: Estimate) -> Iterable[str]:
         f"{draft.config.data.microbatch_size}: {draft.tokens_per_step:,} tokens, "
         f"{draft.config.schedule.name}, recompute {draft.config.executor.recompute}"
     )
+
+
+def _experts(shape: ModelShape) -> str:
+    if not shape.num_experts:
+        return ""
+    idle = shape.num_layers * (shape.layer_weights(1) - shape.active_weights)
+    chosen = f"{shape.experts_per_token} of {shape.num_experts} experts"
+    return f" ({shape.num_params - idle:,} for a token: {chosen})"
 
 
 def _memory(estimate: Estimate) -> Iterable[str]:
@@ -143,8 +152,7 @@ def findings(result: Result, hardware_name: str) -> str:
 
 HEADINGS = (
     "", "data x pipe x tensor", "schedule", "C", "M", "recompute", "offload", "chunks", "layers",
-    "GB",
-    "host GB", "s a step", "tokens/s", "of peak", "limited by",
+    "GB", "host GB", "s a step", "tokens/s each", "of peak", "limited by",
 )
 
 

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from seq1f1b_jax.ops.blocks import LARGEST_EXPERT_BLOCK
 from seq1f1b_jax.plan.draft import Draft
 from seq1f1b_jax.plan.hardware import Hardware
 from seq1f1b_jax.schedule import Costs, Op
@@ -42,10 +43,6 @@ RECOMPUTED = {"matmuls": ("matmul", "other", "collectives"), "full": KINDS[:4]}
 """Of a forward, what the backward does again."""
 W_SHARE = 0.3
 """Of a backward's other kernels, those of `W`."""
-
-
-LARGEST_BLOCK = 1024
-"""Rows of an expert's matmul (`ops.experts`)."""
 
 
 class Traffic(NamedTuple):
@@ -144,7 +141,7 @@ class _Chunks:
         seconds = self._product(weights - of_experts, self.tokens)
         if shape.num_experts:
             pairs = self.tokens * shape.experts_per_token / shape.num_experts
-            seconds += self._product(of_experts, np.clip(pairs, 1, LARGEST_BLOCK))
+            seconds += self._product(of_experts, np.clip(pairs, 1, LARGEST_EXPERT_BLOCK))
         return seconds
 
     def _product(self, weights: float, rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from seq1f1b_jax.pipeline.build import choose_attention
 from seq1f1b_jax.pipeline.conditions import conditions_of, device_text
 from seq1f1b_jax.pipeline.options import ExecutorOptions
 from seq1f1b_jax.pipeline.params.trained import find_trained
-from seq1f1b_jax.pipeline.stage import leaf_name, windows_of
+from seq1f1b_jax.pipeline.stage import active_size, leaf_name, windows_of
 from seq1f1b_jax.plan.order import choose_plan, chunk_lengths
 from seq1f1b_jax.schedule import StageCost, TrainedWeights, balanced_layers
 from seq1f1b_jax.schedule.simulation.cost_table import CostTable
@@ -186,7 +186,7 @@ def trained_weights(config: Config, stage: Stage) -> TrainedWeights | None:
     trained = find_trained(stage, config.trainable)
     layers = jax.eval_shape(stage.init, jax.random.key(0)).layers
     matrices = {
-        leaf_name(path): leaf.size // stage.num_layers
+        leaf_name(path): active_size(stage, path, leaf) // stage.num_layers
         for path, leaf in jax.tree.leaves_with_path(layers) if leaf.ndim > 2
     }
     adapters = sum(size for name, size in matrices.items() if name.endswith(ADAPTER_LEAVES))
@@ -210,7 +210,10 @@ def mlp_sizes(stage: Stage) -> tuple[int, bool]:
     if mlp_dim is not None and gated is not None:
         return mlp_dim * (getattr(stage, "experts_per_token", 0) or 1), gated
     layers = jax.eval_shape(stage.init, jax.random.key(0)).layers
-    matrices = sum(leaf.size for leaf in jax.tree.leaves(layers) if leaf.ndim >= 3)
+    matrices = sum(
+        active_size(stage, path, leaf) for path, leaf in jax.tree.leaves_with_path(layers)
+        if leaf.ndim >= 3
+    )
     heads = 2 * (stage.num_heads + stage.num_kv_heads) * stage.head_dim
     mlp = matrices / stage.num_layers / stage.model_dim - heads
     return max(1, round(mlp / 2)), False

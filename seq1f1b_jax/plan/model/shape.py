@@ -203,7 +203,8 @@ def shape_of(
       trainable: likewise.
 
     Raises:
-      UserError: a custom model, whose layers only its class knows.
+      UserError: a custom model, whose layers only its class knows; experts or adapters that cannot
+        be, or patterns that fit no leaf.
       ValueError: sizes that do not fit together.
     """
     if model.stage is not None:
