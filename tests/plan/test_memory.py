@@ -19,6 +19,7 @@ def test_sizes_and_bytes_are_those_of_the_program(name):
     draft, setup = draft_of(config), setup_of(config)
     program = program_of(setup)
     assert draft.lengths == program.lengths
+    assert draft.cost == setup.cost
     found, expected = draft.sizes, sizes_of(program)
     for field in fields(found):
         if field.name in ("residuals", "deferred", "layer_values"):
