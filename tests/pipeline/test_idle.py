@@ -43,9 +43,19 @@ def with_padding(params, layout, value: float):
     ],
 )
 def test_nan_in_what_is_not_computed_changes_nothing(x64, case):
+    check(case)
+
+
+@pytest.mark.slow
+def test_tally_and_choices_of_experts_are_written_before_they_are_read(x64):
+    case = Case(P=3, M=3, C=2, layers="unequal", schedule="seq-zb-h1", batch=2)
+    check(case, cases.stage_of(case, num_experts=5, experts_per_token=2), balance_loss=0.1)
+
+
+def check(case, stage=None, **options):
     results = []
     for fill in (None, float("nan")):
-        step = cases.build(case, fill=fill)
+        step = cases.build(case, fill=fill, stage=stage, **options)
         params = step.from_canonical(cases.parameters(step.stage, case.dtype))
         params = with_padding(params, step.layout, step.program(1).blank)
         loss, grads = jax.jit(step.loss_and_grads)(params, *cases.batch_of(case))

@@ -77,8 +77,8 @@ def initial_state(program: Program) -> State:
     def unwritten(s: Shape) -> jax.Array:
         if value is None:
             return lax.empty(s.shape, s.dtype)
-        is_bits = jnp.issubdtype(s.dtype, jnp.unsignedinteger)  # all ones: NaN
-        return jnp.full(s.shape, jnp.iinfo(s.dtype).max if is_bits else value, s.dtype)
+        is_int = jnp.issubdtype(s.dtype, jnp.integer)  # bits that are a NaN, or no expert's number
+        return jnp.full(s.shape, jnp.iinfo(s.dtype).max if is_int else value, s.dtype)
 
     def placed(store: Store) -> Store:
         return store._replace(host=jax.tree.map(to_host, store.host))
