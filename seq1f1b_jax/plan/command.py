@@ -48,11 +48,13 @@ def plan(config: Config, options: PlanOptions) -> int:
     else:
         mesh = config.mesh
         pipe = "all" if mesh.pipe is None else mesh.pipe
-        print(
-            f"note      data {mesh.data} x pipe {pipe} x tensor {mesh.tensor} is no mesh of "
-            f"{num_devices} devices for {own.model.num_layers} layers, so the settings as they are "
-            "have no plan"
+        problem = (
+            f"data {mesh.data} x pipe {pipe} x tensor {mesh.tensor} is no mesh of {num_devices} "
+            f"devices for {own.model.num_layers} layers"
         )
+        if not options.search:
+            raise UserError(f"{problem}; set --mesh.data, --mesh.pipe and --mesh.tensor, or search")
+        print(f"note      {problem}, so the settings as they are have no plan")
     result = _search(own, hardware, num_devices, options) if options.search else None
     if result is not None:
         print()

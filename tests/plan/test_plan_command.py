@@ -116,6 +116,13 @@ def test_a_model_that_cannot_be_is_refused(folder, capsys, words, message):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_mesh_that_cannot_be_has_nothing_to_explain(folder, capsys):
+    assert main(["plan", *SMALL, "--devices", "64", "--mesh.data", "1", "--search", "false"]) == 2
+    error = capsys.readouterr().err
+    assert "is no mesh of 64 devices" in error and "--mesh.pipe" in error
+    assert error.count("\n") == 1
+
+
 def test_a_custom_model_is_refused(folder, capsys):
     assert main(["plan", "--config", "gpu8_2.7b_32k", "--model.stage", "own:Stage"]) == 2
     error = capsys.readouterr().err
