@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.pipeline.executor import buffers
-from seq1f1b_jax.pipeline.executor.buffers import State
+from seq1f1b_jax.pipeline.executor.buffers import State, Tally
 from seq1f1b_jax.pipeline.executor.chunk import Chunk, Unit
 from seq1f1b_jax.pipeline.executor.program import Program
 from seq1f1b_jax.pipeline.stage import num_experts_of
@@ -48,9 +48,9 @@ def add(
     if not balances(program):
         return state._replace(loss=loss)
     assert state.tally is not None
-    so_far = sums
+    so_far = Tally(sums.load, sums.probability)
     if chunk.index > 0:
-        so_far = jax.tree.map(jnp.add, _of_sequence(chunk, unit, layer, state), sums)
+        so_far = jax.tree.map(jnp.add, _of_sequence(chunk, unit, layer, state), so_far)
     if chunk.is_last:
         loss = loss + _balance_weight(chunk) * (so_far.load * so_far.probability).sum()
     tally = jax.tree.map(
@@ -81,17 +81,17 @@ def with_gradients(
     return dy, RouterSums(zeros, probability, z)
 
 
-def tally_shapes(program: Program) -> RouterSums | None:
+def tally_shapes(program: Program) -> Tally | None:
     """Shapes of `State.tally`."""
     if not balances(program):
         return None
     sequences = program.table.cache_tokens // program.lengths[0]
     shape = (sequences, program.layout.max_layers, program.num_sequences)
     each = Shape((*shape, num_experts_of(program.stage)), program.accumulation_dtype)
-    return RouterSums(each, each, Shape(shape, program.accumulation_dtype))
+    return Tally(each, each)
 
 
-def _of_sequence(chunk: Chunk, unit: Unit, layer: int | Array, state: State) -> RouterSums:
+def _of_sequence(chunk: Chunk, unit: Unit, layer: int | Array, state: State) -> Tally:
     """The tally of the unit's sequence in a layer."""
     return jax.tree.map(
         lambda buffer: buffers.read(buffer, buffer.shape[2:], _place(chunk, unit), layer),

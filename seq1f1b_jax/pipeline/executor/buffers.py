@@ -14,7 +14,6 @@ from jax.experimental.layout import Layout as MemoryLayout
 from jax.experimental.layout import with_layout_constraint
 from jaxtyping import Array, Float, UInt
 
-from seq1f1b_jax.ops.router import RouterSums
 from seq1f1b_jax.pipeline.stage import Tree
 
 
@@ -45,6 +44,17 @@ class Store(NamedTuple):
     host: UInt[Array, "H A n"] | None = None
 
 
+class Tally(NamedTuple):
+    """What routers have said of the sequences in flight, as far as a later chunk needs it.
+
+    Attributes:
+      load, probability: of each expert, summed over the tokens of a sequence so far.
+    """
+
+    load: Float[Array, "S L B E"]
+    probability: Float[Array, "S L B E"]
+
+
 class State(NamedTuple):
     """What a rank carries from tick to tick.
 
@@ -61,8 +71,7 @@ class State(NamedTuple):
         stage writes it, every rank allocates it.
       grads: accumulators of the parameters' gradients.
       loss: sum of token losses, scalar; in an evaluation the loss of every token, `[M, B, T]`.
-      tally: what routers have said of the sequences in flight, `[sequences, max_layers, B, E]`, its
-        z not used; `None` where experts need not be balanced (`balance`).
+      tally: see there; `None` where experts need not be balanced (`balance`).
     """
 
     ring: Store
@@ -74,7 +83,7 @@ class State(NamedTuple):
     dy: Float[Array, "A n"]
     grads: Gradients | None
     loss: Float[Array, "*M B T"]
-    tally: RouterSums | None = None
+    tally: Tally | None = None
 
 
 def write(buffer: Array, update: Array, *starts: int | Array) -> Array:
