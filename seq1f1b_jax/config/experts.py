@@ -18,6 +18,7 @@ def expert_problems(sizes: Mapping[str, Any], lora: LoraConfig) -> Iterator[str]
       lora: its adapters.
 
     Example:
+      >>> from seq1f1b_jax.config import LoraConfig
       >>> list(expert_problems({"family": "llama", "num_experts": 4}, LoraConfig()))[0][:60]
       'model.num_experts=4 and model.experts_per_token=None; a rout'
     """
