@@ -25,10 +25,11 @@ def make(tmp_path):
         (commands.parent / f".{stamp}-{VERSION}-cpu").touch()
 
     def run(*arguments, status=0):
+        here = Path(sys.executable)  # by its name: the folder may have a space
+        environment = {"PATH": f"{here.parent}:/usr/bin:/bin", "STATUS": str(status)}
         done = subprocess.run(
-            ["make", "train", f"PYTHON={sys.executable}", "ACCELERATOR=cpu", *arguments],
-            cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "STATUS": str(status)}, timeout=60,
-            capture_output=True, text=True,
+            ["make", "train", f"PYTHON={here.name}", "ACCELERATOR=cpu", *arguments],
+            cwd=tmp_path, env=environment, timeout=60, capture_output=True, text=True,
         )  # fmt: skip
         return done.returncode, (tmp_path / "called").read_text().splitlines()
 
