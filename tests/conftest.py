@@ -21,12 +21,25 @@ from tests.signatures import check_signatures
 
 check_signatures()
 
+CHECKED_IN = {"inference", "models", "ops", "pipeline"}
+
 for number in (signal.SIGINT, signal.SIGHUP):
     # What `nohup` or a shell without job control starts ignores these, and so do its children.
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _checked_where_calls_differ(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Signatures are checked where functions and steps are tested, not again in whole runs."""
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", before or not CHECKED_IN & set(request.path.parts))
+    yield
+    config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(autouse=True, scope="session")
