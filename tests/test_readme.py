@@ -31,7 +31,9 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [README, OWN_MODEL, OWN_SCHEDULE], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [README, pytest.param(OWN_MODEL, marks=pytest.mark.slow), OWN_SCHEDULE], ids=name_of
+)
 def test_code_runs(page, own_schedules):
     code = "\n".join(blocks(page, "python"))
     names: dict = {"__name__": "page"}

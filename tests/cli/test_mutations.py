@@ -22,7 +22,7 @@ from tests.cli.mutations import Case, cases, to_recipe
 from tests.run.conftest import _quick_compiler, cache  # noqa: F401
 from tests.run.tiny import SETTINGS
 
-NUM_EVERYDAY, NUM_ALL, GROUP = 176, 1300, 22
+NUM_EVERYDAY, NUM_ALL, GROUP = 88, 1300, 22
 RECIPE = {"RECIPE": ("--config", "recipe.yaml")}
 
 

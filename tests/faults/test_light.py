@@ -96,7 +96,11 @@ class Watchers:
 
 @pytest.mark.parametrize(
     ("gone", "number", "status"),
-    [(1, signal.SIGSTOP, None), (1, signal.SIGTERM, -signal.SIGTERM), (0, signal.SIGSTOP, None)],
+    [
+        (1, signal.SIGSTOP, None),
+        (1, signal.SIGTERM, -signal.SIGTERM),
+        pytest.param(0, signal.SIGSTOP, None, marks=pytest.mark.slow),
+    ],
     ids=["SIGSTOP", "SIGTERM", "SIGSTOP of process 0"],
 )
 def test_a_process_names_the_one_that_is_gone_and_ends(tmp_path, gone, number, status):

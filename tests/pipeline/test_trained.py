@@ -105,7 +105,7 @@ def halves_of(patterns, *, recompute="selective"):
     return program, program.layer_splits[0]
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("recompute", ["selective", pytest.param("full", marks=pytest.mark.slow)])
 def test_frozen_weights_have_no_matmul(recompute):
     """Of the compiled actions; what trains costs 2 FLOPs per token and weight."""
     whole, frozen, part = (

@@ -88,8 +88,8 @@ def actions(program):
     )
 
 
-HALVED = [("gpt", "none"), ("llama", "selective"), ("gpt", "full")]
-MORE_HALVED = [("llama", "none"), ("gpt", "selective"), ("llama", "full")]
+HALVED = [("gpt", "none"), ("llama", "selective")]
+MORE_HALVED = [("gpt", "full"), ("llama", "none"), ("gpt", "selective"), ("llama", "full")]
 
 
 @pytest.mark.parametrize(

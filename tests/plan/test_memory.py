@@ -12,8 +12,22 @@ from seq1f1b_jax.schedule.memory.terms import room_of, step_bytes
 from seq1f1b_jax.training.faults.needs import _state_bytes, program_of
 from tests.plan.cases import CASES, draft_of, setup_of
 
+LONG = {
+    "split none", "split matmuls", "split full", "gemma in halves", "experts none",
+    "experts in halves", "experts split full", "experts split matmuls", "experts frozen, none",
+    "experts train, split", "router trains, split full", "lora beside experts, split",
+    "norms train, none", "positions train", "heads train, one rank", "MLP trains, split",
+    "one matrix trains, split full", "heads train, split matmuls", "lora, split none",
+    "lora, split full", "lora, split matmuls", "lora of all, none", "lora, none",
+    "lora in halves", "lora, everything again",
+}  # fmt: skip
+"""Of these the other cases show each part."""
+assert set(CASES) > LONG
 
-@pytest.mark.parametrize("name", CASES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in CASES]
+)
 def test_sizes_and_bytes_are_those_of_the_program(name):
     config = CASES[name]
     draft, setup = draft_of(config), setup_of(config)

@@ -165,7 +165,7 @@ def corrupt(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [truncate, corrupt])
+@pytest.mark.parametrize("harm", [truncate, pytest.param(corrupt, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_used(harm, finished, source, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     harm(value_file(folder, 6))

@@ -54,7 +54,9 @@ def test_metrics_hold_every_step_and_the_configuration_reads_back(finished):
     assert again.status == 0 and "the run is complete" in again.out
 
 
-@pytest.mark.parametrize("seed", ["data__seed", "train__seed"])
+@pytest.mark.parametrize(
+    "seed", ["train__seed", pytest.param("data__seed", marks=pytest.mark.slow)]
+)
 def test_another_seed_gives_another_run(seed, finished, source, tmp_path):
     assert run(*command_line(tmp_path / "run", source, **{seed: 1})).status == 0
     assert losses(tmp_path / "run")[0] != losses(finished)[0]
@@ -85,6 +87,7 @@ def test_starting_over_moves_the_earlier_run_aside(finished, source, tmp_path):
     assert losses(folder) == losses(tmp_path / "run.2") == losses(finished)  # equal seeds
 
 
+@pytest.mark.slow
 def test_starting_over_in_an_empty_folder_moves_nothing(source, tmp_path):
     (tmp_path / "run").mkdir()
     outcome = run(*command_line(tmp_path / "run", source, train__resume="never"))

@@ -12,7 +12,9 @@ from tests.run.test_bad_input import assert_one_line
 from tests.run.tiny import checkpoint_steps, command_line, copy_until, losses, run
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", pytest.param("events.jsonl", marks=pytest.mark.slow)]
+)
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
     name, finished, source, tmp_path, monkeypatch
 ):

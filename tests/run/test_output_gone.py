@@ -29,7 +29,12 @@ def run_into(stream, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("number", "after"), [(errno.EPIPE, 0), (errno.ENOSPC, 4), (errno.EIO, 14)]
+    ("number", "after"),
+    [
+        (errno.EPIPE, 0),
+        pytest.param(errno.ENOSPC, 4, marks=pytest.mark.slow),
+        pytest.param(errno.EIO, 14, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_goes_on_without_output(number, after, source, tmp_path):
     """From its first line on, while it trains, or in its sample, when its events have ended."""

@@ -69,7 +69,10 @@ HEADS = (0, 25, 60, 90, 120)
 """Time of the head; a layer takes 60 and more."""
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("seq1f1b", "1f1b"))) for n in SCHEDULES],
+)
 def test_the_fastest_of_all_ways_is_found_for_every_largest_stage(name):
     for plan, num_layers, head in product(plans(name, SIZES), (8, 9, 12), HEADS):
         if num_layers < plan.num_stages:
