@@ -253,7 +253,10 @@ def test_a_tied_table_may_have_the_heads_name(folders, tmp_path, name):
 def test_an_adapter_is_not_left_out(folders, tmp_path):
     shutil.copytree(folders / "llama", tmp_path / "adapted")
     (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="adapter_config.json, .* merge it into the weights"):
+    with pytest.raises(UserError, match="adapter_config.json, .* merge it .* or remove it"):
+        read_source(tmp_path / "adapted")
+    (tmp_path / "adapted" / "config.json").unlink()
+    with pytest.raises(UserError, match="adapter_config.json, .* merge it .* or give the weights"):
         read_source(tmp_path / "adapted")
 
 
