@@ -1,6 +1,6 @@
 """Predicted against measured step time of two real processes, over eight configurations.
 
-    python -m benchmarks.step_time          about 15 minutes on two idle cores
+    python -m benchmarks.step_time          about 24 minutes on two idle cores
 
 P=2, a core each, over Gloo. Schedules, chunks, even and unequal, microbatches and recomputation
 vary. The prediction is the simulator's executor machine with the seconds of every action, each
