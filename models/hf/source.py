@@ -111,14 +111,15 @@ def _open(source: str | Path) -> Source:
 
 def _read_folder(folder: Path) -> Source:
     path = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        cure = "remove it to start from" if path.is_file() else "give"
+        raise UserError(
+            f"{folder} holds adapter_config.json, an adapter that changes the model: merge it into "
+            f"the weights first, or {cure} the weights without it"
+        )
     if not path.is_file():
         raise UserError(
             f"{folder} has no config.json; give the folder of a checkpoint, or a .gguf file"
-        )
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder} holds adapter_config.json, an adapter that changes the model: merge it into "
-            "the weights first, or remove it to start from the weights without it"
         )
     description = read_config(parse_json(path.read_bytes(), what=str(path)), where=str(path))
     description = replace(
