@@ -34,8 +34,7 @@ def assert_equal(actual, expected):
 
 def content(folder):
     files = open_checkpoint(folder)
-    return {name: (files.tensors[name].dtype, files.read(name).tobytes())
-            for name in files.tensors}
+    return {name: (kind.dtype, files.read(name).tobytes()) for name, kind in files.tensors.items()}
 
 
 @pytest.fixture(scope="module")
@@ -251,13 +250,12 @@ def test_a_tied_table_may_have_the_heads_name(folders, tmp_path, name):
 
 
 def test_an_adapter_is_not_left_out(folders, tmp_path):
-    shutil.copytree(folders / "llama", tmp_path / "adapted")
-    (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="adapter_config.json, .* merge it .* or remove it"):
-        read_source(tmp_path / "adapted")
-    (tmp_path / "adapted" / "config.json").unlink()
-    with pytest.raises(UserError, match="adapter_config.json, .* merge it .* or give the weights"):
-        read_source(tmp_path / "adapted")
+    adapted = shutil.copytree(folders / "llama", tmp_path / "adapted")
+    (adapted / "adapter_config.json").write_text("{}")
+    for cure in ("remove it", "give the weights"):
+        with pytest.raises(UserError, match=f"adapter_config.json, .* merge it .* or {cure}"):
+            read_source(adapted)
+        (adapted / "config.json").unlink(missing_ok=True)
 
 
 def test_sources_that_are_none(tmp_path):
