@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_FLAG
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,9 @@ from tests.signatures import check_signatures
 
 check_signatures()
 
-CHECKED_IN = {"inference", "models", "ops", "pipeline"}
+TESTS = Path(__file__).parent
+UNCHECKED = {"plan", "run"}
+"""Folders whose tests only trace, or train, what others have called with every shape."""
 
 for number in (signal.SIGINT, signal.SIGHUP):
     # What `nohup` or a shell without job control starts ignores these, and so do its children.
@@ -32,12 +35,13 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _checked_where_calls_differ(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Signatures are checked where functions and steps are tested, not again in whole runs."""
+def _signatures_checked_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Not again in whole runs; checks are a third of the time of a test that only traces."""
     from jaxtyping import config
 
     before = config.jaxtyping_disable
-    config.update("jaxtyping_disable", before or not CHECKED_IN & set(request.path.parts))
+    folder = request.path.relative_to(TESTS).parts[0]
+    config.update("jaxtyping_disable", before or folder in UNCHECKED)
     yield
     config.update("jaxtyping_disable", before)
 
