@@ -121,11 +121,15 @@ def indices(buffer: Array, starts: Sequence[int | Array]) -> list[Array]:
 def accumulate(total: Tree, update: Tree, index) -> Tree:
     """Add one layer's gradients to the stacked accumulators, in place.
 
+    The sum is held to no layout, unlike what `write` writes: XLA:CPU then adds in the write, where it
+    otherwise made the sum first and copied it.
+
     `update` may be `None` for leaves that get none, here and in `add_tree`.
     """
 
     def add(buffer: Array, delta: Array) -> Array:
-        return write(buffer, _sum(read(buffer, delta.shape, index), delta), index)
+        total = _sum(read(buffer, delta.shape, index), delta)
+        return lax.dynamic_update_slice(buffer, total[None], indices(buffer, (index,)))
 
     return _add_leaves(add, total, update)
 
