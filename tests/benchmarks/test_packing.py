@@ -2,8 +2,13 @@
 
 import json
 
+import pytest
+
 from benchmarks import packing
+from benchmarks.common.least_room import fits, least_room
 from benchmarks.common.shapes import SHAPES
+from seq1f1b_jax.schedule import lower, make_plan
+from seq1f1b_jax.schedule.lowering.arena import Interval, allocate, peak_load
 
 
 def test_last_line_has_the_worst_of_the_rows(capsys, tmp_path):
@@ -22,3 +27,20 @@ def test_last_line_has_the_worst_of_the_rows(capsys, tmp_path):
 def test_keys_and_values_of_split_backwards_go_first():
     (row, *_) = packing.measure([4], "seq-zb-h1")
     assert row["cache"] <= row["arena"]
+
+
+def test_lifetimes_are_those_that_the_table_counts():
+    plan = make_plan("seq-zb-h1", num_ranks=3, num_microbatches=4, num_chunks=2)
+    table = lower(plan, (24, 8))
+    assert peak_load(packing.residuals(table)) == table.arena_bound
+
+
+def test_what_is_proven_to_be_the_least():
+    pytest.importorskip("ortools")
+    """7b at 32,768 tokens, C=4, in units of 128: 496 are alive and no packing is below 512."""
+    lengths = (87, 66, 55, 48)
+    plan = make_plan("seq1f1b", num_ranks=4, num_microbatches=8, num_chunks=4)
+    values = packing.residuals(lower(plan, lengths))
+    assert (peak_load(values), allocate(values).total) == (496, 512)
+    assert fits(values, 512, seconds=60) is True
+    assert least_room(values, 496, 512, seconds=60) == 512

@@ -121,8 +121,8 @@ def indices(buffer: Array, starts: Sequence[int | Array]) -> list[Array]:
 def accumulate(total: Tree, update: Tree, index) -> Tree:
     """Add one layer's gradients to the stacked accumulators, in place.
 
-    The sum is held to no layout, unlike what `write` writes: XLA:CPU then adds in the write, where it
-    otherwise made the sum first and copied it.
+    The sum is held to no layout, unlike what `write` writes: XLA:CPU then adds in the write;
+    otherwise it made the sum first and copied it.
 
     `update` may be `None` for leaves that get none, here and in `add_tree`.
     """

@@ -12,7 +12,8 @@ also packed by *turns*: with n turns, microbatch m has the places of microbatch 
     a  b  | d  e  | a  b  | d  e         places, with two turns
 
 There are few places however many microbatches there are, so there is time to try many packings
-(`blocks`).
+(`blocks`). What then still takes more than the bound is packed in the order of time, without turns,
+into less and less room (`in_time`).
 """
 
 from bisect import bisect_left, bisect_right
@@ -21,6 +22,7 @@ from itertools import accumulate, chain
 from typing import NamedTuple
 
 from seq1f1b_jax.schedule.lowering.blocks import Owner, pack_blocks
+from seq1f1b_jax.schedule.lowering.in_time import pack_in_time
 from seq1f1b_jax.schedule.lowering.packing import Packing, Places, first_fit
 
 _PROMOTIONS = 8
@@ -29,6 +31,9 @@ _PROMOTIONS = 8
 _TURNS, _TRIED = (2, 4, 6, 8, 10, 12), 2
 """Even, since two microbatches that share their room grow from opposite ends of it (`blocks`). The
 first numbers that will do are tried, this many of them; more turns than those pack no better."""
+
+_HEIGHTS = 10
+"""How many totals between the bound and the best so far are tried in the order of time."""
 
 
 class Interval(NamedTuple):
@@ -55,7 +60,8 @@ def allocate(
 
     Tried in turn, until one takes no more than the bound: the largest size for all, which is
     optimal for equal sizes and the most that is ever needed; longest lifetimes first; a few times
-    with those that were put too high moved to the front; and by turns, single and in blocks.
+    with those that were put too high moved to the front; in the order of time, with no more than
+    the bound; by turns, single and in blocks; and in the order of time, with more.
 
     Args:
       intervals: lifetimes in ticks, in any order.
@@ -78,7 +84,8 @@ def allocate(
         if best.total <= bound:
             break
     assert best is not None  # the first attempt always succeeds
-    return best
+    heights = [bound + (best.total - 1 - bound) * n // _HEIGHTS for n in range(1, _HEIGHTS + 1)]
+    return best if best.total <= bound else next(_in_time(intervals, heights), best)
 
 
 def peak_load(intervals: Sequence[Interval]) -> int:
@@ -103,6 +110,7 @@ def _attempts(
     padded = first_fit(places._replace(sizes=(largest,) * len(intervals)), order)
     yield Packing.of(padded.offsets, places.sizes)
     yield from _promoted(places, order, bound)
+    yield from _in_time(intervals, [bound])
     valid = 0
     for turns in _TURNS if owners is not None else ():
         shared = _by_turns(places, owners, turns)
@@ -142,6 +150,16 @@ def _packed(
     singles = _promoted(shared, range(len(kinds)), bound)
     for found in chain(singles, pack_blocks(shared, kinds, bound)):
         yield Packing(tuple(found.offsets[i] for i in place_of), found.total)
+
+
+def _in_time(intervals: Sequence[Interval], heights: Sequence[int]) -> Iterator[Packing]:
+    """What fits into one of some heights, tried in their order, from either end of time."""
+    backwards = [Interval(-i.end, -i.start, i.size) for i in intervals]
+    for height in heights:
+        for values in (intervals, backwards):
+            found = pack_in_time(values, height)
+            if found is not None:
+                yield found
 
 
 def _neighbours(intervals: Sequence[Interval]) -> list[list[int]]:
