@@ -2,10 +2,10 @@
 
 A beam search: of all packings of what has been written so far only the most promising are kept. A
 value goes to an end of a gap, or as far from it as the next value needs. Promising is what leaves
-large gaps now and when the next value has been freed:
+large gaps when the next value has been freed:
 
     now      |aa....bb..cc|    gaps of 4 and 2
-    later    |aa........cc|    b is freed first: a gap of 8
+    then     |aa........cc|    b is freed next: a gap of 8
 
 The same values are alive in all of them and only offsets differ, so that they are one array.
 """
@@ -15,12 +15,12 @@ from math import gcd
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Int
+from numpy.typing import NDArray
 
 from seq1f1b_jax.schedule.lowering.packing import Packing
 
 _WIDTH = 300
-"""Packings that are kept. More, a longer look ahead, or room for more of the next values gain
+"""Packings that are kept. More, a look further ahead, or room for more of the next values gain
 nothing at the published sizes."""
 
 
@@ -57,7 +57,7 @@ def pack_in_time(values: Sequence[Lifetime], height: int) -> Packing | None:
     height //= unit
     order = sorted(range(len(values)), key=lambda i: values[i].start)
     alive, offsets = np.zeros(0, np.int64), np.zeros((1, 0), np.int64)
-    chosen: list[tuple[int, np.ndarray, np.ndarray]] = []
+    chosen: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
     for value, following in zip(order, [*order[1:], None], strict=True):
         stays = ends[alive] >= values[value].start
         alive, offsets = alive[stays], offsets[:, stays]
@@ -78,10 +78,13 @@ def pack_in_time(values: Sequence[Lifetime], height: int) -> Packing | None:
 
 
 def _choices(
-    offsets: Int[np.ndarray, "W k"], sizes: Int[np.ndarray, "k"], size: int, beside: Sequence[int],
+    offsets: NDArray[np.int64], sizes: NDArray[np.int64], size: int, beside: Sequence[int],
     height: int,
-) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-    """Packings, and where in their gaps a value goes: so far `beside` an end, either one."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Packings, and where in their gaps a value goes: so far `beside` an end, either one.
+
+    Offsets are `[packings, values]`, sizes `[values]`, and so below.
+    """
     low, high = _gaps(offsets, sizes, height)
     parents, found = [], []
     for room in beside:
@@ -93,24 +96,22 @@ def _choices(
 
 
 def _most_promising(
-    offsets: Int[np.ndarray, "n k"], sizes: Int[np.ndarray, "k"], ends: Int[np.ndarray, "k"],
+    offsets: NDArray[np.int64], sizes: NDArray[np.int64], ends: NDArray[np.int64],
     height: int,
-) -> Int[np.ndarray, "W"]:
-    """The packings with the largest gaps, each once."""
+) -> NDArray[np.int64]:
+    """The packings with the largest gaps when the next value has been freed, each once."""
     weights = np.arange(1, len(sizes) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (offsets.astype(np.uint64) + np.uint64(1)) * weights
+    mixed = (offsets.astype(np.uint64) + np.uint64(1)) * weights  # to one number of each packing
     _, once = np.unique((mixed ^ (mixed >> np.uint64(29))).sum(axis=1), return_index=True)
-    offsets, score = offsets[once], 0
-    for freed in (-1, ends.min()):
-        stays = ends > freed
-        low, high = _gaps(offsets[:, stays], sizes[stays], height)
-        score = score + np.square(high - low).sum(axis=1)
+    stays = ends > ends.min()
+    low, high = _gaps(offsets[once][:, stays], sizes[stays], height)
+    score = np.square(high - low).sum(axis=1)
     return once[np.argsort(-score, kind="stable")[:_WIDTH]]
 
 
 def _gaps(
-    offsets: Int[np.ndarray, "n k"], sizes: Int[np.ndarray, "k"], height: int
-) -> tuple[Int[np.ndarray, "n k+1"], Int[np.ndarray, "n k+1"]]:
+    offsets: NDArray[np.int64], sizes: NDArray[np.int64], height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where the room between values begins and ends, ascending."""
     more = np.max(sizes, initial=0) + 1  # than any size: begin and size are sorted as one number
     begins, sizes_above = np.divmod(np.sort(offsets * more + sizes, axis=1), more)
