@@ -4,9 +4,8 @@
 
 P=2, a core each, over Gloo. Schedules, chunks, even and unequal, microbatches and recomputation
 vary. The prediction is the simulator's executor machine with the seconds of every action, each
-timed alone in the same processes (`two_processes` says how), and what a step does before and after
-its ticks, timed alone, too: buffers are set to zero, tables exchanged, gradients divided. So it is
-exact where the executor adds nothing to its actions but their order and their waits.
+timed alone in the same processes (`two_processes` says how); so it is exact where the executor adds
+nothing to its actions but their order and their waits.
 
 An action takes 10 to 25 % more at one time than at another, and ranks that wait for each other wait
 for the slower one. Seconds of the mean action would foretell too little, so every action of every
@@ -15,13 +14,10 @@ microbatch is timed, and a round is compared with what its own seconds foretell.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -31,8 +27,7 @@ from benchmarks.common.alone import time_actions
 from benchmarks.common.processes import run_processes
 from benchmarks.timeline import begin_together, step_seconds, timed
 from benchmarks.two_processes import BACKEND, RANKS, Sizes
-from seq1f1b_jax.pipeline import ExecutorOptions, PipelineStep, build_step, make_mesh
-from seq1f1b_jax.pipeline.executor.initial import initial_state
+from seq1f1b_jax.pipeline import ExecutorOptions, build_step, make_mesh
 from seq1f1b_jax.schedule import Action, Costs, Op, Plan, make_plan, simulate
 
 Seconds = Sequence[Mapping[str, Sequence[float]]]
@@ -100,16 +95,12 @@ def measure(sizes: Sizes, cases: tuple[Case, ...], *, rounds: int) -> dict[str, 
     for index, case in enumerate(cases):
         own = [rank[index] for rank in ranks]
         measured = step_seconds([one["spans"] for one in own])
-        ticks = [predict(case, turn) for turn in zip(*(o["actions"] for o in own), strict=True)]
-        ends = step_seconds([one["ends"] for one in own])
-        zeros = [max(turn) for turn in zip(*(one["zeros"] for one in own), strict=True)]
-        predicted = [sum(parts) for parts in zip(ticks, ends, zeros, strict=True)]
+        predicted = [predict(case, turn) for turn in zip(*(o["actions"] for o in own), strict=True)]
         ratios = [ours / model for ours, model in zip(measured, predicted, strict=True)]
         ratio, spread = report.median_and_spread(ratios)
         rows.append({
             "schedule": case.schedule, "chunks": "+".join(map(str, case.lengths)),
             "M": case.num_microbatches, "recompute": case.recompute,
-            "ticks": median(ticks), "ends": median(ends), "zeros": median(zeros),
             "predicted": median(predicted), "measured": median(measured),
             "error": ratio - 1, "spread": spread,
             "loss": own[0]["loss"],
@@ -163,20 +154,6 @@ def worker(sizes: dict[str, Any], cases: list[dict[str, Any]], rounds: int) -> l
     return [one.found for one in measured]
 
 
-def without_ticks(step: PipelineStep) -> Callable[..., Any]:
-    """`loss_and_grads` that runs no action: its gradients are zero."""
-
-    def no_ticks(program, inputs, *, wrap):
-        # what a step holds and prepares is not left out because nobody reads it
-        return jax.lax.optimization_barrier((initial_state(program), inputs))[0]
-
-    def ends(params, *batch):
-        with patch("seq1f1b_jax.pipeline.step.run_schedule", no_ticks):
-            return step.loss_and_grads(params, *batch)
-
-    return jax.jit(ends)
-
-
 class _Measured:
     """A configuration that is compiled once, and run in every round."""
 
@@ -191,26 +168,18 @@ class _Measured:
         )
         self.params = step.from_canonical(jax.jit(stage.init)(jax.random.key(0)))
         self.program = jax.jit(step.loss_and_grads)
-        self.ends = without_ticks(step)
-        self.state = jax.jit(partial(initial_state, step.program(1)))
         self.actions = time_actions(step, self.params, self.batch)
         self.microbatches = range(case.num_microbatches)
-        self.found: dict[str, Any] = {"spans": [], "ends": [], "zeros": [], "actions": []}
+        self.found: dict[str, Any] = {"spans": [], "actions": []}
 
     def run(self, *, keep: bool) -> None:
-        """A step, and then all its parts alone."""
+        """A step, and then every action alone."""
         span = timed(lambda: self.program(self.params, *self.batch), self.mesh)
-        ends = timed(lambda: self.ends(self.params, *self.batch), self.mesh)
         begin_together(self.mesh)
-        start = time.process_time()
-        jax.block_until_ready(self.state())
-        zeros = time.process_time() - start
         actions = [self.actions() for _ in self.microbatches]
         if keep:
-            for name, value in (
-                ("spans", span), ("ends", ends), ("zeros", zeros), ("actions", actions)
-            ):
-                self.found[name].append(value)
+            self.found["spans"].append(span)
+            self.found["actions"].append(actions)
         else:
             self.found["loss"] = float(self.program(self.params, *self.batch)[0])
 
