@@ -14,15 +14,17 @@ rank and in tokens of a sequence,
     arena/least     over what is proven to be the least (`--prove`): the tokens alive, or more
 
 Chunks of unequal length cannot always be packed without gaps; equal ones are. So where an arena is
-2 % or more above the tokens alive, a constraint solver looks for the largest room into which the
-values of the first eight microbatches cannot go, nor then those of all. Nothing here depends on the
+more than 2 % above the tokens alive, a constraint solver looks for the largest room into which the
+values of the first eight microbatches do not fit, nor then those of all. Nothing here depends on the
 machine but the seconds, and what is proven in them.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.common import report
@@ -49,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prove", type=float, metavar="SECONDS", help="for every attempt to prove")
     parser.add_argument("--out", help="JSON file, such as benchmarks/results/packing.json")
     options = parser.parse_args(arguments)
+    if options.prove is not None and find_spec("ortools") is None:
+        print(
+            "error: --prove needs ortools; install the extra: pip install -e '.[packing]', or "
+            "leave --prove out", file=sys.stderr,
+        )  # fmt: skip
+        return 2
     rows = list(measure(options.chunks, options.schedule, options.prove))
     report.show(f"{options.schedule}, M={MICROBATCHES}, in sequences", rows)
     report.finish({**summary(rows), "rows": rows}, path=options.out)

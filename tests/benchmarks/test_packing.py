@@ -35,9 +35,16 @@ def test_lifetimes_are_those_that_the_table_counts():
     assert peak_load(packing.residuals(table)) == table.arena_bound
 
 
+def test_without_a_solver_nothing_is_proven(capsys, monkeypatch):
+    monkeypatch.setattr(packing, "find_spec", lambda name: None)
+    assert packing.main(["--prove", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install -e '.[packing]'" in error
+
+
 def test_what_is_proven_to_be_the_least():
-    pytest.importorskip("ortools")
     """7b at 32,768 tokens, C=4, in units of 128: 496 are alive and no packing is below 512."""
+    pytest.importorskip("ortools")
     lengths = (87, 66, 55, 48)
     plan = make_plan("seq1f1b", num_ranks=4, num_microbatches=9, num_chunks=4)
     table = lower(plan, lengths)

@@ -13,12 +13,13 @@ also packed by *turns*: with n turns, microbatch m has the places of microbatch 
 
 There are few places however many microbatches there are, so there is time to try many packings
 (`blocks`). What then still takes more than the bound is packed in the order of time, without turns,
-into less and less room (`in_time`).
+into as little room as it is found to fit (`in_time`).
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
+from math import gcd
 from typing import NamedTuple
 
 from seq1f1b_jax.schedule.lowering.blocks import Owner, pack_blocks
@@ -84,8 +85,11 @@ def allocate(
         if best.total <= bound:
             break
     assert best is not None  # the first attempt always succeeds
-    heights = [bound + (best.total - 1 - bound) * n // _HEIGHTS for n in range(1, _HEIGHTS + 1)]
-    return best if best.total <= bound else next(_in_time(intervals, heights), best)
+    if best.total <= bound:
+        return best
+    unit, more = gcd(*(i.size for i in intervals)), best.total - 1 - bound
+    tried = {(bound + more * n // _HEIGHTS) // unit * unit for n in range(1, _HEIGHTS + 1)}
+    return next(_in_time(intervals, sorted(height for height in tried if height > bound)), best)
 
 
 def peak_load(intervals: Sequence[Interval]) -> int:
