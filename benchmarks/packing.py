@@ -15,8 +15,8 @@ rank and in tokens of a sequence,
 
 Chunks of unequal length cannot always be packed without gaps; equal ones are. So where an arena is
 more than 2 % above the tokens alive, a constraint solver looks for the largest room into which the
-values of the first eight microbatches do not fit, nor then those of all. Nothing here depends on the
-machine but the seconds, and what is proven in them.
+values of the first eight microbatches do not fit, nor then those of all. Nothing here depends on
+the machine but the seconds, and what is proven in them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.common.least_room import least_room
 from benchmarks.common.shapes import MICROBATCHES, SHAPES, Shape, chunk_lengths, plan_of
 from seq1f1b_jax.models import build_stage
 from seq1f1b_jax.schedule import TickTable, lower
-from seq1f1b_jax.schedule.lowering.arena import Interval
+from seq1f1b_jax.schedule.lowering.packing import Interval
 from seq1f1b_jax.schedule.lowering.table import BACKWARD, FORWARD, INPUT_BACKWARD, cell_actions
 
 CHUNKS = (4, 8, 16)

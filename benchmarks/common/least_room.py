@@ -8,7 +8,7 @@ address, do not fit into less.
 from collections.abc import Sequence
 from math import gcd
 
-from seq1f1b_jax.schedule.lowering.arena import Interval
+from seq1f1b_jax.schedule.lowering.packing import Interval
 
 
 def least_room(values: Sequence[Interval], bound: int, total: int, *, seconds: float) -> int:
@@ -43,7 +43,7 @@ def fits(values: Sequence[Interval], height: int, *, seconds: float) -> bool | N
       `None`: not known, in this time.
 
     Example:
-      >>> from seq1f1b_jax.schedule.lowering.arena import Interval
+      >>> from seq1f1b_jax.schedule.lowering.packing import Interval
       >>> values = [Interval(0, 1, 2), Interval(0, 3, 1), Interval(2, 3, 2)]
       >>> fits(values, 3, seconds=10), fits(values, 2, seconds=10)  # doctest: +SKIP
       (True, False)

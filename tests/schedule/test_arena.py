@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from seq1f1b_jax.schedule import lower, make_plan
 from seq1f1b_jax.schedule.lowering import arena
-from seq1f1b_jax.schedule.lowering.arena import Interval, allocate, peak_load
+from seq1f1b_jax.schedule.lowering.arena import allocate, peak_load
 from seq1f1b_jax.schedule.lowering.blocks import Owner
 from seq1f1b_jax.schedule.lowering.in_time import pack_in_time
+from seq1f1b_jax.schedule.lowering.packing import Interval
 
 _intervals = st.lists(
     st.builds(

@@ -20,11 +20,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from math import gcd
-from typing import NamedTuple
 
 from seq1f1b_jax.schedule.lowering.blocks import Owner, pack_blocks
 from seq1f1b_jax.schedule.lowering.in_time import pack_in_time
-from seq1f1b_jax.schedule.lowering.packing import Packing, Places, first_fit
+from seq1f1b_jax.schedule.lowering.packing import Interval, Packing, Places, first_fit
 
 _PROMOTIONS = 8
 """Rounds of moving to the front what was put too high; more than a few gain nothing."""
@@ -35,20 +34,6 @@ first numbers that will do are tried, this many of them; more turns than those p
 
 _HEIGHTS = 10
 """How many totals between the bound and the best so far are tried in the order of time."""
-
-
-class Interval(NamedTuple):
-    """The lifetime of a value.
-
-    Attributes:
-      start: tick that writes it.
-      end: tick that reads it last; its room is free from the tick after.
-      size: of the value, in any unit.
-    """
-
-    start: int
-    end: int
-    size: int
 
 
 def allocate(
@@ -74,7 +59,8 @@ def allocate(
       The best packing found.
 
     Example:
-      >>> from seq1f1b_jax.schedule.lowering.arena import Interval, allocate
+      >>> from seq1f1b_jax.schedule.lowering.arena import allocate
+      >>> from seq1f1b_jax.schedule.lowering.packing import Interval
       >>> allocate([Interval(0, 3, 5), Interval(1, 2, 5), Interval(3, 4, 5)])
       Packing(offsets=(0, 5, 5), total=10)
     """

@@ -12,27 +12,18 @@ The same values are alive in all of them and only offsets differ, so that they a
 
 from collections.abc import Sequence
 from math import gcd
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq1f1b_jax.schedule.lowering.packing import Packing
+from seq1f1b_jax.schedule.lowering.packing import Interval, Packing
 
 _WIDTH = 300
 """Packings that are kept. More, a look further ahead, or room for more of the next values gain
 nothing at the published sizes."""
 
 
-class Lifetime(Protocol):
-    """Ticks in which a value is written and last read, and its size."""
-
-    start: int
-    end: int
-    size: int
-
-
-def pack_in_time(values: Sequence[Lifetime], height: int) -> Packing | None:
+def pack_in_time(values: Sequence[Interval], height: int) -> Packing | None:
     """Offsets below `height` for all values, so that no two alive in one tick overlap.
 
     Args:
@@ -43,7 +34,7 @@ def pack_in_time(values: Sequence[Lifetime], height: int) -> Packing | None:
       A packing; `None`: none was found, though there may be one.
 
     Example:
-      >>> from seq1f1b_jax.schedule.lowering.arena import Interval
+      >>> from seq1f1b_jax.schedule.lowering.packing import Interval
       >>> from seq1f1b_jax.schedule.lowering.in_time import pack_in_time
       >>> values = [Interval(0, 1, 2), Interval(0, 3, 1), Interval(2, 3, 2)]
       >>> pack_in_time(values, 3)

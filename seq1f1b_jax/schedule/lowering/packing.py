@@ -4,6 +4,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
+class Interval(NamedTuple):
+    """The lifetime of a value.
+
+    Attributes:
+      start: tick that writes it.
+      end: tick that reads it last; its room is free from the tick after.
+      size: of the value, in any unit.
+    """
+
+    start: int
+    end: int
+    size: int
+
+
 class Packing(NamedTuple):
     """Where everything is put.
 

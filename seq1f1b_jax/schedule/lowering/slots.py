@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from seq1f1b_jax.schedule.actions import Action, Op
 from seq1f1b_jax.schedule.dependencies import message_source
-from seq1f1b_jax.schedule.lowering.arena import Interval, allocate, peak_load
+from seq1f1b_jax.schedule.lowering.arena import allocate, peak_load
 from seq1f1b_jax.schedule.lowering.blocks import Owner
+from seq1f1b_jax.schedule.lowering.packing import Interval
 from seq1f1b_jax.schedule.lowering.ticks import num_ticks
 from seq1f1b_jax.schedule.plan import Plan, peak_units
 
